@@ -1,0 +1,1 @@
+"""Who may ask: the key store, and the guards of the resources."""

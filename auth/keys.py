@@ -1,0 +1,170 @@
+"""The key store, data/api_keys.json: mint, check, list and revoke. It holds hashes; a key itself is shown once.
+
+The file is `{ID: {"name", "created", "hash"}, …}`; the ID "0" is the master key. A random key of 256 bits is hashed with
+SHA-256, which suffices for it. Where a person has typed a key (`"0": "my key"`), it is stretched with scrypt (RFC 7914)
+and replaced by its hash when the file is next read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import constant_time, hashes
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from services.errors import InvalidRequest, NotFound
+from services.json_file import JsonFile, JsonObject, Misfit
+
+MASTER = "0"
+PREFIX = "hearth-"
+# From OWASP's password storage cheat sheet: of its equal choices, the one that takes 16 MiB.
+_SCRYPT = {"n": 2**14, "r": 8, "p": 5}
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who is asking: a key's id and name, never the key."""
+
+    id: str
+    name: str | None
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this is the master key, which may mint and revoke."""
+        return self.id == MASTER
+
+
+@dataclass(frozen=True)
+class MintedKey:
+    """A new key, at the only moment it is known."""
+
+    id: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"MintedKey(id={self.id!r}, key='…')"
+
+
+class KeyStore:
+    """The keys.
+
+    Any thread may call it; the file protects itself. `_stretching` lets one scrypt run at a time, so that guesses at a
+    typed key cannot take every core; `_proofs` remembers what was proven, under a secret of this process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises DamagedFile where the file is there and is not what it should be."""
+        self._file = JsonFile(path, check=_check, private=True)
+        self._secret = secrets.token_bytes(32)
+        self._stretching = threading.Lock()
+        self._proofs: dict[bytes, bool] = {}
+        self._entries()
+
+    def check(self, key: str) -> Identity | None:
+        """Whose key it is; None where it is nobody's. Every stored hash is compared, whether or not one has matched."""
+        entries = self._entries()
+        digest = _sha256(key.encode())
+        found = None
+        for id_, entry in entries.items():
+            if entry["hash"].startswith("sha256:") and _equal(entry["hash"], f"sha256:{digest.hex()}"):
+                found = Identity(id_, entry.get("name"))
+        if found:
+            return found
+        for id_, entry in entries.items():
+            if entry["hash"].startswith("scrypt:") and self._proves(key, digest, entry["hash"]):
+                found = Identity(id_, entry.get("name"))
+        return found
+
+    def mint(self, name: str | None = None) -> MintedKey:
+        """Make a key, store its hash, and return it. Raises StorageFailed."""
+        return self._add(secrets.token_hex(4), name)
+
+    def mint_master(self) -> MintedKey | None:
+        """Make the master key where there is none yet."""
+        return None if MASTER in self._entries() else self._add(MASTER, "master")
+
+    def list(self) -> list[dict[str, Any]]:
+        """Every key's id, name and time of making; neither keys nor hashes."""
+        return [{"id": id_, "name": e.get("name"), "created": e.get("created")} for id_, e in self._entries().items()]
+
+    def revoke(self, id_: str) -> None:
+        """Forget a key, at once. Raises NotFound for an unknown id, InvalidRequest for the master's."""
+        if id_ == MASTER:
+            raise InvalidRequest("the master key cannot be revoked; to replace it, type a new one at \"0\" in data/api_keys.json")
+        with self._file.edit() as data:
+            if data.pop(id_, None) is None:
+                raise NotFound(f"there is no key {id_}", param="id", code="key_not_found")
+
+    def _add(self, id_: str, name: str | None) -> MintedKey:
+        key = PREFIX + secrets.token_urlsafe(32)
+        with self._file.edit() as data:
+            data[id_] = {"name": name, "created": _now(), "hash": f"sha256:{_sha256(key.encode()).hex()}"}
+        return MintedKey(id_, key)
+
+    def _entries(self) -> Mapping[str, dict[str, Any]]:
+        """The stored keys, after replacing what a person has typed by its hash."""
+        data = self._file.read()
+        if any(isinstance(entry, str) for entry in data.values()):
+            with self._file.edit() as data:
+                for id_, entry in data.items():
+                    if isinstance(entry, str):
+                        data[id_] = {"name": "master" if id_ == MASTER else None, "created": _now(), "hash": _stretch(entry.strip())}
+        return data
+
+    def _proves(self, key: str, digest: bytes, stored: str) -> bool:
+        """Whether `key` is the one behind a scrypt hash. Only the first time costs the stretching."""
+        with self._stretching:
+            mark = _sha256(self._secret + digest + stored.encode())
+            if mark not in self._proofs:
+                salt = bytes.fromhex(stored.split(":")[1])
+                while len(self._proofs) >= _REMEMBERED:
+                    self._proofs.pop(next(iter(self._proofs)))
+                self._proofs[mark] = _equal(stored, _stretch(key, salt))
+            return self._proofs[mark]
+
+
+def _stretch(key: str, salt: bytes | None = None) -> str:
+    salt = salt or os.urandom(16)
+    return f"scrypt:{salt.hex()}:{Scrypt(salt=salt, length=32, **_SCRYPT).derive(key.encode()).hex()}"
+
+
+def _sha256(data: bytes) -> bytes:
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(data)
+    return digest.finalize()
+
+
+def _equal(a: str, b: str) -> bool:
+    return constant_time.bytes_eq(a.encode(), b.encode())
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _check(data: JsonObject) -> None:
+    """Raise Misfit, naming the entry, where `data` does not hold keys."""
+    for id_, entry in data.items():
+        if isinstance(entry, str):
+            if not entry.strip():
+                raise Misfit(id_, f'key "{id_}" is empty; remove the line, and a start of the server makes a master key')
+        elif not isinstance(entry, dict) or not _is_hash(entry.get("hash")):
+            raise Misfit(id_, f'key "{id_}" should be a key, or an object with a "hash" that the server wrote')
+
+
+def _is_hash(value: Any) -> bool:
+    """Whether it is `sha256:HEX` or `scrypt:SALT:HEX`."""
+    kind, *parts = value.split(":") if isinstance(value, str) else [""]
+    try:
+        sizes = [len(bytes.fromhex(part)) for part in parts]
+    except ValueError:
+        return False
+    return (kind, sizes) in (("sha256", [32]), ("scrypt", [16, 32]))

@@ -1,0 +1,1 @@
+"""The server's parts, one idea a file."""

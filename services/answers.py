@@ -1,0 +1,274 @@
+"""The service behind every endpoint that generates: session + profile + prompt → one request, and the exchange stored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator
+
+from services.backend import Backend, Generation, GenerationRequest, Health, Model
+from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
+from services.models import ModelFiles
+from services.profiles import Config, Profiles
+from services.prompts import Exchange, FittedPrompt, fit_prompt
+from services.sessions import SessionKey, Sessions
+from services.validation import (
+    MaxTokens,
+    MemoryK,
+    RepeatPenalty,
+    Seed,
+    SessionId,
+    Share,
+    StopString,
+    StopStrings,
+    Strict,
+    Temperature,
+    TopK,
+)
+
+Poll = Callable[[], None]
+
+
+class Question(Strict):
+    """What a caller asks. What is left out, the selected profile decides."""
+
+    prompt: str
+    session_id: SessionId | None = None
+    memory_k: MemoryK | None = None
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    repeat_penalty: RepeatPenalty | None = None
+    stop: StopStrings | StopString | None = None
+    seed: Seed | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("the prompt is empty")
+        return prompt
+
+    def stop_strings(self) -> list[str] | None:
+        """The stop strings as a list; None where the profile decides."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    def sampling(self) -> dict[str, float | int]:
+        """The sampling parameters that it sets."""
+        names = ("temperature", "top_p", "top_k", "repeat_penalty", "seed")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """Where the exchange belongs: a session, the caller's unsaved conversation, or nowhere."""
+
+    sessions: Sessions
+    owner: str
+    session_id: int | None
+    memory_k: int
+    kept: int
+    """How many exchanges the unsaved conversation keeps."""
+
+    def window(self) -> list[Exchange]:
+        if self.session_id is not None:
+            return self.sessions.history(SessionKey(self.owner, self.session_id)).window(self.memory_k)
+        return self.sessions.unsaved(self.owner)[-self.memory_k :] if self.memory_k else []
+
+    def store(self, exchange: Exchange) -> None:
+        if self.session_id is not None:
+            self.sessions.history(SessionKey(self.owner, self.session_id)).add_exchange(exchange)
+        elif self.memory_k:
+            self.sessions.keep_unsaved(self.owner, exchange, self.kept)
+
+
+class Answer:
+    """One answer under way. Owned by the thread that opened it, which must close it."""
+
+    def __init__(self, generation: Generation, poll: Poll, finished: Callable[[str], dict[str, Any]], end: ExitStack) -> None:
+        self._generation = generation
+        self._poll = poll
+        self._finished = finished
+        self._end = end
+        self.summary: dict[str, Any] = {}
+        """After the last chunk: the whole answer, and how it came about."""
+
+    def chunks(self) -> Iterator[str]:
+        """The text as it comes, without white space at its ends. The exchange is stored before the iteration ends.
+
+        Raises what `Generation.chunks` raises, and StorageFailed.
+        """
+        parts = []
+        for chunk in trim(self._generation.chunks(self._poll)):
+            parts.append(chunk)
+            yield chunk
+        self.summary = self._finished("".join(parts))
+
+    def close(self) -> None:
+        """Let go of the session and the model; cancel what is not finished. Calling it again does nothing."""
+        self._end.close()
+
+
+class Answers:
+    """Opens answers. Any thread may call it; `_turn` protects the count of those that are open."""
+
+    def __init__(self, profiles: Profiles, files: ModelFiles, sessions: Sessions, backend: Backend, max_open: int) -> None:
+        self._profiles = profiles
+        self._files = files
+        self._sessions = sessions
+        self._backend = backend
+        self._max_open = max_open
+        self._turn = threading.Lock()
+        self._n_open = 0
+        self._warming = False
+
+    def open(self, owner: str, question: Question, poll: Poll) -> Answer:
+        """Start to answer. `poll` is called while waiting, and raises to give up.
+
+        Raises PromptTooLong, Unavailable, or what `poll` raises; then nothing is left open.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._place())
+            if question.session_id is not None:
+                stack.enter_context(self._sessions.turn(SessionKey(owner, question.session_id), poll))
+            config = self._profiles.config()
+            model = stack.enter_context(self._lease(config))
+            memory_k = config.profile.memory_k if question.memory_k is None else question.memory_k
+            talk = _Talk(self._sessions, owner, question.session_id, memory_k, max(memory_k, config.profile.memory_k))
+            fitted = self._fit(config, model, talk.window(), question)
+            generation = model.submit(_request(config, fitted, question, owner))
+            stack.callback(generation.cancel)
+
+            def finished(text: str) -> dict[str, Any]:
+                talk.store(Exchange(question.prompt, text))
+                return _summary(text, question, config, generation)
+
+            return Answer(generation, poll, finished, stack.pop_all())
+
+    def forget(self, key: SessionKey, poll: Poll) -> None:
+        """Delete a session, after the prompt that it may be answering. Raises NotFound."""
+        with self._sessions.turn(key, poll):
+            self._sessions.history(key).clear()
+
+    def switch(self, model: str, profile: str) -> None:
+        """Set the profile's model and select it, once the model is loaded; where anything fails, nothing changes.
+
+        Raises InvalidRequest for a name that leaves the models folder, NotFound, BadModelFile, DamagedFile, StorageFailed.
+        """
+        chosen = self._profiles.config().named(profile)
+        path = self._files.check(model)
+        with self._backend.lease(chosen.load_settings(path)):
+            self._profiles.select(profile, model)
+
+    def warm_up(self) -> HearthError | None:
+        """Load the selected profile's model; return why that failed, where it did."""
+        self._warming = True
+        try:
+            with self._lease(self._profiles.config()):
+                return None
+        except HearthError as error:
+            return error
+        finally:
+            self._warming = False
+
+    def health(self) -> Health:
+        """Whether an answer can be had: ready, loading or down."""
+        health = self._backend.health()
+        if health == "ready":
+            try:
+                self._file(self._profiles.config())
+            except HearthError:
+                return "down"
+        return "loading" if health == "down" and self._warming else health
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places for open answers. Raises Unavailable where all are taken."""
+        with self._turn:
+            if self._n_open >= self._max_open:
+                raise Unavailable("too many answers are under way; try again soon", code="too_busy", retry_after=2)
+            self._n_open += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._n_open -= 1
+
+    @contextmanager
+    def _lease(self, config: Config) -> Iterator[Model]:
+        """The selected profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
+        settings = config.profile.load_settings(self._file(config))
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(self._backend.lease(settings))
+            except BadModelFile as error:
+                raise _no_model(config, error) from error
+            yield model
+
+    def _file(self, config: Config) -> Path:
+        try:
+            return self._files.check(config.profile.model)
+        except HearthError as error:
+            raise _no_model(config, error) from error
+
+    def _fit(self, config: Config, model: Model, window: list[Exchange], question: Question) -> FittedPrompt:
+        return fit_prompt(
+            config.profile.template,
+            window,
+            question.prompt,
+            tokenize=model.tokenize,
+            n_ctx=model.n_ctx,
+            max_tokens=question.max_tokens or config.profile.max_tokens,
+        )
+
+
+def _request(config: Config, fitted: FittedPrompt, question: Question, owner: str) -> GenerationRequest:
+    stop = question.stop_strings()
+    return GenerationRequest(
+        tokens=fitted.tokens,
+        max_tokens=fitted.max_tokens,
+        sampling=replace(config.profile.sampling(), **question.sampling()),  # type: ignore[arg-type]
+        stop=tuple(config.profile.stop if stop is None else stop),
+        owner=owner,
+    )
+
+
+def _summary(text: str, question: Question, config: Config, generation: Generation) -> dict[str, Any]:
+    if generation.finish is None:
+        raise EngineFailure("the engine ended the answer without saying why")
+    finish = asdict(generation.finish)
+    return {
+        "result": text,
+        "session_id": question.session_id,
+        "model": config.profile.model,
+        "profile": config.selected,
+        "finish_reason": finish["reason"],
+        "usage": {name: finish[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
+        "timings": finish["timings"],
+    }
+
+
+def _no_model(config: Config, error: HearthError) -> Unavailable:
+    return Unavailable(
+        f'the profile "{config.selected}" has no working model: {error.message}. Put its file into the models folder, name '
+        "another in data/config.json, or switch with POST /models/model",
+        code="no_model",
+    )
+
+
+def trim(chunks: Iterable[str]) -> Iterator[str]:
+    """The same text without white space at its beginning and end, none of the pieces empty."""
+    held, begun = "", False
+    for chunk in chunks:
+        text = held + chunk if begun else (held + chunk).lstrip()
+        body = text.rstrip()
+        held = text[len(body) :]
+        if body:
+            begun = True
+            yield body

@@ -1,0 +1,101 @@
+"""/answer: prompts, and the caller's sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, request
+from flask_restful import Resource
+
+from auth.authentication import caller
+from services.answers import Answer, Answers, Poll
+from services.api import sse
+from services.api.errors import body_of
+from services.api.schemas import AnswerRequest, AnswerResult, Conversation, Deleted, SessionNames, replies, spec
+from services.errors import ClientGone, HearthError, NotFound
+from services.sessions import SessionKey, Sessions, parse_number
+
+
+class AnswerResource(Resource):
+    """Ask, and list the sessions."""
+
+    def __init__(self, answers: Answers, sessions: Sessions) -> None:
+        self._answers = answers
+        self._sessions = sessions
+
+    @spec.validate(json=AnswerRequest, resp=replies(AnswerResult, 400, 413, 500, 503))
+    def post(self, json: AnswerRequest) -> Any:
+        """Answer a prompt.
+
+        The selected profile's template is filled with the session's last exchanges and the prompt. With `stream` true
+        the reply is text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
+        `data: [DONE]`.
+        """
+        answer = self._answers.open(caller().id, json, _poll())
+        if json.stream:
+            return sse.stream(_events(answer), answer.close)
+        try:
+            for _ in answer.chunks():
+                pass
+            return answer.summary
+        finally:
+            answer.close()
+
+    @spec.validate(resp=replies(SessionNames))
+    def get(self) -> Any:
+        """List the caller's sessions: number → name. The master key sees everybody's."""
+        return self._sessions.names(caller().id)
+
+
+class SessionResource(Resource):
+    """One session. The master key may put the owner's key id before the number, as GET /answer lists it."""
+
+    def __init__(self, answers: Answers, sessions: Sessions) -> None:
+        self._answers = answers
+        self._sessions = sessions
+
+    @spec.validate(resp=replies(Conversation, 404))
+    def get(self, number: str, owner: str | None = None) -> Any:
+        """Show a conversation in full."""
+        return self._sessions.history(_session_key(number, owner)).describe()
+
+    @spec.validate(resp=replies(Deleted, 404))
+    def delete(self, number: str, owner: str | None = None) -> Any:
+        """Forget a conversation."""
+        self._answers.forget(_session_key(number, owner), _poll())
+        return {"deleted": True}
+
+
+def _session_key(number: str, owner: str | None) -> SessionKey:
+    """The session that the path names. Another's does not exist, except for the master."""
+    me = caller()
+    parsed = parse_number(number)
+    if parsed is None or (owner not in (None, me.id) and not me.is_master):
+        raise NotFound(f"there is no session {number}", param="session_id", code="session_not_found")
+    return SessionKey(owner or me.id, parsed)
+
+
+def _events(answer: Answer) -> Iterator[str]:
+    try:
+        for chunk in answer.chunks():
+            yield sse.event({"chunk": chunk})
+        yield sse.event(answer.summary)
+        yield sse.DONE
+    except ClientGone:
+        return
+    except HearthError as error:
+        yield sse.event(body_of(error))
+    finally:
+        answer.close()
+
+
+def _poll() -> Poll:
+    """Raises ClientGone once the caller has hung up."""
+    has_left = request.environ.get("waitress.client_disconnected", lambda: False)
+
+    def poll() -> None:
+        if has_left():
+            raise ClientGone("the client hung up")
+
+    return poll

@@ -1,0 +1,233 @@
+"""The bodies of requests and answers, and SpecTree, which checks the first and publishes both as OpenAPI."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, NoReturn
+
+from flask import Request, make_response
+from pydantic import BaseModel, Field, RootModel, ValidationError
+from spectree import Response, SecurityScheme, SpecTree
+from spectree.models import InType, SecureType, SecuritySchemeData
+from spectree.plugins.base import Context
+from spectree.plugins.flask_plugin import FlaskPlugin
+
+from services.answers import Question
+from services.errors import InvalidRequest
+from services.validation import Strict, explain
+
+
+class AnswerRequest(Question):
+    """The body of POST /answer."""
+
+    stream: bool = False
+
+
+class Usage(BaseModel):
+    """Counts of tokens: read, taken from computed state among them, and written."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class AnswerResult(BaseModel):
+    """A whole answer. `timings` are milliseconds."""
+
+    result: str
+    session_id: int | None
+    model: str
+    profile: str
+    finish_reason: str
+    usage: Usage
+    timings: dict[str, float]
+
+
+class SessionNames(RootModel[dict[str, str]]):
+    """Session number → name; for the master key also KEY ID/NUMBER → name."""
+
+
+class Message(BaseModel):
+    """What one side said."""
+
+    type: str
+    content: str
+
+
+class Conversation(BaseModel):
+    """A session in full."""
+
+    session_id: int
+    name: str
+    created: str | None
+    updated: str | None
+    messages: list[Message]
+
+
+class Deleted(BaseModel):
+    """It is gone."""
+
+    deleted: bool
+
+
+class ModelDetails(BaseModel):
+    """What a GGUF file is: `weights` counts them, `n_ctx_train` tokens, `size` bytes. `problem`: why it cannot be used."""
+
+    name: str | None = None
+    architecture: str | None = None
+    weights: int | None = None
+    quantization: str | None = None
+    n_ctx_train: int | None = None
+    vocabulary: int | None = None
+    size: int | None = None
+    problem: str | None = None
+
+
+class ModelList(BaseModel):
+    """The files of the models folder, and the profiles. `config_problem`: what is wrong with an edited config.json."""
+
+    models: list[str]
+    details: dict[str, ModelDetails]
+    selected: str
+    profiles: list[str]
+    config_problem: str | None = None
+
+
+class ModelSwitch(Strict):
+    """The body of POST /models/model: a file of the models folder, and the profile that is to use it."""
+
+    model: Annotated[str, Field(min_length=1, max_length=1024)]
+    model_config_: Annotated[str, Field(alias="model_config", min_length=1, max_length=256)]
+
+
+class ModelStatus(BaseModel):
+    """The model is loaded and selected."""
+
+    model_status: bool
+
+
+class KeyGood(BaseModel):
+    """The key is good."""
+
+    auth: bool
+
+
+class NewKey(Strict):
+    """The body of POST /auth/key."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class MintedKeyBody(BaseModel):
+    """A new key, shown this once."""
+
+    key: str
+    id: str
+
+
+class KeyEntry(BaseModel):
+    """A key, as it is listed."""
+
+    id: str
+    name: str | None
+    created: str | None
+
+
+class KeyList(BaseModel):
+    """All keys."""
+
+    keys: list[KeyEntry]
+
+
+class HealthBody(BaseModel):
+    """Ready, loading or down."""
+
+    status: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `param` names the field or header at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error."""
+
+    message: str
+    error: ErrorDetail
+
+
+def read_json(request: Request) -> Any:
+    """The body as JSON, whatever its Content-Type says; {} for an empty one.
+
+    Raises InvalidRequest for what is not JSON, NaN and Infinity included.
+    """
+    try:
+        text = request.get_data().decode("utf-8")
+        return json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequest(f"the body is not JSON: {error.msg} ({where})", code="malformed_json") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body is not JSON: it is not UTF-8 text", code="malformed_json") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}", code="malformed_json") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+class StrictFlask(FlaskPlugin):
+    """SpecTree's Flask plugin, but for two things: a bad body raises our error, and replies pass as they are.
+
+    The original takes malformed JSON for an empty object, and reads replies to check them, streams included.
+    """
+
+    def request_validation(
+        self, request: Any, query: Any, json: Any, form: Any, headers: Any, cookies: Any
+    ) -> None:
+        """Check the body against the resource's model. Raises InvalidRequest."""
+        request.context = Context(None, _validate(json, read_json(request)) if json else None, None, None, None)
+
+    def validate_response(self, resp: Any, *_: Any) -> Any:
+        """Make a response of what the resource returned."""
+        return make_response(resp), None
+
+
+def _validate(model: type[BaseModel], data: Any) -> BaseModel:
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body should be a JSON object: { … }", code="malformed_json")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        param, message = explain(error, known)
+        raise InvalidRequest(message, param=param) from None
+
+
+spec = SpecTree(
+    backend=StrictFlask,
+    title="Hearth",
+    naming_strategy=lambda model: str(model.__name__),
+    nested_naming_strategy=lambda _parent, child: child,
+    validation_error_status=400,
+    validation_error_model=ErrorBody,
+    security_schemes=[
+        SecurityScheme(name="key", data=SecuritySchemeData(type=SecureType.HTTP, scheme="bearer")),
+        SecurityScheme(
+            name="x-api-key",
+            data=SecuritySchemeData(type=SecureType.API_KEY, name="X-Api-Key", field_in=InType.HEADER),
+        ),
+    ],
+    security=[{"key": []}, {"x-api-key": []}],
+)
+
+
+def replies(body: type[BaseModel], *errors: int) -> Response:
+    """The replies of a resource's method, for OpenAPI: `body`, and the shape of errors for these statuses besides 401."""
+    return Response(HTTP_200=body, **{f"HTTP_{status}": ErrorBody for status in (401, *errors)})

@@ -1,0 +1,26 @@
+"""Server-sent events, as the HTML standard defines them: `data: …` and an empty line for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Response
+
+DONE = "data: [DONE]\n\n"
+
+
+def event(data: dict[str, Any]) -> str:
+    """One event that carries a JSON object on one line."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def stream(events: Iterable[str], close: Callable[[], None]) -> Response:
+    """A response that sends events as they come. `close` is called at its end, however it ends, even if never begun."""
+    response = Response(events, mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-cache"
+    # nginx would collect the events.
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(close)
+    return response

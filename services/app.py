@@ -1,0 +1,65 @@
+"""The Flask application: the only place that wires routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+from flask_restful import Api
+
+from auth.authentication import guard
+from auth.keys import KeyStore
+from services.answers import Answers
+from services.api.answer import AnswerResource, SessionResource
+from services.api.auth import AuthResource, KeyResource, KeysResource
+from services.api.errors import handle_errors
+from services.api.health import HealthResource
+from services.api.models import ModelResource, ModelsResource
+from services.api.schemas import spec
+from services.backend import Backend
+from services.models import ModelFiles
+from services.profiles import Profiles
+from services.sessions import Sessions
+from services.settings import Settings
+
+MAX_BODY = 2**20
+
+
+class _Api(Api):  # type: ignore[misc, unused-ignore]
+    def error_router(self, original_handler: Any, e: Exception) -> Any:
+        """Leave errors to Flask's handlers: flask-restful would make generic 500s of ours before those see them."""
+        return original_handler(e)
+
+
+def create_app(settings: Settings, backend: Backend) -> Flask:
+    """The application over the files that `settings` name; `backend` computes.
+
+    Its `extensions["hearth"]` holds the Answers and the KeyStore. Raises DamagedFile where one of the files is broken.
+    """
+    profiles = Profiles(settings.data / "config.json")
+    keys = KeyStore(settings.data / "api_keys.json")
+    sessions = Sessions(settings.data / "sessions.json")
+    files = ModelFiles(settings.models)
+    answers = Answers(profiles, files, sessions, backend, settings.max_answers)
+
+    app = Flask("hearth", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.strict_slashes = False
+    app.extensions["hearth"] = {"answers": answers, "keys": keys}
+
+    guard(app, keys)
+    handle_errors(app)
+    api = _Api(app)
+    api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
+    session_paths = ("/answer/<number>", "/answer/<owner>/<number>")
+    api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
+    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles))
+    api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))
+    api.add_resource(AuthResource, "/auth", endpoint="auth")
+    api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))
+    api.add_resource(KeyResource, "/auth/key/<id_>", endpoint="key", resource_class_args=(keys,))
+    api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
+    app.add_url_rule("/openapi.json", "openapi", lambda: app.json.response(spec.spec))
+    return app

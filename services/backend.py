@@ -1,0 +1,132 @@
+"""The interface between answers and whatever computes them: an engine on this machine, or workers on others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+Health = Literal["ready", "loading", "down"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """All that decides how a model is loaded: two requests with equal settings share one loaded model.
+
+    None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens.
+    """
+
+    file: Path
+    n_ctx: int
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    flash_attn: bool = True
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    n_gpu_layers: int = 0
+    use_mmap: bool = True
+    use_mlock: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Temperature 0 takes the likeliest; `seed` None draws a new one each time."""
+
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text a model reads.
+
+    `typed` are the spans (start, end; in characters, ascending) that people or models wrote: what looks like a special
+    token there is plain text, while in the template around them it is the token.
+    """
+
+    text: str
+    typed: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One thing to generate. `owner` is the key's id: computed state is shared within one owner only."""
+
+    tokens: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a generation ended: why, the counts of tokens, and the times in milliseconds."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Generation(Protocol):
+    """One request under way. Owned by the thread that submitted it."""
+
+    finish: Finish | None
+
+    def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
+        """The text as it is decoded; afterwards `finish` says how it ended.
+
+        `poll` is called at least every quarter of a second, from the caller's thread; what it raises ends the iteration.
+        Raises EngineFailure where the engine broke.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Stop within one step, wherever it is. Calling it again, or after the end, does nothing."""
+        ...
+
+
+class Model(Protocol):
+    """A loaded model. Any thread may call it, for as long as its lease lasts."""
+
+    n_ctx: int
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt as token ids, the model's own beginning included."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request; returns at once. Raises Unavailable where the engine has stopped."""
+        ...
+
+
+class Backend(Protocol):
+    """Whatever holds models. Any thread may call it."""
+
+    def lease(self, settings: LoadSettings) -> AbstractContextManager[Model]:
+        """The model of these settings, loaded first where it is not, and kept loaded until the lease ends.
+
+        Raises BadModelFile where it cannot be loaded; whatever was loaded before still is.
+        """
+        ...
+
+    def health(self) -> Health:
+        """Ready: a model is loaded. Loading: the first is on its way. Down: there is none, or its engine broke."""
+        ...
+
+    def close(self) -> None:
+        """Fail what is under way with a clear error, and free the models."""
+        ...

@@ -1,0 +1,42 @@
+"""llama.cpp's own messages, sent to Python's log, and its last errors kept for ours."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections import deque
+
+import llama_cpp
+
+log = logging.getLogger("llama.cpp")
+
+# ggml.h, enum ggml_log_level; 5 goes on with the message before it.
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_errors: deque[str] = deque(maxlen=4)
+
+
+def show_all(verbose: bool) -> None:
+    """Let every message through (a profile's `verbose`), or only what is worse than a warning."""
+    log.setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+
+
+def take_errors() -> str:
+    """The errors since the last call, as one line; "" where there were none."""
+    text = "; ".join(_errors)
+    _errors.clear()
+    return text
+
+
+@llama_cpp.llama_log_callback
+def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    message = text.decode("utf-8", "replace").rstrip()
+    if not message.strip(" ."):
+        return
+    if _LEVELS.get(level) == logging.ERROR:
+        _errors.append(message)
+    log.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+
+
+# The module holds `_forward` for as long as the process lives: a collected callback would crash it.
+llama_cpp.llama_log_set(_forward, ctypes.c_void_p(0))
+show_all(False)

@@ -1,0 +1,149 @@
+"""The model in llama.cpp: load, decode, sample. Owned by the engine's thread, but for its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp
+
+from services.backend import LoadSettings, Sampling
+from services.engine import native_log
+from services.engine.cpus import usable_cores
+from services.engine.sampling import ChainSampler
+from services.engine.vocabulary import Vocabulary
+from services.errors import BadModelFile, EngineFailure
+from services.gguf import TENSOR_TYPES
+
+# Longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512 (DESIGN.md), and a
+# request that is cancelled, or that comes, waits for one chunk at most.
+STEP_TOKENS = 128
+UBATCH = 512
+
+_TYPE_NUMBERS = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
+# llama.h, enum llama_load_mode, by (use_mmap, use_mlock).
+_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tokens of one slot to compute: they stand from position `start` on, and `sampled` asks for the last one's logits."""
+
+    slot: int
+    start: int
+    tokens: Many[int]
+    sampled: bool
+
+
+class Runner:
+    """One model and its context of `n_slots` KV streams."""
+
+    def __init__(self, settings: LoadSettings, n_slots: int) -> None:
+        """Load the model. Raises BadModelFile with llama.cpp's own words where that fails."""
+        self._model: Any = None
+        self._context: Any = None
+        self._batch: Any = None
+        native_log.show_all(settings.verbose)
+        native_log.take_errors()
+        llama_cpp.llama_backend_init()
+        try:
+            self._load(settings, n_slots)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, settings: LoadSettings, n_slots: int) -> None:
+        name = settings.file.name
+        self._model = llama_cpp.llama_model_load_from_file(str(settings.file).encode(), _model_params(settings))
+        if not self._model:
+            raise BadModelFile(f"llama.cpp cannot load {name}: {_reason()}", param="model")
+        if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
+            raise BadModelFile(f"{name} is not a model that goes on writing a text (a decoder)", param="model")
+        self.vocabulary = Vocabulary(self._model)
+        self.n_ctx = min(settings.n_ctx, llama_cpp.llama_model_n_ctx_train(self._model) or settings.n_ctx)
+        self.step_tokens = settings.n_batch or STEP_TOKENS
+        params = _context_params(settings, self.n_ctx, n_slots, self.step_tokens)
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise BadModelFile(f"llama.cpp cannot make a context of {self.n_ctx} tokens for {name}: {_reason()}", param="model")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
+
+    def decode(self, runs: Many[Run]) -> list[int]:
+        """Compute the runs in one batch; return each run's last row, for its sampler.
+
+        `runs` hold `step_tokens` tokens at most, all in all. Raises EngineFailure; the KV cache is then to be cleared.
+        """
+        batch, row, last = self._batch, 0, []
+        for run in runs:
+            for offset, token in enumerate(run.tokens):
+                batch.token[row] = token
+                batch.pos[row] = run.start + offset
+                batch.n_seq_id[row] = 1
+                batch.seq_id[row][0] = run.slot
+                batch.logits[row] = False
+                row += 1
+            batch.logits[row - 1] = run.sampled
+            last.append(row - 1)
+        batch.n_tokens = row
+        status = llama_cpp.llama_decode(self._context, batch)
+        if status != 0:
+            raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {_reason()}")
+        return last
+
+    def sampler(self, sampling: Sampling, prompt: Many[int]) -> ChainSampler:
+        """A sampler for one sequence."""
+        return ChainSampler(self._context, self.vocabulary.size, sampling, prompt)
+
+    def keep(self, slot: int, n_tokens: int) -> int:
+        """Cut a slot's KV cache down to its first `n_tokens`; return how many it kept.
+
+        Some architectures (recurrent ones) cannot be cut, and keep none.
+        """
+        if n_tokens and llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1):
+            return n_tokens
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return 0
+
+    def clear(self) -> None:
+        """Empty every slot's KV cache."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        if self._batch is not None:
+            llama_cpp.llama_batch_free(self._batch)
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+        self._batch = self._context = self._model = None
+
+
+def _model_params(settings: LoadSettings) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = settings.n_gpu_layers
+    params.load_mode = _LOAD_MODES[settings.use_mmap, settings.use_mlock]
+    return params
+
+
+def _context_params(settings: LoadSettings, n_ctx: int, n_slots: int, step_tokens: int) -> Any:
+    cores = usable_cores()
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = n_ctx * n_slots
+    params.n_seq_max = n_slots
+    params.kv_unified = False
+    params.n_batch = step_tokens
+    params.n_ubatch = min(settings.n_ubatch or UBATCH, step_tokens)
+    params.n_threads = settings.n_threads or cores
+    params.n_threads_batch = settings.n_threads_batch or settings.n_threads or cores
+    params.flash_attn_type = int(settings.flash_attn)
+    params.type_k = _TYPE_NUMBERS[settings.cache_type_k]
+    params.type_v = _TYPE_NUMBERS[settings.cache_type_v]
+    params.no_perf = True
+    return params
+
+
+def _reason() -> str:
+    return native_log.take_errors() or "it gives no reason"

@@ -1,0 +1,158 @@
+"""One request's progress through the engine, and the generation that its caller reads."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from services.backend import Finish, FinishReason, GenerationRequest
+from services.engine.text import TextAssembler
+from services.errors import HearthError
+
+POLL_SECONDS = 0.25
+
+
+class TokenSampler(Protocol):
+    """Chooses the next token from the logits of one row of the last batch."""
+
+    def sample(self, row: int) -> int:
+        """The next token, after the token in row `row` of the batch."""
+        ...
+
+    def close(self) -> None:
+        """Free it."""
+        ...
+
+
+class Sequence:
+    """The tokens of one request: those that are known, and how many of them are computed.
+
+    Made by the caller's thread, then owned by the engine's; only `cancelled` is set from outside.
+    """
+
+    def __init__(self, request: GenerationRequest, generation: EngineGeneration) -> None:
+        self.request = request
+        self.generation = generation
+        self.tokens = list(request.tokens)
+        self.n_computed = 0
+        self.n_cached = 0
+        self.slot: int | None = None
+        self.sampler: TokenSampler | None = None
+        self.text = TextAssembler(request.stop)
+        self.cancelled = False
+        self._clock = _Clock()
+
+    @property
+    def n_pending(self) -> int:
+        """Known tokens that are not computed yet: the rest of the prompt, or the one that was sampled last."""
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the prompt is read, so that each step adds a token."""
+        return self.n_generated > 0
+
+    @property
+    def n_generated(self) -> int:
+        """How many tokens have been sampled so far, the one that ends the answer included."""
+        return len(self.tokens) - len(self.request.tokens)
+
+    def start(self, slot: int, n_cached: int) -> None:
+        """Take a slot whose KV cache holds the first `n_cached` tokens already."""
+        self.slot, self.n_cached, self.n_computed = slot, n_cached, n_cached
+        self._clock.mark("started")
+
+    def accept(self, token: int, piece: bytes) -> FinishReason | None:
+        """Take a sampled token and deliver its text; return why the answer ends with it, where it does."""
+        self.tokens.append(token)
+        self._clock.mark("first_token")
+        self.deliver(self.text.add(piece))
+        if self.text.stopped:
+            return "stop"
+        return "length" if self.n_generated >= self.request.max_tokens else None
+
+    def end(self, token: int) -> None:
+        """Take the token by which the model itself ends its answer."""
+        self.tokens.append(token)
+        self._clock.mark("first_token")
+
+    def deliver(self, text: str) -> None:
+        """Hand text to the caller."""
+        if text:
+            self.generation.put(text)
+
+    def finish(self, reason: FinishReason) -> None:
+        """Deliver what is left, and how it ended."""
+        self.deliver(self.text.flush())
+        self.generation.put(
+            Finish(
+                reason=reason,
+                prompt_tokens=len(self.request.tokens),
+                cached_tokens=self.n_cached,
+                completion_tokens=self.n_generated,
+                timings=self._clock.timings(),
+            )
+        )
+
+    def fail(self, error: HearthError) -> None:
+        """Tell the caller that there will be no answer."""
+        self.generation.put(error)
+
+
+class EngineGeneration:
+    """What the caller holds. `put` is the engine's side, the rest the caller's; a queue lies between."""
+
+    def __init__(self, request: GenerationRequest, wake: Callable[[], None]) -> None:
+        self.finish: Finish | None = None
+        self.sequence = Sequence(request, self)
+        self._wake = wake
+        self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()
+
+    def put(self, event: str | Finish | HearthError) -> None:
+        """Hand the caller text, the end, or an error."""
+        self._events.put(event)
+
+    def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
+        """See `Generation.chunks`."""
+        while self.finish is None:
+            poll()
+            try:
+                event = self._events.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(event, HearthError):
+                raise event
+            if isinstance(event, Finish):
+                self.finish = event
+            else:
+                yield event
+
+    def cancel(self) -> None:
+        """See `Generation.cancel`."""
+        self.sequence.cancelled = True
+        self._wake()
+
+
+class _Clock:
+    """When each thing first happened to a sequence."""
+
+    def __init__(self) -> None:
+        self._marks = {"submitted": time.perf_counter()}
+
+    def mark(self, what: str) -> None:
+        self._marks.setdefault(what, time.perf_counter())
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds: waiting in the queue, reading the prompt, both together, the tokens after the first, and all."""
+        self.mark("ended")
+        at = self._marks
+        milliseconds = {
+            "queued_ms": at["started"] - at["submitted"],
+            "prompt_ms": at["first_token"] - at["started"],
+            "first_token_ms": at["first_token"] - at["submitted"],
+            "generation_ms": at["ended"] - at["first_token"],
+            "total_ms": at["ended"] - at["submitted"],
+        }
+        return {name: round(seconds * 1000, 1) for name, seconds in milliseconds.items()}

@@ -1,0 +1,85 @@
+"""A loaded model's vocabulary: prompts to token ids, and token ids to bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+
+import llama_cpp
+
+from services.backend import Prompt
+
+_SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+class Vocabulary:
+    """Any thread may call it while the model is loaded: llama.cpp's tokenizer is thread-safe."""
+
+    def __init__(self, model: int) -> None:
+        """`model` is llama.cpp's pointer to the model."""
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._bos: int | None = None
+        if llama_cpp.llama_vocab_get_add_bos(self._vocab):
+            self._bos = llama_cpp.llama_vocab_bos(self._vocab)
+        self._specials = self._special_texts()
+        by_length = sorted(self._specials, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids, the model's beginning-of-sequence token first where it wants one.
+
+        A special token's text is that token in the template, and plain text in the spans that people typed.
+        """
+        matches = list(self._special.finditer(prompt.text))
+        if any(start < match.end() and match.start() < end for match in matches for start, end in prompt.typed):
+            tokens = list(self._tokenize_apart(prompt, matches))
+        else:
+            tokens = self._tokenize(prompt.text, parse_special=True)
+        if self._bos is not None and tokens[:1] != [self._bos]:
+            tokens.insert(0, self._bos)
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; b"" for a special one."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length: int = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def ends_answer(self, token: int) -> bool:
+        """Whether a model says with this token that its answer is complete."""
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def _tokenize_apart(self, prompt: Prompt, matches: list[re.Match[str]]) -> Iterator[int]:
+        """Tokenize the text between the template's special tokens, with nothing special in it."""
+        at = 0
+        for match in matches:
+            if not any(start < match.end() and match.start() < end for start, end in prompt.typed):
+                yield from self._tokenize(prompt.text[at : match.start()], parse_special=False)
+                yield self._specials[match[0]]
+                at = match.end()
+        yield from self._tokenize(prompt.text[at:], parse_special=False)
+
+    def _tokenize(self, text: str, parse_special: bool) -> list[int]:
+        data = text.encode()
+        size = len(data) + 8
+        while True:
+            buffer = (llama_cpp.llama_token * size)()
+            count: int = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, size, False, parse_special)
+            if count >= 0:
+                return buffer[:count]
+            size = -count
+
+    def _special_texts(self) -> dict[str, int]:
+        """The texts that llama.cpp's tokenizer takes for special tokens: the control and unknown ones."""
+        texts = {}
+        for token in range(self.size):
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & _SPECIAL:
+                texts[llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")] = token
+        texts.pop("", None)
+        return texts

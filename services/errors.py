@@ -1,0 +1,123 @@
+"""Everything that goes wrong on purpose, as one tree. It knows no HTTP: `services/api/errors.py` gives the statuses.
+
+HearthError
+├── InvalidRequest          the caller asked for something that cannot be
+│   └── PromptTooLong       the prompt does not fit the context, even alone
+├── NotAuthenticated        no key, or a wrong one
+├── NotPermitted            a good key that may not do this
+├── NotFound                no such session, model, profile or key
+├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
+├── Unavailable             not now: no model, too many waiting, stopping
+├── ClientGone              the caller hung up, so that nobody waits for the answer
+├── EngineFailure           the engine broke while it worked on this request
+├── DamagedFile             a file of ours that a person or a fault has broken
+└── StorageFailed           a file of ours that could not be written
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HearthError(Exception):
+    """Something that a person can be told.
+
+    `param` names the field or header at fault, `code` is a short constant for programs.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+
+
+class InvalidRequest(HearthError):
+    """The caller asked for something that cannot be."""
+
+    code = "invalid_request"
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt alone, in the profile's template, is larger than the context.
+
+    `prompt_tokens` and `n_ctx` are counts of tokens.
+    """
+
+    code = "prompt_too_long"
+
+    def __init__(self, prompt_tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            f"the prompt is too long: with the template it is {prompt_tokens} tokens, and the context (n_ctx) holds "
+            f"{n_ctx}, the answer included",
+            param="prompt",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.n_ctx = n_ctx
+
+
+class NotAuthenticated(HearthError):
+    """No key, or a wrong one."""
+
+    code = "not_authenticated"
+
+
+class NotPermitted(HearthError):
+    """A good key that may not do this."""
+
+    code = "not_permitted"
+
+
+class NotFound(HearthError):
+    """No such session, model, profile or key."""
+
+    code = "not_found"
+
+
+class BadModelFile(HearthError):
+    """A file that is not a whole GGUF, or one that llama.cpp refuses."""
+
+    code = "bad_model_file"
+
+
+class Unavailable(HearthError):
+    """Not now. `retry_after` (seconds) says when it may be worth asking again; None: only once something is changed."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class ClientGone(HearthError):
+    """The caller hung up, so that nobody waits for the answer."""
+
+    code = "client_gone"
+
+
+class EngineFailure(HearthError):
+    """The engine broke while it worked on this request. Asking again is safe: nothing was stored."""
+
+    code = "engine_failure"
+
+
+class DamagedFile(HearthError):
+    """A file of ours that cannot be read as what it should be."""
+
+    code = "damaged_file"
+
+    def __init__(self, path: Path, reason: str, *, line: int | None = None, column: int | None = None) -> None:
+        where = f", line {line}" if line else ""
+        where += f", column {column}" if line and column else ""
+        super().__init__(f"{path.parent.name}/{path.name}{where}: {reason}")
+        self.path = path
+        self.line = line
+
+
+class StorageFailed(HearthError):
+    """A file of ours that could not be written; what it held before is still there."""
+
+    code = "storage_failed"

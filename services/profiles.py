@@ -1,0 +1,195 @@
+"""The profiles of data/config.json: which model, which template, which numbers.
+
+The file is `{"SelectedModel": NAME, NAME: {profile}, …}`. A person may edit it while the server runs: each request reads
+it as it stands, and while an edit is broken the last good state serves on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from services.backend import CacheType, LoadSettings, Sampling
+from services.errors import DamagedFile, NotFound
+from services.json_file import JsonFile, JsonObject, Misfit
+from services.validation import (
+    MaxTokens,
+    MemoryK,
+    RepeatPenalty,
+    Seed,
+    Share,
+    StopStrings,
+    Strict,
+    Temperature,
+    TopK,
+    explain,
+)
+
+log = logging.getLogger(__name__)
+
+SELECTED = "SelectedModel"
+Threads = Annotated[int, Field(ge=1, le=512)]
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+
+
+class Profile(Strict):
+    """One profile: a model, the template around the prompt, and how to generate.
+
+    `n_ctx`, `max_tokens` and the batch sizes count tokens; `memory_k` counts exchanges.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    template: str
+    n_ctx: Annotated[int, Field(ge=32, le=2**24)] = 2048
+    temperature: Temperature = 0.8
+    max_tokens: MaxTokens = 512
+    top_p: Share = 0.95
+    top_k: TopK = 40
+    repeat_penalty: RepeatPenalty = 1.0
+    verbose: bool = False
+    memory_k: MemoryK = 5
+    stop: StopStrings = []
+    seed: Seed | None = None
+    min_p: Share = 0.0
+    n_threads: Threads | None = None
+    n_threads_batch: Threads | None = None
+    n_batch: BatchSize | None = None
+    n_ubatch: BatchSize | None = None
+    flash_attn: bool = True
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
+    use_mmap: bool = True
+    use_mlock: bool = False
+
+    @field_validator("template")
+    @classmethod
+    def _holds_input(cls, template: str) -> str:
+        if "{input}" not in template:
+            raise ValueError("the template must contain {input}, which becomes the prompt")
+        return template
+
+    def load_settings(self, file: Path) -> LoadSettings:
+        """What the engine needs to load this profile's model from `file`."""
+        return LoadSettings(
+            file=file,
+            n_ctx=self.n_ctx,
+            n_threads=self.n_threads,
+            n_threads_batch=self.n_threads_batch,
+            n_batch=self.n_batch,
+            n_ubatch=self.n_ubatch,
+            flash_attn=self.flash_attn,
+            cache_type_k=self.cache_type_k,
+            cache_type_v=self.cache_type_v,
+            n_gpu_layers=self.n_gpu_layers,
+            use_mmap=self.use_mmap,
+            use_mlock=self.use_mlock,
+            verbose=self.verbose,
+        )
+
+    def sampling(self) -> Sampling:
+        """How this profile chooses tokens, before a request changes any of it."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """data/config.json at one moment."""
+
+    selected: str
+    profiles: Mapping[str, Profile]
+
+    @property
+    def profile(self) -> Profile:
+        """The selected profile."""
+        return self.profiles[self.selected]
+
+    def named(self, name: str) -> Profile:
+        """The profile called `name`. Raises NotFound."""
+        if name not in self.profiles:
+            raise _unknown(name)
+        return self.profiles[name]
+
+
+class Profiles:
+    """The config file, read afresh whenever it has changed.
+
+    Any thread may call it. `_turn` protects the last good state and what was last said of a broken edit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises DamagedFile where the file cannot be used: with nothing good to serve on, the server should not start."""
+        self._file = JsonFile(path, check=_check)
+        self._turn = threading.Lock()
+        self._config, self._source = self._load(), self._file.read()
+        self.problem: str | None = None
+        """What is wrong with the file now, or None."""
+
+    def config(self) -> Config:
+        """The file as it stands, or as it last was good."""
+        with self._turn:
+            try:
+                if self._file.read() is not self._source:
+                    self._config, self._source = self._load(), self._file.read()
+                if self.problem:
+                    log.info("data/config.json is good again")
+                self.problem = None
+            except DamagedFile as error:
+                if self.problem != error.message:
+                    log.error("%s; the last good state serves on", error.message)
+                self.problem = error.message
+            return self._config
+
+    def select(self, name: str, model: str) -> None:
+        """Set profile `name`'s model, and select it, in the file.
+
+        Raises NotFound for an unknown profile, DamagedFile while the file is broken, StorageFailed.
+        """
+        with self._file.edit() as data:
+            if name == SELECTED or name not in data:
+                raise _unknown(name)
+            data[name] = {**data[name], "model": model}
+            data[SELECTED] = name
+
+    def _load(self) -> Config:
+        data = self._file.read()
+        if not data:
+            raise DamagedFile(self._file.path, "is missing or empty; it should hold the profiles")
+        return Config(data[SELECTED], {name: Profile.model_validate(entry) for name, entry in data.items() if name != SELECTED})
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f'there is no profile "{name}" in data/config.json', param="model_config", code="profile_not_found")
+
+
+def _check(data: JsonObject) -> None:
+    """Raise Misfit, naming the entry, where `data` is not a config."""
+    if SELECTED not in data:
+        raise Misfit(SELECTED, f'"{SELECTED}" is missing: it names the profile to use')
+    for name, entry in data.items():
+        if name != SELECTED:
+            _check_profile(name, entry)
+    if not isinstance(data[SELECTED], str) or data[SELECTED] == SELECTED or data[SELECTED] not in data:
+        raise Misfit(SELECTED, f'"{SELECTED}" should name one of the profiles, and {data[SELECTED]!r} is none')
+
+
+def _check_profile(name: str, entry: Any) -> None:
+    if not isinstance(entry, dict):
+        raise Misfit(name, f'profile "{name}" should be an object: {{ … }}')
+    try:
+        Profile.model_validate(entry)
+    except ValidationError as error:
+        raise Misfit(name, f'profile "{name}": {explain(error, Profile.model_fields)[1]}') from None

@@ -1,0 +1,253 @@
+"""Conversations: LangChain's message history over data/sessions.json, and the callers' unsaved ones in memory.
+
+An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type": "human"|"ai", "content"}]}`. Its name is
+the session's number, and for a session of another key than the master `KEY ID/NUMBER`. The older form, `"1": {"name",
+"history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when its session goes on.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, trim_messages
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from services.errors import NotFound
+from services.json_file import JsonFile, JsonObject, Misfit
+from services.prompts import Exchange
+from services.validation import explain
+
+MASTER = "0"
+NAME_LENGTH = 60
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+_LOOSE = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class StoredMessage(BaseModel):
+    """One message as it stands in the file."""
+
+    model_config = _LOOSE
+    type: Literal["human", "ai"]
+    content: str
+
+
+class StoredSession(BaseModel):
+    """One session as it stands in the file, in either form."""
+
+    model_config = _LOOSE
+    name: str = ""
+    created: str | None = None
+    updated: str | None = None
+    messages: list[StoredMessage] = []
+    history: Annotated[list[str], Field(exclude=True)] = []
+
+    @field_validator("history")
+    @classmethod
+    def _has_speakers(cls, lines: list[str]) -> list[str]:
+        for number, line in enumerate(lines):
+            if not line.startswith(("Human:", "AI:")):
+                raise ValueError(f'entry {number} should begin with "Human:" or "AI:"')
+        return lines
+
+    def all_messages(self) -> list[StoredMessage]:
+        """The conversation, whichever form it is stored in."""
+        return [_from_line(line) for line in self.history] + self.messages
+
+
+@dataclass(frozen=True, order=True)
+class SessionKey:
+    """Whose session it is (a key's id), and its number."""
+
+    owner: str
+    number: int
+
+    @property
+    def entry(self) -> str:
+        """The session's name in the file."""
+        return str(self.number) if self.owner == MASTER else f"{self.owner}/{self.number}"
+
+
+class Sessions:
+    """All conversations.
+
+    Any thread may call it. `_turn` protects the unsaved conversations and the table of sessions at work; the file
+    protects itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises DamagedFile where the file is there and is not what it should be."""
+        self._file = JsonFile(path, check=_check, private=True)
+        self._file.read()
+        self._turn = threading.Lock()
+        self._unsaved: dict[str, list[Exchange]] = {}
+        self._at_work: dict[SessionKey, tuple[threading.Lock, int]] = {}
+
+    def history(self, key: SessionKey) -> SessionHistory:
+        """The conversation `key`; it comes into being with its first message."""
+        return SessionHistory(self._file, key)
+
+    def names(self, owner: str) -> dict[str, str]:
+        """The owner's sessions: entry → name. The master sees everybody's."""
+        keys = {entry: key for entry in self._file.read() if (key := _key_of(entry))}
+        mine = sorted((key, entry) for entry, key in keys.items() if owner in (MASTER, key.owner))
+        named = {}
+        for key, entry in mine:
+            shown = entry if owner == MASTER else str(key.number)
+            named[shown] = str(self._file.read()[entry].get("name") or "")
+        return named
+
+    @contextmanager
+    def turn(self, key: SessionKey, poll: Callable[[], None]) -> Iterator[None]:
+        """Hold the session while one prompt is answered, so that prompts to it are answered one after the other.
+
+        `poll` is called every quarter of a second of waiting; what it raises ends the waiting.
+        """
+        with self._turn:
+            lock, waiting = self._at_work.get(key, (threading.Lock(), 0))
+            self._at_work[key] = (lock, waiting + 1)
+        try:
+            while not lock.acquire(timeout=0.25):
+                poll()
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            with self._turn:
+                _, waiting = self._at_work[key]
+                if waiting == 1:
+                    del self._at_work[key]
+                else:
+                    self._at_work[key] = (lock, waiting - 1)
+
+    def unsaved(self, owner: str) -> list[Exchange]:
+        """The owner's conversation without a session."""
+        with self._turn:
+            return list(self._unsaved.get(owner, ()))
+
+    def keep_unsaved(self, owner: str, exchange: Exchange, last: int) -> None:
+        """Add to the owner's conversation without a session, of which the `last` exchanges are kept."""
+        with self._turn:
+            self._unsaved[owner] = [*self._unsaved.get(owner, ()), exchange][-last:]
+
+
+class SessionHistory(BaseChatMessageHistory):
+    """One session's messages, read from and written to the file."""
+
+    def __init__(self, file: JsonFile, key: SessionKey) -> None:
+        self._file = file
+        self._key = key
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+        """The whole conversation; [] for a session that is not yet."""
+        kinds = {"human": HumanMessage, "ai": AIMessage}
+        stored = self._stored()
+        return [kinds[m.type](content=m.content) for m in stored.all_messages()] if stored else []
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append, durably, all of them or none. Raises StorageFailed."""
+        new = [{"type": message.type, "content": str(message.content)} for message in messages]
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with self._file.edit() as data:
+            entry = data.get(self._key.entry)
+            session = StoredSession.model_validate(entry or {})
+            before = [message.model_dump() for message in session.all_messages()]
+            data[self._key.entry] = {
+                **{name: value for name, value in (entry or {}).items() if name != "history"},
+                "name": session.name or _shorten(new[0]["content"]),
+                "created": session.created or now,
+                "updated": now,
+                "messages": before + new,
+            }
+
+    def add_exchange(self, exchange: Exchange) -> None:
+        """Append a prompt and its answer, both or neither."""
+        self.add_messages([HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)])
+
+    def clear(self) -> None:
+        """Forget the session. Raises NotFound where there is none."""
+        with self._file.edit() as data:
+            if data.pop(self._key.entry, None) is None:
+                raise self._missing()
+
+    def window(self, k: int) -> list[Exchange]:
+        """The last `k` exchanges, oldest first."""
+        if not k:
+            return []
+        last = trim_messages(self.messages, max_tokens=2 * k, token_counter=len, strategy="last", start_on="human")
+        return _pair(last)
+
+    def describe(self) -> dict[str, Any]:
+        """The session in full: its id, name, times and messages. Raises NotFound where there is none."""
+        stored = self._stored()
+        if stored is None:
+            raise self._missing()
+        return {
+            "session_id": self._key.number,
+            "name": stored.name,
+            "created": stored.created,
+            "updated": stored.updated,
+            "messages": [message.model_dump() for message in stored.all_messages()],
+        }
+
+    def _stored(self) -> StoredSession | None:
+        entry = self._file.read().get(self._key.entry)
+        return None if entry is None else StoredSession.model_validate(entry)
+
+    def _missing(self) -> NotFound:
+        return NotFound(f"there is no session {self._key.number}", param="session_id", code="session_not_found")
+
+
+def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
+    """Each human message with the answer right behind it; what a person edited to stand alone is left out."""
+    return [
+        Exchange(str(first.content), str(second.content))
+        for first, second in zip(messages, messages[1:], strict=False)
+        if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
+    ]
+
+
+def parse_number(digits: str) -> int | None:
+    """The session number that `digits` write; None where they write none."""
+    return int(digits) if _NUMBER.fullmatch(digits) and int(digits) < 2**63 else None
+
+
+def _shorten(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= NAME_LENGTH else words[: NAME_LENGTH - 1].rstrip() + "…"
+
+
+def _from_line(line: str) -> StoredMessage:
+    speaker, _, said = line.partition(":")
+    return StoredMessage(type="human" if speaker == "Human" else "ai", content=said.removeprefix(" "))
+
+
+def _key_of(entry: str) -> SessionKey | None:
+    """Whose session an entry of the file is; None for the older form's "Active"."""
+    owner, slash, digits = entry.rpartition("/")
+    number = parse_number(digits)
+    return None if number is None or bool(owner) != bool(slash) else SessionKey(owner or MASTER, number)
+
+
+def _check(data: JsonObject) -> None:
+    """Raise Misfit, naming the entry, where `data` does not hold sessions."""
+    for entry, session in data.items():
+        if _key_of(entry) is None:
+            if entry != "Active":
+                raise Misfit(entry, f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
+            continue
+        if not isinstance(session, dict):
+            raise Misfit(entry, f'session "{entry}" should be an object: {{ … }}')
+        try:
+            StoredSession.model_validate(session)
+        except ValidationError as error:
+            raise Misfit(entry, f'session "{entry}": {explain(error)[1]}') from None

@@ -1,0 +1,89 @@
+"""What the server itself is told, from flags and the environment: where its files are, where it listens."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The server's settings. Each is the flag of its name, or HEARTH_NAME in the environment."""
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    data: Path = HOME / "data"
+    models: Path = HOME / "models"
+    threads: int = 64
+    """Requests that may be open at once: each answer holds one of them until its last word."""
+    reserve: int = 8
+    """Threads kept free of answers, so that keys, lists and health are served however many wait."""
+    log_level: str = "INFO"
+
+    @property
+    def max_answers(self) -> int:
+        """How many answers may be open at once, waiting ones included; more get 503."""
+        return max(1, self.threads - self.reserve)
+
+
+_HELP = {
+    "host": "address to listen on",
+    "port": "port to listen on; 0 takes a free one",
+    "data": "folder of config.json, api_keys.json and sessions.json",
+    "models": "folder of the GGUF files",
+    "threads": "requests that may be open at once",
+    "reserve": "threads that answers may not take",
+    "log_level": "DEBUG, INFO, WARNING or ERROR",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` a flag for every setting."""
+    for field in fields(Settings):
+        shown = "" if isinstance(field.default, Path) else f" ({field.default})"
+        parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="…", help=_HELP[field.name] + shown)
+
+
+def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+    """The settings that the flags give, else the environment, else the defaults.
+
+    Raises ValueError naming the flag or variable whose value is wrong.
+    """
+    values: dict[str, object] = {}
+    for field in fields(Settings):
+        flag, variable = f"--{field.name.replace('_', '-')}", f"HEARTH_{field.name.upper()}"
+        given, source = flags.get(field.name), flag
+        if given is None:
+            given, source = environ.get(variable), variable
+        if given is not None:
+            values[field.name] = _convert(given, type(field.default), source)
+    settings = Settings(**values)  # type: ignore[arg-type]
+    _check(settings)
+    return settings
+
+
+def _convert(given: str, kind: type, source: str) -> object:
+    if kind is int:
+        try:
+            return int(given)
+        except ValueError:
+            raise ValueError(f"{source} should be a whole number, not {given!r}") from None
+    return Path(given).expanduser().resolve() if issubclass(kind, Path) else given
+
+
+def _check(settings: Settings) -> None:
+    if not 0 <= settings.port <= 65_535:
+        raise ValueError(f"the port should be from 0 to 65535, not {settings.port}")
+    if settings.threads < 2:
+        raise ValueError(f"threads should be 2 or more, not {settings.threads}")
+    if settings.reserve < 0:
+        raise ValueError(f"reserve should be 0 or more, not {settings.reserve}")
+    if settings.log_level not in _LEVELS:
+        raise ValueError(f"the log level should be one of {', '.join(_LEVELS)}, not {settings.log_level!r}")
+
+
+_LEVELS: Sequence[str] = ("DEBUG", "INFO", "WARNING", "ERROR")
