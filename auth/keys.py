@@ -98,7 +98,9 @@ class KeyStore:
     def revoke(self, id_: str) -> None:
         """Forget a key, at once. Raises NotFound for an unknown id, InvalidRequest for the master's."""
         if id_ == MASTER:
-            raise InvalidRequest("the master key cannot be revoked; to replace it, type a new one at \"0\" in data/api_keys.json")
+            raise InvalidRequest(
+                'the master key cannot be revoked; to replace it, type a new one at "0" in data/api_keys.json'
+            )
         with self._file.edit() as data:
             if data.pop(id_, None) is None:
                 raise NotFound(f"there is no key {id_}", param="id", code="key_not_found")
@@ -116,7 +118,11 @@ class KeyStore:
             with self._file.edit() as data:
                 for id_, entry in data.items():
                     if isinstance(entry, str):
-                        data[id_] = {"name": "master" if id_ == MASTER else None, "created": _now(), "hash": _stretch(entry.strip())}
+                        data[id_] = {
+                            "name": "master" if id_ == MASTER else None,
+                            "created": _now(),
+                            "hash": _stretch(entry.strip()),
+                        }
         return data
 
     def _proves(self, key: str, digest: bytes, stored: str) -> bool:

@@ -91,7 +91,9 @@ class _Talk:
 class Answer:
     """One answer under way. Owned by the thread that opened it, which must close it."""
 
-    def __init__(self, generation: Generation, poll: Poll, finished: Callable[[str], dict[str, Any]], end: ExitStack) -> None:
+    def __init__(
+        self, generation: Generation, poll: Poll, finished: Callable[[str], dict[str, Any]], end: ExitStack
+    ) -> None:
         self._generation = generation
         self._poll = poll
         self._finished = finished

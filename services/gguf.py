@@ -108,13 +108,12 @@ class _Header:
         if not isinstance(architecture, str) or not architecture:
             raise BadGguf("its metadata names no architecture (general.architecture)")
         weights, types = self._tensors(n_tensors, metadata.get("general.alignment", 32))
-        file_type = metadata.get("general.file_type")
         name = metadata.get("general.name")
         return GgufInfo(
             name=name if isinstance(name, str) else None,
             architecture=architecture,
             weights=weights,
-            quantization=FILE_TYPES.get(file_type) or _commonest(types),
+            quantization=FILE_TYPES.get(_whole(metadata.get("general.file_type")) or 0) or _commonest(types),
             n_ctx_train=_whole(metadata.get(f"{architecture}.context_length")),
             vocabulary=_whole(metadata.get("tokenizer.ggml.tokens")) or _whole(metadata.get(f"{architecture}.vocab_size")),
             size=self._size,

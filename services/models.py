@@ -42,7 +42,9 @@ class ModelFiles:
         """
         pure = PurePosixPath(name)
         if not name.strip() or "\0" in name or pure.is_absolute() or ".." in pure.parts:
-            raise InvalidRequest("the model should be the name of a file in the models folder", param=param, code="bad_model_name")
+            raise InvalidRequest(
+                "the model should be the name of a file in the models folder", param=param, code="bad_model_name"
+            )
         path = self.folder / pure
         try:
             found = path.is_file()
@@ -51,7 +53,9 @@ class ModelFiles:
         if not found:
             raise NotFound(f"there is no file {name} in the models folder", param=param, code="model_not_found")
         if not self._is_inside(path):
-            raise InvalidRequest(f"{name} is a link that leads out of the models folder", param=param, code="bad_model_name")
+            raise InvalidRequest(
+                f"{name} is a link that leads out of the models folder", param=param, code="bad_model_name"
+            )
         return path
 
     def check(self, name: str, *, param: str = "model") -> Path:

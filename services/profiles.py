@@ -168,7 +168,9 @@ class Profiles:
         data = self._file.read()
         if not data:
             raise DamagedFile(self._file.path, "is missing or empty; it should hold the profiles")
-        return Config(data[SELECTED], {name: Profile.model_validate(entry) for name, entry in data.items() if name != SELECTED})
+        return Config(
+            data[SELECTED], {name: Profile.model_validate(entry) for name, entry in data.items() if name != SELECTED}
+        )
 
 
 def _unknown(name: str) -> NotFound:

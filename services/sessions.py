@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -211,7 +212,7 @@ def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
     """Each human message with the answer right behind it; what a person edited to stand alone is left out."""
     return [
         Exchange(str(first.content), str(second.content))
-        for first, second in zip(messages, messages[1:], strict=False)
+        for first, second in pairwise(messages)
         if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, request
+from flask import request
 from flask_restful import Resource
 
 from auth.authentication import caller

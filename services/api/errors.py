@@ -73,7 +73,9 @@ def handle_errors(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unforeseen(error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
-        return _response(500, error_body(500, "something went wrong in the server; its log says what", code="internal_error"))
+        return _response(
+            500, error_body(500, "something went wrong in the server; its log says what", code="internal_error")
+        )
 
 
 def _explain(error: HTTPException) -> str:

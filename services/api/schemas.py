@@ -188,9 +188,7 @@ class StrictFlask(FlaskPlugin):
     The original takes malformed JSON for an empty object, and reads replies to check them, streams included.
     """
 
-    def request_validation(
-        self, request: Any, query: Any, json: Any, form: Any, headers: Any, cookies: Any
-    ) -> None:
+    def request_validation(self, request: Any, query: Any, json: Any, form: Any, headers: Any, cookies: Any) -> None:
         """Check the body against the resource's model. Raises InvalidRequest."""
         request.context = Context(None, _validate(json, read_json(request)) if json else None, None, None, None)
 

@@ -92,7 +92,9 @@ class Engine:
                 self._guarded_step(runner)
         finally:
             self._take_inbox(wait=False)
-            self._fail_all(Unavailable("the engine stopped before the answer was complete", code="engine_down", retry_after=1))
+            self._fail_all(
+                Unavailable("the engine stopped before the answer was complete", code="engine_down", retry_after=1)
+            )
 
     def _take_inbox(self, wait: bool = True) -> bool:
         """Take what callers have sent, waiting where there is nothing else to do; False: stop."""

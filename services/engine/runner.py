@@ -66,7 +66,9 @@ class Runner:
         params = _context_params(settings, self.n_ctx, n_slots, self.step_tokens)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
-            raise BadModelFile(f"llama.cpp cannot make a context of {self.n_ctx} tokens for {name}: {_reason()}", param="model")
+            raise BadModelFile(
+                f"llama.cpp cannot make a context of {self.n_ctx} tokens for {name}: {_reason()}", param="model"
+            )
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
 

@@ -72,7 +72,7 @@ class Vocabulary:
             buffer = (llama_cpp.llama_token * size)()
             count: int = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, size, False, parse_special)
             if count >= 0:
-                return buffer[:count]
+                return list(buffer[:count])
             size = -count
 
     def _special_texts(self) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Ways to use a Hearth server."""

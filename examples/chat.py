@@ -1,0 +1,47 @@
+"""A chat on the command line: python3 -m examples.chat --key KEY [--url URL] [--session N]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import requests
+
+from examples.client import Client, ServerError
+
+
+def main() -> int:
+    """Ask for prompts until the end of input (Ctrl+D)."""
+    parser = argparse.ArgumentParser(description="Chat with a Hearth server.")
+    parser.add_argument("--url", default="http://127.0.0.1:5000")
+    parser.add_argument("--key", default=os.environ.get("HEARTH_KEY"), help="your key; or HEARTH_KEY in the environment")
+    parser.add_argument("--session", type=int, help="a number: the conversation is kept under it")
+    options = parser.parse_args()
+    if not options.key:
+        parser.error("a key is needed: --key KEY, or HEARTH_KEY in the environment")
+    client = Client(options.url, options.key)
+    while True:
+        try:
+            prompt = input("you> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return 0
+        if prompt:
+            _answer(client, prompt, options.session)
+
+
+def _answer(client: Client, prompt: str, session: int | None) -> None:
+    try:
+        for chunk in client.stream(prompt, session_id=session):
+            print(chunk, end="", flush=True)
+        print()
+    except (ServerError, requests.RequestException) as error:
+        print(f"\n[{error}]", file=sys.stderr)
+    except KeyboardInterrupt:
+        # Hanging up stops the engine; the exchange is not kept.
+        print(" [stopped]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""A small typed client of a Hearth server. It needs requests only, so the file can be copied into any project.
+
+client = Client("http://127.0.0.1:5000", "KEY")
+print(client.answer("What can you do?", session_id=1).result)
+for chunk in client.stream("Count to 9.", session_id=1):
+    print(chunk, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+
+class ServerError(Exception):
+    """The server refused, or failed. `status` is HTTP's, `code` and `param` are the server's; None where it gave none."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(body.get("message") or f"HTTP status {status}")
+        error = body.get("error") or {}
+        self.status = status
+        self.code: str | None = error.get("code")
+        self.param: str | None = error.get("param")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer. `usage` counts tokens, `timings` are milliseconds."""
+
+    result: str
+    session_id: int | None
+    model: str
+    profile: str
+    finish_reason: str
+    usage: dict[str, int]
+    timings: dict[str, float]
+
+
+class Client:
+    """A server and a key. Every method raises ServerError where the server does not do what was asked."""
+
+    def __init__(self, url: str, key: str, timeout: float = 600) -> None:
+        """`timeout` is how many seconds the server may be silent."""
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._http = requests.Session()
+        self._http.headers["Authorization"] = f"Bearer {key}"
+
+    def answer(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Answer:
+        """Ask, and wait for the whole answer. `parameters`: memory_k, temperature, max_tokens, top_p, top_k, … ."""
+        return Answer(**self._call("POST", "/answer", _question(prompt, session_id, parameters)))
+
+    def stream(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Generator[str, None, Answer]:
+        """Ask, and give the answer's pieces as they come; the generator's return value is the whole Answer."""
+        body = {**_question(prompt, session_id, parameters), "stream": True}
+        with self._http.post(f"{self._url}/answer", json=body, timeout=self._timeout, stream=True) as reply:
+            if not reply.ok:
+                raise ServerError(reply.status_code, _json(reply))
+            whole: Answer | None = None
+            for event in _events(reply):
+                if "chunk" in event:
+                    yield event["chunk"]
+                elif "error" in event:
+                    raise ServerError(reply.status_code, event)
+                else:
+                    whole = Answer(**event)
+        if whole is None:
+            raise ServerError(reply.status_code, {"message": "the stream ended before the answer did"})
+        return whole
+
+    def sessions(self) -> dict[str, str]:
+        """The sessions of this key: number → name."""
+        return dict(self._call("GET", "/answer"))
+
+    def session(self, session_id: int) -> dict[str, Any]:
+        """One conversation in full."""
+        return self._call("GET", f"/answer/{session_id}")
+
+    def forget(self, session_id: int) -> None:
+        """Delete a conversation."""
+        self._call("DELETE", f"/answer/{session_id}")
+
+    def models(self) -> dict[str, Any]:
+        """The model files, what each is, and the profiles."""
+        return self._call("GET", "/models")
+
+    def switch_model(self, model: str, profile: str) -> None:
+        """Set the profile's model, and select the profile."""
+        self._call("POST", "/models/model", {"model": model, "model_config": profile})
+
+    def is_key_good(self) -> bool:
+        """Whether the server takes this key."""
+        try:
+            return bool(self._call("GET", "/auth")["auth"])
+        except ServerError as error:
+            if error.status == 401:
+                return False
+            raise
+
+    def mint_key(self, name: str | None = None) -> tuple[str, str]:
+        """Make a key for somebody else, with the master key: the new key, and its id."""
+        minted = self._call("POST", "/auth/key", {"name": name} if name else {})
+        return minted["key"], minted["id"]
+
+    def keys(self) -> list[dict[str, Any]]:
+        """All keys' ids and names; master only."""
+        return list(self._call("GET", "/auth/key")["keys"])
+
+    def revoke_key(self, key_id: str) -> None:
+        """Make a key stop working; master only."""
+        self._call("DELETE", f"/auth/key/{key_id}")
+
+    def health(self) -> str:
+        """Ready, loading or down."""
+        return str(self._call("GET", "/health")["status"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        reply = self._http.request(method, self._url + path, json=body, timeout=self._timeout)
+        if not reply.ok:
+            raise ServerError(reply.status_code, _json(reply))
+        return _json(reply)
+
+
+def _question(prompt: str, session_id: int | None, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": prompt, "session_id": session_id, **parameters}
+
+
+def _json(reply: requests.Response) -> dict[str, Any]:
+    """The body, or an empty object where something between here and the server answered in its place."""
+    try:
+        body = reply.json()
+    except requests.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _events(reply: requests.Response) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a stream of server-sent events, up to its [DONE]."""
+    for line in reply.iter_lines(chunk_size=1):
+        data = line.decode("utf-8")
+        if data == "data: [DONE]":
+            return
+        if data.startswith("data: "):
+            yield json.loads(data.removeprefix("data: "))

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Every request of the API as a curl line: KEY=… examples/curl.sh [URL], with the master key.
+set -euo pipefail
+URL=${1:-http://127.0.0.1:5000}
+AUTH="Authorization: ${KEY:?set KEY to your master key}"
+
+curl -s "$URL/health"
+curl -s "$URL/auth" -H "$AUTH"
+
+curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "My name is Ana.", "session_id": 1}'
+curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id": 1}'
+curl -sN "$URL/answer" -H "$AUTH" -d '{"prompt": "Count to 9.", "session_id": 1, "stream": true}'
+curl -s "$URL/answer" -H "$AUTH"
+curl -s "$URL/answer/1" -H "$AUTH"
+curl -s -X DELETE "$URL/answer/1" -H "$AUTH"
+
+curl -s "$URL/models" -H "$AUTH"
+curl -s "$URL/models/model" -H "$AUTH" -d '{"model": "guide.gguf", "model_config": "Guide"}'
+
+MINTED=$(curl -s "$URL/auth/key" -H "$AUTH" -d '{"name": "Bob"}')
+echo "$MINTED" | sed 's/"key":"[^"]*"/"key":"…"/'
+curl -s "$URL/auth/key" -H "$AUTH"
+ID=$(echo "$MINTED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+curl -s -X DELETE "$URL/auth/key/$ID" -H "$AUTH"

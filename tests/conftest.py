@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Server
+from tests.tiny import GUIDE, write_random_model
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that tests share: they may add sessions and keys, and leave its config alone."""
+    running = Server(tmp_path_factory.mktemp("shared") / "data").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of the test's own; what still runs afterwards is ended."""
+    started: list[Server] = []
+
+    def start(*flags: str, ready: bool = True, models: Path | None = None, data: Path | None = None) -> Server:
+        made = Server(data or tmp_path / f"data{len(started)}", *flags, **({"models": models} if models else {}))
+        started.append(made)
+        return made.start(ready)
+
+    yield start
+    for made in started:
+        if hasattr(made, "process") and made.process.poll() is None:
+            made.kill()
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model slow enough to be interrupted, which never ends by itself."""
+    return write_random_model(tmp_path_factory.mktemp("random") / "random.gguf")
+
+
+@pytest.fixture
+def models(tmp_path: Path, random_model: Path) -> Path:
+    """A models folder of the test's own, with the guide and the endless model."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(GUIDE, folder)
+    (folder / "random.gguf").hardlink_to(random_model)
+    return folder

@@ -1,0 +1,130 @@
+"""A real server as a process of its own, and requests to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 60
+
+
+class Server:
+    """`main.py` on a free port, over a data folder of its own."""
+
+    def __init__(self, data: Path, *flags: str, models: Path = ROOT / "models", key: str = "") -> None:
+        self.data = data
+        self.models = models
+        self.flags = flags
+        self.key = key
+        self.output = ""
+        data.mkdir(exist_ok=True)
+        if not (data / "config.json").exists():
+            shutil.copy(ROOT / "data" / "config.json", data)
+
+    def start(self, ready: bool = True) -> Server:
+        """Start, wait until it listens and, unless told otherwise, until its model is loaded."""
+        command = [sys.executable, "main.py", "--port", "0", "--data", self.data, "--models", self.models, *self.flags]
+        self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        assert self.process.stdout
+        self.output = ""
+        for line in self.process.stdout:
+            self.output += line
+            if found := re.search(r"hearth-[\w-]{43}", line):
+                self.key = found[0]
+            if found := re.search(r"listens on (\S+)", line):
+                self.url = found[1]
+                break
+        else:
+            raise AssertionError(f"the server did not start: {self.log()}")
+        self.http = requests.Session()
+        if ready:
+            self.wait_for("ready")
+        return self
+
+    def log(self) -> str:
+        """What it has written to standard error, over all its lives."""
+        return Path(self._log.name).read_text(encoding="utf-8")
+
+    def wait_for(self, health: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self.get("/health").json()["status"] != health:
+            assert time.monotonic() < deadline, f"not {health} after {START_SECONDS} s: {self.log()}"
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self._ended()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self._ended()
+
+    def _ended(self) -> int:
+        status = self.process.wait(timeout=30)
+        assert self.process.stdout
+        self.process.stdout.close()
+        self._log.close()
+        self.http.close()
+        return status
+
+    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        headers = {"Authorization": arguments.pop("key", self.key), **arguments.pop("headers", {})}
+        # A session of requests is not meant for several threads.
+        return requests.request(method, self.url + path, headers=headers, timeout=60, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("GET", path, **arguments)
+
+    def delete(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("DELETE", path, **arguments)
+
+    def post(self, path: str, json: Any = None, **arguments: Any) -> requests.Response:
+        return self.request("POST", path, json=json, **arguments)
+
+    def ask(self, prompt: str, key: str | None = None, **fields: Any) -> dict[str, Any]:
+        """The whole answer to a prompt, which must succeed."""
+        reply = self.post("/answer", {"prompt": prompt, **fields}, key=key or self.key)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def stream(self, prompt: str, **fields: Any) -> requests.Response:
+        """An answer's stream, just begun."""
+        return self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True)
+
+    def mint(self, name: str | None = None) -> tuple[str, str]:
+        """A new key, and its id."""
+        body = self.post("/auth/key", {"name": name}).json()
+        return body["key"], body["id"]
+
+    def edit_config(self, profile: str = "Guide", **changes: Any) -> None:
+        """Change a profile as a person with an editor would."""
+        path = self.data / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config[profile] = {**config.get(profile, {}), **changes}
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    def select(self, profile: str) -> None:
+        path = self.data / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "SelectedModel": profile}), encoding="utf-8")
+
+
+def events_of(reply: requests.Response) -> list[Any]:
+    """The data of a whole stream's events; "[DONE]" as it is."""
+    datas = [line.decode()[6:] for line in reply.iter_lines() if line.startswith(b"data: ")]
+    return [data if data == "[DONE]" else json.loads(data) for data in datas]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.errors import DamagedFile, StorageFailed
+from services.json_file import JsonFile, JsonObject, Misfit
+from tests.serving import ROOT
+
+
+def test_a_missing_file_reads_as_empty(tmp_path: Path) -> None:
+    assert JsonFile(tmp_path / "a.json").read() == {}
+
+
+def test_an_edit_is_on_disk_and_in_memory(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path / "a.json", private=True)
+    with file.edit() as data:
+        data["ä"] = [1]
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ä": [1]} == file.read()
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_block_that_raises_changes_nothing(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path / "a.json")
+    with file.edit() as data:
+        data["a"] = 1
+    with pytest.raises(KeyError), file.edit() as data:
+        data["a"] = 2
+        raise KeyError
+    assert file.read() == {"a": 1} == json.loads((tmp_path / "a.json").read_text())
+
+
+def test_what_another_hand_writes_is_seen(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert file.read() == {"a": 1}
+    (tmp_path / "a.json").write_text('{"a": 1, "b": 2}')
+    with file.edit() as data:
+        data["c"] = 3
+    assert file.read() == {"a": 1, "b": 2, "c": 3}
+
+
+def refuse_bad(data: JsonObject) -> None:
+    for name, value in data.items():
+        if value == "bad":
+            raise Misfit(name, f'"{name}" is bad')
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{\n "a": 1,\n "b" 2\n}', "line 3, column 6"),
+        ("", "line 1"),
+        ("[1]", "one JSON object"),
+        ('{"a": 1,\n"b": {"x": 1, "x": 2}}', 'line 2: "x" stands there twice'),
+        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": {"c": "}"}, "s": "\\"bad",\n\n"b": "bad"}', 'line 3: "b" is bad'),
+        ("[" * 100_000, "recursion"),
+        ('{"a": ' + "9" * 5000 + "}", "digits"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    file = JsonFile(path, check=refuse_bad)
+    with pytest.raises(DamagedFile) as caught:
+        file.read()
+    assert says in caught.value.message
+    assert caught.value.message.startswith(f"{tmp_path.name}/a.json")
+    with pytest.raises(DamagedFile), file.edit() as data:
+        data["c"] = 1
+    assert path.read_text() == text
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(DamagedFile, match="not UTF-8"):
+        JsonFile(tmp_path / "a.json").read()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path / "a.json")
+    with file.edit() as data:
+        data["a"] = 1
+    (tmp_path / ".a.json.new").mkdir()
+    with pytest.raises(StorageFailed, match=r"a\.json cannot be written: Is a directory"), file.edit() as data:
+        data["a"] = 2
+    assert file.read() == {"a": 1}
+
+
+def test_threads_lose_nothing(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path / "a.json")
+
+    def add(worker: int) -> None:
+        for number in range(20):
+            with file.edit() as data:
+                data[f"{worker}.{number}"] = 1
+
+    threads = [threading.Thread(target=add, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(JsonFile(tmp_path / "a.json").read()) == 80
+
+
+def test_processes_lose_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from services.json_file import JsonFile\n"
+        "file = JsonFile(Path(sys.argv[1]))\n"
+        "for number in range(20):\n"
+        "    with file.edit() as data: data[f'{sys.argv[2]}.{number}'] = 1\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.json")]
+    processes = [subprocess.Popen([*command, str(worker)], cwd=ROOT) for worker in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert len(JsonFile(tmp_path / "a.json").read()) == 80

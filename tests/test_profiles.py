@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.errors import DamagedFile, NotFound
+from services.profiles import Profile, Profiles
+from tests.serving import ROOT
+
+GOOD = {"SelectedModel": "A", "A": {"model": "a.gguf", "template": "{input}"}}
+
+
+def write(folder: Path, config: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config, indent=1))
+    return path
+
+
+def test_the_shipped_profiles_are_good() -> None:
+    config = Profiles(ROOT / "data" / "config.json").config()
+    assert config.selected == "Guide"
+    assert {"Guide", "Pirate"} < set(config.profiles)
+    assert config.profiles["Pirate"].template.startswith("You are a pirate.\n")
+
+
+def test_a_profile_needs_only_a_model_and_a_template(tmp_path: Path) -> None:
+    profile = Profiles(write(tmp_path, GOOD)).config().profile
+    assert (profile.memory_k, profile.cache_type_k, profile.flash_attn) == (5, "f16", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"A": {"model": "a.gguf", "template": "{input}", "temprature": 1}}, "did you mean temperature"),
+        ({"A": {"model": "a.gguf", "template": "{input}", "colour": 1}}, "colour: there is no such field"),
+        ({"A": {"model": "a.gguf", "template": "no place"}}, r"must contain \{input\}"),
+        ({"A": {"template": "{input}"}}, "model: is missing"),
+        ({"A": {"model": "a.gguf", "template": "{input}", "n_ctx": "4096"}}, "n_ctx: input should be a valid integer"),
+        ({"A": {"model": "a.gguf", "template": "{input}", "n_ctx": True}}, "n_ctx: "),
+        ({"A": {"model": "a.gguf", "template": "{input}", "top_p": 1.5}}, "top_p: "),
+        ({"A": {"model": "a.gguf", "template": "{input}", "cache_type_k": "q3"}}, "cache_type_k: "),
+        ({"A": {"model": "a.gguf", "template": "{input}", "stop": ["a", ""]}}, "stop.1: "),
+        ({"A": 5}, 'line 3: profile "A" should be an object'),
+        ({"SelectedModel": "B"}, r"line 2: .*should name one of the profiles, and 'B' is none"),
+        ({"SelectedModel": 3}, "should name one of the profiles"),
+        ({"SelectedModel": "SelectedModel"}, "should name one of the profiles"),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_name(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(DamagedFile, match=says):
+        Profiles(write(tmp_path, {**GOOD, **change}))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"config\.json: is missing"):
+        Profiles(tmp_path / "config.json")
+
+
+def test_an_edit_is_seen_and_a_broken_one_leaves_the_last_good_state(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    profiles = Profiles(path)
+    write(tmp_path, {**GOOD, "A": {**GOOD["A"], "temperature": 0.25}})  # type: ignore[dict-item]
+    assert profiles.config().profile.temperature == 0.25
+    write(tmp_path, '{"SelectedModel": "A",\n "A": {"model" "a.gguf"}}')
+    assert profiles.config().profile.temperature == 0.25
+    assert "line 2, column 16" in (profiles.problem or "")
+    path.unlink()
+    assert profiles.config().profile.temperature == 0.25
+    assert "is missing" in (profiles.problem or "")
+    write(tmp_path, GOOD)
+    assert profiles.config().profile.temperature == 0.8
+    assert profiles.problem is None
+
+
+def test_selecting_writes_the_file_and_keeps_the_rest(tmp_path: Path) -> None:
+    both = {**GOOD, "B": {"model": "b.gguf", "template": "B {input}", "seed": 7}}
+    path = write(tmp_path, both)
+    profiles = Profiles(path)
+    profiles.select("B", "c.gguf")
+    assert json.loads(path.read_text()) == {**both, "SelectedModel": "B", "B": {**both["B"], "model": "c.gguf"}}  # type: ignore[dict-item]
+    assert profiles.config().profile.model == "c.gguf"
+    for name in ("C", "SelectedModel"):
+        with pytest.raises(NotFound):
+            profiles.select(name, "c.gguf")
+
+
+def test_selecting_does_not_overwrite_a_broken_edit(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    profiles = Profiles(path)
+    write(tmp_path, "{")
+    with pytest.raises(DamagedFile):
+        profiles.select("A", "c.gguf")
+    assert path.read_text() == "{"
+
+
+def test_every_documented_key_is_a_field() -> None:
+    documented = (
+        "model n_ctx temperature max_tokens top_p top_k verbose repeat_penalty template memory_k stop seed min_p n_threads"
+    )
+    documented += " n_threads_batch n_batch n_ubatch flash_attn cache_type_k cache_type_v n_gpu_layers use_mmap use_mlock"
+    assert set(Profile.model_fields) == set(documented.split())

@@ -1,0 +1,61 @@
+"""GGUF files made for tests: random weights, and the guide's vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from tests.serving import ROOT
+
+GUIDE = ROOT / "models" / "guide.gguf"
+
+
+def write_random_model(path: Path, *, dim: int = 512, layers: int = 8, ffn: int = 1408, n_ctx: int = 4096) -> Path:
+    """A llama of random weights in F16, which goes on talking until it is stopped."""
+    rng = np.random.default_rng(0)
+    fields = gguf.GGUFReader(GUIDE).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("Random")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(dim)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(dim // 64)
+    writer.add_head_count_kv(dim // 64)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(64)
+    writer.add_vocab_size(len(tokens))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(fields["tokenizer.ggml.merges"].contents())
+    writer.add_token_types(fields["tokenizer.ggml.token_type"].contents())
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+
+    def matrix(name: str, *shape: int) -> None:
+        writer.add_tensor(f"{name}.weight", (rng.standard_normal(shape, np.float32) * 0.05).astype(np.float16))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(dim, np.float32))
+
+    matrix("token_embd", len(tokens), dim)
+    norm("output_norm")
+    for i in range(layers):
+        norm(f"blk.{i}.attn_norm")
+        norm(f"blk.{i}.ffn_norm")
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            matrix(f"blk.{i}.{name}", dim, dim)
+        matrix(f"blk.{i}.ffn_gate", ffn, dim)
+        matrix(f"blk.{i}.ffn_up", ffn, dim)
+        matrix(f"blk.{i}.ffn_down", dim, ffn)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
