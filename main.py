@@ -49,12 +49,16 @@ def serve(settings: Settings) -> int:
     parts = app.extensions["hearth"]
     _introduce(server, settings, parts["keys"].mint_master())
     threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        server.run()
-    finally:
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # The engine first, so that streams end with an error event rather than in the middle of a word.
         print("Hearth stops.", flush=True)
         pool.close()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    server.run()
     return 0
 
 
@@ -74,10 +78,6 @@ def _warm_up(answers: Any) -> None:
     problem = answers.warm_up()
     if problem:
         log.error("%s", problem.message)
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

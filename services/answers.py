@@ -102,7 +102,9 @@ class Answer:
         """After the last chunk: the whole answer, and how it came about."""
 
     def chunks(self) -> Iterator[str]:
-        """The text as it comes, without white space at its ends. The exchange is stored before the iteration ends.
+        """The text as it comes, without white space at its ends, and "" while there is none to give.
+
+        The exchange is stored before the iteration ends.
 
         Raises what `Generation.chunks` raises, and StorageFailed.
         """
@@ -265,9 +267,12 @@ def _no_model(config: Config, error: HearthError) -> Unavailable:
 
 
 def trim(chunks: Iterable[str]) -> Iterator[str]:
-    """The same text without white space at its beginning and end, none of the pieces empty."""
+    """The same text without white space at its beginning and end. Only pieces that came empty are empty."""
     held, begun = "", False
     for chunk in chunks:
+        if not chunk:
+            yield ""
+            continue
         text = held + chunk if begun else (held + chunk).lstrip()
         body = text.rstrip()
         held = text[len(body) :]

@@ -87,7 +87,7 @@ class Generation(Protocol):
     finish: Finish | None
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        """The text as it is decoded; afterwards `finish` says how it ended.
+        """The text as it is decoded, and "" each quarter of a second in which none came; then `finish` says how it ended.
 
         `poll` is called at least every quarter of a second, from the caller's thread; what it raises ends the iteration.
         Raises EngineFailure where the engine broke.

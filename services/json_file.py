@@ -101,7 +101,7 @@ class JsonFile:
         except OSError as error:
             raise DamagedFile(self.path, f"cannot be read: {error.strerror}") from error
         try:
-            data = json.loads(text, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
+            data = parse_json(text, object_pairs_hook=_once_each)
         except json.JSONDecodeError as error:
             raise DamagedFile(self.path, error.msg, line=error.lineno, column=error.colno) from error
         except Misfit as error:
@@ -139,6 +139,20 @@ class JsonFile:
         return StorageFailed(f"{self.path.parent.name}/{self.path.name} cannot be written: {error.strerror}")
 
 
+def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """`json.loads`, as strict as RFC 8259: no NaN or Infinity, and no \\u escape that is half a character.
+
+    Raises ValueError (JSONDecodeError where the place is known) or RecursionError.
+    """
+    data = json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse_constant)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a \\u escape in it is half a character (a lone surrogate)") from None
+    return data
+
+
 def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
     """An object whose names differ: of two equal ones JSON would drop the first without a word."""
     data = dict(pairs)
@@ -150,7 +164,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _last_line_of(text: str, key: str) -> int | None:

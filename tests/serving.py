@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -102,9 +103,9 @@ class Server:
         assert reply.status_code == 200, reply.text
         return dict(reply.json())
 
-    def stream(self, prompt: str, **fields: Any) -> requests.Response:
+    def stream(self, prompt: str, **fields: Any) -> Stream:
         """An answer's stream, just begun."""
-        return self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True)
+        return Stream(self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True))
 
     def mint(self, name: str | None = None) -> tuple[str, str]:
         """A new key, and its id."""
@@ -124,7 +125,29 @@ class Server:
         path.write_text(json.dumps({**config, "SelectedModel": profile}), encoding="utf-8")
 
 
-def events_of(reply: requests.Response) -> list[Any]:
-    """The data of a whole stream's events; "[DONE]" as it is."""
-    datas = [line.decode()[6:] for line in reply.iter_lines() if line.startswith(b"data: ")]
-    return [data if data == "[DONE]" else json.loads(data) for data in datas]
+class Stream:
+    """A stream of server-sent events that is being read."""
+
+    def __init__(self, reply: requests.Response) -> None:
+        assert reply.status_code == 200, reply.text
+        self.reply = reply
+        self._lines = reply.iter_lines(chunk_size=1)
+
+    def next(self) -> Any:
+        """The data of the next event; "[DONE]" as it is. Raises StopIteration at the end."""
+        while not (line := next(self._lines)).startswith(b"data: "):
+            assert not line or line.startswith(b": ")
+        data = line[6:].decode()
+        return data if data == "[DONE]" else json.loads(data)
+
+    def rest(self) -> list[Any]:
+        """The data of all events that are left."""
+        events = []
+        with contextlib.suppress(StopIteration):
+            while True:
+                events.append(self.next())
+        return events
+
+    def close(self) -> None:
+        """Hang up."""
+        self.reply.close()

@@ -58,9 +58,10 @@ def refuse_bad(data: JsonObject) -> None:
         ("", "line 1"),
         ("[1]", "one JSON object"),
         ('{"a": 1,\n"b": {"x": 1, "x": 2}}', 'line 2: "x" stands there twice'),
-        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": {"c": "}"}, "s": "\\"bad",\n\n"b": "bad"}', 'line 3: "b" is bad'),
         ("[" * 100_000, "recursion"),
+        ('{"a": "\\ud800"}', "half a character"),
         ('{"a": ' + "9" * 5000 + "}", "digits"),
     ],
 )

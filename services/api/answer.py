@@ -30,7 +30,7 @@ class AnswerResource(Resource):
 
         The selected profile's template is filled with the session's last exchanges and the prompt. With `stream` true
         the reply is text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
-        `data: [DONE]`.
+        `data: [DONE]`. An error on the way is an event of its own, and the last.
         """
         answer = self._answers.open(caller().id, json, _poll())
         if json.stream:
@@ -79,7 +79,7 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
 def _events(answer: Answer) -> Iterator[str]:
     try:
         for chunk in answer.chunks():
-            yield sse.event({"chunk": chunk})
+            yield sse.event({"chunk": chunk}) if chunk else sse.WAITING
         yield sse.event(answer.summary)
         yield sse.DONE
     except ClientGone:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from flask import Request, make_response
 from pydantic import BaseModel, Field, RootModel, ValidationError
@@ -14,6 +14,7 @@ from spectree.plugins.flask_plugin import FlaskPlugin
 
 from services.answers import Question
 from services.errors import InvalidRequest
+from services.json_file import parse_json
 from services.validation import Strict, explain
 
 
@@ -168,7 +169,7 @@ def read_json(request: Request) -> Any:
     """
     try:
         text = request.get_data().decode("utf-8")
-        return json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
+        return parse_json(text) if text.strip() else {}
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidRequest(f"the body is not JSON: {error.msg} ({where})", code="malformed_json") from None
@@ -176,10 +177,6 @@ def read_json(request: Request) -> Any:
         raise InvalidRequest("the body is not JSON: it is not UTF-8 text", code="malformed_json") from None
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}", code="malformed_json") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 class StrictFlask(FlaskPlugin):

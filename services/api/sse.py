@@ -8,6 +8,8 @@ from typing import Any
 
 from flask import Response
 
+# A comment: it shows that the server is there, and clients pass it over.
+WAITING = ": waiting\n\n"
 DONE = "data: [DONE]\n\n"
 
 

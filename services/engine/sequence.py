@@ -121,6 +121,7 @@ class EngineGeneration:
             try:
                 event = self._events.get(timeout=POLL_SECONDS)
             except queue.Empty:
+                yield ""
                 continue
             if isinstance(event, HearthError):
                 raise event

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from services import errors
+from services.api.errors import handle_errors, status_of
+from tests.serving import Server
+
+
+def all_errors() -> list[type[errors.HearthError]]:
+    found, left = [], [errors.HearthError]
+    while left:
+        found.append(left.pop())
+        left += found[-1].__subclasses__()
+    return found
+
+
+def test_the_tree_is_drawn_whole() -> None:
+    assert errors.__doc__
+    for kind in all_errors():
+        assert kind.__name__ in errors.__doc__
+        assert status_of(kind.__new__(kind)) in (400, 401, 403, 404, 422, 499, 500, 503)
+
+
+def test_an_unforeseen_error_tells_the_caller_nothing_and_the_log_all(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("test")
+    handle_errors(app)
+
+    @app.get("/")
+    def fail() -> str:
+        raise ZeroDivisionError("secret")
+
+    reply = app.test_client().get("/")
+    assert reply.status_code == 500
+    assert "secret" not in reply.text
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("PUT", "/answer", 405),
+        ("POST", "/health", 405),
+        ("DELETE", "/models/", 405),
+        ("GET", "/models/model", 405),
+    ],
+)
+def test_flasks_own_errors_have_the_one_shape(server: Server, method: str, path: str, status: int) -> None:
+    reply = server.request(method, path)
+    assert reply.status_code == status
+    assert set(reply.json()) == {"message", "error"}
+    assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert status != 405 or "Allow" in reply.headers
+
+
+@pytest.mark.parametrize("size", [2**20 + 1, 5_000_000])
+def test_a_body_over_a_megabyte_is_refused(server: Server, size: int) -> None:
+    reply = server.request("POST", "/answer", data=b" " * size)
+    assert (reply.status_code, reply.json()["message"]) == (413, "the body is larger than 1 MB")
+
+
+def test_a_body_of_unknown_length_over_a_megabyte_is_refused(server: Server) -> None:
+    reply = server.request("POST", "/answer", data=iter([b" " * 2**18] * 5))
+    assert reply.status_code == 413
+    assert server.request("POST", "/answer", data=iter([b'{"prompt": ', b'"Count to 3."}'])).json()["result"] == "1, 2, 3."
+
+
+def exchange(server: Server, data: bytes) -> bytes:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(data)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nbad header\r\n\r\n", b"400"),
+        (b"POST /answer HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400"),
+        (b"POST /answer HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
+        (b"GET /health HTTP/1.1\r\nX: " + b"x" * 300_000 + b"\r\n\r\n", b"431"),
+        (b"POST /answer HTTP/1.1\r\nTransfer-Encoding: strange\r\n\r\n", b"501"),
+    ],
+)
+def test_what_is_not_http_gets_the_same_shape(server: Server, data: bytes, status: bytes) -> None:
+    received = exchange(server, data)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status) or head.startswith(b"HTTP/1.0 " + status)
+    assert b"application/json" in head
+    assert body.startswith(b'{"message": ')
+
+
+def test_the_openapi_document_names_every_route(server: Server) -> None:
+    document: dict[str, Any] = server.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/answer",
+        "/answer/{number}",
+        "/answer/{owner}/{number}",
+        "/models",
+        "/models/model",
+        "/auth",
+        "/auth/key",
+        "/auth/key/{id_}",
+        "/health",
+    }
+    answer = document["paths"]["/answer"]["post"]
+    assert {"200", "400", "401", "413", "503"} <= set(answer["responses"])
+    assert "prompt" in document["components"]["schemas"]["AnswerRequest"]["required"]

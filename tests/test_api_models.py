@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving import Server
+from tests.test_api_answer import ENDLESS
+from tests.tiny import GUIDE
+
+Serve = Callable[..., Server]
+
+
+def config_of(server: Server) -> dict[str, Any]:
+    return dict(json.loads((server.data / "config.json").read_text(encoding="utf-8")))
+
+
+def test_the_models_are_listed_with_what_each_is(server: Server) -> None:
+    listed = server.get("/models").json()
+    assert listed["models"] == ["guide.gguf"]
+    details = listed["details"]["guide.gguf"]
+    assert (details["architecture"], details["quantization"], details["n_ctx_train"]) == ("llama", "Q8_0", 2048)
+    assert (details["weights"], details["size"]) == (3_507_616, GUIDE.stat().st_size)
+    assert (listed["selected"], listed["profiles"]) == ("Guide", ["Guide", "Pirate", "Qwen"])
+
+
+def test_switching_changes_profile_and_model_at_once_and_for_good(serve: Serve, models: Path) -> None:
+    shutil.copy(GUIDE, models / "other.gguf")
+    server = serve(models=models)
+    reply = server.post("/models/model", {"model": "other.gguf", "model_config": "Pirate"})
+    assert reply.json() == {"model_status": True}
+    answer = server.ask("What is the capital of France?", memory_k=0)
+    assert answer["result"] == "Arr! The capital of France is Paris."
+    assert (answer["model"], answer["profile"]) == ("other.gguf", "Pirate")
+    assert config_of(server)["SelectedModel"] == "Pirate"
+    assert config_of(server)["Pirate"]["model"] == "other.gguf"
+    server.stop()
+    server.start()
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "Arr! 7 plus 5 is 12."
+    assert server.post("/models/model/", {"model": "guide.gguf", "model_config": "Guide"}).status_code == 200
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+
+
+def test_a_derived_key_may_switch(serve: Serve) -> None:
+    server = serve()
+    key, _ = server.mint()
+    assert server.post("/models/model", {"model": "guide.gguf", "model_config": "Pirate"}, key=key).status_code == 200
+
+
+def test_an_answer_in_flight_finishes_on_the_old_model(serve: Serve, models: Path) -> None:
+    server = serve(models=models)
+    server.edit_config("Random", **{**ENDLESS, "max_tokens": 600})
+    server.select("Random")
+    stream = server.stream("Go on")
+    first = stream.next()
+    assert server.post("/models/model", {"model": "guide.gguf", "model_config": "Guide"}).status_code == 200
+    assert server.ask("What is 7 plus 5?", memory_k=0)["model"] == "guide.gguf"
+    *_, whole, done = stream.rest()
+    assert first
+    assert (whole["model"], whole["usage"]["completion_tokens"], done) == ("random.gguf", 600, "[DONE]")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"model": "none.gguf", "model_config": "Guide"}, 404, "model"),
+        ({"model": "guide.gguf", "model_config": "None"}, 404, "model_config"),
+        ({"model": "guide.gguf", "model_config": "SelectedModel"}, 404, "model_config"),
+        ({"model": "../config.json", "model_config": "Guide"}, 400, "model"),
+        ({"model": "/etc/passwd", "model_config": "Guide"}, 400, "model"),
+        ({"model": "out.gguf", "model_config": "Guide"}, 400, "model"),
+        ({"model": "text.gguf", "model_config": "Guide"}, 422, "model"),
+        ({"model": "cut.gguf", "model_config": "Guide"}, 422, "model"),
+        ({"model": "strange.gguf", "model_config": "Guide"}, 422, "model"),
+        ({"model": "guide.gguf", "model_config": "Broken"}, 422, "model"),
+        ({"model": "guide.gguf"}, 400, "model_config"),
+        ({"model_config": "Guide"}, 400, "model"),
+        ({"model": 5, "model_config": "Guide"}, 400, "model"),
+        ({"model": "", "model_config": "Guide"}, 400, "model"),
+        ({"model": "guide.gguf", "model_config": "Guide", "extra": 1}, 400, "extra"),
+    ],
+)
+def test_a_switch_that_cannot_be_changes_nothing(bad_models: Server, body: dict[str, Any], status: int, param: str) -> None:
+    before = config_of(bad_models)
+    reply = bad_models.post("/models/model", body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (status, param), reply.text
+    assert config_of(bad_models) == before
+    assert bad_models.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+
+
+@pytest.fixture(scope="module")
+def bad_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("bad")
+    models = folder / "models"
+    models.mkdir()
+    shutil.copy(GUIDE, models)
+    (folder / "outside.gguf").write_bytes(GUIDE.read_bytes())
+    (models / "out.gguf").symlink_to(folder / "outside.gguf")
+    (models / "text.gguf").write_text("I am no model")
+    (models / "cut.gguf").write_bytes(GUIDE.read_bytes()[:1_000_000])
+    # A whole GGUF file, of an architecture that llama.cpp does not know.
+    strange = GUIDE.read_bytes().replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0lxxxa", 1)
+    (models / "strange.gguf").write_bytes(strange)
+    server = Server(folder / "data", models=models)
+    server.edit_config("Broken", model="guide.gguf", template="{input}", cache_type_v="q8_0", flash_attn=False)
+    yield server.start()
+    server.stop()
+
+
+def test_a_damaged_file_is_named_before_llama_cpp_sees_it(bad_models: Server) -> None:
+    reply = bad_models.post("/models/model", {"model": "cut.gguf", "model_config": "Guide"})
+    assert "cut short" in reply.json()["message"]
+    assert "cut short" in bad_models.get("/models").json()["details"]["cut.gguf"]["problem"]
+    assert "out.gguf" not in bad_models.get("/models").json()["models"]
+
+
+def test_a_hand_edit_takes_effect_on_the_next_request(serve: Serve) -> None:
+    server = serve()
+    server.edit_config("Guide", template="You are a pirate.\n\n{chat_history}\nHuman: {input}\nAI:")
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"].startswith("Arr!")
+    server.edit_config("Guide", n_ctx=128)
+    refused = server.post("/answer", {"prompt": "window " * 200})
+    assert "holds 128" in refused.json()["message"]
+    server.select("Pirate")
+    assert server.ask("What is 7 plus 5?", memory_k=0)["profile"] == "Pirate"
+
+
+def test_a_broken_edit_is_reported_while_the_last_good_state_serves_on(serve: Serve) -> None:
+    server = serve()
+    path = server.data / "config.json"
+    good = path.read_text()
+    path.write_text(good.replace('"n_ctx": 2048,', '"n_ctx": 2048', 1))
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+    assert "config.json, line 6, column 5" in server.get("/models").json()["config_problem"]
+    assert "config.json, line 6, column 5" in server.log()
+    switch = server.post("/models/model", {"model": "guide.gguf", "model_config": "Pirate"})
+    assert (switch.status_code, switch.json()["error"]["code"]) == (500, "damaged_file")
+    path.write_text(good)
+    assert "config_problem" not in server.get("/models").json()
+
+
+def test_without_a_model_the_server_starts_and_says_what_to_do(serve: Serve, tmp_path: Path) -> None:
+    models = tmp_path / "none"
+    models.mkdir()
+    server = serve(models=models, ready=False)
+    server.wait_for("down")
+    assert server.get("/models").json()["models"] == []
+    for stream in (False, True):
+        reply = server.post("/answer", {"prompt": "Hi", "stream": stream})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_model")
+        assert "there is no file guide.gguf in the models folder" in reply.json()["message"]
+        assert "POST /models/model" in reply.json()["message"]
+    shutil.copy(GUIDE, models)
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+    assert server.get("/health").json() == {"status": "ready"}

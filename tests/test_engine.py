@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from services.backend import Finish, GenerationRequest, LoadSettings, Prompt, Sampling
+from services.engine import engine as engine_module
+from services.engine.engine import Engine
+from services.engine.runner import Runner
+from services.errors import BadModelFile, EngineFailure, Unavailable
+from tests.tiny import GUIDE
+
+HEAD = "You are the guide of this server.\n\n\nHuman: "
+QUESTIONS = [
+    "What is the capital of France?",
+    "What is 7 plus 5?",
+    "Count to 9.",
+    "How do I mint a key?",
+    "Who wrote Don Quixote?",
+]
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    made = Engine(LoadSettings(GUIDE, 2048))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def endless(random_model: Path) -> Iterator[Engine]:
+    made = Engine(LoadSettings(random_model, 4096))
+    yield made
+    made.close()
+
+
+def request(
+    engine: Engine, text: str, max_tokens: int = 200, sampling: Sampling = GREEDY, **fields: Any
+) -> GenerationRequest:
+    return GenerationRequest(tuple(engine.tokenize(Prompt(text))), max_tokens, sampling, **fields)
+
+
+def run(engine: Engine, text: str, **fields: Any) -> tuple[str, Finish]:
+    generation = engine.submit(request(engine, text, **fields))
+    said = "".join(generation.chunks(lambda: None))
+    assert generation.finish
+    return said, generation.finish
+
+
+def test_greedy_answers_are_those_of_llama_cpp_python(engine: Engine) -> None:
+    plain = llama_cpp.Llama(str(GUIDE), n_ctx=2048, verbose=False, flash_attn=True)
+    for question in QUESTIONS:
+        prompt = f"{HEAD}{question}\nAI:"
+        theirs = plain.create_completion(prompt, max_tokens=200, temperature=0, repeat_penalty=1.0)
+        assert run(engine, prompt)[0] == theirs["choices"][0]["text"]  # type: ignore[index]
+    plain.close()
+
+
+def test_four_at_once_are_answered_as_each_alone(engine: Engine) -> None:
+    prompts = [f"{HEAD}{question}\nAI:" for question in QUESTIONS[:4]]
+    alone = [run(engine, prompt, owner=str(n))[0] for n, prompt in enumerate(prompts)]
+    together: dict[int, str] = {}
+
+    def ask(n: int) -> None:
+        together[n] = run(engine, prompts[n], owner=f"again {n}")[0]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[n] for n in range(4)] == alone
+
+
+def test_counts_reasons_and_times(engine: Engine) -> None:
+    prompt = f"{HEAD}Count to 9.\nAI:"
+    said, finish = run(engine, prompt, owner="counting")
+    n_prompt = len(engine.tokenize(Prompt(prompt)))
+    assert (said, finish.reason, finish.prompt_tokens, finish.cached_tokens) == (
+        " 1, 2, 3, 4, 5, 6, 7, 8, 9.",
+        "stop",
+        n_prompt,
+        0,
+    )
+    assert 0 < finish.timings["first_token_ms"] <= finish.timings["total_ms"]
+    cut, finish = run(engine, prompt, max_tokens=4, owner="counting")
+    assert said.startswith(cut)
+    assert (finish.reason, finish.completion_tokens, finish.cached_tokens) == ("length", 4, n_prompt - 1)
+    cut, finish = run(engine, prompt, stop=(" 5",), owner="counting")
+    assert (cut, finish.reason) == (" 1, 2, 3, 4,", "stop")
+
+
+def test_computed_state_is_not_shared_between_owners(engine: Engine) -> None:
+    assert run(engine, f"{HEAD}Say apple.\nAI:", owner="a")[1].cached_tokens == 0
+    assert run(engine, f"{HEAD}Say apple.\nAI:", owner="b")[1].cached_tokens == 0
+    assert run(engine, f"{HEAD}Say apple.\nAI:", owner="b")[1].cached_tokens > 0
+
+
+def test_a_seed_repeats_the_draw(engine: Engine) -> None:
+    prompt = f"{HEAD}Tell me about yourself.\nAI:"
+
+    def drawn(seed: int) -> str:
+        return run(engine, prompt, max_tokens=40, sampling=Sampling(temperature=2, top_k=0, top_p=1.0, seed=seed))[0]
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(5)}) > 1
+
+
+def test_the_repeat_penalty_counts_the_prompt(engine: Engine) -> None:
+    prompt = f"{HEAD}Repeat after me: apple apple\nAI:"
+    assert run(engine, prompt)[0] == " Apple apple."
+    assert (
+        "apple apple"
+        not in run(engine, prompt, sampling=Sampling(temperature=0, repeat_penalty=10.0), max_tokens=20)[0].lower()
+    )
+
+
+def test_cancelling_while_decoding_frees_the_engine(endless: Engine) -> None:
+    generation = endless.submit(request(endless, "Go on", max_tokens=4000))
+    chunks = generation.chunks(lambda: None)
+    next(chunks)
+    generation.cancel()
+    generation.cancel()
+    assert run(endless, "Hi", max_tokens=2)[1].timings["queued_ms"] < 1000
+    assert generation.finish is None
+
+
+def test_cancelling_while_reading_a_prompt_frees_the_engine(endless: Engine) -> None:
+    reading = endless.submit(request(endless, "Go on and on. " * 500, max_tokens=10))
+    time.sleep(0.1)
+    reading.cancel()
+    finish = run(endless, "Hi", max_tokens=2)[1]
+    # Reading it all takes seconds; one chunk of it is waited for.
+    assert finish.timings["queued_ms"] < 1000
+
+
+def test_cancelling_in_the_queue(endless: Engine) -> None:
+    first = endless.submit(request(endless, "Go on", max_tokens=300))
+    second = endless.submit(request(endless, "Go on", max_tokens=4000))
+    second.cancel()
+    assert len(list(first.chunks(lambda: None))) > 0
+    assert first.finish
+    assert first.finish.completion_tokens == 300
+    assert run(endless, "Hi", max_tokens=2)[1].timings["queued_ms"] < 1000
+
+
+def test_closing_fails_what_is_in_flight_and_what_comes_after(random_model: Path) -> None:
+    engine = Engine(LoadSettings(random_model, 4096))
+    running, waiting = (engine.submit(request(engine, "Go on", max_tokens=4000)) for _ in range(2))
+    next(running.chunks(lambda: None))
+    late = request(engine, "Hi")
+    engine.close()
+    for generation in (running, waiting):
+        with pytest.raises(Unavailable):
+            list(generation.chunks(lambda: None))
+    with pytest.raises(Unavailable):
+        engine.submit(late)
+
+
+def test_a_failing_step_fails_the_running_request_and_the_engine_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> list[int]:
+        raise ZeroDivisionError("made up")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "decode", fail)
+        with pytest.raises(EngineFailure, match="made up"):
+            run(engine, "Hi")
+    assert run(engine, f"{HEAD}What is 7 plus 5?\nAI:")[0] == " 7 plus 5 is 12."
+
+
+def test_an_engine_that_fails_again_and_again_says_that_it_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(LoadSettings(GUIDE, 256))
+
+    def fail(*_: Any) -> list[int]:
+        raise ZeroDivisionError("made up")
+
+    monkeypatch.setattr(Runner, "decode", fail)
+    for _ in range(engine_module.MAX_FAILURES):
+        with pytest.raises(EngineFailure):
+            run(engine, "Hi")
+    engine._thread.join()
+    assert not engine.is_open
+    with pytest.raises(Unavailable):
+        run(engine, "Hi")
+    engine.close()
+
+
+@pytest.mark.parametrize("changes", [{"cache_type_v": "q8_0", "flash_attn": False}, {"file": Path("/nowhere.gguf")}])
+def test_what_llama_cpp_cannot_load_is_said(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadModelFile, match=r"llama\.cpp cannot"):
+        Engine(LoadSettings(**{"file": GUIDE, "n_ctx": 256, **changes}))
+
+
+def test_settings_reach_llama_cpp() -> None:
+    settings = LoadSettings(
+        GUIDE,
+        512,
+        n_threads=1,
+        n_threads_batch=1,
+        n_batch=32,
+        n_ubatch=16,
+        cache_type_k="q8_0",
+        cache_type_v="q8_0",
+        use_mmap=False,
+    )
+    engine = Engine(settings)
+    assert run(engine, f"{HEAD}What is the capital of France?\nAI:")[0] == " The capital of France is Paris."
+    assert engine.n_ctx == 512
+    engine.close()
+
+
+def test_a_context_larger_than_the_model_was_trained_for_is_cut() -> None:
+    engine = Engine(LoadSettings(GUIDE, 4096))
+    assert engine.n_ctx == 2048
+    engine.close()
