@@ -24,7 +24,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(*flags: str, ready: bool = True, models: Path | None = None, data: Path | None = None) -> Server:
-        made = Server(data or tmp_path / f"data{len(started)}", *flags, **({"models": models} if models else {}))
+        made = Server(data or tmp_path / f"data{len(started)}", *flags, models=models or GUIDE.parent)
         started.append(made)
         return made.start(ready)
 

@@ -35,7 +35,8 @@ class Server:
 
     def start(self, ready: bool = True) -> Server:
         """Start, wait until it listens and, unless told otherwise, until its model is loaded."""
-        command = [sys.executable, "main.py", "--port", "0", "--data", self.data, "--models", self.models, *self.flags]
+        folders = ["--data", str(self.data), "--models", str(self.models)]
+        command = [sys.executable, "main.py", "--port", "0", *folders, *self.flags]
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True)

@@ -76,7 +76,7 @@ def test_what_a_request_sets_goes_before_the_profile(server: Server) -> None:
     assert (cut["finish_reason"], cut["usage"]["completion_tokens"]) == ("length", 4)
     assert server.ask("Count to 9.", memory_k=0, stop=" 4")["result"] == "1, 2, 3,"
     assert server.ask("Count to 9.", memory_k=0, stop=["7", "5"])["result"] == "1, 2, 3, 4,"
-    wild = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "memory_k": 0}
+    wild: dict[str, Any] = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "memory_k": 0}
     drawn = [server.ask("Tell me about yourself.", seed=seed, **wild)["result"] for seed in (1, 1, 2, 3)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
@@ -236,17 +236,20 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"prompt": ["a"]}, "prompt: "),
     ({"prompt": "a", "colour": 1}, "colour: there is no such field"),
     ({"prompt": "a", "max_token": 1}, "did you mean max_tokens?"),
-    *[({"prompt": "a", "session_id": value}, "session_id: ") for value in ("1", 1.5, True, -1, 2**63, 1e300, [])],
-    *[({"prompt": "a", "max_tokens": value}, "max_tokens: ") for value in (0, -1, 2.5, 1e300, 2**63, "9")],
-    *[({"prompt": "a", "temperature": value}, "temperature: ") for value in (-0.1, 1e300, 2**63, "hot", True)],
-    *[({"prompt": "a", "top_p": value}, "top_p: ") for value in (-0.1, 1.1, 1e300, "1")],
-    *[({"prompt": "a", "top_k": value}, "top_k: ") for value in (-1, 0.5, 1e300, 2**63)],
-    *[({"prompt": "a", "repeat_penalty": value}, "repeat_penalty: ") for value in (0, -1, 1e300)],
-    *[({"prompt": "a", "memory_k": value}, "memory_k: ") for value in (-1, 0.5, 2**63, "5")],
-    *[({"prompt": "a", "seed": value}, "seed: ") for value in (-1, 2**63, 0.5)],
-    *[({"prompt": "a", "stop": value}, "stop") for value in ("", [""], ["a"] * 17, 5, [5], "x" * 257)],
-    *[({"prompt": "a", "stream": value}, "stream: ") for value in ("yes", 1)],
 ]
+BAD_VALUES: dict[str, list[Any]] = {
+    "session_id": ["1", 1.5, True, -1, 2**63, 1e300, []],
+    "max_tokens": [0, -1, 2.5, 1e300, 2**63, "9"],
+    "temperature": [-0.1, 1e300, 2**63, "hot", True],
+    "top_p": [-0.1, 1.1, 1e300, "1"],
+    "top_k": [-1, 0.5, 1e300, 2**63],
+    "repeat_penalty": [0, -1, 1e300],
+    "memory_k": [-1, 0.5, 2**63, "5"],
+    "seed": [-1, 2**63, 0.5],
+    "stop": ["", [""], ["a"] * 17, 5, [5], "x" * 257],
+    "stream": ["yes", 1],
+}
+BAD_BODIES += [({"prompt": "a", name: bad}, name) for name, values in BAD_VALUES.items() for bad in values]
 
 
 @pytest.mark.parametrize(("body", "says"), BAD_BODIES)

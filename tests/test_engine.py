@@ -59,7 +59,7 @@ def test_greedy_answers_are_those_of_llama_cpp_python(engine: Engine) -> None:
     for question in QUESTIONS:
         prompt = f"{HEAD}{question}\nAI:"
         theirs = plain.create_completion(prompt, max_tokens=200, temperature=0, repeat_penalty=1.0)
-        assert run(engine, prompt)[0] == theirs["choices"][0]["text"]  # type: ignore[index]
+        assert run(engine, prompt)[0] == theirs["choices"][0]["text"]
     plain.close()
 
 

@@ -1,0 +1,72 @@
+"""Imports run one way along the road of an answer: api → answers → backend ← engine."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.serving import ROOT
+
+FILES = sorted([*ROOT.glob("services/**/*.py"), *ROOT.glob("auth/*.py"), ROOT / "main.py"])
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+
+# Who may import the module, or the package, on the left.
+ONLY = {
+    "flask": ("services.api", "services.app", "services.server", "auth.authentication"),
+    "flask_restful": ("services.api", "services.app"),
+    "spectree": ("services.api",),
+    "waitress": ("services.server",),
+    "llama_cpp": (
+        "services.engine.runner",
+        "services.engine.sampling",
+        "services.engine.vocabulary",
+        "services.engine.native_log",
+    ),
+    "langchain_core": ("services.sessions",),
+    "cryptography": ("auth.keys",),
+    "services.engine": ("services.engine", "main"),
+    "services.app": ("main",),
+    "services.server": ("main",),
+    "services.api": ("services.api", "services.app", "services.server"),
+    "services.answers": ("services.api", "services.app"),
+    "auth.keys": ("auth", "services.app", "services.api"),
+    "auth.authentication": ("services.api", "services.app"),
+}
+
+
+def imported_by(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("target", ONLY)
+def test_only_those_named_import_it(target: str) -> None:
+    importers = {module for module, path in MODULES.items() if any(is_in(name, target) for name in imported_by(path))}
+    allowed = {module for module in importers if any(is_in(module, package) for package in ONLY[target])}
+    assert importers == allowed
+    assert importers, "nobody imports it: the table is out of date"
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    """No cycles, tested by taking away, again and again, what imports nothing that is left."""
+    left = {m: {n for n in imported_by(p) if n in MODULES and n != m} for m, p in MODULES.items()}
+    while free := [module for module, names in left.items() if not names & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left
+
+
+def test_files_hold_one_idea() -> None:
+    long = {module: n for module, path in MODULES.items() if (n := len(path.read_text().splitlines())) > 300}
+    assert not long
