@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # pip 23.1 and newer take a wheel that was built here before from their cache, hashes or not.
 PIP_VERSION=26.3
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+say() { printf '==> %s\n' "$*"; }
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
@@ -75,7 +75,10 @@ install_requirements() {
     if ! "$VENV/bin/python" -m pip --version | grep -q "^pip $PIP_VERSION "; then
         "$VENV/bin/python" -m pip install --quiet "pip==$PIP_VERSION" >"$LOG" 2>&1 || fail
     fi
-    "$VENV/bin/python" -m pip install --verbose --require-hashes -r "$file" >"$LOG" 2>&1 &
+    # A process group of its own, so that the compiler ends with pip where this script is interrupted.
+    set -m
+    "$VENV/bin/python" -m pip install --verbose --require-hashes -r "$file" </dev/null >"$LOG" 2>&1 &
+    set +m
     show_progress $! || fail
     echo "$want" >"$stamp"
 }
@@ -83,7 +86,7 @@ install_requirements() {
 # show_progress PID: until it ends, what pip is at, from its log; give its exit status.
 show_progress() {
     local pid=$1 line shown=""
-    trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
+    trap 'kill -- "-$pid" 2>/dev/null; die "interrupted; run this again: it goes on where it stopped."' INT TERM
     while kill -0 "$pid" 2>/dev/null; do
         line=$(progress_line)
         if [[ -n $line && $line != "$shown" ]]; then
