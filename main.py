@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -20,9 +21,11 @@ log = logging.getLogger("hearth")
 def main() -> int:
     """Run the command that the arguments name; return the exit status."""
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
+    parser.add_argument("command", nargs="?", choices=["serve"], default="serve", help="serve: the default")
     add_flags(parser)
+    flags = vars(parser.parse_args())
     try:
-        settings = read_settings(vars(parser.parse_args()), os.environ)
+        settings = read_settings(flags, os.environ)
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -31,45 +34,53 @@ def main() -> int:
     try:
         return serve(settings)
     except HearthError as error:
-        print(f"Hearth cannot start. {error.message}", file=sys.stderr)
+        return _refuse(error.message)
     except OSError as error:
-        print(f"Hearth cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
-    return 1
+        return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    except ModuleNotFoundError as error:
+        return _refuse(f"There is no {error.name} in this Python. Type: source .venv/bin/activate, or use ./setup.sh run")
+    except KeyboardInterrupt:
+        return 130
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or Ctrl+C. Raises HearthError or OSError where it cannot start."""
     from services.app import create_app
     from services.engine.pool import EnginePool
-    from services.server import make_server
+    from services.server import make_server, port_of
 
     pool = EnginePool()
+    _stop_on_signals(pool)
     app = create_app(settings, pool)
     server = make_server(app, settings)
+    url = f"http://{settings.host}:{port_of(server)}"
     parts = app.extensions["hearth"]
-    _introduce(server, settings, parts["keys"].mint_master())
+    _introduce(url, parts["keys"].mint_master())
     threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        # The engine first, so that streams end with an error event rather than in the middle of a word.
-        print("Hearth stops.", flush=True)
-        pool.close()
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     server.run()
     return 0
 
 
-def _introduce(server: Any, settings: Settings, master: Any) -> None:
+def _stop_on_signals(pool: Any) -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, signal.SIG_IGN)
+        # The engine first, so that streams end with an error event rather than in the middle of a word.
+        pool.close()
+        with contextlib.suppress(OSError):
+            print("Hearth stops.", flush=True)
+        raise SystemExit(0)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+
+
+def _introduce(url: str, master: Any) -> None:
     """Say where it listens and, the first time, what the master key is."""
-    url = f"http://{settings.host}:{server.effective_port}"
     if master:
         print(
             f"\nYour master key, shown this once:\n\n    {master.key}\n\nTry it:\n\n"
-            f"    curl -s {url}/answer -H 'Authorization: {master.key}' "
-            """-d '{"prompt": "What can you do?", "session_id": 1}'\n"""
+            f"""    curl -s {url}/answer -H 'Authorization: {master.key}' -d '{{"prompt": "What can you do?"}}'\n"""
         )
     print(f"Hearth listens on {url} (Ctrl+C stops it).", flush=True)
 
@@ -78,6 +89,11 @@ def _warm_up(answers: Any) -> None:
     problem = answers.warm_up()
     if problem:
         log.error("%s", problem.message)
+
+
+def _refuse(reason: str) -> int:
+    print(f"Hearth cannot start. {reason}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

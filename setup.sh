@@ -2,15 +2,18 @@
 # Set Hearth up: ./setup.sh · ./setup.sh run [FLAGS] · ./setup.sh test [PYTEST ARGUMENTS]
 # Each step is done only where it is missing, so it can be interrupted and run again.
 set -euo pipefail
+CALLED_FROM=$PWD
 cd "$(dirname "$0")"
 
-VENV=.venv
+VENV=$PWD/.venv
 LOG=$VENV/setup.log
 # llama.cpp for this very CPU, without the parts that Hearth does not use (vision, and HTTPS of llama.cpp's own downloads).
 export CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # pip 23.1 and newer take a wheel that was built here before from their cache, hashes or not.
 PIP_VERSION=26.3
+TTY=""
+[[ ! -t 1 ]] || TTY=1
 
 say() { printf '==> %s\n' "$*"; }
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit 1; }
@@ -38,10 +41,15 @@ install_system_packages() {
     local missing=() python
     python=$(find_python)
     [[ -n $python ]] || missing+=(python3)
-    if [[ -z $python ]] || ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then missing+=(python3-venv); fi
+    if [[ -z $python ]]; then
+        missing+=(python3-venv)
+    elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+        missing+=("$(basename "$python")-venv")
+    fi
     has c++ && has cc || missing+=(build-essential)
     has cmake || missing+=(cmake)
     has ninja || has make || missing+=(ninja-build)
+    has curl || missing+=(curl)
     [[ ${#missing[@]} -gt 0 ]] || return 0
 
     local as_root=()
@@ -51,52 +59,76 @@ install_system_packages() {
     fi
     has apt-get || die "these packages are needed, and there is no apt-get to install them: ${missing[*]}. Install what your system calls them, then run this again."
     say "Installing system packages: ${missing[*]}"
-    { "${as_root[@]}" apt-get update -q && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } ||
+    { "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300 update -q &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}"; } ||
         die "apt-get could not install these packages: ${missing[*]}. Have them installed, then run this again."
     [[ -n $(find_python) ]] || die "Python 3.10 or newer is needed, and this system's is older: $(python3 --version)."
 }
 
+# The environment, with pip; anew where it was not finished, or no longer works.
 make_venv() {
-    if [[ -x $VENV/bin/python ]] && "$VENV/bin/python" -c 'import pip' 2>/dev/null; then return; fi
-    say "Making $VENV"
+    if [[ -f $VENV/made ]] && "$VENV/bin/python" -c 'import pip' 2>/dev/null; then return; fi
+    say "Making .venv"
     rm -rf "$VENV"
     "$(find_python)" -m venv "$VENV"
+    "$VENV/bin/python" -m pip install --quiet "pip==$PIP_VERSION" >"$LOG" 2>&1 || fail
+    touch "$VENV/made"
 }
 
-# install_requirements FILE: what FILE pins, unless the stamp says that it is there already.
+# What llama.cpp is compiled for: the options, and what this CPU can do.
+build_id() { { echo "$CMAKE_ARGS"; uname -m; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo || true; } | sha256sum; }
+
+# What an installation of FILE depends on.
+stamp_of() { { cat "$1"; build_id; } | sha256sum; }
+
+is_installed() { [[ -f $VENV/made && -f $VENV/$1.installed && $(<"$VENV/$1.installed") == "$(stamp_of "$1")" ]]; }
+
+# pip's cache may hold llama.cpp compiled for another CPU or with other options, and the environment too.
+forget_other_builds() {
+    local cache
+    cache=$("$VENV/bin/python" -m pip cache dir 2>/dev/null) || return 0
+    BUILD_NOTE=$cache/hearth-llama-build
+    if [[ -f $BUILD_NOTE && $(<"$BUILD_NOTE") == "$(build_id)" ]]; then return; fi
+    "$VENV/bin/python" -m pip cache remove llama_cpp_python >/dev/null 2>&1 || true
+    "$VENV/bin/python" -m pip uninstall --yes --quiet llama-cpp-python >/dev/null 2>&1 || true
+}
+
+# install_requirements FILE: what FILE pins, into the environment.
 install_requirements() {
-    local file=$1 stamp want
-    stamp=$VENV/$1.installed
-    want=$("$VENV/bin/python" --version; cat "$file"; echo "$CMAKE_ARGS")
-    want=$(sha256sum <<<"$want")
-    if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then return; fi
+    local file=$1
     say "Installing the packages of $file"
-    [[ -f $stamp ]] || echo "    llama.cpp is compiled for this CPU: about five minutes on two cores. $LOG has the details."
-    if ! "$VENV/bin/python" -m pip --version | grep -q "^pip $PIP_VERSION "; then
-        "$VENV/bin/python" -m pip install --quiet "pip==$PIP_VERSION" >"$LOG" 2>&1 || fail
+    BUILD_NOTE=""
+    forget_other_builds
+    if ! "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("llama_cpp"))'; then
+        echo "    Unless it was before, llama.cpp is compiled for this CPU: about five minutes on two cores."
+        echo "    .venv/setup.log has the details."
     fi
     # A process group of its own, so that the compiler ends with pip where this script is interrupted.
     set -m
     "$VENV/bin/python" -m pip install --verbose --require-hashes -r "$file" </dev/null >"$LOG" 2>&1 &
     set +m
     show_progress $! || fail
-    echo "$want" >"$stamp"
+    if [[ -n $BUILD_NOTE ]]; then mkdir -p "$(dirname "$BUILD_NOTE")" && build_id >"$BUILD_NOTE"; fi
+    stamp_of "$file" >"$VENV/$file.installed"
+    # What the tests need holds all that the server needs.
+    [[ $file != requirements-dev.txt ]] || stamp_of requirements.txt >"$VENV/requirements.txt.installed"
 }
 
 # show_progress PID: until it ends, what pip is at, from its log; give its exit status.
 show_progress() {
     local pid=$1 line shown=""
-    trap 'kill -- "-$pid" 2>/dev/null; die "interrupted; run this again: it goes on where it stopped."' INT TERM
+    trap 'kill -INT -- "-$pid" 2>/dev/null; wait "$pid"; die "interrupted; it can be run again."' INT TERM HUP
     while kill -0 "$pid" 2>/dev/null; do
         line=$(progress_line)
         if [[ -n $line && $line != "$shown" ]]; then
             shown=$line
-            if [[ -t 1 ]]; then printf '\r\033[K    %s' "$line"; else echo "    $line"; fi
+            if [[ -n $TTY ]]; then printf '\r\033[K    %s' "$line"; else echo "    $line"; fi
         fi
         sleep 2
     done
-    trap - INT TERM
-    [[ -t 1 ]] && printf '\r\033[K'
+    trap - INT TERM HUP
+    [[ -z $TTY ]] || printf '\r\033[K'
     wait "$pid"
 }
 
@@ -104,19 +136,19 @@ show_progress() {
 progress_line() {
     local last
     last=$(grep -aoE '^ *\[ *[0-9]+/[0-9]+\]|^ *\[ *[0-9]+%\]|^ *(Collecting|Installing collected|Preparing metadata|Installing build dependencies)[^(;]{0,60}' "$LOG" 2>/dev/null | tail -n 1)
-    awk -v coarse="$([[ -t 1 ]] || echo 1)" '
+    awk -v fine="${TTY:-0}" '
         match($0, /[0-9]+\/[0-9]+\]/) {
             split(substr($0, RSTART, RLENGTH - 1), n, "/"); percent = int(100 * n[1] / n[2])
-            if (coarse) percent -= percent % 10
+            if (!fine) percent -= percent % 10
             print "compiling llama.cpp: " percent " %"; next
         }
-        match($0, /[0-9]+%/) { percent = substr($0, RSTART, RLENGTH - 1) + 0; if (coarse) percent -= percent % 10; print "compiling llama.cpp: " percent " %"; next }
-        { sub(/^ +/, ""); if (coarse && /^Collecting/) { print "collecting packages"; next } print tolower(substr($0, 1, 1)) substr($0, 2) }' <<<"$last"
+        match($0, /[0-9]+%/) { percent = substr($0, RSTART, RLENGTH - 1) + 0; if (!fine) percent -= percent % 10; print "compiling llama.cpp: " percent " %"; next }
+        { sub(/^ +/, ""); if (!fine && /^Collecting/) { print "collecting packages"; next } print tolower(substr($0, 1, 1)) substr($0, 2) }' <<<"$last"
 }
 
 fail() {
     tail -n 25 "$LOG" >&2
-    die "that did not work; the lines above end $LOG. Once the cause is gone, run this again: it goes on where it stopped."
+    die "that did not work; the lines above end .venv/setup.log. Once the cause is gone, run this again."
 }
 
 command=${1:-setup}
@@ -127,19 +159,15 @@ case $command in
     *) usage >&2; die "there is no command $command" ;;
 esac
 
-install_system_packages
-make_venv
+wanted=requirements.txt
+[[ $command != test ]] || wanted=requirements-dev.txt
+if ! is_installed "$wanted"; then
+    install_system_packages
+    make_venv
+    install_requirements "$wanted"
+fi
 case $command in
-    setup)
-        install_requirements requirements.txt
-        say "Everything is set up. Type ./setup.sh run (or: source $VENV/bin/activate; python3 main.py) to serve on port 5000."
-        ;;
-    run)
-        install_requirements requirements.txt
-        exec "$VENV/bin/python" main.py "$@"
-        ;;
-    test)
-        install_requirements requirements-dev.txt
-        exec scripts/check "$@"
-        ;;
+    setup) say "Everything is set up. Type ./setup.sh run (or: source .venv/bin/activate; python3 main.py) to serve on port 5000." ;;
+    run) main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@" ;;
+    test) exec scripts/check "$@" ;;
 esac

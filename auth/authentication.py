@@ -40,8 +40,8 @@ def guard(app: Flask, keys: KeyStore) -> None:
             key = _given_key()
             identity = keys.check(key) if key else None
             if identity is None:
-                what = "this key is not valid" if key else "a key is needed"
-                raise NotAuthenticated(f"{what}: send it as the header Authorization: KEY", param="Authorization")
+                what = "this key is not valid" if key else "a key is needed: send it as the header Authorization: KEY"
+                raise NotAuthenticated(what, param="Authorization")
             g.identity = identity
 
 

@@ -19,14 +19,15 @@ from typing import Any
 from cryptography.hazmat.primitives import constant_time, hashes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from services.errors import InvalidRequest, NotFound
+from services.errors import InvalidRequest, NotFound, Unavailable
 from services.json_file import JsonFile, JsonObject, Misfit
 
 MASTER = "0"
 PREFIX = "hearth-"
 # From OWASP's password storage cheat sheet: of its equal choices, the one that takes 16 MiB.
 _SCRYPT = {"n": 2**14, "r": 8, "p": 5}
-_REMEMBERED = 1024
+# How many seconds a request may wait for others' keys to be stretched, so that guesses do not take every thread.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class KeyStore:
     """The keys.
 
     Any thread may call it; the file protects itself. `_stretching` lets one scrypt run at a time, so that guesses at a
-    typed key cannot take every core; `_proofs` remembers what was proven, under a secret of this process.
+    typed key cannot take every core; `_proofs` holds what was proven, under a secret of this process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,11 +66,14 @@ class KeyStore:
         self._file = JsonFile(path, check=_check, private=True)
         self._secret = secrets.token_bytes(32)
         self._stretching = threading.Lock()
-        self._proofs: dict[bytes, bool] = {}
+        self._proofs: set[bytes] = set()
         self._entries()
 
     def check(self, key: str) -> Identity | None:
-        """Whose key it is; None where it is nobody's. Every stored hash is compared, whether or not one has matched."""
+        """Whose key it is; None where it is nobody's. Every random key's hash is compared, even after one has matched.
+
+        Raises Unavailable where a typed key cannot be checked soon, since others' are.
+        """
         entries = self._entries()
         digest = _sha256(key.encode())
         found = None
@@ -85,11 +89,13 @@ class KeyStore:
 
     def mint(self, name: str | None = None) -> MintedKey:
         """Make a key, store its hash, and return it. Raises StorageFailed."""
-        return self._add(secrets.token_hex(4), name)
+        while (minted := self._add(secrets.token_hex(4), name)) is None:
+            pass
+        return minted
 
     def mint_master(self) -> MintedKey | None:
-        """Make the master key where there is none yet."""
-        return None if MASTER in self._entries() else self._add(MASTER, "master")
+        """Make the master key, where there is none yet. Raises StorageFailed."""
+        return self._add(MASTER, "master")
 
     def list(self) -> list[dict[str, Any]]:
         """Every key's id, name and time of making; neither keys nor hashes."""
@@ -105,9 +111,12 @@ class KeyStore:
             if data.pop(id_, None) is None:
                 raise NotFound(f"there is no key {id_}", param="id", code="key_not_found")
 
-    def _add(self, id_: str, name: str | None) -> MintedKey:
+    def _add(self, id_: str, name: str | None) -> MintedKey | None:
+        """Make a key of this id; None where there is one already."""
         key = PREFIX + secrets.token_urlsafe(32)
         with self._file.edit() as data:
+            if id_ in data:
+                return None
             data[id_] = {"name": name, "created": _now(), "hash": f"sha256:{_sha256(key.encode()).hex()}"}
         return MintedKey(id_, key)
 
@@ -126,15 +135,19 @@ class KeyStore:
         return data
 
     def _proves(self, key: str, digest: bytes, stored: str) -> bool:
-        """Whether `key` is the one behind a scrypt hash. Only the first time costs the stretching."""
-        with self._stretching:
-            mark = _sha256(self._secret + digest + stored.encode())
-            if mark not in self._proofs:
-                salt = bytes.fromhex(stored.split(":")[1])
-                while len(self._proofs) >= _REMEMBERED:
-                    self._proofs.pop(next(iter(self._proofs)))
-                self._proofs[mark] = _equal(stored, _stretch(key, salt))
-            return self._proofs[mark]
+        """Whether `key` is the one behind a scrypt hash. Once proven, it costs no more stretching."""
+        mark = _sha256(self._secret + digest + stored.encode())
+        if mark in self._proofs:
+            return True
+        if not self._stretching.acquire(timeout=_PATIENCE):
+            raise Unavailable("too many unknown keys are being checked", code="too_busy", retry_after=2)
+        try:
+            proven = _equal(stored, _stretch(key, salt=bytes.fromhex(stored.split(":")[1])))
+        finally:
+            self._stretching.release()
+        if proven:
+            self._proofs.add(mark)
+        return proven
 
 
 def _stretch(key: str, salt: bytes | None = None) -> str:
@@ -159,11 +172,13 @@ def _now() -> str:
 def _check(data: JsonObject) -> None:
     """Raise Misfit, naming the entry, where `data` does not hold keys."""
     for id_, entry in data.items():
+        if not id_ or "/" in id_:
+            raise Misfit((id_,), f'"{id_}" is no id of a key')
         if isinstance(entry, str):
             if not entry.strip():
-                raise Misfit(id_, f'key "{id_}" is empty; remove the line, and a start of the server makes a master key')
+                raise Misfit((id_,), f'key "{id_}" is empty; remove the line, and a start of the server makes a master key')
         elif not isinstance(entry, dict) or not _is_hash(entry.get("hash")):
-            raise Misfit(id_, f'key "{id_}" should be a key, or an object with a "hash" that the server wrote')
+            raise Misfit((id_,), f'key "{id_}" should be a key, or an object with a "hash" that the server wrote')
 
 
 def _is_hash(value: Any) -> bool:

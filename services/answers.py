@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
 
-from services.backend import Backend, Generation, GenerationRequest, Health, Model
+from services.backend import Backend, Generation, GenerationRequest, Health, LoadSettings, Model
 from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
 from services.models import ModelFiles
 from services.profiles import Config, Profiles
@@ -24,12 +23,14 @@ from services.validation import (
     Seed,
     SessionId,
     Share,
-    StopString,
     StopStrings,
     Strict,
     Temperature,
     TopK,
 )
+
+# However large a request's memory_k, what is kept in memory only stays small.
+MAX_UNSAVED = 100
 
 Poll = Callable[[], None]
 
@@ -45,7 +46,7 @@ class Question(Strict):
     top_p: Share | None = None
     top_k: TopK | None = None
     repeat_penalty: RepeatPenalty | None = None
-    stop: StopStrings | StopString | None = None
+    stop: StopStrings | None = None
     seed: Seed | None = None
 
     @field_validator("prompt")
@@ -54,10 +55,6 @@ class Question(Strict):
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         return prompt
-
-    def stop_strings(self) -> list[str] | None:
-        """The stop strings as a list; None where the profile decides."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop
 
     def sampling(self) -> dict[str, float | int]:
         """The sampling parameters that it sets."""
@@ -131,6 +128,8 @@ class Answers:
         self._turn = threading.Lock()
         self._n_open = 0
         self._warming = False
+        self._broken: LoadSettings | None = None
+        """What could not be loaded when last tried."""
 
     def open(self, owner: str, question: Question, poll: Poll) -> Answer:
         """Start to answer. `poll` is called while waiting, and raises to give up.
@@ -144,7 +143,13 @@ class Answers:
             config = self._profiles.config()
             model = stack.enter_context(self._lease(config))
             memory_k = config.profile.memory_k if question.memory_k is None else question.memory_k
-            talk = _Talk(self._sessions, owner, question.session_id, memory_k, max(memory_k, config.profile.memory_k))
+            talk = _Talk(
+                self._sessions,
+                owner,
+                question.session_id,
+                memory_k,
+                max(config.profile.memory_k, min(memory_k, MAX_UNSAVED)),
+            )
             fitted = self._fit(config, model, talk.window(), question)
             generation = model.submit(_request(config, fitted, question, owner))
             stack.callback(generation.cancel)
@@ -157,7 +162,7 @@ class Answers:
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
-        with self._sessions.turn(key, poll):
+        with self._place(), self._sessions.turn(key, poll):
             self._sessions.history(key).clear()
 
     def switch(self, model: str, profile: str) -> None:
@@ -166,9 +171,13 @@ class Answers:
         Raises InvalidRequest for a name that leaves the models folder, NotFound, BadModelFile, DamagedFile, StorageFailed.
         """
         chosen = self._profiles.config().named(profile)
-        path = self._files.check(model)
-        with self._backend.lease(chosen.load_settings(path)):
-            self._profiles.select(profile, model)
+        checked = self._files.check(model)
+        settings = chosen.load_settings(checked)
+        with self._place(), self._backend.lease(settings):
+            self._profiles.select(profile, checked.name)
+            # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
+            with self._backend.lease(settings):
+                self._broken = None
 
     def warm_up(self) -> HearthError | None:
         """Load the selected profile's model; return why that failed, where it did."""
@@ -183,12 +192,12 @@ class Answers:
 
     def health(self) -> Health:
         """Whether an answer can be had: ready, loading or down."""
-        health = self._backend.health()
-        if health == "ready":
-            try:
-                self._file(self._profiles.config())
-            except HearthError:
+        try:
+            if self._settings(self._profiles.config()) == self._broken:
                 return "down"
+        except HearthError:
+            return "down"
+        health = self._backend.health()
         return "loading" if health == "down" and self._warming else health
 
     @contextmanager
@@ -207,17 +216,19 @@ class Answers:
     @contextmanager
     def _lease(self, config: Config) -> Iterator[Model]:
         """The selected profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
-        settings = config.profile.load_settings(self._file(config))
+        settings = self._settings(config)
         with ExitStack() as stack:
             try:
                 model = stack.enter_context(self._backend.lease(settings))
+                self._broken = None
             except BadModelFile as error:
+                self._broken = settings
                 raise _no_model(config, error) from error
             yield model
 
-    def _file(self, config: Config) -> Path:
+    def _settings(self, config: Config) -> LoadSettings:
         try:
-            return self._files.check(config.profile.model)
+            return config.profile.load_settings(self._files.check(config.profile.model))
         except HearthError as error:
             raise _no_model(config, error) from error
 
@@ -233,12 +244,11 @@ class Answers:
 
 
 def _request(config: Config, fitted: FittedPrompt, question: Question, owner: str) -> GenerationRequest:
-    stop = question.stop_strings()
     return GenerationRequest(
         tokens=fitted.tokens,
         max_tokens=fitted.max_tokens,
         sampling=replace(config.profile.sampling(), **question.sampling()),  # type: ignore[arg-type]
-        stop=tuple(config.profile.stop if stop is None else stop),
+        stop=tuple(config.profile.stop if question.stop is None else question.stop),
         owner=owner,
     )
 
@@ -260,8 +270,8 @@ def _summary(text: str, question: Question, config: Config, generation: Generati
 
 def _no_model(config: Config, error: HearthError) -> Unavailable:
     return Unavailable(
-        f'the profile "{config.selected}" has no working model: {error.message}. Put its file into the models folder, name '
-        "another in data/config.json, or switch with POST /models/model",
+        f'the profile "{config.selected}" has no working model: {error.message}. Put a good file of that name into the '
+        "models folder, change the profile in data/config.json, or switch with POST /models/model",
         code="no_model",
     )
 

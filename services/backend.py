@@ -17,11 +17,12 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 class LoadSettings:
     """All that decides how a model is loaded: two requests with equal settings share one loaded model.
 
-    None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens.
+    None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens. `stamp` changes whenever the file does.
     """
 
     file: Path
     n_ctx: int
+    stamp: tuple[int, int, int] = (0, 0, 0)
     n_threads: int | None = None
     n_threads_batch: int | None = None
     n_batch: int | None = None

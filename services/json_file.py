@@ -10,23 +10,33 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from services.errors import DamagedFile, StorageFailed
+from services.json_text import parse_json, place_of, second_of
 
 JsonObject = dict[str, Any]
+Stamp = tuple[int, int, int]
 Check = Callable[[JsonObject], None]
 
 
 class Misfit(ValueError):
-    """Raised by a file's check: the entry `key` is not what it should be, and why."""
+    """Raised by a file's check: what stands at `path` is not what it should be, and why."""
 
-    def __init__(self, key: str, reason: str) -> None:
+    def __init__(self, path: Sequence[str | int], reason: str) -> None:
         super().__init__(reason)
-        self.key = key
+        self.path = path
+
+
+class _Twice(ValueError):
+    """An object has the entry `name` twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'"{name}" stands there twice')
+        self.name = name
 
 
 class JsonFile:
@@ -42,7 +52,7 @@ class JsonFile:
         self._check = check
         self._mode = 0o600 if private else 0o644
         self._turn = threading.RLock()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Stamp | None = None
         self._data: JsonObject = {}
 
     def read(self) -> JsonObject:
@@ -69,8 +79,8 @@ class JsonFile:
             data = dict(before)
             yield data
             if data != before:
-                self._write(data)
-                self._data, self._seen = data, self._stamp()
+                self._seen = self._write(data)
+                self._data = data
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -85,39 +95,45 @@ class JsonFile:
         finally:
             os.close(lock)
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """What changes whenever the file does: every write of ours is a new inode."""
+    def _stamp(self) -> Stamp | None:
         try:
-            found = self.path.stat()
+            return stamp_of(self.path.stat())
         except FileNotFoundError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _parse(self) -> JsonObject:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise DamagedFile(self.path, f"not UTF-8 text (byte {error.start})") from error
-        except OSError as error:
-            raise DamagedFile(self.path, f"cannot be read: {error.strerror}") from error
+        """The object in the file. Raises DamagedFile."""
+        text = self._text()
         try:
             data = parse_json(text, object_pairs_hook=_once_each)
         except json.JSONDecodeError as error:
             raise DamagedFile(self.path, error.msg, line=error.lineno, column=error.colno) from error
-        except Misfit as error:
-            raise DamagedFile(self.path, str(error), line=_last_line_of(text, error.key)) from error
-        except (ValueError, RecursionError) as error:
-            raise DamagedFile(self.path, str(error)) from error
+        except _Twice as error:
+            raise self._damaged(str(error), second_of(text, error.name)) from error
+        except RecursionError as error:
+            raise DamagedFile(self.path, "it is nested too deeply") from error
         if not isinstance(data, dict):
             raise DamagedFile(self.path, "should hold one JSON object: { … }", line=1)
         if self._check:
             try:
                 self._check(data)
             except Misfit as error:
-                raise DamagedFile(self.path, str(error), line=_line_of_entry(text, error.key)) from error
+                raise self._damaged(str(error), place_of(text, error.path)) from error
         return data
 
-    def _write(self, data: JsonObject) -> None:
+    def _text(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise DamagedFile(self.path, "a byte there is not UTF-8 text", line=line) from error
+        except OSError as error:
+            raise DamagedFile(self.path, f"cannot be read: {error.strerror}") from error
+
+    def _damaged(self, reason: str, place: tuple[int, int]) -> DamagedFile:
+        return DamagedFile(self.path, reason, line=place[0], column=place[1])
+
+    def _write(self, data: JsonObject) -> Stamp:
         """Write beside the file, sync, rename over it, and sync the folder, so that the new name lasts too."""
         draft = self.path.with_name(f".{self.path.name}.new")
         try:
@@ -126,6 +142,7 @@ class JsonFile:
                 out.write("\n")
                 out.flush()
                 os.fsync(out.fileno())
+                stamp = stamp_of(os.fstat(out.fileno()))
             draft.replace(self.path)
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -134,23 +151,10 @@ class JsonFile:
                 os.close(folder)
         except OSError as error:
             raise self._unwritable(error) from error
+        return stamp
 
     def _unwritable(self, error: OSError) -> StorageFailed:
         return StorageFailed(f"{self.path.parent.name}/{self.path.name} cannot be written: {error.strerror}")
-
-
-def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """`json.loads`, as strict as RFC 8259: no NaN or Infinity, and no \\u escape that is half a character.
-
-    Raises ValueError (JSONDecodeError where the place is known) or RecursionError.
-    """
-    data = json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse_constant)
-    if "\\ud" in text or "\\uD" in text:
-        try:
-            json.dumps(data, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a \\u escape in it is half a character (a lone surrogate)") from None
-    return data
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
@@ -159,32 +163,10 @@ def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
     if len(data) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Misfit(twice, f'"{twice}" stands there twice')
+        raise _Twice(twice)
     return data
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _last_line_of(text: str, key: str) -> int | None:
-    at = text.rfind(json.dumps(key, ensure_ascii=False))
-    return text.count("\n", 0, at) + 1 if at >= 0 else None
-
-
-def _line_of_entry(text: str, key: str) -> int | None:
-    """The line on which the outermost object's entry `key` begins."""
-    decoder = json.JSONDecoder()
-    at = text.index("{") + 1
-    while True:
-        while text[at] in " \t\r\n,":
-            at += 1
-        if text[at] == "}":
-            return None
-        name, end = decoder.raw_decode(text, at)
-        if name == key:
-            return text.count("\n", 0, at) + 1
-        at = text.index(":", end) + 1
-        while text[at] in " \t\r\n":
-            at += 1
-        at = decoder.raw_decode(text, at)[1]
+def stamp_of(found: os.stat_result) -> Stamp:
+    """What changes whenever a file does: every write of ours is a new inode."""
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from services.errors import BadModelFile, InvalidRequest, NotFound
 from services.gguf import BadGguf, GgufInfo, read_gguf
+from services.json_file import Stamp, stamp_of
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,18 @@ class ModelFile:
     """A file of the folder: what its header says, or what is wrong with it."""
 
     name: str
+    stamp: Stamp
     info: GgufInfo | None
     problem: str | None
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """A file that is a whole GGUF: its name, its path, and what changes whenever the file does."""
+
+    name: str
+    path: Path
+    stamp: Stamp
 
 
 class ModelFiles:
@@ -28,42 +39,39 @@ class ModelFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._turn = threading.Lock()
-        self._read: dict[Path, tuple[tuple[int, int, int], ModelFile]] = {}
+        self._read: dict[Path, ModelFile] = {}
 
     def list(self) -> list[ModelFile]:
         """Every .gguf file in the folder and the folders in it, by name; links that lead out are left out."""
         paths = sorted(path for path in self.folder.rglob("*.gguf") if path.is_file() and self._is_inside(path))
         return [self._describe(path) for path in paths]
 
-    def find(self, name: str, *, param: str = "model") -> Path:
-        """The path of the file called `name`, not yet checked.
+    def check(self, name: str, *, param: str = "model") -> CheckedModel:
+        """The file called `name`, a whole GGUF file.
 
-        Raises InvalidRequest where the name leaves the folder, NotFound where there is no such file.
+        Raises InvalidRequest where the name leaves the folder, NotFound where there is no such file, BadModelFile.
         """
+        path = self._find(name, param)
+        found = self._describe(path)
+        if found.problem:
+            raise BadModelFile(f"{name}: {found.problem}", param=param)
+        return CheckedModel(found.name, path, found.stamp)
+
+    def _find(self, name: str, param: str) -> Path:
         pure = PurePosixPath(name)
         if not name.strip() or "\0" in name or pure.is_absolute() or ".." in pure.parts:
-            raise InvalidRequest(
-                "the model should be the name of a file in the models folder", param=param, code="bad_model_name"
-            )
+            what = "the model should be the name of a file in the models folder"
+            raise InvalidRequest(what, param=param, code="bad_model_name")
         path = self.folder / pure
         try:
-            found = path.is_file()
+            is_inside, is_file = self._is_inside(path), path.is_file()
         except OSError:
-            found = False
-        if not found:
+            is_inside, is_file = True, False
+        if not is_inside:
+            what = f"{name} is a link that leads out of the models folder"
+            raise InvalidRequest(what, param=param, code="bad_model_name")
+        if not is_file:
             raise NotFound(f"there is no file {name} in the models folder", param=param, code="model_not_found")
-        if not self._is_inside(path):
-            raise InvalidRequest(
-                f"{name} is a link that leads out of the models folder", param=param, code="bad_model_name"
-            )
-        return path
-
-    def check(self, name: str, *, param: str = "model") -> Path:
-        """The path of the file called `name`, a whole GGUF file. Raises like `find`, and BadModelFile."""
-        path = self.find(name, param=param)
-        problem = self._describe(path).problem
-        if problem:
-            raise BadModelFile(f"{name}: {problem}", param=param)
         return path
 
     def _is_inside(self, path: Path) -> bool:
@@ -71,18 +79,18 @@ class ModelFiles:
 
     def _describe(self, path: Path) -> ModelFile:
         name = path.relative_to(self.folder).as_posix()
+        stamp = (0, 0, 0)
         try:
-            found = path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            stamp = stamp_of(path.stat())
             with self._turn:
                 known = self._read.get(path)
-            if known and known[0] == stamp:
-                return known[1]
-            described = ModelFile(name, read_gguf(path), None)
+            if known and known.stamp == stamp:
+                return known
+            described = ModelFile(name, stamp, read_gguf(path), None)
         except BadGguf as error:
-            described = ModelFile(name, None, str(error))
+            described = ModelFile(name, stamp, None, str(error))
         except OSError as error:
-            return ModelFile(name, None, f"cannot be read: {error.strerror}")
+            return ModelFile(name, stamp, None, f"cannot be read: {error.strerror}")
         with self._turn:
-            self._read[path] = (stamp, described)
+            self._read[path] = described
         return described

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator
 from services.backend import CacheType, LoadSettings, Sampling
 from services.errors import DamagedFile, NotFound
 from services.json_file import JsonFile, JsonObject, Misfit
+from services.models import CheckedModel
 from services.validation import (
     MaxTokens,
     MemoryK,
@@ -75,10 +76,11 @@ class Profile(Strict):
             raise ValueError("the template must contain {input}, which becomes the prompt")
         return template
 
-    def load_settings(self, file: Path) -> LoadSettings:
-        """What the engine needs to load this profile's model from `file`."""
+    def load_settings(self, model: CheckedModel) -> LoadSettings:
+        """What the engine needs to load this profile, from the file `model`."""
         return LoadSettings(
-            file=file,
+            file=model.path,
+            stamp=model.stamp,
             n_ctx=self.n_ctx,
             n_threads=self.n_threads,
             n_threads_batch=self.n_threads_batch,
@@ -134,7 +136,8 @@ class Profiles:
         """Raises DamagedFile where the file cannot be used: with nothing good to serve on, the server should not start."""
         self._file = JsonFile(path, check=_check)
         self._turn = threading.Lock()
-        self._config, self._source = self._load(), self._file.read()
+        self._source = self._file.read()
+        self._config = self._load(self._source)
         self.problem: str | None = None
         """What is wrong with the file now, or None."""
 
@@ -142,8 +145,9 @@ class Profiles:
         """The file as it stands, or as it last was good."""
         with self._turn:
             try:
-                if self._file.read() is not self._source:
-                    self._config, self._source = self._load(), self._file.read()
+                source = self._file.read()
+                if source is not self._source:
+                    self._config, self._source = self._load(source), source
                 if self.problem:
                     log.info("data/config.json is good again")
                 self.problem = None
@@ -164,8 +168,7 @@ class Profiles:
             data[name] = {**data[name], "model": model}
             data[SELECTED] = name
 
-    def _load(self) -> Config:
-        data = self._file.read()
+    def _load(self, data: JsonObject) -> Config:
         if not data:
             raise DamagedFile(self._file.path, "is missing or empty; it should hold the profiles")
         return Config(
@@ -180,18 +183,19 @@ def _unknown(name: str) -> NotFound:
 def _check(data: JsonObject) -> None:
     """Raise Misfit, naming the entry, where `data` is not a config."""
     if SELECTED not in data:
-        raise Misfit(SELECTED, f'"{SELECTED}" is missing: it names the profile to use')
+        raise Misfit((SELECTED,), f'"{SELECTED}" is missing: it names the profile to use')
     for name, entry in data.items():
         if name != SELECTED:
             _check_profile(name, entry)
     if not isinstance(data[SELECTED], str) or data[SELECTED] == SELECTED or data[SELECTED] not in data:
-        raise Misfit(SELECTED, f'"{SELECTED}" should name one of the profiles, and {data[SELECTED]!r} is none')
+        raise Misfit((SELECTED,), f'"{SELECTED}" should name one of the profiles, and {data[SELECTED]!r} is none')
 
 
 def _check_profile(name: str, entry: Any) -> None:
     if not isinstance(entry, dict):
-        raise Misfit(name, f'profile "{name}" should be an object: {{ … }}')
+        raise Misfit((name,), f'profile "{name}" should be an object: {{ … }}')
     try:
         Profile.model_validate(entry)
     except ValidationError as error:
-        raise Misfit(name, f'profile "{name}": {explain(error, Profile.model_fields)[1]}') from None
+        fault = explain(error, Profile.model_fields)
+        raise Misfit((name, *fault.path), f'profile "{name}": {fault.message}') from None

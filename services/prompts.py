@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -44,10 +45,15 @@ def fit_prompt(
     Raises PromptTooLong where even the prompt alone does not fit.
     """
     promised = min(max_tokens, max(1, n_ctx // 4))
-    for start in range(len(window) + 1):
-        tokens = tokenize(fill_template(template, window[start:], words))
-        if len(tokens) + promised <= n_ctx:
-            break
+
+    def tokens_from(start: int) -> list[int]:
+        return tokenize(fill_template(template, window[start:], words))
+
+    tokens = tokens_from(0)
+    if len(tokens) + promised > n_ctx:
+        # Fewer exchanges are fewer tokens, so the first start that fits is found by halves.
+        start = bisect_left(range(len(window)), True, key=lambda n: len(tokens_from(n)) + promised <= n_ctx)
+        tokens = tokens_from(start)
     left = n_ctx - len(tokens)
     if left < 1:
         raise PromptTooLong(len(tokens), n_ctx)

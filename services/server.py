@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask
@@ -34,21 +34,32 @@ class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
     error_task_class = _JsonErrorTask
 
 
-def make_server(app: Flask, settings: Settings) -> Any:
-    """A bound waitress server: `run()` serves until SystemExit, `effective_port` is where. Raises OSError."""
-    server = create_server(
-        app,
-        host=settings.host,
-        port=settings.port,
-        threads=settings.threads,
-        ident="",
-        # Each event of a stream goes out at once, and a client that leaves is noticed while its answer is computed.
-        send_bytes=1,
-        channel_request_lookahead=1,
-        connection_limit=4 * settings.threads,
-        asyncore_use_poll=True,
-        max_request_body_size=MAX_READ,
-    )
+def make_server(app: Callable[..., Any], settings: Settings) -> Any:
+    """A bound waitress server around a WSGI application: `run()` serves until SystemExit.
+
+    Raises OSError where it cannot listen there.
+    """
+    try:
+        server = create_server(
+            app,
+            host=settings.host,
+            port=settings.port,
+            threads=settings.threads,
+            ident="",
+            # A client that leaves is noticed while its answer is computed.
+            channel_request_lookahead=1,
+            connection_limit=4 * settings.threads,
+            asyncore_use_poll=True,
+            max_request_body_size=MAX_READ,
+        )
+    except ValueError as error:
+        raise OSError(0, str(error)) from error
+    # A name with two addresses (localhost) has a listener for each.
     for listener in getattr(server, "map", {0: server}).values():
         listener.channel_class = _Channel
     return server
+
+
+def port_of(server: Any) -> int:
+    """The port that a server of `make_server` listens on."""
+    return int(server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port)

@@ -97,13 +97,13 @@ class Sessions:
 
     def names(self, owner: str) -> dict[str, str]:
         """The owner's sessions: entry → name. The master sees everybody's."""
-        keys = {entry: key for entry in self._file.read() if (key := _key_of(entry))}
-        mine = sorted((key, entry) for entry, key in keys.items() if owner in (MASTER, key.owner))
-        named = {}
-        for key, entry in mine:
-            shown = entry if owner == MASTER else str(key.number)
-            named[shown] = str(self._file.read()[entry].get("name") or "")
-        return named
+        data = self._file.read()
+        keys = sorted((key, entry) for entry in data if (key := _key_of(entry)))
+        return {
+            entry if owner == MASTER else str(key.number): str(data[entry].get("name") or "")
+            for key, entry in keys
+            if owner in (MASTER, key.owner)
+        }
 
     @contextmanager
     def turn(self, key: SessionKey, poll: Callable[[], None]) -> Iterator[None]:
@@ -244,11 +244,12 @@ def _check(data: JsonObject) -> None:
     for entry, session in data.items():
         if _key_of(entry) is None:
             if entry != "Active":
-                raise Misfit(entry, f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
+                raise Misfit((entry,), f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
             continue
         if not isinstance(session, dict):
-            raise Misfit(entry, f'session "{entry}" should be an object: {{ … }}')
+            raise Misfit((entry,), f'session "{entry}" should be an object: {{ … }}')
         try:
             StoredSession.model_validate(session)
         except ValidationError as error:
-            raise Misfit(entry, f'session "{entry}": {explain(error)[1]}') from None
+            fault = explain(error)
+            raise Misfit((entry, *fault.path), f'session "{entry}": {fault.message}') from None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
@@ -68,33 +67,6 @@ def test_a_body_of_unknown_length_over_a_megabyte_is_refused(server: Server) -> 
     reply = server.request("POST", "/answer", data=iter([b" " * 2**18] * 5))
     assert reply.status_code == 413
     assert server.request("POST", "/answer", data=iter([b'{"prompt": ', b'"Count to 3."}'])).json()["result"] == "1, 2, 3."
-
-
-def exchange(server: Server, data: bytes) -> bytes:
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(data)
-        received = b""
-        while part := connection.recv(65536):
-            received += part
-        return received
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (b"GET /health HTTP/1.1\r\nbad header\r\n\r\n", b"400"),
-        (b"POST /answer HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400"),
-        (b"POST /answer HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
-        (b"POST /answer HTTP/1.1\r\nTransfer-Encoding: strange\r\n\r\n", b"501"),
-    ],
-)
-def test_what_is_not_http_gets_the_same_shape(server: Server, data: bytes, status: bytes) -> None:
-    received = exchange(server, data)
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 " + status) or head.startswith(b"HTTP/1.0 " + status)
-    assert b"application/json" in head
-    assert body.startswith(b'{"message": ')
 
 
 def test_the_openapi_document_names_every_route(server: Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.serving import Server
 from tests.test_api_answer import ENDLESS
-from tests.tiny import GUIDE
+from tests.tiny import GUIDE, write_embedding_model
 
 Serve = Callable[..., Server]
 
@@ -42,6 +42,30 @@ def test_switching_changes_profile_and_model_at_once_and_for_good(serve: Serve, 
     server.start()
     assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "Arr! 7 plus 5 is 12."
     assert server.post("/models/model/", {"model": "guide.gguf", "model_config": "Guide"}).status_code == 200
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+
+
+def test_a_file_replaced_under_the_same_name_is_loaded(serve: Serve, models: Path, tmp_path: Path) -> None:
+    server = serve(models=models)
+    before = server.ask("What is 7 plus 5?", memory_k=0)["result"]
+    shutil.copy(models / "random.gguf", tmp_path / "new")
+    (tmp_path / "new").rename(models / "guide.gguf")
+    assert server.ask("What is 7 plus 5?", memory_k=0, max_tokens=20)["result"] != before
+
+
+def test_a_name_is_stored_as_it_is_listed(serve: Serve) -> None:
+    server = serve()
+    assert server.post("/models/model", {"model": "./guide.gguf/", "model_config": "Pirate"}).status_code == 200
+    assert config_of(server)["Pirate"]["model"] == "guide.gguf"
+
+
+def test_a_model_that_keeps_no_context_is_refused(serve: Serve, models: Path) -> None:
+    """An embedding model, say: llama.cpp loads it, and could not go on writing with it."""
+    write_embedding_model(models / "embed.gguf")
+    server = serve(models=models)
+    reply = server.post("/models/model", {"model": "embed.gguf", "model_config": "Guide"})
+    assert reply.status_code == 422
+    assert "not a model that goes on writing" in reply.json()["message"]
     assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
 
 
@@ -141,6 +165,17 @@ def test_a_broken_edit_is_reported_while_the_last_good_state_serves_on(serve: Se
     assert (switch.status_code, switch.json()["error"]["code"]) == (500, "damaged_file")
     path.write_text(good)
     assert "config_problem" not in server.get("/models").json()
+
+
+def test_an_edit_that_cannot_be_loaded_shows_in_health(serve: Serve) -> None:
+    server = serve()
+    server.edit_config("Guide", cache_type_v="q8_0", flash_attn=False)
+    reply = server.post("/answer", {"prompt": "Hi"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_model")
+    assert server.get("/health").json() == {"status": "down"}
+    server.edit_config("Guide", flash_attn=True)
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+    assert server.get("/health").json() == {"status": "ready"}
 
 
 def test_without_a_model_the_server_starts_and_says_what_to_do(serve: Serve, tmp_path: Path) -> None:

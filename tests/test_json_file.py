@@ -47,8 +47,10 @@ def test_what_another_hand_writes_is_seen(tmp_path: Path) -> None:
 
 def refuse_bad(data: JsonObject) -> None:
     for name, value in data.items():
+        if isinstance(value, list) and "bad" in value:
+            raise Misfit((name, value.index("bad")), f'"{name}" holds bad')
         if value == "bad":
-            raise Misfit(name, f'"{name}" is bad')
+            raise Misfit((name,), f'"{name}" is bad')
 
 
 @pytest.mark.parametrize(
@@ -57,12 +59,13 @@ def refuse_bad(data: JsonObject) -> None:
         ('{\n "a": 1,\n "b" 2\n}', "line 3, column 6"),
         ("", "line 1"),
         ("[1]", "one JSON object"),
-        ('{"a": 1,\n"b": {"x": 1, "x": 2}}', 'line 2: "x" stands there twice'),
-        ('{"a": NaN}', "NaN is not a JSON number"),
-        ('{"a": {"c": "}"}, "s": "\\"bad",\n\n"b": "bad"}', 'line 3: "b" is bad'),
-        ("[" * 100_000, "recursion"),
-        ('{"a": "\\ud800"}', "half a character"),
-        ('{"a": ' + "9" * 5000 + "}", "digits"),
+        ('{"x": {"x": 1},\n"b": {"x": 1,\n "x": 2}}', 'line 3, column 2: "x" stands there twice'),
+        ('{"a": "NaN",\n"b": NaN}', "line 2, column 6: NaN is not a JSON number"),
+        ('{"a": ["{", 1,\n  2,\n  "bad"]}', 'line 3, column 3: "a" holds bad'),
+        ('{"a": {"c": "}"}, "s": "\\"bad",\n\n"b": "bad"}', 'line 3, column 1: "b" is bad'),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": "\\ud83d\\ude00",\n"b": "\\ud800"}', "line 2, column 6: A \\u escape is half a character"),
+        ('{"a": 1,\n\n"b": ' + "9" * 5000 + "}", "line 3, column 6: A number has too many digits"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_line(tmp_path: Path, text: str, says: str) -> None:
@@ -80,7 +83,7 @@ def test_a_damaged_file_is_named_with_the_line(tmp_path: Path, text: str, says: 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(DamagedFile, match="not UTF-8"):
+    with pytest.raises(DamagedFile, match="line 1: a byte there is not UTF-8"):
         JsonFile(tmp_path / "a.json").read()
 
 

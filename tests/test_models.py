@@ -19,6 +19,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("no model")
     (tmp_path / "secret.gguf").write_bytes(GUIDE.read_bytes())
     (folder / "out.gguf").symlink_to(tmp_path / "secret.gguf")
+    (folder / "dangling.gguf").symlink_to(tmp_path / "nothing.gguf")
     (folder / "away").symlink_to(tmp_path)
     return folder
 
@@ -51,6 +52,8 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         ("a\0b", InvalidRequest),
         ("nothing.gguf", NotFound),
         ("more", NotFound),
+        ("dangling.gguf", InvalidRequest),
+        ("away/nothing.gguf", InvalidRequest),
         ("x" * 5000, NotFound),
         ("cut.gguf", BadModelFile),
         ("notes.txt", BadModelFile),
@@ -63,5 +66,10 @@ def test_a_name_that_cannot_be_used_is_refused(folder: Path, name: str, error: t
     assert caught.value.param == "model"
 
 
+def test_a_name_is_what_the_list_calls_the_file(folder: Path) -> None:
+    for name in ("guide.gguf", "./guide.gguf", "guide.gguf/", "more/../guide.gguf"[8:]):
+        assert ModelFiles(folder).check(name).name == "guide.gguf"
+
+
 def test_a_good_name_is_found(folder: Path) -> None:
-    assert ModelFiles(folder).check("more/guide.gguf").read_bytes()[:4] == b"GGUF"
+    assert ModelFiles(folder).check("more/guide.gguf").path.read_bytes()[:4] == b"GGUF"

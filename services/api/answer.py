@@ -77,9 +77,16 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
 
 
 def _events(answer: Answer) -> Iterator[str]:
+    silences = 0
     try:
         for chunk in answer.chunks():
-            yield sse.event({"chunk": chunk}) if chunk else sse.WAITING
+            if chunk:
+                yield sse.event({"chunk": chunk})
+                continue
+            # Four silences a second: a comment at once, so that the headers leave, and then every ten seconds.
+            if silences % 40 == 0:
+                yield sse.WAITING
+            silences += 1
         yield sse.event(answer.summary)
         yield sse.DONE
     except ClientGone:

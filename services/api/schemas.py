@@ -14,7 +14,7 @@ from spectree.plugins.flask_plugin import FlaskPlugin
 
 from services.answers import Question
 from services.errors import InvalidRequest
-from services.json_file import parse_json
+from services.json_text import parse_json
 from services.validation import Strict, explain
 
 
@@ -175,8 +175,10 @@ def read_json(request: Request) -> Any:
         raise InvalidRequest(f"the body is not JSON: {error.msg} ({where})", code="malformed_json") from None
     except UnicodeDecodeError:
         raise InvalidRequest("the body is not JSON: it is not UTF-8 text", code="malformed_json") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}", code="malformed_json") from None
+    except RecursionError:
+        raise InvalidRequest(
+            "the body is not JSON that can be read: it is nested too deeply", code="malformed_json"
+        ) from None
 
 
 class StrictFlask(FlaskPlugin):
@@ -201,8 +203,8 @@ def _validate(model: type[BaseModel], data: Any) -> BaseModel:
         return model.model_validate(data)
     except ValidationError as error:
         known = [field.alias or name for name, field in model.model_fields.items()]
-        param, message = explain(error, known)
-        raise InvalidRequest(message, param=param) from None
+        fault = explain(error, known)
+        raise InvalidRequest(fault.message, param=fault.field) from None
 
 
 spec = SpecTree(

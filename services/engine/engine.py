@@ -91,6 +91,8 @@ class Engine:
             while self._take_inbox():
                 self._guarded_step(runner)
         finally:
+            with self._turn:
+                self._open = False
             self._take_inbox(wait=False)
             self._fail_all(
                 Unavailable("the engine stopped before the answer was complete", code="engine_down", retry_after=1)

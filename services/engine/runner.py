@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from services.engine.sampling import ChainSampler
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure
 from services.gguf import TENSOR_TYPES
+
+log = logging.getLogger(__name__)
 
 # Longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512 (DESIGN.md), and a
 # request that is cancelled, or that comes, waits for one chunk at most.
@@ -61,7 +64,10 @@ class Runner:
         if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
             raise BadModelFile(f"{name} is not a model that goes on writing a text (a decoder)", param="model")
         self.vocabulary = Vocabulary(self._model)
-        self.n_ctx = min(settings.n_ctx, llama_cpp.llama_model_n_ctx_train(self._model) or settings.n_ctx)
+        trained = llama_cpp.llama_model_n_ctx_train(self._model) or settings.n_ctx
+        self.n_ctx = min(settings.n_ctx, trained)
+        if trained < settings.n_ctx:
+            log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, trained, settings.n_ctx)
         self.step_tokens = settings.n_batch or STEP_TOKENS
         params = _context_params(settings, self.n_ctx, n_slots, self.step_tokens)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
@@ -70,6 +76,8 @@ class Runner:
                 f"llama.cpp cannot make a context of {self.n_ctx} tokens for {name}: {_reason()}", param="model"
             )
         self._memory = llama_cpp.llama_get_memory(self._context)
+        if not self._memory:
+            raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
         self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
 
     def decode(self, runs: Many[Run]) -> list[int]:

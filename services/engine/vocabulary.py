@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import llama_cpp
 
 from services.backend import Prompt
 
+# For some vocabularies llama.cpp splits text with std::regex, which recurses over a run of like characters: about 320 bytes
+# of stack each, so that a run of 26,000 ends the process on a thread of usual size (llama.cpp's issue 27783).
+LONG_TEXT = 4_000
+BIG_STACK = 2**29
+
+_starting = threading.Lock()
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+def on_big_stack(work: Callable[[], list[int]]) -> list[int]:
+    """Do the work on a thread that has a stack of BIG_STACK bytes, of which only what is used takes memory."""
+    done: Future[list[int]] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    with _starting:
+        usual = threading.stack_size(BIG_STACK)
+        try:
+            threading.Thread(target=run, name="tokenize").start()
+        finally:
+            threading.stack_size(usual)
+    return done.result()
 
 
 class Vocabulary:
@@ -66,6 +93,11 @@ class Vocabulary:
         yield from self._tokenize(prompt.text[at:], parse_special=False)
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
+        if len(text) <= LONG_TEXT:
+            return self._tokenize_here(text, parse_special)
+        return on_big_stack(lambda: self._tokenize_here(text, parse_special))
+
+    def _tokenize_here(self, text: str, parse_special: bool) -> list[int]:
         data = text.encode()
         size = len(data) + 8
         while True:

@@ -1,0 +1,125 @@
+"""Strict JSON, and where in its text things stand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+Path = Sequence[str | int]
+
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n]*")
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[A-Za-z]+|-?[0-9][0-9.eE+-]*')
+
+
+def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """`json.loads`, as strict as RFC 8259: no NaN or Infinity, and no \\u escape that is half a character.
+
+    Raises JSONDecodeError with the place, RecursionError where it is nested too deeply, and what the hook raises.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse_constant)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(data, ensure_ascii=False).encode()
+    except _NotANumber as error:
+        raise json.JSONDecodeError(str(error), text, _first(text, _is_constant)) from None
+    except UnicodeEncodeError:
+        message = "A \\u escape is half a character (a lone surrogate)"
+        raise json.JSONDecodeError(message, text, _first(text, _is_half)) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise json.JSONDecodeError("A number has too many digits", text, _first(text, _is_long)) from None
+    return data
+
+
+def place_of(text: str, path: Path) -> tuple[int, int]:
+    """The line and column, from 1, at which `path` stands in a text that is JSON; as much of it as is there.
+
+    Parts of the path that name no entry are passed over: a missing field, or the branch of a union.
+    """
+    key_at = value_at = _skip_space(text, 0)
+    for part in path:
+        for name, name_at, at in _entries(text, value_at):
+            if name == part:
+                key_at, value_at = name_at, at
+                break
+    return _line_and_column(text, key_at)
+
+
+def second_of(text: str, name: str) -> tuple[int, int]:
+    """The line and column at which an object has `name` for the second time, in a text that is JSON and has such."""
+    return _line_and_column(text, _second(text, _skip_space(text, 0), name) or 0)
+
+
+def _second(text: str, at: int, name: str) -> int | None:
+    seen = False
+    for key, key_at, value_at in _entries(text, at):
+        if key == name and seen:
+            return key_at
+        seen = seen or key == name
+        if (found := _second(text, value_at, name)) is not None:
+            return found
+    return None
+
+
+def _entries(text: str, at: int) -> Iterator[tuple[str | int, int, int]]:
+    """Each entry of the object or array that begins at `at`: its name or index, where that stands, where its value does."""
+    if text[at] not in "{[":
+        return
+    is_object, number = text[at] == "{", 0
+    at = _skip_space(text, at + 1)
+    while text[at] not in "}]":
+        name, name_at = number, at
+        if is_object:
+            name, at = _DECODER.raw_decode(text, at)
+            at = _skip_space(text, _skip_space(text, at) + 1)
+        yield name, name_at, at
+        at = _skip_space(text, _DECODER.raw_decode(text, at)[1])
+        if text[at] == ",":
+            at = _skip_space(text, at + 1)
+        number += 1
+
+
+def _skip_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _line_and_column(text: str, at: int) -> tuple[int, int]:
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
+def _first(text: str, test: Callable[[str], bool]) -> int:
+    """Where the first token stands that passes the test."""
+    return next((token.start() for token in _TOKEN.finditer(text) if test(token[0])), 0)
+
+
+def _is_constant(token: str) -> bool:
+    return token in ("NaN", "Infinity", "-Infinity")
+
+
+def _is_long(token: str) -> bool:
+    return token.lstrip("-").isdigit() and len(token) > 4000
+
+
+def _is_half(token: str) -> bool:
+    if not token.startswith('"'):
+        return False
+    try:
+        json.loads(token).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+class _NotANumber(ValueError):
+    pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotANumber(f"{name} is not a JSON number")

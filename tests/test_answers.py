@@ -1,0 +1,187 @@
+"""The service over a backend that says what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from services.answers import Answers, Question
+from services.backend import Finish, GenerationRequest, Health, LoadSettings, Prompt
+from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
+from services.models import ModelFiles
+from services.profiles import Profiles
+from services.sessions import MASTER, SessionKey, Sessions
+from tests.serving import ROOT
+
+
+class DummyGeneration:
+    def __init__(self, pieces: list[str | Exception]) -> None:
+        self.finish: Finish | None = None
+        self.cancelled = False
+        self._pieces = pieces
+
+    def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
+        for piece in self._pieces:
+            poll()
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+        self.finish = Finish("stop", 1, 0, len(self._pieces), {"total_ms": 1.0})
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class DummyBackend:
+    """Answers "  A B  " to everything; `pieces` and `refuses` change that."""
+
+    n_ctx = 1000
+
+    def __init__(self) -> None:
+        self.pieces: list[str | Exception] = ["  A", " B", "  "]
+        self.refuses: Exception | None = None
+        self.leases = 0
+        self.seen: list[LoadSettings] = []
+        self.requests: list[GenerationRequest] = []
+        self.generations: list[DummyGeneration] = []
+
+    @contextmanager
+    def lease(self, settings: LoadSettings) -> Iterator[DummyBackend]:
+        self.seen.append(settings)
+        if self.refuses:
+            raise self.refuses
+        self.leases += 1
+        try:
+            yield self
+        finally:
+            self.leases -= 1
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        return [len(word) for word in prompt.text.split()]
+
+    def submit(self, request: GenerationRequest) -> DummyGeneration:
+        self.requests.append(request)
+        self.generations.append(DummyGeneration(self.pieces))
+        return self.generations[-1]
+
+    def health(self) -> Health:
+        return "ready"
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def backend() -> DummyBackend:
+    return DummyBackend()
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    return Sessions(tmp_path / "sessions.json")
+
+
+@pytest.fixture
+def answers(backend: DummyBackend, sessions: Sessions) -> Answers:
+    profiles = Profiles(ROOT / "data" / "config.json")
+    return Answers(profiles, ModelFiles(ROOT / "models"), sessions, backend, max_open=2)
+
+
+def never() -> None:
+    pass
+
+
+def ask(answers: Answers, **fields: object) -> dict[str, object]:
+    answer = answers.open(MASTER, Question.model_validate({"prompt": "hi", **fields}), never)
+    try:
+        list(answer.chunks())
+        return answer.summary
+    finally:
+        answer.close()
+
+
+def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
+    answers: Answers, backend: DummyBackend, sessions: Sessions
+) -> None:
+    answer = answers.open(MASTER, Question(prompt="hi", session_id=1), never)
+    chunks = answer.chunks()
+    assert [next(chunks), next(chunks)] == ["A", " B"]
+    assert sessions.names(MASTER) == {}
+    assert list(chunks) == []
+    assert answer.summary["result"] == "A B"
+    assert [m.content for m in sessions.history(SessionKey(MASTER, 1)).messages] == ["hi", "A B"]
+    answer.close()
+    answer.close()
+    assert backend.leases == 0
+    assert sessions._at_work == {}
+
+
+def test_what_the_request_sets_goes_before_the_profile(answers: Answers, backend: DummyBackend) -> None:
+    ask(answers, temperature=1.5, top_k=0, seed=3, stop=[], max_tokens=7)
+    ask(answers)
+    first, second = backend.requests
+    assert (first.sampling.temperature, first.sampling.top_k, first.sampling.seed, first.stop, first.max_tokens) == (
+        1.5,
+        0,
+        3,
+        (),
+        7,
+    )
+    assert (second.sampling.temperature, second.sampling.top_k, second.sampling.seed, second.stop) == (
+        0,
+        40,
+        None,
+        ("\nHuman:",),
+    )
+
+
+@pytest.mark.parametrize("failure", [EngineFailure("broke"), ClientGone("left")])
+def test_a_failure_on_the_way_stores_nothing(
+    answers: Answers, backend: DummyBackend, sessions: Sessions, failure: Exception
+) -> None:
+    backend.pieces = ["A", failure]
+    with pytest.raises(type(failure)):
+        ask(answers, session_id=1)
+    assert sessions.names(MASTER) == {}
+    assert backend.generations[0].cancelled
+    assert backend.leases == 0
+    backend.pieces = ["fine"]
+    assert ask(answers, session_id=1)["result"] == "fine"
+
+
+def test_an_exchange_that_cannot_be_stored_is_not_answered(answers: Answers, sessions: Sessions, tmp_path: Path) -> None:
+    (tmp_path / ".sessions.json.new").mkdir()
+    with pytest.raises(StorageFailed, match="cannot be written"):
+        ask(answers, session_id=1)
+    (tmp_path / ".sessions.json.new").rmdir()
+    assert ask(answers, session_id=1)["result"] == "A B"
+
+
+def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBackend) -> None:
+    held = [answers.open(MASTER, Question(prompt="hi"), never) for _ in range(2)]
+    for call in (
+        lambda: answers.open(MASTER, Question(prompt="hi"), never),
+        lambda: answers.forget(SessionKey(MASTER, 1), never),
+        lambda: answers.switch("guide.gguf", "Guide"),
+    ):
+        with pytest.raises(Unavailable, match="too many answers"):
+            call()
+    for answer in held:
+        answer.close()
+    assert ask(answers)["result"] == "A B"
+    with pytest.raises(NotFound):
+        answers.forget(SessionKey(MASTER, 1), never)
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backend: DummyBackend) -> None:
+    assert answers.warm_up() is None
+    backend.refuses = BadModelFile("no good")
+    with pytest.raises(Unavailable, match='"Guide" has no working model: no good'):
+        ask(answers)
+    assert answers.health() == "down"
+    backend.refuses = None
+    ask(answers)
+    assert answers.health() == "ready"
