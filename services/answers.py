@@ -8,58 +8,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import field_validator
-
 from services.backend import Backend, Generation, GenerationRequest, Health, LoadSettings, Model
 from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
 from services.models import ModelFiles
 from services.profiles import Config, Profiles
 from services.prompts import Exchange, FittedPrompt, fit_prompt
+from services.question import Question
 from services.sessions import SessionKey, Sessions
-from services.validation import (
-    MaxTokens,
-    MemoryK,
-    RepeatPenalty,
-    Seed,
-    SessionId,
-    Share,
-    StopStrings,
-    Strict,
-    Temperature,
-    TopK,
-)
 
 # However large a request's memory_k, what is kept in memory only stays small.
 MAX_UNSAVED = 100
 
 Poll = Callable[[], None]
-
-
-class Question(Strict):
-    """What a caller asks. What is left out, the selected profile decides."""
-
-    prompt: str
-    session_id: SessionId | None = None
-    memory_k: MemoryK | None = None
-    temperature: Temperature | None = None
-    max_tokens: MaxTokens | None = None
-    top_p: Share | None = None
-    top_k: TopK | None = None
-    repeat_penalty: RepeatPenalty | None = None
-    stop: StopStrings | None = None
-    seed: Seed | None = None
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError("the prompt is empty")
-        return prompt
-
-    def sampling(self) -> dict[str, float | int]:
-        """The sampling parameters that it sets."""
-        names = ("temperature", "top_p", "top_k", "repeat_penalty", "seed")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,13 @@ class BadGguf(ValueError):
 
 @dataclass(frozen=True)
 class GgufInfo:
-    """What a model file is. `weights` counts elements, `n_ctx_train` tokens, `size` bytes."""
+    """What a model file is. `weights` counts elements, `context_length` tokens, `size` bytes."""
 
     name: str | None
     architecture: str
     weights: int
     quantization: str
-    n_ctx_train: int | None
+    context_length: int | None
     vocabulary: int | None
     size: int
 
@@ -114,7 +114,7 @@ class _Header:
             architecture=architecture,
             weights=weights,
             quantization=FILE_TYPES.get(_whole(metadata.get("general.file_type")) or 0) or _commonest(types),
-            n_ctx_train=_whole(metadata.get(f"{architecture}.context_length")),
+            context_length=_whole(metadata.get(f"{architecture}.context_length")),
             vocabulary=_whole(metadata.get("tokenizer.ggml.tokens")) or _whole(metadata.get(f"{architecture}.vocab_size")),
             size=self._size,
         )

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.answers import Answers, Question
+from services.answers import Answers
 from services.backend import Finish, GenerationRequest, Health, LoadSettings, Prompt
 from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
 from services.models import ModelFiles
 from services.profiles import Profiles
+from services.question import Question
 from services.sessions import MASTER, SessionKey, Sessions
 from tests.serving import ROOT
 

@@ -23,7 +23,7 @@ def test_the_models_are_listed_with_what_each_is(server: Server) -> None:
     listed = server.get("/models").json()
     assert listed["models"] == ["guide.gguf"]
     details = listed["details"]["guide.gguf"]
-    assert (details["architecture"], details["quantization"], details["n_ctx_train"]) == ("llama", "Q8_0", 2048)
+    assert (details["architecture"], details["quantization"], details["context_length"]) == ("llama", "Q8_0", 2048)
     assert (details["weights"], details["size"]) == (3_507_616, GUIDE.stat().st_size)
     assert (listed["selected"], listed["profiles"]) == ("Guide", ["Guide", "Pirate", "Qwen"])
 

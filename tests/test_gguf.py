@@ -30,7 +30,7 @@ def tensor(name: str, shape: tuple[int, ...] = (32,), kind: int = 0, offset: int
 
 def test_the_guide_is_described() -> None:
     info = read_gguf(GUIDE)
-    assert (info.name, info.architecture, info.quantization, info.n_ctx_train) == ("Guide", "llama", "Q8_0", 2048)
+    assert (info.name, info.architecture, info.quantization, info.context_length) == ("Guide", "llama", "Q8_0", 2048)
     assert (info.vocabulary, info.size, info.weights) == (2048, len(WHOLE), 3_507_616)
 
 

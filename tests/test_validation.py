@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.answers import Question
+from services.question import Question
 from services.validation import explain
 
 

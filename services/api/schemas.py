@@ -12,9 +12,9 @@ from spectree.models import InType, SecureType, SecuritySchemeData
 from spectree.plugins.base import Context
 from spectree.plugins.flask_plugin import FlaskPlugin
 
-from services.answers import Question
 from services.errors import InvalidRequest
 from services.json_text import parse_json
+from services.question import Question
 from services.validation import Strict, explain
 
 
@@ -72,13 +72,13 @@ class Deleted(BaseModel):
 
 
 class ModelDetails(BaseModel):
-    """What a GGUF file is: `weights` counts them, `n_ctx_train` tokens, `size` bytes. `problem`: why it cannot be used."""
+    """What a GGUF file is (`context_length` in tokens, `size` in bytes), or the `problem` for which it cannot be used."""
 
     name: str | None = None
     architecture: str | None = None
     weights: int | None = None
     quantization: str | None = None
-    n_ctx_train: int | None = None
+    context_length: int | None = None
     vocabulary: int | None = None
     size: int | None = None
     problem: str | None = None
