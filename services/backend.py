@@ -17,11 +17,13 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 class LoadSettings:
     """All that decides how a model is loaded: two requests with equal settings share one loaded model.
 
-    None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens. `stamp` changes whenever the file does.
+    None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens; every one of `n_parallel` sequences
+    has all of `n_ctx`. `stamp` changes whenever the file does.
     """
 
     file: Path
     n_ctx: int
+    n_parallel: int = 8
     stamp: tuple[int, int, int] = (0, 0, 0)
     n_threads: int | None = None
     n_threads_batch: int | None = None
@@ -110,7 +112,10 @@ class Model(Protocol):
         ...
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Queue a request; returns at once. Raises Unavailable where the engine has stopped."""
+        """Queue a request; returns at once.
+
+        Raises InvalidRequest where it has no tokens, Unavailable where the engine has stopped.
+        """
         ...
 
 

@@ -55,6 +55,7 @@ class Profile(Strict):
     repeat_penalty: RepeatPenalty = 1.0
     verbose: bool = False
     memory_k: MemoryK = 5
+    n_parallel: Annotated[int, Field(ge=1, le=64)] = 8
     stop: StopStrings = []
     seed: Seed | None = None
     min_p: Share = 0.0
@@ -82,6 +83,7 @@ class Profile(Strict):
             file=model.path,
             stamp=model.stamp,
             n_ctx=self.n_ctx,
+            n_parallel=self.n_parallel,
             n_threads=self.n_threads,
             n_threads_batch=self.n_threads_batch,
             n_batch=self.n_batch,

@@ -12,7 +12,14 @@ import pytest
 from tests.serving import Server
 
 Serve = Callable[..., Server]
-ENDLESS = {"model": "random.gguf", "template": "{input}", "n_ctx": 4096, "temperature": 0, "max_tokens": 4000}
+ENDLESS = {
+    "model": "random.gguf",
+    "template": "{input}",
+    "n_ctx": 4096,
+    "n_parallel": 1,
+    "temperature": 0,
+    "max_tokens": 4000,
+}
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:

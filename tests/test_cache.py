@@ -9,7 +9,7 @@ def test_the_longest_common_prefix_is_reused() -> None:
     cache = SlotCache(1)
     assert cache.take([1, 2, 3], "a") == (0, 0)
     cache.release(0, [1, 2, 3, 4])
-    assert cache.take([1, 2, 9], "a") == (0, 2)
+    assert cache.take([1, 2, 3, 9], "a") == (0, 3)
 
 
 def test_the_last_token_is_computed_again_for_its_logits() -> None:
@@ -26,7 +26,7 @@ def test_nothing_is_reused_between_owners() -> None:
     assert cache.take([1, 2, 3, 4], "b") == (0, 0)
 
 
-def test_the_slot_that_holds_most_is_taken_else_the_one_longest_unused() -> None:
+def test_the_slot_it_goes_on_from_is_taken_else_the_one_longest_unused() -> None:
     cache = SlotCache(3)
     for tokens in ([1, 1], [2, 2], [3, 3]):
         cache.take(tokens, "a")
@@ -39,3 +39,12 @@ def test_the_slot_that_holds_most_is_taken_else_the_one_longest_unused() -> None
         cache.take([1], "a")
     cache.clear()
     assert cache.take([2, 2], "a")[1] == 0
+
+
+def test_a_conversation_is_not_overwritten_for_a_shared_beginning() -> None:
+    cache = SlotCache(2)
+    cache.take([1], "a")
+    cache.release(0, [1, 2, 3, 4, 5, 6])
+    assert cache.take([1, 2, 9], "a") == (1, 0)
+    cache.release(1, [1, 2, 9])
+    assert cache.take([1, 2, 3, 4, 5, 6, 7], "a") == (0, 6)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import random
+
 from services.backend import GenerationRequest, Sampling
 from services.engine.scheduler import Scheduler
 from services.engine.sequence import EngineGeneration, Sequence
 
 
-def sequence(n_tokens: int, decoding: bool = False) -> Sequence:
-    request = GenerationRequest(tuple(range(n_tokens)), max_tokens=9, sampling=Sampling())
+def sequence(n_tokens: int, owner: str = "a", decoding: bool = False) -> Sequence:
+    request = GenerationRequest(tuple(range(n_tokens)), max_tokens=9, sampling=Sampling(), owner=owner)
     made = EngineGeneration(request, lambda: None).sequence
     if decoding:
         made.n_computed = n_tokens
@@ -18,8 +20,20 @@ def admit_all(scheduler: Scheduler) -> list[Sequence]:
     return list(iter(scheduler.admit, None))
 
 
+def running(*sequences: Sequence) -> Scheduler:
+    scheduler = Scheduler(len(sequences))
+    for each in sequences:
+        scheduler.add(each)
+    admit_all(scheduler)
+    return scheduler
+
+
+def planned(scheduler: Scheduler, budget: int, chunk: int) -> list[tuple[Sequence, int]]:
+    return [(work.sequence, work.count) for work in scheduler.plan(budget, chunk)]
+
+
 def test_slots_are_given_in_the_order_of_arrival() -> None:
-    scheduler, sequences = Scheduler(2, 10), [sequence(1) for _ in range(3)]
+    scheduler, sequences = Scheduler(2), [sequence(1) for _ in range(3)]
     for each in sequences:
         scheduler.add(each)
     assert admit_all(scheduler) == sequences[:2]
@@ -32,29 +46,70 @@ def test_slots_are_given_in_the_order_of_arrival() -> None:
     assert scheduler.is_idle
 
 
-def test_decoding_goes_first_and_prompts_share_what_is_left() -> None:
-    scheduler = Scheduler(4, 10)
-    long, short = sequence(25), sequence(4)
-    first, second = sequence(3, decoding=True), sequence(3, decoding=True)
-    for each in (long, first, short, second):
+def test_whoever_has_fewest_slots_is_next() -> None:
+    scheduler = Scheduler(3)
+    greedy, modest = [sequence(1, "greedy") for _ in range(5)], sequence(1, "modest")
+    for each in [*greedy, modest]:
         scheduler.add(each)
-    admit_all(scheduler)
-    plan = scheduler.plan()
-    assert [(work.sequence, work.count) for work in plan] == [(first, 1), (second, 1), (long, 8)]
-    assert [work.completes for work in plan] == [True, True, False]
-    long.n_computed = 20
-    assert [(work.sequence, work.count) for work in scheduler.plan()][2:] == [(long, 5), (short, 3)]
+    assert admit_all(scheduler) == [greedy[0], modest, greedy[1]]
+
+
+def test_decoding_goes_first_and_a_chunk_of_a_prompt_beside_it() -> None:
+    long = sequence(25)
+    first, second = sequence(3, decoding=True), sequence(3, decoding=True)
+    scheduler = running(long, first, second)
+    assert planned(scheduler, budget=20, chunk=8) == [(first, 1), (second, 1), (long, 8)]
+    assert planned(scheduler, budget=6, chunk=8) == [(first, 1), (second, 1), (long, 4)]
+    assert [work.completes for work in scheduler.plan(20, 8)] == [True, True, False]
+
+
+def test_a_prompt_that_is_alone_has_the_whole_budget() -> None:
+    long = sequence(25)
+    assert planned(running(long), budget=20, chunk=8) == [(long, 20)]
+
+
+def test_prompts_share_the_budget_by_owner() -> None:
+    long, second, short, middle = sequence(90, "a"), sequence(90, "a"), sequence(4, "b"), sequence(50, "c")
+    scheduler = running(long, second, short, middle)
+    assert planned(scheduler, budget=30, chunk=8) == [(short, 4), (middle, 13), (long, 13)]
+    long.n_computed = 85
+    assert planned(scheduler, budget=30, chunk=8) == [(short, 4), (middle, 13), (long, 5), (second, 8)]
 
 
 def test_there_is_nothing_to_plan_when_nothing_runs() -> None:
-    scheduler = Scheduler(1, 1)
-    assert scheduler.plan() == []
-    assert scheduler.is_idle
+    assert Scheduler(1).plan(9, 9) == []
+    assert Scheduler(1).is_idle
 
 
-def test_the_budget_always_lets_every_slot_decode() -> None:
-    scheduler = Scheduler(3, 1)
-    for _ in range(3):
-        scheduler.add(sequence(2, decoding=True))
-    admit_all(scheduler)
-    assert len(scheduler.plan()) == 3
+def test_every_prompt_is_read_whatever_comes_beside_it() -> None:
+    """Random arrivals, ends and chunks: no plan exceeds its budget, and nobody waits for ever."""
+    rng = random.Random(0)
+    for _ in range(50):
+        scheduler, left = (
+            Scheduler(rng.randint(1, 8)),
+            [sequence(rng.randint(1, 300), rng.choice("abc")) for _ in range(20)],
+        )
+        done: list[Sequence] = []
+        arriving = list(left)
+        for _ in range(5000):
+            if arriving and rng.random() < 0.3:
+                scheduler.add(arriving.pop())
+            admit_all(scheduler)
+            budget = rng.randint(8, 64)
+            plan = scheduler.plan(budget, rng.randint(1, 64))
+            assert sum(work.count for work in plan) <= budget
+            assert len({work.sequence for work in plan}) == len(plan)
+            assert plan or not scheduler.running
+            for work in plan:
+                assert 0 < work.count <= work.sequence.n_pending
+                completes = work.completes
+                work.sequence.n_computed += work.count
+                if completes:
+                    work.sequence.tokens.append(0)
+                if work.sequence.n_generated >= 9:
+                    scheduler.remove(work.sequence)
+                    done.append(work.sequence)
+            if len(done) == len(left):
+                break
+        assert len(done) == len(left)
+        assert scheduler.is_idle

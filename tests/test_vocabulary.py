@@ -20,7 +20,7 @@ END = "<|end|>"
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Iterator[Vocabulary]:
-    runner = Runner(LoadSettings(GUIDE, 256), n_slots=1)
+    runner = Runner(LoadSettings(GUIDE, 256))
     yield runner.vocabulary
     runner.close()
 

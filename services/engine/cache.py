@@ -26,8 +26,10 @@ class SlotCache:
         self._clock = 0
 
     def take(self, tokens: Many[int], owner: str) -> tuple[int, int]:
-        """Take the free slot that holds most of `tokens` already, else the one longest unused.
+        """Take the free slot whose tokens `tokens` go on from, else the one longest unused.
 
+        To go on from a slot is to keep half of it at least: else a prompt that shares but the template's head would
+        overwrite a conversation while another slot lies empty.
         Returns the slot's number and how many tokens it keeps: one less than all at most, since the last must be computed
         for its logits. Raises LookupError where every slot is busy.
         """
@@ -35,7 +37,8 @@ class SlotCache:
         if not free:
             raise LookupError("every slot is busy")
         shared = {number: self._shared(slot, tokens, owner) for number, slot in free}
-        number = max(free, key=lambda item: (shared[item[0]], -item[1].used))[0]
+        going_on = [number for number, slot in free if 2 * shared[number] >= len(slot.tokens) > 0]
+        number = max(going_on, key=shared.__getitem__) if going_on else min(free, key=lambda item: item[1].used)[0]
         slot = self._slots[number]
         slot.busy, slot.owner, slot.tokens = True, owner, []
         return number, shared[number]

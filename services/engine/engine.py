@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from concurrent.futures import Future
 
 from services.backend import FinishReason, GenerationRequest, LoadSettings, Prompt
 from services.engine.cache import SlotCache
+from services.engine.pace import Pace
 from services.engine.runner import Run, Runner
 from services.engine.scheduler import Scheduler, Work
 from services.engine.sequence import EngineGeneration, Sequence
-from services.errors import EngineFailure, HearthError, Unavailable
+from services.errors import EngineFailure, HearthError, InvalidRequest, Unavailable
 
 log = logging.getLogger(__name__)
 
-N_SLOTS = 1
 MAX_FAILURES = 3
 _STOP = None
 
@@ -55,6 +56,9 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> EngineGeneration:
         """See `Model.submit`."""
+        if not request.tokens:
+            # Nothing to compute logits from: it would never end.
+            raise InvalidRequest("the prompt holds no tokens", param="prompt")
         generation = EngineGeneration(request, self._wake)
         with self._turn:
             if not self._open:
@@ -80,12 +84,13 @@ class Engine:
     def _run(self, settings: LoadSettings, loaded: Future[Runner]) -> None:
         """The thread: load, loop, and fail what is left."""
         try:
-            runner = Runner(settings, N_SLOTS)
+            runner = Runner(settings)
         except BaseException as error:
             loaded.set_exception(error)
             return
-        self._cache = SlotCache(N_SLOTS)
-        self._scheduler = Scheduler(N_SLOTS, runner.step_tokens)
+        self._cache = SlotCache(runner.n_slots)
+        self._scheduler = Scheduler(runner.n_slots)
+        self._pace = Pace()
         loaded.set_result(runner)
         try:
             while self._take_inbox():
@@ -128,10 +133,13 @@ class Engine:
     def _step(self, runner: Runner) -> None:
         self._drop_cancelled()
         self._admit(runner)
-        plan = self._scheduler.plan()
+        plan = self._scheduler.plan(runner.step_tokens, self._pace.chunk(runner.step_tokens))
         if not plan:
             return
+        started = time.perf_counter()
         rows = runner.decode([_run_of(work) for work in plan])
+        n_read = sum(work.count for work in plan if not work.sequence.is_decoding)
+        self._pace.observe(n_read, time.perf_counter() - started)
         for work, row in zip(plan, rows, strict=True):
             completes = work.completes
             work.sequence.n_computed += work.count

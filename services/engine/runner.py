@@ -9,9 +9,9 @@ from typing import Any
 
 import llama_cpp
 
-from services.backend import LoadSettings, Sampling
+from services.backend import CacheType, LoadSettings, Sampling
 from services.engine import native_log
-from services.engine.cpus import usable_cores
+from services.engine.machine import free_memory, usable_cores
 from services.engine.sampling import ChainSampler
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure
@@ -40,9 +40,9 @@ class Run:
 
 
 class Runner:
-    """One model and its context of `n_slots` KV streams."""
+    """One model and its context of `n_slots` KV streams: `n_parallel`, or fewer where memory would not hold so many."""
 
-    def __init__(self, settings: LoadSettings, n_slots: int) -> None:
+    def __init__(self, settings: LoadSettings) -> None:
         """Load the model. Raises BadModelFile with llama.cpp's own words where that fails."""
         self._model: Any = None
         self._context: Any = None
@@ -51,12 +51,12 @@ class Runner:
         native_log.take_errors()
         llama_cpp.llama_backend_init()
         try:
-            self._load(settings, n_slots)
+            self._load(settings)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, settings: LoadSettings, n_slots: int) -> None:
+    def _load(self, settings: LoadSettings) -> None:
         name = settings.file.name
         self._model = llama_cpp.llama_model_load_from_file(str(settings.file).encode(), _model_params(settings))
         if not self._model:
@@ -68,8 +68,10 @@ class Runner:
         self.n_ctx = min(settings.n_ctx, trained)
         if trained < settings.n_ctx:
             log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, trained, settings.n_ctx)
-        self.step_tokens = settings.n_batch or STEP_TOKENS
-        params = _context_params(settings, self.n_ctx, n_slots, self.step_tokens)
+        self.n_slots = self._affordable_slots(settings)
+        # Every slot must be able to decode in one step.
+        self.step_tokens = max(settings.n_batch or STEP_TOKENS, self.n_slots)
+        params = _context_params(settings, self.n_ctx, self.n_slots, self.step_tokens)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             raise BadModelFile(
@@ -79,6 +81,26 @@ class Runner:
         if not self._memory:
             raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
         self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
+
+    def _affordable_slots(self, settings: LoadSettings) -> int:
+        """As many slots as the profile wants, or as half of the memory left beside the weights holds the KV caches of; one at least."""
+        width = llama_cpp.llama_model_n_embd(self._model) // max(1, llama_cpp.llama_model_n_head(self._model))
+        values = (
+            self.n_ctx * llama_cpp.llama_model_n_layer(self._model) * llama_cpp.llama_model_n_head_kv(self._model) * width
+        )
+        each = values * (_value_bytes(settings.cache_type_k) + _value_bytes(settings.cache_type_v))
+        # A mapped file counts as free memory until it is read.
+        free = free_memory() - (llama_cpp.llama_model_size(self._model) if settings.use_mmap else 0)
+        n_slots = max(1, min(settings.n_parallel, int(free / 2 / max(each, 1))))
+        if n_slots < settings.n_parallel:
+            log.warning(
+                "%s: %d answers at once instead of %d, since the KV cache of each takes %d MB",
+                settings.file.name,
+                n_slots,
+                settings.n_parallel,
+                each / 1e6,
+            )
+        return n_slots
 
     def decode(self, runs: Many[Run]) -> list[int]:
         """Compute the runs in one batch; return each run's last row, for its sampler.
@@ -153,6 +175,11 @@ def _context_params(settings: LoadSettings, n_ctx: int, n_slots: int, step_token
     params.type_v = _TYPE_NUMBERS[settings.cache_type_v]
     params.no_perf = True
     return params
+
+
+def _value_bytes(cache_type: CacheType) -> float:
+    _, block, block_bytes = TENSOR_TYPES[_TYPE_NUMBERS[cache_type]]
+    return block_bytes / block
 
 
 def _reason() -> str:

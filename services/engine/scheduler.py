@@ -1,12 +1,13 @@
 """What runs next. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
 Each step computes at most `budget` tokens. Sequences that decode go first, one token each, since their readers are
-watching; what is left of the budget reads prompts, the oldest first. Sequences wait for a free slot in the order they came.
+watching. What is left reads prompts, in equal shares for the owners that have any, so that nobody's long prompt holds up
+another's short one; of one owner's prompts the oldest is read first. A sequence waits for a slot until its owner has fewer
+of them than, or as few as, the others who wait.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -29,11 +30,10 @@ class Work:
 class Scheduler:
     """The sequences that wait and those that hold a slot. Owned by the engine's thread."""
 
-    def __init__(self, n_slots: int, budget: int) -> None:
-        """`n_slots` sequences may run at once; a step computes `budget` tokens at most, and n_slots at least."""
+    def __init__(self, n_slots: int) -> None:
+        """`n_slots` sequences may run at once."""
         self._n_slots = n_slots
-        self._budget = max(budget, n_slots)
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
 
     @property
@@ -56,10 +56,12 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def admit(self) -> Sequence | None:
-        """Move the next waiting sequence to the running ones, if a slot is free."""
+        """Move the next waiting sequence to the running ones, if a slot is free: the oldest of the owner who has fewest."""
         if not self._waiting or len(self._running) >= self._n_slots:
             return None
-        sequence = self._waiting.popleft()
+        slots_of = [sequence.request.owner for sequence in self._running]
+        sequence = min(self._waiting, key=lambda waiting: slots_of.count(waiting.request.owner))
+        self._waiting.remove(sequence)
         self._running.append(sequence)
         return sequence
 
@@ -70,12 +72,28 @@ class Scheduler:
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
-    def plan(self) -> list[Work]:
-        """The next step's work; [] when nothing runs."""
+    def plan(self, budget: int, chunk: int) -> list[Work]:
+        """The next step's work; [] when nothing runs.
+
+        `budget` tokens at most, n_slots at least; `chunk` of them at most read prompts while others decode.
+        """
         work = [Work(sequence, 1) for sequence in self._running if sequence.is_decoding]
-        left = self._budget - len(work)
+        left = min(budget - len(work), chunk) if work else budget
+        return work + self._read(max(left, 0))
+
+    def _read(self, left: int) -> list[Work]:
+        """Share `left` tokens out between the owners whose prompts are not read yet; what one leaves, the next may take."""
+        reading: dict[str, list[Sequence]] = {}
         for sequence in self._running:
-            if not sequence.is_decoding and left > 0:
-                work.append(Work(sequence, min(left, sequence.n_pending)))
-                left -= work[-1].count
+            if not sequence.is_decoding:
+                reading.setdefault(sequence.request.owner, []).append(sequence)
+        work = []
+        # Those with least to read first: what they leave of their shares goes to the others.
+        owners = sorted(reading.values(), key=lambda sequences: sum(sequence.n_pending for sequence in sequences))
+        for position, sequences in enumerate(owners):
+            share = left // (len(owners) - position)
+            for sequence in sequences:
+                if count := min(share, sequence.n_pending):
+                    work.append(Work(sequence, count))
+                    share, left = share - count, left - count
         return work

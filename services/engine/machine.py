@@ -1,4 +1,4 @@
-"""How many threads may compute at once on this machine."""
+"""What this machine has to give: cores and memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,21 @@ def usable_cores() -> int:
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = {_siblings(cpu) for cpu in allowed}
     return max(1, min(len(cores), _quota()))
+
+
+def free_memory() -> int:
+    """The bytes that may still be taken without swapping, within the control group's limit (cgroup v2)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 2**62
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        return min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return free
 
 
 def _siblings(cpu: int) -> str:
