@@ -83,7 +83,7 @@ class Runner:
         self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
 
     def _affordable_slots(self, settings: LoadSettings) -> int:
-        """As many slots as the profile wants, or as half of the memory left beside the weights holds the KV caches of; one at least."""
+        """As many slots as the profile wants and half of the memory beside the weights holds; one at least."""
         width = llama_cpp.llama_model_n_embd(self._model) // max(1, llama_cpp.llama_model_n_head(self._model))
         values = (
             self.n_ctx * llama_cpp.llama_model_n_layer(self._model) * llama_cpp.llama_model_n_head_kv(self._model) * width
