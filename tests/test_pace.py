@@ -1,28 +1,35 @@
 from __future__ import annotations
 
-from services.engine.pace import HOLD_UP, LEAST, Pace
+from services.engine.pace import HOLD_UP, LEAST, TILE_BESIDE, Pace
+
+
+def paced(seconds_per_token: float) -> Pace:
+    pace = Pace()
+    pace.observe(100, 100 * seconds_per_token)
+    return pace
+
+
+def test_before_anything_is_known_a_chunk_is_a_tile() -> None:
+    assert Pace().chunk(128) == TILE_BESIDE
+    assert Pace().chunk(20) == 20
 
 
 def test_a_chunk_takes_as_long_as_streams_may_be_held_up() -> None:
-    pace = Pace()
-    assert pace.chunk(128) == LEAST
-    pace.observe(100, 100 * HOLD_UP / 50)
-    assert pace.chunk(128) == 50
-    assert pace.chunk(20) == 20
+    assert paced(HOLD_UP / 100).chunk(128) == 100
+    assert paced(HOLD_UP / 100).chunk(90) == 90
+    assert paced(HOLD_UP / 1000).chunk(128) == 128
 
 
-def test_slow_machines_still_read_and_quick_ones_read_all() -> None:
-    pace = Pace()
-    pace.observe(100, 1000)
-    assert pace.chunk(128) == LEAST
-    for _ in range(100):
-        pace.observe(100, 0.001)
-    assert pace.chunk(128) == 128
+def test_for_a_whole_tile_it_may_take_twice_as_long() -> None:
+    assert paced(HOLD_UP / 40).chunk(128) == TILE_BESIDE
+    assert paced(HOLD_UP / 25).chunk(128) == 25
+
+
+def test_slow_machines_still_read() -> None:
+    assert paced(1000).chunk(128) == LEAST
 
 
 def test_small_steps_say_nothing() -> None:
     pace = Pace()
     pace.observe(LEAST - 1, 1000)
-    assert pace.chunk(128) == LEAST
-    pace.observe(100, 0.001)
-    assert pace.chunk(128) == 128
+    assert pace.chunk(128) == TILE_BESIDE

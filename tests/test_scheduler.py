@@ -69,11 +69,20 @@ def test_a_prompt_that_is_alone_has_the_whole_budget() -> None:
 
 
 def test_prompts_share_the_budget_by_owner() -> None:
-    long, second, short, middle = sequence(90, "a"), sequence(90, "a"), sequence(4, "b"), sequence(50, "c")
+    long, second, short, middle = sequence(900, "a"), sequence(900, "a"), sequence(4, "b"), sequence(500, "c")
     scheduler = running(long, second, short, middle)
-    assert planned(scheduler, budget=30, chunk=8) == [(short, 4), (middle, 13), (long, 13)]
-    long.n_computed = 85
-    assert planned(scheduler, budget=30, chunk=8) == [(short, 4), (middle, 13), (long, 5), (second, 8)]
+    assert planned(scheduler, budget=300, chunk=8) == [(long, 100), (short, 4), (middle, 196)]
+    long.n_computed = 895
+    assert planned(scheduler, budget=300, chunk=8) == [(short, 4), (middle, 148), (long, 5), (second, 143)]
+
+
+def test_a_share_is_a_tile_at_least_and_whoever_got_none_is_next() -> None:
+    prompts = [sequence(500, owner) for owner in "abc"]
+    scheduler = running(*prompts)
+    assert planned(scheduler, budget=128, chunk=8) == [(prompts[0], 64), (prompts[1], 64)]
+    prompts[0].n_computed = prompts[1].n_computed = 64
+    assert planned(scheduler, budget=128, chunk=8) == [(prompts[2], 64), (prompts[0], 64)]
+    assert planned(scheduler, budget=40, chunk=8) == [(prompts[2], 40)]
 
 
 def test_there_is_nothing_to_plan_when_nothing_runs() -> None:

@@ -1,9 +1,9 @@
 """What runs next. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
 Each step computes at most `budget` tokens. Sequences that decode go first, one token each, since their readers are
-watching. What is left reads prompts, in equal shares for the owners that have any, so that nobody's long prompt holds up
-another's short one; of one owner's prompts the oldest is read first. A sequence waits for a slot until its owner has fewer
-of them than, or as few as, the others who wait.
+watching. What is left reads prompts, in shares for the owners that have any, so that nobody's long prompt holds up
+another's short one; of one owner's prompts the oldest is read first. Slots go to the owner who has fewest, the oldest
+request first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+from services.engine.pace import TILE
 from services.engine.sequence import Sequence
 
 
@@ -82,16 +83,16 @@ class Scheduler:
         return work + self._read(max(left, 0))
 
     def _read(self, left: int) -> list[Work]:
-        """Share `left` tokens out between the owners whose prompts are not read yet; what one leaves, the next may take."""
+        """Share `left` tokens out between the owners whose prompts are not read yet, a tile each at least."""
         reading: dict[str, list[Sequence]] = {}
         for sequence in self._running:
             if not sequence.is_decoding:
                 reading.setdefault(sequence.request.owner, []).append(sequence)
         work = []
-        # Those with least to read first: what they leave of their shares goes to the others.
-        owners = sorted(reading.values(), key=lambda sequences: sum(sequence.n_pending for sequence in sequences))
+        # Those who have been read least come first, so that whoever got nothing in this step is next.
+        owners = sorted(reading.values(), key=lambda sequences: sequences[0].n_read)
         for position, sequences in enumerate(owners):
-            share = left // (len(owners) - position)
+            share = min(left, max(TILE, left // (len(owners) - position)))
             for sequence in sequences:
                 if count := min(share, sequence.n_pending):
                     work.append(Work(sequence, count))

@@ -50,6 +50,11 @@ class Sequence:
         return len(self.tokens) - self.n_computed
 
     @property
+    def n_read(self) -> int:
+        """Tokens computed for this request so far: all but those that the slot's KV cache held already."""
+        return self.n_computed - self.n_cached
+
+    @property
     def is_decoding(self) -> bool:
         """Whether the prompt is read, so that each step adds a token."""
         return self.n_generated > 0
