@@ -76,29 +76,37 @@ make_venv() {
     touch "$VENV/made"
 }
 
-# What llama.cpp is compiled for: the options, and what this CPU can do.
-build_id() { { echo "$CMAKE_ARGS"; uname -m; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo || true; } | sha256sum; }
+# What llama.cpp is compiled for: the options, and which instructions this CPU has.
+build_id() {
+    {
+        echo "$CMAKE_ARGS"
+        uname -m
+        grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | tr ' ' '\n' | grep -E '^(s?sse|avx|fma|f16c|bmi|amx|asimd|sve|i8mm|bf16|fphp)' | sort || true
+    } | sha256sum
+}
 
 # What an installation of FILE depends on.
 stamp_of() { { cat "$1"; build_id; } | sha256sum; }
 
 is_installed() { [[ -f $VENV/made && -f $VENV/$1.installed && $(<"$VENV/$1.installed") == "$(stamp_of "$1")" ]]; }
 
-# pip's cache may hold llama.cpp compiled for another CPU or with other options, and the environment too.
+is_noted() { [[ -f $1 && $(<"$1") == "$(build_id)" ]]; }
+
+# The environment, or pip's cache, may hold llama.cpp compiled for another CPU or with other options. Both keep a note.
 forget_other_builds() {
-    local cache
-    cache=$("$VENV/bin/python" -m pip cache dir 2>/dev/null) || return 0
-    BUILD_NOTE=$cache/hearth-llama-build
-    if [[ -f $BUILD_NOTE && $(<"$BUILD_NOTE") == "$(build_id)" ]]; then return; fi
-    "$VENV/bin/python" -m pip cache remove llama_cpp_python >/dev/null 2>&1 || true
-    "$VENV/bin/python" -m pip uninstall --yes --quiet llama-cpp-python >/dev/null 2>&1 || true
+    CACHE_NOTE=$("$VENV/bin/python" -m pip cache dir 2>/dev/null)/hearth-llama-build || CACHE_NOTE=""
+    if [[ -n $CACHE_NOTE ]] && ! is_noted "$CACHE_NOTE"; then
+        "$VENV/bin/python" -m pip cache remove llama_cpp_python >/dev/null 2>&1 || true
+    fi
+    if ! is_noted "$VENV/llama-build"; then
+        "$VENV/bin/python" -m pip uninstall --yes --quiet llama-cpp-python >/dev/null 2>&1 || true
+    fi
 }
 
 # install_requirements FILE: what FILE pins, into the environment.
 install_requirements() {
     local file=$1
     say "Installing the packages of $file"
-    BUILD_NOTE=""
     forget_other_builds
     if ! "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("llama_cpp"))'; then
         echo "    Unless it was before, llama.cpp is compiled for this CPU: about five minutes on two cores."
@@ -109,7 +117,8 @@ install_requirements() {
     "$VENV/bin/python" -m pip install --verbose --require-hashes -r "$file" </dev/null >"$LOG" 2>&1 &
     set +m
     show_progress $! || fail
-    if [[ -n $BUILD_NOTE ]]; then mkdir -p "$(dirname "$BUILD_NOTE")" && build_id >"$BUILD_NOTE"; fi
+    build_id >"$VENV/llama-build"
+    if [[ -n $CACHE_NOTE ]]; then mkdir -p "$(dirname "$CACHE_NOTE")" && build_id >"$CACHE_NOTE"; fi
     stamp_of "$file" >"$VENV/$file.installed"
     # What the tests need holds all that the server needs.
     [[ $file != requirements-dev.txt ]] || stamp_of requirements.txt >"$VENV/requirements.txt.installed"

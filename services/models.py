@@ -65,7 +65,8 @@ class ModelFiles:
         path = self.folder / pure
         try:
             is_inside, is_file = self._is_inside(path), path.is_file()
-        except OSError:
+        except (OSError, RuntimeError):
+            # A name that is too long, or a link to itself (RuntimeError up to Python 3.12).
             is_inside, is_file = True, False
         if not is_inside:
             what = f"{name} is a link that leads out of the models folder"

@@ -187,7 +187,7 @@ def test_a_long_prompt_is_read_beside_a_stream(endless: Engine) -> None:
 def test_slots_are_as_many_as_memory_holds(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Eight layers of 512 values for K and V, in f16: 16 KiB a token.
     each = 4096 * 16 * 1024
-    monkeypatch.setattr("services.engine.runner.free_memory", lambda: 2 * 3 * each + 1)
+    monkeypatch.setattr("services.engine.runner.free_memory", lambda: 2 * 3 * each + 60_000_000)
     engine = Engine(LoadSettings(random_model, 4096, use_mmap=False))
     assert engine._runner.n_slots == 3
     engine.close()

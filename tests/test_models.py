@@ -19,6 +19,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("no model")
     (tmp_path / "secret.gguf").write_bytes(GUIDE.read_bytes())
     (folder / "out.gguf").symlink_to(tmp_path / "secret.gguf")
+    (folder / "loop.gguf").symlink_to("loop.gguf")
     (folder / "dangling.gguf").symlink_to(tmp_path / "nothing.gguf")
     (folder / "away").symlink_to(tmp_path)
     return folder
@@ -52,6 +53,7 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         ("a\0b", InvalidRequest),
         ("nothing.gguf", NotFound),
         ("more", NotFound),
+        ("loop.gguf", NotFound),
         ("dangling.gguf", InvalidRequest),
         ("away/nothing.gguf", InvalidRequest),
         ("x" * 5000, NotFound),

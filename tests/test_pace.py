@@ -5,7 +5,7 @@ from services.engine.pace import HOLD_UP, LEAST, TILE_BESIDE, Pace
 
 def paced(seconds_per_token: float) -> Pace:
     pace = Pace()
-    pace.observe(100, 100 * seconds_per_token)
+    pace.observe(100, 0, 100 * seconds_per_token)
     return pace
 
 
@@ -31,5 +31,12 @@ def test_slow_machines_still_read() -> None:
 
 def test_small_steps_say_nothing() -> None:
     pace = Pace()
-    pace.observe(LEAST - 1, 1000)
+    pace.observe(LEAST - 1, 0, 1000)
     assert pace.chunk(128) == TILE_BESIDE
+
+
+def test_what_decoding_takes_is_no_cost_of_reading() -> None:
+    pace = Pace()
+    pace.observe(0, 8, 0.08)
+    pace.observe(100, 8, 0.08 + 100 * HOLD_UP / 90)
+    assert pace.chunk(128) in (89, 90)

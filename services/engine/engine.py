@@ -136,10 +136,12 @@ class Engine:
         plan = self._scheduler.plan(runner.step_tokens, self._pace.chunk(runner.step_tokens))
         if not plan:
             return
+        # llama.cpp computes sequences together only where they come in the order of their slots.
+        plan.sort(key=lambda work: work.sequence.slot or 0)
         started = time.perf_counter()
         rows = runner.decode([_run_of(work) for work in plan])
-        n_read = sum(work.count for work in plan if not work.sequence.is_decoding)
-        self._pace.observe(n_read, time.perf_counter() - started)
+        n_decoding = sum(work.sequence.is_decoding for work in plan)
+        self._pace.observe(sum(work.count for work in plan) - n_decoding, n_decoding, time.perf_counter() - started)
         for work, row in zip(plan, rows, strict=True):
             completes = work.completes
             work.sequence.n_computed += work.count

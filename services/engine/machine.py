@@ -27,8 +27,11 @@ def free_memory() -> int:
     try:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text(encoding="ascii"))
-        return min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, ValueError):
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        # Cached files are given up when memory is needed.
+        return min(free, limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
         return free
 
 

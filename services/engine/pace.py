@@ -22,21 +22,29 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds_per_token: float | None = None
+        self._decoding = 0.0
 
-    def observe(self, n_tokens: int, seconds: float) -> None:
-        """Take note of a step that read `n_tokens` of prompts; small ones say little and are passed over."""
-        if n_tokens < LEAST:
-            return
-        new = seconds / n_tokens
-        old = self._seconds_per_token
-        self._seconds_per_token = new if old is None else old + _WEIGHT * (new - old)
+    def observe(self, n_read: int, n_decoding: int, seconds: float) -> None:
+        """Take note of a step that read `n_read` tokens of prompts beside `n_decoding` others.
+
+        What decoding takes alone is no cost of reading. Steps that read little say little, and are passed over.
+        """
+        if not n_read:
+            self._decoding = _mean(self._decoding or seconds, seconds)
+        elif n_read >= LEAST:
+            new = max(seconds - (self._decoding if n_decoding else 0.0), 0.0) / n_read
+            self._seconds_per_token = _mean(new if self._seconds_per_token is None else self._seconds_per_token, new)
 
     def chunk(self, most: int) -> int:
         """How many tokens of prompts a step may read beside streams, up to `most`."""
         cost = self._seconds_per_token
-        if cost is None:
+        if not cost:
             return min(most, TILE_BESIDE)
         chunk = max(LEAST, int(HOLD_UP / cost))
         if chunk < TILE_BESIDE and TILE_BESIDE * cost <= 2 * HOLD_UP:
             chunk = TILE_BESIDE
         return min(most, chunk)
+
+
+def _mean(old: float, new: float) -> float:
+    return old + _WEIGHT * (new - old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Runner:
 
     def _load(self, settings: LoadSettings) -> None:
         name = settings.file.name
+        # Read before the weights are: how much of them counts as free afterwards depends on how they are loaded.
+        free = free_memory()
         self._model = llama_cpp.llama_model_load_from_file(str(settings.file).encode(), _model_params(settings))
         if not self._model:
             raise BadModelFile(f"llama.cpp cannot load {name}: {_reason()}", param="model")
@@ -68,7 +71,7 @@ class Runner:
         self.n_ctx = min(settings.n_ctx, trained)
         if trained < settings.n_ctx:
             log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, trained, settings.n_ctx)
-        self.n_slots = self._affordable_slots(settings)
+        self.n_slots = self._affordable_slots(settings, free)
         # Every slot must be able to decode in one step.
         self.step_tokens = max(settings.n_batch or STEP_TOKENS, self.n_slots)
         params = _context_params(settings, self.n_ctx, self.n_slots, self.step_tokens)
@@ -82,15 +85,10 @@ class Runner:
             raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
         self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
 
-    def _affordable_slots(self, settings: LoadSettings) -> int:
+    def _affordable_slots(self, settings: LoadSettings, free: int) -> int:
         """As many slots as the profile wants and half of the memory beside the weights holds; one at least."""
-        width = llama_cpp.llama_model_n_embd(self._model) // max(1, llama_cpp.llama_model_n_head(self._model))
-        values = (
-            self.n_ctx * llama_cpp.llama_model_n_layer(self._model) * llama_cpp.llama_model_n_head_kv(self._model) * width
-        )
-        each = values * (_value_bytes(settings.cache_type_k) + _value_bytes(settings.cache_type_v))
-        # A mapped file counts as free memory until it is read.
-        free = free_memory() - (llama_cpp.llama_model_size(self._model) if settings.use_mmap else 0)
+        each = self.n_ctx * self._cache_bytes_per_token(settings)
+        free -= llama_cpp.llama_model_size(self._model)
         n_slots = max(1, min(settings.n_parallel, int(free / 2 / max(each, 1))))
         if n_slots < settings.n_parallel:
             log.warning(
@@ -101,6 +99,26 @@ class Runner:
                 each / 1e6,
             )
         return n_slots
+
+    def _cache_bytes_per_token(self, settings: LoadSettings) -> float:
+        """What one token takes in the KV cache, over all layers; too much for models that do without it in some."""
+        n_head = max(1, llama_cpp.llama_model_n_head(self._model))
+        n_head_kv = llama_cpp.llama_model_n_head_kv(self._model) or n_head
+        width = llama_cpp.llama_model_n_embd(self._model) // n_head
+        k = self._metadata("attention.key_length", width) * _value_bytes(settings.cache_type_k)
+        v = self._metadata("attention.value_length", width) * _value_bytes(settings.cache_type_v)
+        return float(llama_cpp.llama_model_n_layer(self._model) * n_head_kv * (k + v))
+
+    def _metadata(self, name: str, default: int) -> int:
+        """A number of the architecture's metadata (GGUF, `ARCHITECTURE.name`)."""
+        architecture = self._text_metadata("general.architecture")
+        text = self._text_metadata(f"{architecture}.{name}")
+        return int(text) if text.isdigit() else default
+
+    def _text_metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length > 0 else ""
 
     def decode(self, runs: Many[Run]) -> list[int]:
         """Compute the runs in one batch; return each run's last row, for its sampler.

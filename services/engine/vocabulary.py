@@ -17,7 +17,8 @@ from services.backend import Prompt
 LONG_TEXT = 4_000
 BIG_STACK = 2**29
 
-_starting = threading.Lock()
+# One at a time: such a run may take hundreds of megabytes.
+_big_stack = threading.Lock()
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 
 
@@ -31,13 +32,13 @@ def on_big_stack(work: Callable[[], list[int]]) -> list[int]:
         except BaseException as error:
             done.set_exception(error)
 
-    with _starting:
+    with _big_stack:
         usual = threading.stack_size(BIG_STACK)
         try:
             threading.Thread(target=run, name="tokenize").start()
         finally:
             threading.stack_size(usual)
-    return done.result()
+        return done.result()
 
 
 class Vocabulary:
