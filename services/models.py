@@ -46,22 +46,22 @@ class ModelFiles:
         paths = sorted(path for path in self.folder.rglob("*.gguf") if path.is_file() and self._is_inside(path))
         return [self._describe(path) for path in paths]
 
-    def check(self, name: str, *, param: str = "model") -> CheckedModel:
+    def check(self, name: str) -> CheckedModel:
         """The file called `name`, a whole GGUF file.
 
         Raises InvalidRequest where the name leaves the folder, NotFound where there is no such file, BadModelFile.
         """
-        path = self._find(name, param)
+        path = self._find(name)
         found = self._describe(path)
         if found.problem:
-            raise BadModelFile(f"{name}: {found.problem}", param=param)
+            raise BadModelFile(f"{name}: {found.problem}", param="model")
         return CheckedModel(found.name, path, found.stamp)
 
-    def _find(self, name: str, param: str) -> Path:
+    def _find(self, name: str) -> Path:
         pure = PurePosixPath(name)
         if not name.strip() or "\0" in name or pure.is_absolute() or ".." in pure.parts:
             what = "the model should be the name of a file in the models folder"
-            raise InvalidRequest(what, param=param, code="bad_model_name")
+            raise InvalidRequest(what, param="model", code="bad_model_name")
         path = self.folder / pure
         try:
             is_inside, is_file = self._is_inside(path), path.is_file()
@@ -70,9 +70,9 @@ class ModelFiles:
             is_inside, is_file = True, False
         if not is_inside:
             what = f"{name} is a link that leads out of the models folder"
-            raise InvalidRequest(what, param=param, code="bad_model_name")
+            raise InvalidRequest(what, param="model", code="bad_model_name")
         if not is_file:
-            raise NotFound(f"there is no file {name} in the models folder", param=param, code="model_not_found")
+            raise NotFound(f"there is no file {name} in the models folder", param="model", code="model_not_found")
         return path
 
     def _is_inside(self, path: Path) -> bool:

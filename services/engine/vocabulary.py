@@ -61,8 +61,9 @@ class Vocabulary:
         A special token's text is that token in the template, and plain text in the spans that people typed.
         """
         matches = list(self._special.finditer(prompt.text))
-        if any(start < match.end() and match.start() < end for match in matches for start, end in prompt.typed):
-            tokens = list(self._tokenize_apart(prompt, matches))
+        special = [match for match in matches if not _is_typed(match, prompt)]
+        if len(special) < len(matches):
+            tokens = list(self._tokenize_apart(prompt.text, special))
         else:
             tokens = self._tokenize(prompt.text, parse_special=True)
         if self._bos is not None and tokens[:1] != [self._bos]:
@@ -83,15 +84,14 @@ class Vocabulary:
         """Whether a model says with this token that its answer is complete."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def _tokenize_apart(self, prompt: Prompt, matches: list[re.Match[str]]) -> Iterator[int]:
-        """Tokenize the text between the template's special tokens, with nothing special in it."""
+    def _tokenize_apart(self, text: str, special: list[re.Match[str]]) -> Iterator[int]:
+        """The tokens `special`, and the text between them with nothing special in it."""
         at = 0
-        for match in matches:
-            if not any(start < match.end() and match.start() < end for start, end in prompt.typed):
-                yield from self._tokenize(prompt.text[at : match.start()], parse_special=False)
-                yield self._specials[match[0]]
-                at = match.end()
-        yield from self._tokenize(prompt.text[at:], parse_special=False)
+        for match in special:
+            yield from self._tokenize(text[at : match.start()], parse_special=False)
+            yield self._specials[match[0]]
+            at = match.end()
+        yield from self._tokenize(text[at:], parse_special=False)
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         if len(text) <= LONG_TEXT:
@@ -116,3 +116,8 @@ class Vocabulary:
                 texts[llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")] = token
         texts.pop("", None)
         return texts
+
+
+def _is_typed(match: re.Match[str], prompt: Prompt) -> bool:
+    """Whether a person or a model wrote any of it."""
+    return any(start < match.end() and match.start() < end for start, end in prompt.typed)
