@@ -47,9 +47,15 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or Ctrl+C. Raises HearthError or OSError where it cannot start."""
     from services.app import create_app
     from services.engine.pool import EnginePool
+    from services.engine.store import StateStore
     from services.server import make_server, port_of
 
-    pool = EnginePool()
+    store = StateStore(
+        settings.data / "states",
+        None if settings.cache_ram is None else settings.cache_ram * 10**6,
+        settings.cache_disk * 10**6,
+    )
+    pool = EnginePool(store, settings.think_ahead)
     _stop_on_signals(pool)
     app = create_app(settings, pool)
     server = make_server(app, settings)

@@ -5,44 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from services.backend import Backend, Generation, GenerationRequest, Health, LoadSettings, Model
+from services.backend import (
+    EVERYBODY,
+    Backend,
+    Generation,
+    GenerationRequest,
+    Health,
+    LoadSettings,
+    Model,
+    Thought,
+)
+from services.conversation import Conversation
 from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
 from services.models import ModelFiles
 from services.profiles import Config, Profiles
-from services.prompts import Exchange, FittedPrompt, fit_prompt
+from services.prompts import Exchange, FilledTemplate, FittedPrompt
 from services.question import Question
 from services.sessions import SessionKey, Sessions
 
-# However large a request's memory_k, what is kept in memory only stays small.
-MAX_UNSAVED = 100
-
 Poll = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class _Talk:
-    """Where the exchange belongs: a session, the caller's unsaved conversation, or nowhere."""
-
-    sessions: Sessions
-    owner: str
-    session_id: int | None
-    memory_k: int
-    kept: int
-    """How many exchanges the unsaved conversation keeps."""
-
-    def window(self) -> list[Exchange]:
-        if self.session_id is not None:
-            return self.sessions.history(SessionKey(self.owner, self.session_id)).window(self.memory_k)
-        return self.sessions.unsaved(self.owner)[-self.memory_k :] if self.memory_k else []
-
-    def store(self, exchange: Exchange) -> None:
-        if self.session_id is not None:
-            self.sessions.history(SessionKey(self.owner, self.session_id)).add_exchange(exchange)
-        elif self.memory_k:
-            self.sessions.keep_unsaved(self.owner, exchange, self.kept)
 
 
 class Answer:
@@ -103,27 +87,28 @@ class Answers:
             config = self._profiles.config()
             model = stack.enter_context(self._lease(config))
             memory_k = config.profile.memory_k if question.memory_k is None else question.memory_k
-            talk = _Talk(
-                self._sessions,
-                owner,
-                question.session_id,
-                memory_k,
-                max(config.profile.memory_k, min(memory_k, MAX_UNSAVED)),
-            )
-            fitted = self._fit(config, model, talk.window(), question)
-            generation = model.submit(_request(config, fitted, question, owner))
-            stack.callback(generation.cancel)
+            talk = Conversation(self._sessions, owner, question.session_id, memory_k, config.profile.memory_k)
+            window = talk.window()
+            fitted = _filled(config, model, question).fit(window, question.prompt)
+            generation = model.submit(_request(config, fitted, question, talk))
 
             def finished(text: str) -> dict[str, Any]:
-                talk.store(Exchange(question.prompt, text))
+                exchange = Exchange(question.prompt, text)
+                talk.store(exchange)
+                # When the answer is out and closed: the caller waits for nothing of it.
+                stack_of_answer.callback(_think_ahead, config, model, question, talk, [*window, exchange])
                 return _summary(text, question, config, generation)
 
-            return Answer(generation, poll, finished, stack.pop_all())
+            stack.callback(generation.cancel)
+            stack_of_answer = stack.pop_all()
+
+            return Answer(generation, poll, finished, stack_of_answer)
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
         with self._place(), self._sessions.turn(key, poll):
             self._sessions.history(key).clear()
+            self._backend.forget(key.owner, str(key.number))
 
     def switch(self, model: str, profile: str) -> None:
         """Set the profile's model and select it, once the model is loaded; where anything fails, nothing changes.
@@ -136,14 +121,17 @@ class Answers:
         with self._place(), self._backend.lease(settings):
             self._profiles.select(profile, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
-            with self._backend.lease(settings):
+            with self._backend.lease(settings) as loaded:
                 self._broken = None
+                _read_head(chosen.template, loaded)
 
     def warm_up(self) -> HearthError | None:
         """Load the selected profile's model; return why that failed, where it did."""
         self._warming = True
         try:
-            with self._lease(self._profiles.config()):
+            config = self._profiles.config()
+            with self._lease(config) as model:
+                _read_head(config.profile.template, model)
                 return None
         except HearthError as error:
             return error
@@ -192,25 +180,35 @@ class Answers:
         except HearthError as error:
             raise _no_model(config, error) from error
 
-    def _fit(self, config: Config, model: Model, window: list[Exchange], question: Question) -> FittedPrompt:
-        return fit_prompt(
-            config.profile.template,
-            window,
-            question.prompt,
-            tokenize=model.tokenize,
-            n_ctx=model.n_ctx,
-            max_tokens=question.max_tokens or config.profile.max_tokens,
-        )
+
+def _filled(config: Config, model: Model, question: Question) -> FilledTemplate:
+    max_tokens = question.max_tokens or config.profile.max_tokens
+    return FilledTemplate(config.profile.template, model.tokenize, model.n_ctx, max_tokens)
 
 
-def _request(config: Config, fitted: FittedPrompt, question: Question, owner: str) -> GenerationRequest:
+def _request(config: Config, fitted: FittedPrompt, question: Question, talk: Conversation) -> GenerationRequest:
     return GenerationRequest(
         tokens=fitted.tokens,
         max_tokens=fitted.max_tokens,
         sampling=replace(config.profile.sampling(), **question.sampling()),  # type: ignore[arg-type]
         stop=tuple(config.profile.stop if question.stop is None else question.stop),
-        owner=owner,
+        owner=talk.owner,
+        session=talk.name,
+        n_head=fitted.n_head,
     )
+
+
+def _think_ahead(config: Config, model: Model, question: Question, talk: Conversation, exchanges: list[Exchange]) -> None:
+    """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
+    if talk.name:
+        window = exchanges[-talk.memory_k :] if talk.memory_k else []
+        tokens = _filled(config, model, question).beginning(window, question.prompt)
+        model.think(Thought(tokens, talk.owner, talk.name))
+
+
+def _read_head(template: str, model: Model) -> None:
+    """Have a template's beginning read, which every first prompt has."""
+    model.think(Thought(FilledTemplate(template, model.tokenize, model.n_ctx).head(), EVERYBODY, ""))
 
 
 def _summary(text: str, question: Question, config: Config, generation: Generation) -> dict[str, Any]:

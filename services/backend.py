@@ -10,6 +10,11 @@ from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 Health = Literal["ready", "loading", "down"]
+# The owner whose computed states everybody may go on from: the beginnings of templates.
+EVERYBODY = "~everybody"
+# Names of conversations that begin so are no stored sessions: what is computed for them stays in memory.
+PASSING = "~"
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -64,13 +69,32 @@ class Prompt:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One thing to generate. `owner` is the key's id: computed state is shared within one owner only."""
+    """One thing to generate.
+
+    `owner` is the key's id: computed state is shared within one owner only, but for the first `n_head` tokens, which are
+    the template's own. `session` names the conversation among the owner's; "" is none, and the state of a name that begins
+    with PASSING is never kept on disk.
+    """
 
     tokens: tuple[int, ...]
     max_tokens: int
     sampling: Sampling
     stop: tuple[str, ...] = ()
     owner: str = ""
+    session: str = ""
+    n_head: int = 0
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The beginning of a prompt that is likely to come: its tokens, and whose it is, as in GenerationRequest.
+
+    That of `owner` EVERYBODY is the beginning of a template.
+    """
+
+    tokens: tuple[int, ...]
+    owner: str
+    session: str
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,13 @@ class Model(Protocol):
         """
         ...
 
+    def think(self, thought: Thought) -> None:
+        """Compute the state of a prompt's beginning when nothing else is to be done; returns at once.
+
+        A later thought of the same conversation takes the place of an earlier one.
+        """
+        ...
+
 
 class Backend(Protocol):
     """Whatever holds models. Any thread may call it."""
@@ -127,6 +158,10 @@ class Backend(Protocol):
 
         Raises BadModelFile where it cannot be loaded; whatever was loaded before still is.
         """
+        ...
+
+    def forget(self, owner: str, session: str) -> None:
+        """Remove what is computed of a conversation, of whichever models, from memory and disk."""
         ...
 
     def health(self) -> Health:

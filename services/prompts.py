@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from services.backend import Prompt
 from services.errors import PromptTooLong
@@ -23,41 +24,68 @@ class Exchange:
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """A prompt that fits: its token ids, and how many tokens the answer may have."""
+    """A prompt that fits: its token ids, how many tokens the answer may have, and how many of the template's come first."""
 
     tokens: tuple[int, ...]
     max_tokens: int
+    n_head: int
 
 
-def fit_prompt(
-    template: str,
-    window: Sequence[Exchange],
-    words: str,
-    *,
-    tokenize: Callable[[Prompt], list[int]],
-    n_ctx: int,
-    max_tokens: int,
-) -> FittedPrompt:
-    """Fill the template with as much of the window's end as fits beside the answer.
+@dataclass(frozen=True)
+class FilledTemplate:
+    """A template to be filled for one model. `n_ctx` and `max_tokens` (of the answer) count tokens."""
 
-    The answer is promised the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it. The
-    prompt alone may fill all of the context but one token. All sizes are in tokens.
-    Raises PromptTooLong where even the prompt alone does not fit.
-    """
-    promised = min(max_tokens, max(1, n_ctx // 4))
+    template: str
+    tokenize: Callable[[Prompt], list[int]]
+    n_ctx: int
+    max_tokens: int = 1
 
-    def tokens_from(start: int) -> list[int]:
-        return tokenize(fill_template(template, window[start:], words))
+    def fit(self, window: Sequence[Exchange], words: str) -> FittedPrompt:
+        """The template filled with as much of the window's end as fits beside the answer.
 
-    tokens = tokens_from(0)
-    if len(tokens) + promised > n_ctx:
+        The answer is promised the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it.
+        The prompt alone may fill all of the context but one token.
+        Raises PromptTooLong where even the prompt alone does not fit.
+        """
+        tokens, _ = self._fit(window, words)
+        left = self.n_ctx - len(tokens)
+        if left < 1:
+            raise PromptTooLong(len(tokens), self.n_ctx)
+        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, self.head()])))
+
+    def head(self) -> tuple[int, ...]:
+        """The tokens before anything that a person wrote."""
+        place = _PLACE.search(self.template)
+        return tuple(self.tokenize(Prompt(self.template[: place.start()] if place else self.template)))
+
+    def beginning(self, window: Sequence[Exchange], words: str) -> tuple[int, ...]:
+        """The tokens that the prompt after `window` begins with, whatever its words: about as many, say, as `words`.
+
+        The last tokens before the words may depend on them, and are left out.
+        """
+        _, fitting = self._fit(window, words)
+        before = self.template[: self.template.index("{input}")] + "{input}"
+        probes = [self.tokenize(fill_template(before, fitting, probe)) for probe in ("A", "0", "\n")]
+        return tuple(_common(probes))
+
+    def _fit(self, window: Sequence[Exchange], words: str) -> tuple[list[int], Sequence[Exchange]]:
+        """The tokens of the prompt with as much of the window's end as fits, and that much of the window."""
+        promised = min(self.max_tokens, max(1, self.n_ctx // 4))
+
+        def tokens_from(start: int) -> list[int]:
+            return self.tokenize(fill_template(self.template, window[start:], words))
+
+        tokens = tokens_from(0)
+        if len(tokens) + promised <= self.n_ctx:
+            return tokens, window
         # Fewer exchanges are fewer tokens, so the first start that fits is found by halves.
-        start = bisect_left(range(len(window)), True, key=lambda n: len(tokens_from(n)) + promised <= n_ctx)
-        tokens = tokens_from(start)
-    left = n_ctx - len(tokens)
-    if left < 1:
-        raise PromptTooLong(len(tokens), n_ctx)
-    return FittedPrompt(tuple(tokens), min(max_tokens, left))
+        start = bisect_left(range(len(window)), True, key=lambda n: len(tokens_from(n)) + promised <= self.n_ctx)
+        return tokens_from(start), window[start:]
+
+
+def _common(rows: Sequence[Sequence[int]]) -> list[int]:
+    """What all rows begin with."""
+    return [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False))]
 
 
 def fill_template(template: str, window: Sequence[Exchange], words: str) -> Prompt:

@@ -22,6 +22,12 @@ class Settings:
     """Requests that may be open at once: each answer holds one of them until its last word."""
     reserve: int = 8
     """Threads kept free of answers, so that keys, lists and health are served however many wait."""
+    cache_ram: int | None = None
+    """Megabytes that computed states may take in memory, beside the slots; None: a quarter of what is free."""
+    cache_disk: int = 4000
+    """Megabytes that they may take on disk, in the data folder."""
+    think_ahead: bool = True
+    """Whether the beginning of each conversation's next prompt is read while nothing else is to be done."""
     log_level: str = "INFO"
 
     @property
@@ -37,6 +43,9 @@ _HELP = {
     "models": "folder of the GGUF files",
     "threads": "requests that may be open at once",
     "reserve": "threads that answers may not take",
+    "cache_ram": "megabytes of computed states to keep in memory (a quarter of what is free)",
+    "cache_disk": "megabytes of computed states to keep on disk; 0 keeps none there",
+    "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }
 
@@ -44,7 +53,7 @@ _HELP = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give `parser` a flag for every setting."""
     for field in fields(Settings):
-        shown = "" if isinstance(field.default, Path) else f" ({field.default})"
+        shown = "" if field.default is None or isinstance(field.default, Path) else f" ({_shown(field.default)})"
         parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="…", help=_HELP[field.name] + shown)
 
 
@@ -60,13 +69,21 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
         if given is None:
             given, source = environ.get(variable), variable
         if given is not None:
-            values[field.name] = _convert(given, type(field.default), source)
+            values[field.name] = _convert(given, int if field.default is None else type(field.default), source)
     settings = Settings(**values)  # type: ignore[arg-type]
     _check(settings)
     return settings
 
 
+def _shown(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
 def _convert(given: str, kind: type, source: str) -> object:
+    if kind is bool:
+        if given not in ("on", "off"):
+            raise ValueError(f"{source} should be on or off, not {given!r}")
+        return given == "on"
     if kind is int:
         try:
             return int(given)
@@ -82,6 +99,9 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"threads should be 2 or more, not {settings.threads}")
     if settings.reserve < 0:
         raise ValueError(f"reserve should be 0 or more, not {settings.reserve}")
+    for name in ("cache_ram", "cache_disk"):
+        if (getattr(settings, name) or 0) < 0:
+            raise ValueError(f"{name} should be 0 or more, not {getattr(settings, name)}")
     if settings.log_level not in _LEVELS:
         raise ValueError(f"the log level should be one of {', '.join(_LEVELS)}, not {settings.log_level!r}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.answers import Answers
-from services.backend import Finish, GenerationRequest, Health, LoadSettings, Prompt
+from services.backend import Finish, GenerationRequest, Health, LoadSettings, Prompt, Thought
 from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
 from services.models import ModelFiles
 from services.profiles import Profiles
@@ -48,6 +48,8 @@ class DummyBackend:
         self.seen: list[LoadSettings] = []
         self.requests: list[GenerationRequest] = []
         self.generations: list[DummyGeneration] = []
+        self.thoughts: list[Thought] = []
+        self.forgotten: list[tuple[str, str]] = []
 
     @contextmanager
     def lease(self, settings: LoadSettings) -> Iterator[DummyBackend]:
@@ -67,6 +69,12 @@ class DummyBackend:
         self.requests.append(request)
         self.generations.append(DummyGeneration(self.pieces))
         return self.generations[-1]
+
+    def think(self, thought: Thought) -> None:
+        self.thoughts.append(thought)
+
+    def forget(self, owner: str, session: str) -> None:
+        self.forgotten.append((owner, session))
 
     def health(self) -> Health:
         return "ready"
@@ -186,3 +194,34 @@ def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backen
     backend.refuses = None
     ask(answers)
     assert answers.health() == "ready"
+
+
+def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, backend: DummyBackend) -> None:
+    answer = answers.open(MASTER, Question(prompt="how are you", session_id=1), never)
+    list(answer.chunks())
+    assert not backend.thoughts
+    answer.close()
+    [thought] = backend.thoughts
+    ask(answers, prompt="fine", session_id=1)
+    expected = backend.requests[-1].tokens
+    assert thought.tokens == expected[: len(thought.tokens)]
+    assert len(thought.tokens) >= len(expected) - 3
+    assert (thought.owner, thought.session) == (MASTER, "1")
+    assert (backend.requests[-1].session, backend.requests[-1].n_head) == ("1", 7)
+
+
+def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, backend: DummyBackend) -> None:
+    ask(answers, memory_k=0)
+    assert not backend.thoughts
+    ask(answers)
+    assert [thought.session for thought in backend.thoughts] == ["~unsaved"]
+    answer = answers.open(MASTER, Question(prompt="hi", session_id=1), never)
+    next(answer.chunks())
+    answer.close()
+    assert len(backend.thoughts) == 1, "an answer that was broken off is no exchange"
+
+
+def test_a_forgotten_session_takes_its_computed_state_along(answers: Answers, backend: DummyBackend) -> None:
+    ask(answers, session_id=3)
+    answers.forget(SessionKey(MASTER, 3), never)
+    assert backend.forgotten == [(MASTER, "3")]

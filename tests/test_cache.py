@@ -1,50 +1,247 @@
 from __future__ import annotations
 
-import pytest
+import tempfile
+from pathlib import Path
 
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from services.backend import EVERYBODY, PASSING
 from services.engine.cache import SlotCache
+from services.engine.state import Buffer, pack
+from services.engine.store import StateStore
+
+Cell = tuple[int, str]
+
+
+class FakeMemory:
+    """A KV cache whose cells are tokens, each with the owner for whom it was computed."""
+
+    def __init__(self, n_slots: int) -> None:
+        self.cells: list[list[Cell]] = [[] for _ in range(n_slots)]
+
+    def keep(self, slot: int, n_tokens: int) -> int:
+        assert n_tokens <= len(self.cells[slot])
+        self.cells[slot] = self.cells[slot][:n_tokens]
+        return n_tokens
+
+    def snapshot(self, slot: int) -> Buffer:
+        return bytearray(repr(self.cells[slot]).encode())
+
+    def restore(self, slot: int, data: Buffer) -> bool:
+        self.cells[slot] = eval(bytes(data))
+        return True
+
+    def compute(self, slot: int, tokens: list[int], owner: str) -> None:
+        """Add the tokens that are not there yet."""
+        self.cells[slot] += [(token, owner) for token in tokens[len(self.cells[slot]) :]]
+
+
+class Desk:
+    """A cache over a fake memory, and the work that an engine does between `open` and `release`."""
+
+    def __init__(self, n_slots: int, store: StateStore | None = None) -> None:
+        self.memory = FakeMemory(n_slots)
+        self.store = store or StateStore(ram_bytes=10**6)
+        self.cache = SlotCache(self.memory, self.store, "model", n_slots)
+
+    def serve(self, tokens: list[int], owner: str = "a", session: str = "") -> tuple[int, int]:
+        """Compute a prompt; return its slot, and how many tokens it found computed."""
+        slot, n_cached = self.cache.open(tokens, owner, session)
+        self.memory.compute(slot, tokens, owner)
+        self.cache.release(slot, tokens)
+        return slot, n_cached
+
+
+LONG = list(range(100, 140))
+OTHER = list(range(200, 240))
 
 
 def test_the_longest_common_prefix_is_reused() -> None:
-    cache = SlotCache(1)
-    assert cache.take([1, 2, 3], "a") == (0, 0)
-    cache.release(0, [1, 2, 3, 4])
-    assert cache.take([1, 2, 3, 9], "a") == (0, 3)
+    desk = Desk(1)
+    assert desk.serve([1, 2, 3, 4]) == (0, 0)
+    assert desk.serve([1, 2, 3, 9]) == (0, 3)
 
 
 def test_the_last_token_is_computed_again_for_its_logits() -> None:
-    cache = SlotCache(1)
-    cache.take([1], "a")
-    cache.release(0, [1, 2, 3])
-    assert cache.take([1, 2, 3], "a") == (0, 2)
+    desk = Desk(1)
+    desk.serve([1, 2, 3])
+    assert desk.serve([1, 2, 3]) == (0, 2)
+    assert desk.cache.open([1, 2, 3], "a", spare=0) == (0, 3)
 
 
 def test_nothing_is_reused_between_owners() -> None:
-    cache = SlotCache(1)
-    cache.take([1], "a")
-    cache.release(0, [1, 2, 3])
-    assert cache.take([1, 2, 3, 4], "b") == (0, 0)
+    desk = Desk(2)
+    desk.serve(LONG, "a")
+    assert desk.serve([*LONG, 1], "b")[1] == 0
+    desk.serve(OTHER, "c", "1")
+    assert desk.serve([*LONG, 1], "d")[1] == 0, "nor what went to RAM"
 
 
-def test_the_slot_it_goes_on_from_is_taken_else_the_one_longest_unused() -> None:
-    cache = SlotCache(3)
-    for tokens in ([1, 1], [2, 2], [3, 3]):
-        cache.take(tokens, "a")
-    for number, tokens in enumerate(([1, 1], [2, 2], [3, 3])):
-        cache.release(number, tokens)
-    assert cache.take([2, 2, 5], "a") == (1, 2)
-    assert cache.take([9, 9], "a") == (0, 0)
-    assert cache.take([9, 9], "a") == (2, 0)
+def test_a_session_goes_on_in_its_slot_and_others_take_the_one_longest_unused() -> None:
+    desk = Desk(2)
+    assert desk.serve(LONG, session="1") == (0, 0)
+    assert desk.serve(OTHER, session="2") == (1, 0)
+    assert desk.serve([*LONG, 1], session="1") == (0, 40)
+    assert desk.serve([7, 8], session="3") == (1, 0)
+    for _ in range(2):
+        desk.cache.open([9], "a")
     with pytest.raises(LookupError):
-        cache.take([1], "a")
-    cache.clear()
-    assert cache.take([2, 2], "a")[1] == 0
+        desk.cache.open([1], "a")
+    desk.cache.clear()
+    assert desk.memory.cells == [[], []]
 
 
-def test_a_conversation_is_not_overwritten_for_a_shared_beginning() -> None:
-    cache = SlotCache(2)
-    cache.take([1], "a")
-    cache.release(0, [1, 2, 3, 4, 5, 6])
-    assert cache.take([1, 2, 9], "a") == (1, 0)
-    cache.release(1, [1, 2, 9])
-    assert cache.take([1, 2, 3, 4, 5, 6, 7], "a") == (0, 6)
+def test_what_had_to_leave_its_slot_comes_back_from_memory() -> None:
+    desk = Desk(1)
+    desk.serve(LONG, session="1")
+    desk.serve(OTHER, session="2")
+    assert desk.serve([*LONG, 1], session="1") == (0, 40)
+    assert desk.serve([*OTHER, 1], session="2") == (0, 40)
+
+
+def test_another_sessions_state_is_copied_and_left() -> None:
+    desk = Desk(2)
+    desk.serve(LONG, session="1")
+    assert desk.serve([*LONG[:20], 1], session="2") == (1, 20)
+    assert desk.serve([*LONG, 1], session="1") == (0, 40)
+
+
+def test_nobodys_state_is_gone_on_with_where_half_of_it_is_kept() -> None:
+    desk = Desk(2)
+    desk.serve(LONG)
+    assert desk.serve([*LONG[:20], 1]) == (0, 20)
+    assert desk.serve([*LONG[:5], 2]) == (1, 0)
+
+
+def test_a_head_is_shared_with_everybody_and_nothing_more() -> None:
+    desk = Desk(2)
+    slot, _ = desk.cache.open(LONG, "a", "1")
+    desk.memory.compute(slot, LONG[:30], "a")
+    assert not desk.cache.knows_head(LONG[:30])
+    desk.cache.share_head(slot, LONG[:30])
+    assert desk.cache.knows_head(LONG[:30])
+    desk.memory.compute(slot, LONG, "a")
+    desk.cache.release(slot, LONG)
+    assert desk.serve([*LONG, 1], "b", "1") == (1, 30)
+
+
+def test_a_forgotten_conversation_is_nowhere(tmp_path: Path) -> None:
+    desk = Desk(1, StateStore(tmp_path, 10**6, 10**6))
+    desk.serve(LONG, session="1")
+    desk.cache.save_all(5)
+    desk.serve(OTHER, session="2")
+    desk.cache.forget("a", "1")
+    desk.store.forget("a", "1")
+    assert not list(tmp_path.iterdir())
+    desk.store.fetch("model", "a", pack(LONG))
+    assert desk.serve([*LONG, 1], session="1")[1] == 0
+    desk.store.close()
+
+
+def test_a_state_that_is_refused_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(1)
+    desk.serve(LONG, session="1")
+    desk.serve(OTHER, session="2")
+    monkeypatch.setattr(desk.memory, "restore", lambda slot, data: False)
+    assert desk.serve([*LONG, 1], session="1") == (0, 0)
+
+
+TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda bits: [0] * 20 + bits)
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Random prompts that come, are computed in part or whole, leave, are forgotten, and move between slots, RAM and disk.
+
+    Whatever happens, what a prompt finds computed is its own beginning, computed for its owner or for everybody, and every
+    slot holds as many cells as the cache believes.
+    """
+
+    open_ones = Bundle("open_ones")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
+        self.desk = Desk(3, self.store)
+        self.busy: dict[int, tuple[str, str]] = {}
+
+    @precondition(lambda self: len(self.busy) < 3)
+    @rule(
+        target=open_ones,
+        tokens=TOKENS,
+        owner=st.sampled_from("ab"),
+        session=st.sampled_from(["", "1", "2", f"{PASSING}unsaved"]),
+        spare=st.integers(0, 1),
+    )
+    def open(self, tokens: list[int], owner: str, session: str, spare: int) -> tuple[int, list[int], str]:
+        if (owner, session) in self.busy.values():
+            session = ""
+        self.store.fetch("model", owner, pack(tokens))
+        slot, n_cached = self.desk.cache.open(tokens, owner, session, spare=spare)
+        cells = self.desk.memory.cells[slot]
+        assert slot not in self.busy
+        assert [token for token, _ in cells] == tokens[:n_cached]
+        assert {cell_owner for _, cell_owner in cells} <= {owner, EVERYBODY}
+        assert n_cached <= len(tokens) - spare
+        self.busy[slot] = (owner, session)
+        return slot, tokens, owner
+
+    @rule(opened=consumes(open_ones), share=st.floats(0, 1))
+    def release(self, opened: tuple[int, list[int], str], share: float) -> None:
+        slot, tokens, owner = opened
+        computed = tokens[: max(int(share * len(tokens)), len(self.desk.memory.cells[slot]))]
+        self.desk.memory.compute(slot, computed, owner)
+        self.desk.cache.release(slot, computed)
+        del self.busy[slot]
+
+    @precondition(lambda self: len(self.busy) < 3)
+    @rule(length=st.integers(16, 20))
+    def learn_head(self, length: int) -> None:
+        head = [0] * length
+        slot, _ = self.desk.cache.open(head, EVERYBODY, spare=0)
+        self.desk.memory.compute(slot, head, EVERYBODY)
+        self.desk.cache.release(slot, head)
+        self.desk.cache.share_head(slot, head)
+
+    @rule(owner=st.sampled_from("ab"), session=st.sampled_from("12"))
+    def forget(self, owner: str, session: str) -> None:
+        if (owner, session) not in self.busy.values():
+            self.desk.cache.forget(owner, session)
+            self.store.forget(owner, session)
+
+    @rule()
+    def save(self) -> None:
+        self.desk.cache.save_all(5)
+
+    @rule()
+    def restart(self) -> None:
+        """The slots and RAM are lost; the files stay."""
+        if not self.busy:
+            self.store.close()
+            self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
+            self.desk = Desk(3, self.store)
+
+    @invariant()
+    def slots_hold_what_is_tracked(self) -> None:
+        for slot, (busy, n_tokens) in enumerate(self.desk.cache.contents()):
+            assert busy == (slot in self.busy)
+            if not busy:
+                assert n_tokens == len(self.desk.memory.cells[slot])
+
+    @invariant()
+    def caps_hold(self) -> None:
+        assert self.store._ram_used == sum(state.n_bytes for state in self.store._ram.values())
+        assert self.store._ram_used <= 2500 or len(self.store._ram) == 1
+        assert self.store._disk_used == sum(saved.size for saved in self.store._disk.values())
+        assert sum(path.stat().st_size for path in Path(self.folder.name).glob("*.state")) <= 5000 + 1000
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -51,19 +51,22 @@ def test_no_answered_exchange_is_lost_or_doubled_and_no_file_broken(serve: Calla
         callers = [Caller(server, number, sent[number]) for number in range(CALLERS)]
         for caller in callers:
             caller.start()
-        time.sleep(rng.uniform(0.05, 1))
+        # On a busy machine the first answer may take a while; without any, a kill shows nothing.
+        while not any(caller.answered for caller in callers) and any(caller.is_alive() for caller in callers):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
         server.kill()
         for caller in callers:
             caller.join()
             assert not caller.problem
             answered[caller.number] += caller.answered
             sent[caller.number] = caller.sent
-        for name in ("sessions.json", "api_keys.json", "config.json"):
-            json.loads((server.data / name).read_text(encoding="utf-8"))
+        for file in server.data.glob("*.json"):
+            json.loads(file.read_text(encoding="utf-8"))
         server.start()
         for number in range(CALLERS):
             check(stored_exchanges(server, number), answered[number], kills)
-    assert sum(map(len, answered)) > KILLS
+    assert sum(map(len, answered)) >= KILLS
 
 
 def check(stored: list[tuple[str, str]], answered: list[tuple[str, str]], kills: int) -> None:

@@ -1,61 +1,188 @@
-"""Computed state: which tokens each slot's KV cache holds, and for whom. Pure Python.
+"""Which computed state lies on which slot. Pure Python: `Memory` does the copying.
 
-A prompt that begins as a slot's tokens do need not be computed up to there. State is reused within one owner only, so that
-nobody learns from the time or the counts what another has written.
+A slot is a desk and a state the folder: it is laid on a desk when its conversation has work, and put back into RAM when
+another needs the desk. A prompt goes on from the state that has most of its beginning in common. States are shared within
+one owner only, and the beginnings of templates with all, so that nobody learns from the time or the counts what another
+has written.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import time
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.backend import EVERYBODY, PASSING
+from services.engine.state import Buffer, State, StateKey, common_prefix, count, pack
+from services.engine.store import MIN_SHARED, StateStore, has_rested, is_worth
 
 
-@dataclass
+class Memory(Protocol):
+    """The KV cache, slot by slot."""
+
+    def keep(self, slot: int, n_tokens: int) -> int:
+        """Cut a slot down to its first `n_tokens`; return how many it kept."""
+        ...
+
+    def snapshot(self, slot: int) -> Buffer:
+        """A copy of what the slot holds."""
+        ...
+
+    def restore(self, slot: int, data: Buffer) -> bool:
+        """Lay a snapshot on a slot, in the place of what it holds; False where llama.cpp refuses."""
+        ...
+
+
+@dataclass(eq=False)
 class _Slot:
-    owner: str = ""
-    tokens: list[int] = field(default_factory=list)
+    number: int
+    key: StateKey
+    tokens: bytes = b""
     busy: bool = False
-    used: int = 0
+    saved: bool = True
+    used: float = 0.0
 
 
 class SlotCache:
     """The slots' contents. Owned by the engine's thread."""
 
-    def __init__(self, n_slots: int) -> None:
-        self._slots = [_Slot() for _ in range(n_slots)]
-        self._clock = 0
+    def __init__(self, memory: Memory, store: StateStore, model: str, n_slots: int, bytes_per_token: float = 0) -> None:
+        """`model` is the fingerprint that states are bound to; `bytes_per_token` is about what a token takes in one."""
+        self._bytes_per_token = bytes_per_token
+        self._memory = memory
+        self._store = store
+        self._model = model
+        self._numbers = itertools.count()
+        self._slots = [_Slot(number, self._nobody()) for number in range(n_slots)]
 
-    def take(self, tokens: Many[int], owner: str) -> tuple[int, int]:
-        """Take the free slot whose tokens `tokens` go on from, else the one longest unused.
+    def open(self, tokens: Many[int], owner: str, session: str = "", *, spare: int = 1) -> tuple[int, int]:
+        """Lay out the state that goes farthest with `tokens`, on a free slot that is busy from now on.
 
-        To go on from a slot is to keep half of it at least: else a prompt that shares but the template's head would
-        overwrite a conversation while another slot lies empty.
-        Returns the slot's number and how many tokens it keeps: one less than all at most, since the last must be computed
-        for its logits. Raises LookupError where every slot is busy.
+        Returns the slot and how many tokens it holds already; `spare` are to be computed at least, since logits need one.
+        Raises LookupError where every slot is busy.
         """
-        free = [(number, slot) for number, slot in enumerate(self._slots) if not slot.busy]
+        free = [slot for slot in self._slots if not slot.busy]
         if not free:
             raise LookupError("every slot is busy")
-        shared = {number: self._shared(slot, tokens, owner) for number, slot in free}
-        going_on = [number for number, slot in free if 2 * shared[number] >= len(slot.tokens) > 0]
-        number = max(going_on, key=shared.__getitem__) if going_on else min(free, key=lambda item: item[1].used)[0]
-        slot = self._slots[number]
-        slot.busy, slot.owner, slot.tokens = True, owner, []
-        return number, shared[number]
+        prompt = pack(tokens)
+        own = next((slot for slot in free if session and slot.key[1:] == (owner, session)), None)
+        source, n_shared = self._best(free, own, owner, prompt)
+        goes_on = source is not None and _may_take_over(source, own, n_shared)
+        # A smaller state does as well where a slot would have to be copied.
+        state, n_stored = self._store.find(self._model, owner, prompt, beyond=n_shared if goes_on else n_shared - 1)
+        if state:
+            slot, n_shared = self._lay(own or _longest_unused(free), own, state.data, n_stored)
+            if state.key.is_passing and state.key.owner == owner and 2 * n_stored >= count(state.tokens):
+                self._store.drop(state.key)
+        elif source and goes_on:
+            slot = source
+        else:
+            data = self._memory.snapshot(source.number) if source else None
+            slot, n_shared = self._lay(own or _longest_unused(free), own, data, n_shared)
+        if slot is not own:
+            self._store.take_away(slot.key)
+            slot.key = StateKey(self._model, owner, session) if session else self._nobody(owner)
+        self._store.lay_out(slot.key)
+        slot.busy, slot.tokens = True, b""
+        return slot.number, self._memory.keep(slot.number, min(n_shared, len(tokens) - spare))
 
     def release(self, number: int, tokens: Many[int]) -> None:
-        """Give a slot back, whose KV cache now holds `tokens`."""
+        """Give a slot back, which now holds `tokens`."""
         slot = self._slots[number]
-        self._clock += 1
-        slot.busy, slot.tokens, slot.used = False, list(tokens), self._clock
+        slot.busy, slot.tokens, slot.saved, slot.used = False, pack(tokens), slot.key.is_passing, time.monotonic()
+
+    def knows_head(self, tokens: Many[int]) -> bool:
+        """Whether the beginning of a template is in RAM."""
+        return self._store.has(self._head_key(tokens))
+
+    def share_head(self, number: int, tokens: Many[int]) -> None:
+        """Keep what the slot holds, which are a template's first `tokens`, for everybody."""
+        data = self._memory.snapshot(number)
+        self._store.put(State(self._head_key(tokens), pack(tokens), data, time.monotonic()))
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether states lie on slots that are to be written once they have rested."""
+        return self._store.can_save and any(not slot.busy and not slot.saved for slot in self._slots)
+
+    def save_rested(self) -> None:
+        """Have the first state that has rested on its slot written to disk."""
+        for slot in self._slots if self._store.can_save else ():
+            if not slot.busy and not slot.saved and has_rested(self._bytes_per_token * count(slot.tokens), slot.used):
+                self._store.hand_over(self._state_of(slot))
+                slot.saved = True
+                return
+
+    def save_all(self, seconds: float) -> None:
+        """Write what is on no disk yet, the last used first, for `seconds` at most."""
+        deadline = time.monotonic() + seconds
+        for slot in sorted(self._slots, key=lambda slot: -slot.used):
+            if not slot.busy and not slot.saved and time.monotonic() < deadline:
+                self._store.save(self._state_of(slot))
+                slot.saved = True
+
+    def forget(self, owner: str, session: str) -> None:
+        """Empty the slot of a conversation."""
+        for slot in self._slots:
+            if slot.key[1:] == (owner, session) and not slot.busy:
+                self._empty(slot)
 
     def clear(self) -> None:
-        """Forget everything: the KV cache was emptied, and no slot is busy."""
-        self._slots = [_Slot() for _ in self._slots]
+        """Empty every slot; none is busy any more."""
+        for slot in self._slots:
+            self._empty(slot)
+            slot.busy = False
 
-    def _shared(self, slot: _Slot, tokens: Many[int], owner: str) -> int:
-        if slot.owner != owner:
-            return 0
-        same = next((i for i, (a, b) in enumerate(zip(slot.tokens, tokens, strict=False)) if a != b), None)
-        length = min(len(slot.tokens), len(tokens)) if same is None else same
-        return min(length, len(tokens) - 1)
+    def contents(self) -> list[tuple[bool, int]]:
+        """For each slot whether it is busy, and how many tokens lie there if it is not."""
+        return [(slot.busy, count(slot.tokens)) for slot in self._slots]
+
+    def _best(self, free: list[_Slot], own: _Slot | None, owner: str, prompt: bytes) -> tuple[_Slot | None, int]:
+        """The free slot that goes farthest with the prompt and is worth it, and how far.
+
+        Another than the conversation's own must go farther by as much as is worth the copying.
+        """
+        best, n_shared = own, common_prefix(own.tokens, prompt) if own else 0
+        for slot in free:
+            if slot is not own and slot.key.owner in (owner, EVERYBODY):
+                shared = common_prefix(slot.tokens, prompt, n_shared + (MIN_SHARED - 1 if own and best is own else 0))
+                if shared and (_may_take_over(slot, own, shared) or is_worth(shared, slot.tokens)):
+                    best, n_shared = slot, shared
+        return best, n_shared
+
+    def _lay(self, slot: _Slot, own: _Slot | None, data: Buffer | None, n_tokens: int) -> tuple[_Slot, int]:
+        """Lay a snapshot on a slot; give the slot, and how many tokens of the snapshot are of use.
+
+        What lies there goes to RAM, unless it is of the same conversation.
+        """
+        if slot.tokens and slot is not own:
+            self._store.put(self._state_of(slot), slot.saved)
+        self._memory.keep(slot.number, 0)
+        return slot, n_tokens if data is not None and self._memory.restore(slot.number, data) else 0
+
+    def _state_of(self, slot: _Slot) -> State:
+        return State(slot.key, slot.tokens, self._memory.snapshot(slot.number), slot.used)
+
+    def _empty(self, slot: _Slot) -> None:
+        self._store.take_away(slot.key)
+        self._memory.keep(slot.number, 0)
+        slot.key, slot.tokens, slot.saved, slot.used = self._nobody(), b"", True, 0.0
+
+    def _nobody(self, owner: str = EVERYBODY) -> StateKey:
+        """A conversation without a name."""
+        return StateKey(self._model, owner, f"{PASSING}{next(self._numbers)}")
+
+    def _head_key(self, tokens: Many[int]) -> StateKey:
+        return StateKey(self._model, EVERYBODY, f"{PASSING}head {hashlib.sha256(pack(tokens)).hexdigest()}")
+
+
+def _may_take_over(slot: _Slot, own: _Slot | None, n_shared: int) -> bool:
+    """Whether to go on in the slot itself: in the conversation's own, else in nobody's that keeps half of what it has."""
+    return slot is own or (own is None and slot.key.is_passing and 2 * n_shared >= count(slot.tokens))
+
+
+def _longest_unused(free: list[_Slot]) -> _Slot:
+    return min(free, key=lambda slot: (slot.used, slot.number))

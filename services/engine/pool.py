@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from services.backend import Health, LoadSettings
 from services.engine.engine import Engine
+from services.engine.store import StateStore
 from services.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,10 @@ class EnginePool:
     model while later ones use the new.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: StateStore | None = None, think_ahead: bool = True) -> None:
+        """Computed states that have no room in the engines are left to `store`."""
+        self._store = store or StateStore()
+        self._think_ahead = think_ahead
         self._turn = threading.Lock()
         self._loading = threading.Lock()
         self._loaded: list[_Loaded] = []
@@ -52,6 +56,14 @@ class EnginePool:
                 held.leases -= 1
             self._retire()
 
+    def forget(self, owner: str, session: str) -> None:
+        """See `Backend.forget`."""
+        with self._turn:
+            engines = [held.engine for held in self._loaded]
+        for engine in engines:
+            engine.forget(owner, session)
+        self._store.forget(owner, session)
+
     def health(self) -> Health:
         """See `Backend.health`."""
         with self._turn:
@@ -67,6 +79,7 @@ class EnginePool:
         for held in loaded:
             held.engine.stop()
         self._retire()
+        self._store.close()
 
     def _find(self, settings: LoadSettings) -> _Loaded | None:
         """Lease the engine of `settings`, where it is loaded and works, and make it the last one used."""
@@ -83,7 +96,7 @@ class EnginePool:
 
     def _load(self, settings: LoadSettings) -> _Loaded:
         started = time.perf_counter()
-        held = _Loaded(settings, Engine(settings), leases=1)
+        held = _Loaded(settings, Engine(settings, self._store, self._think_ahead), leases=1)
         log.info("loaded %s in %.1f s", settings.file.name, time.perf_counter() - started)
         with self._turn:
             self._loaded.append(held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from services.backend import CacheType, LoadSettings, Sampling
 from services.engine import native_log
 from services.engine.machine import free_memory, usable_cores
 from services.engine.sampling import ChainSampler
+from services.engine.state import Buffer
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure
 from services.gguf import TENSOR_TYPES
@@ -26,6 +28,12 @@ STEP_TOKENS = 128
 UBATCH = 512
 
 _TYPE_NUMBERS = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
+# llama.h, llama_decode: the abort callback ended it.
+_ABORTED = 2
+# llama.cpp asks between any two operations whether to go on. C's own strlen answers from two bytes of memory: a callback
+# in Python would need the interpreter's lock each time.
+_STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+_NEVER = llama_cpp.ggml_abort_callback()
 # llama.h, enum llama_load_mode, by (use_mmap, use_mlock).
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
@@ -40,6 +48,10 @@ class Run:
     sampled: bool
 
 
+class Interrupted(Exception):
+    """llama.cpp was told to stop in the middle of a batch."""
+
+
 class Runner:
     """One model and its context of `n_slots` KV streams: `n_parallel`, or fewer where memory would not hold so many."""
 
@@ -48,6 +60,7 @@ class Runner:
         self._model: Any = None
         self._context: Any = None
         self._batch: Any = None
+        self._interrupted = ctypes.create_string_buffer(2)
         native_log.show_all(settings.verbose)
         native_log.take_errors()
         llama_cpp.llama_backend_init()
@@ -71,6 +84,7 @@ class Runner:
         self.n_ctx = min(settings.n_ctx, trained)
         if trained < settings.n_ctx:
             log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, trained, settings.n_ctx)
+        self.bytes_per_token = self._cache_bytes_per_token(settings)
         self.n_slots = self._affordable_slots(settings, free)
         # Every slot must be able to decode in one step.
         self.step_tokens = max(settings.n_batch or STEP_TOKENS, self.n_slots)
@@ -87,7 +101,7 @@ class Runner:
 
     def _affordable_slots(self, settings: LoadSettings, free: int) -> int:
         """As many slots as the profile wants and half of the memory beside the weights holds; one at least."""
-        each = self.n_ctx * self._cache_bytes_per_token(settings)
+        each = self.n_ctx * self.bytes_per_token
         free -= llama_cpp.llama_model_size(self._model)
         n_slots = max(1, min(settings.n_parallel, int(free / 2 / max(each, 1))))
         if n_slots < settings.n_parallel:
@@ -138,6 +152,8 @@ class Runner:
             last.append(row - 1)
         batch.n_tokens = row
         status = llama_cpp.llama_decode(self._context, batch)
+        if status == _ABORTED:
+            raise Interrupted
         if status != 0:
             raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {_reason()}")
         return last
@@ -156,6 +172,44 @@ class Runner:
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
 
+    def snapshot(self, slot: int) -> Buffer:
+        """A copy of what a slot's KV cache holds, in llama.cpp's own form. Raises EngineFailure."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+        data = bytearray(size)
+        raw = (ctypes.c_uint8 * size).from_buffer(data)
+        if llama_cpp.llama_state_seq_get_data(self._context, raw, size, slot) != size:
+            raise EngineFailure(f"llama.cpp could not copy a computed state: {_reason()}")
+        return data
+
+    def restore(self, slot: int, data: Buffer) -> bool:
+        """Lay a snapshot on an empty slot; False where llama.cpp refuses it, and the slot then is empty."""
+        raw = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        if llama_cpp.llama_state_seq_set_data(self._context, raw, len(data), slot) == len(data):
+            return True
+        log.warning("llama.cpp refuses a computed state: %s", _reason())
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
+
+    def n_used(self, slot: int) -> int:
+        """How many tokens a slot's KV cache holds."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def read(self, run: Run) -> bool:
+        """Compute a run of which nothing is sampled; False where `interrupt` ended it, and nothing of it was kept."""
+        llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
+        try:
+            self.decode([run])
+        except Interrupted:
+            self.keep(run.slot, run.start)
+            return False
+        finally:
+            llama_cpp.llama_set_abort_callback(self._context, _NEVER, None)
+        return True
+
+    def interrupt(self, wanted: bool = True) -> None:
+        """End the `read` that is under way, or that comes, or no longer; for any thread."""
+        self._interrupted[0] = b"1" if wanted else b"\0"
+
     def clear(self) -> None:
         """Empty every slot's KV cache."""
         llama_cpp.llama_memory_clear(self._memory, True)
@@ -169,6 +223,21 @@ class Runner:
         if self._model:
             llama_cpp.llama_model_free(self._model)
         self._batch = self._context = self._model = None
+
+
+def fingerprint(settings: LoadSettings, n_ctx: int) -> str:
+    """A name for the model file and all settings that change what is computed with it."""
+    parts = (
+        llama_cpp.__version__,
+        settings.file.name,
+        settings.stamp,
+        n_ctx,
+        settings.flash_attn,
+        settings.cache_type_k,
+        settings.cache_type_v,
+        settings.n_gpu_layers,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _model_params(settings: LoadSettings) -> Any:

@@ -94,7 +94,7 @@ class Scheduler:
         for position, sequences in enumerate(owners):
             share = min(left, max(TILE, left // (len(owners) - position)))
             for sequence in sequences:
-                if count := min(share, sequence.n_pending):
+                if count := min(share, sequence.n_readable):
                     work.append(Work(sequence, count))
                     share, left = share - count, left - count
         return work

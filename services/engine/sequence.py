@@ -39,6 +39,8 @@ class Sequence:
         self.n_computed = 0
         self.n_cached = 0
         self.slot: int | None = None
+        self.pause_at = 0
+        """Reading stops once for what is computed up to here to be copied; 0: nowhere."""
         self.sampler: TokenSampler | None = None
         self.text = TextAssembler(request.stop)
         self.cancelled = False
@@ -48,6 +50,11 @@ class Sequence:
     def n_pending(self) -> int:
         """Known tokens that are not computed yet: the rest of the prompt, or the one that was sampled last."""
         return len(self.tokens) - self.n_computed
+
+    @property
+    def n_readable(self) -> int:
+        """Pending tokens that may be computed in one step."""
+        return self.pause_at - self.n_computed if self.n_computed < self.pause_at else self.n_pending
 
     @property
     def n_read(self) -> int:

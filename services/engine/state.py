@@ -1,0 +1,70 @@
+"""A computed state: the tokens of one conversation and the KV cache that they became. Pure Python."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.backend import PASSING
+
+TOKEN_BYTES = array("i").itemsize
+# Writable, so that ctypes can hand it on without copying it.
+Buffer = bytearray | memoryview
+
+
+class StateKey(NamedTuple):
+    """Which conversation a state belongs to.
+
+    `model` is the fingerprint of the model and of all settings that change its numbers, `owner` a key's id.
+    """
+
+    model: str
+    owner: str
+    session: str
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it belongs to no stored session: another conversation may go on with it, and it is not kept on disk."""
+        return self.session.startswith(PASSING)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What llama.cpp computed from `tokens` (packed), as it gives it out; `used`: when it was last worked on (seconds)."""
+
+    key: StateKey
+    tokens: bytes
+    data: Buffer
+    used: float
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes in memory, or on disk but for the file's header."""
+        return len(self.tokens) + len(self.data)
+
+
+def pack(tokens: Iterable[int]) -> bytes:
+    """Token ids as 32-bit integers in a row, which compare fast."""
+    return array("i", tokens).tobytes()
+
+
+def count(tokens: bytes) -> int:
+    """How many token ids are packed in `tokens`."""
+    return len(tokens) // TOKEN_BYTES
+
+
+def common_prefix(a: bytes, b: bytes, beyond: int = 0) -> int:
+    """How many token ids two packed rows have in common from their beginning on; 0 unless more than `beyond`."""
+    least, low, high = TOKEN_BYTES * (beyond + 1), beyond, min(count(a), count(b))
+    if high <= beyond or a[:least] != b[:least]:
+        return 0
+    low = beyond + 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[TOKEN_BYTES * low : TOKEN_BYTES * middle] == b[TOKEN_BYTES * low : TOKEN_BYTES * middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

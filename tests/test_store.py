@@ -1,0 +1,163 @@
+"""The states that lie on no slot: their tables, and their files on a real disk."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from services.engine.state import State, StateKey, common_prefix, pack
+from services.engine.state_file import DamagedState, read_saved, read_state, write_state
+from services.engine.store import StateStore
+
+MB = 10**6
+
+
+def state(session: str = "1", n_tokens: int = 50, owner: str = "a", model: str = "m", used: float = 0.0) -> State:
+    """One whose data tells whose it is."""
+    tokens = list(range(n_tokens))
+    return State(StateKey(model, owner, session), pack(tokens), bytearray(f"{owner} {session}".encode() * 100), used)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.state"))
+
+
+def test_common_prefixes() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        a = [rng.randrange(3) for _ in range(rng.randrange(40))]
+        b = a[: rng.randrange(41)] + [rng.randrange(3) for _ in range(rng.randrange(9))]
+        expected = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        beyond = rng.randrange(-1, 30)
+        assert common_prefix(pack(a), pack(b), beyond) == (expected if expected > beyond else 0)
+
+
+def test_memory_keeps_what_was_used_last_within_its_cap() -> None:
+    store = StateStore(ram_bytes=3 * state().n_bytes)
+    for session in "1234":
+        store.put(state(session, owner=session))
+    assert store.find("m", "1", pack(range(60)))[0] is None
+    assert store.find("m", "2", pack(range(60)))[1] == 50
+    store.put(state("5", owner="5"))
+    assert store.find("m", "2", pack(range(60)))[1] == 50, "since it was just used"
+    assert store.find("m", "3", pack(range(60)))[0] is None
+
+
+def test_a_state_comes_back_from_disk_after_a_restart(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "states", MB, MB)
+    store.put(state("1"))
+    store.put(state("~passing", n_tokens=60))
+    store.close()
+    [file] = files(tmp_path / "states")
+    assert file.stat().st_mode & 0o777 == 0o600
+    again = StateStore(tmp_path / "states", MB, MB)
+    again.fetch("m", "a", pack([*range(50), 99]))
+    found, shared = again.find("m", "a", pack([*range(50), 99]))
+    assert found
+    assert (shared, bytes(found.data)) == (50, bytes(state("1").data))
+    for model, owner in (("other", "a"), ("m", "b")):
+        again.fetch(model, owner, pack(range(50)))
+        assert again.find(model, owner, pack(range(50)))[0] is None
+    again.close()
+
+
+def test_what_has_rested_is_written_in_the_background(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, MB, MB)
+    store.put(state("fresh", used=time.monotonic() + 1000))
+    store.put(state("rested", used=time.monotonic() - 1000))
+    deadline = time.monotonic() + 20
+    while not files(tmp_path):
+        # The fresh one stands before it in the line; only when it is taken away does the other's turn come.
+        store.lay_out(state("fresh").key)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert read_saved(files(tmp_path)[0]).header.session == "rested"
+    store.close()
+
+
+def test_the_disk_keeps_what_was_used_last_within_its_cap(tmp_path: Path) -> None:
+    size = write_state(tmp_path, state("0"), "file").size
+    store = StateStore(tmp_path, 0, 3 * size + 100)
+    for session in "1234":
+        store.save(state(session))
+    assert {read_saved(path).header.session for path in files(tmp_path)} <= {"2", "3", "4"}
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 3 * size + 100
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "foreign", "header"])
+def test_a_file_that_is_not_whole_is_refused_and_removed(tmp_path: Path, damage: str) -> None:
+    path = write_state(tmp_path, state(), "file").path
+    rng = random.Random(damage)
+    whole = path.read_bytes()
+    for _ in range(40):
+        content = bytearray(whole)
+        if damage == "flip":
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        elif damage == "cut":
+            del content[rng.randrange(len(content)) :]
+        elif damage == "longer":
+            content += b"x"
+        elif damage == "empty":
+            content.clear()
+        elif damage == "foreign":
+            content = bytearray(rng.randbytes(len(content)))
+        else:
+            content[10:14] = rng.randbytes(4)
+        path.write_bytes(content)
+        store = StateStore(tmp_path, MB, MB)
+        for tokens in (pack(range(60)), state().tokens):
+            store.fetch("m", "a", tokens)
+            found, _ = store.find("m", "a", tokens)
+            assert found is None
+        store.close()
+        # A flipped bit in the tokens or the owner makes a state that nobody asks for; all others are gone.
+        assert damage == "flip" or not files(tmp_path)
+
+
+def test_a_file_that_changes_after_it_was_listed_is_refused(tmp_path: Path) -> None:
+    saved = write_state(tmp_path, state(), "file")
+    store = StateStore(tmp_path, MB, MB)
+    content = bytearray(saved.path.read_bytes())
+    content[-100] ^= 1
+    saved.path.write_bytes(content)
+    with pytest.raises(DamagedState, match="checksum"):
+        read_state(saved, 0)
+    store.fetch("m", "a", pack(range(60)))
+    assert store.find("m", "a", pack(range(60)))[0] is None
+    assert not files(tmp_path)
+    store.close()
+
+
+def test_states_of_a_model_file_in_another_form_are_removed(tmp_path: Path) -> None:
+    for model, file in (("old", "/x.gguf"), ("new", "/x.gguf"), ("other", "/y.gguf")):
+        write_state(tmp_path, state(model=model), file)
+    store = StateStore(tmp_path, MB, MB)
+    store.bind("new", Path("/x.gguf"))
+    assert {read_saved(path).header.model for path in files(tmp_path)} == {"new", "other"}
+    store.close()
+
+
+def test_a_forgotten_conversation_leaves_memory_and_disk(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, MB, MB)
+    store.save(state("1"))
+    store.save(state("1", model="other"))
+    store.save(state("2"))
+    store.put(state("1"))
+    store.forget("a", "1")
+    assert [read_saved(path).header.session for path in files(tmp_path)] == ["2"]
+    assert store.find("m", "a", state("1").tokens)[0] is None
+    store.close()
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_states(tmp_path: Path) -> None:
+    (tmp_path / "states").write_text("a file, not a folder")
+    store = StateStore(tmp_path / "states", MB, MB)
+    store.put(state())
+    store.save(state())
+    assert store.find("m", "a", state().tokens)[1] == 50
+    store.close()
