@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -56,23 +57,24 @@ def serve(settings: Settings) -> int:
         settings.cache_disk * 10**6,
     )
     pool = EnginePool(store, settings.think_ahead)
-    _stop_on_signals(pool)
     app = create_app(settings, pool)
+    parts = app.extensions["hearth"]
+    # The engine first, so that streams end with an error event rather than in the middle of a word.
+    _stop_on_signals(pool.close, parts["sessions"].close)
     server = make_server(app, settings)
     url = f"http://{settings.host}:{port_of(server)}"
-    parts = app.extensions["hearth"]
     _introduce(url, parts["keys"].mint_master())
     threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
     server.run()
     return 0
 
 
-def _stop_on_signals(pool: Any) -> None:
+def _stop_on_signals(*closers: Callable[[], None]) -> None:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, signal.SIG_IGN)
-        # The engine first, so that streams end with an error event rather than in the middle of a word.
-        pool.close()
+        for close in closers:
+            close()
         with contextlib.suppress(OSError):
             print("Hearth stops.", flush=True)
         raise SystemExit(0)

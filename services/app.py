@@ -34,7 +34,8 @@ class _Api(Api):  # type: ignore[misc, unused-ignore]
 def create_app(settings: Settings, backend: Backend) -> Flask:
     """The application over the files that `settings` name; `backend` computes.
 
-    Its `extensions["hearth"]` holds the Answers and the KeyStore. Raises DamagedFile where one of the files is broken.
+    Its `extensions["hearth"]` holds the Answers, the KeyStore and the Sessions. Raises DamagedFile where one of the files
+    is broken.
     """
     profiles = Profiles(settings.data / "config.json")
     keys = KeyStore(settings.data / "api_keys.json")
@@ -47,7 +48,7 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
-    app.extensions["hearth"] = {"answers": answers, "keys": keys}
+    app.extensions["hearth"] = {"answers": answers, "keys": keys, "sessions": sessions}
 
     guard(app, keys)
     handle_errors(app)

@@ -10,13 +10,13 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from services.errors import DamagedFile, StorageFailed
-from services.json_text import parse_json, place_of, second_of
+from services.json_text import parse_json, place_of, readable, second_of
 
 JsonObject = dict[str, Any]
 Stamp = tuple[int, int, int]
@@ -61,9 +61,9 @@ class JsonFile:
         Raises DamagedFile with the line at fault.
         """
         with self._turn:
-            stamp = self._stamp()
+            stamp = self.stamp()
             if stamp != self._seen:
-                self._data = self._parse() if stamp else {}
+                self._data = self.load()
                 self._seen = stamp
             return self._data
 
@@ -74,36 +74,43 @@ class JsonFile:
         Nothing is stored where the block raises or leaves the object as it was.
         Raises DamagedFile where the file cannot be read, StorageFailed where it cannot be written.
         """
-        with self._turn, self._alone():
+        with self._turn, self.alone():
             before = self.read()
             data = dict(before)
             yield data
             if data != before:
-                self._seen = self._write(data)
-                self._data = data
+                draft, stamp = self.draft(readable(data))
+                self.put_in_place(draft)
+                self._seen, self._data = stamp, data
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock file, which keeps other processes from writing."""
+    def alone(self, purpose: str = "lock") -> Iterator[None]:
+        """Hold a lock file, which keeps other processes from doing the same. Raises StorageFailed."""
         try:
-            lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock = os.open(
+                self.path.with_name(f".{self.path.name}.{purpose}"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+            )
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self.unwritable(error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
             os.close(lock)
 
-    def _stamp(self) -> Stamp | None:
+    def stamp(self) -> Stamp | None:
+        """What changes with the file; None where there is none."""
         try:
             return stamp_of(self.path.stat())
         except FileNotFoundError:
             return None
 
-    def _parse(self) -> JsonObject:
-        """The object in the file. Raises DamagedFile."""
-        text = self._text()
+    def load(self) -> JsonObject:
+        """The object as it stands on disk, parsed anew; {} where there is no file. Raises DamagedFile."""
+        try:
+            text = self._text()
+        except FileNotFoundError:
+            return {}
         try:
             data = parse_json(text, object_pairs_hook=_once_each)
         except json.JSONDecodeError as error:
@@ -127,34 +134,49 @@ class JsonFile:
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise DamagedFile(self.path, "a byte there is not UTF-8 text", line=line) from error
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise DamagedFile(self.path, f"cannot be read: {error.strerror}") from error
 
     def _damaged(self, reason: str, place: tuple[int, int]) -> DamagedFile:
         return DamagedFile(self.path, reason, line=place[0], column=place[1])
 
-    def _write(self, data: JsonObject) -> Stamp:
-        """Write beside the file, sync, rename over it, and sync the folder, so that the new name lasts too."""
+    def draft(self, pieces: Iterable[str]) -> tuple[Path, Stamp]:
+        """Write a text beside the file, durably; give the draft, and the stamp that the file will have.
+
+        Raises StorageFailed.
+        """
         draft = self.path.with_name(f".{self.path.name}.new")
         try:
             with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, self._mode), "w", encoding="utf-8") as out:
-                json.dump(data, out, ensure_ascii=False, indent=2)
-                out.write("\n")
+                out.writelines(pieces)
                 out.flush()
                 os.fsync(out.fileno())
-                stamp = stamp_of(os.fstat(out.fileno()))
-            draft.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+                return draft, stamp_of(os.fstat(out.fileno()))
         except OSError as error:
-            raise self._unwritable(error) from error
-        return stamp
+            raise self.unwritable(error) from error
 
-    def _unwritable(self, error: OSError) -> StorageFailed:
+    def put_in_place(self, draft: Path) -> None:
+        """Rename a draft over the file, and sync the folder, so that the new name lasts too. Raises StorageFailed."""
+        try:
+            draft.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def unwritable(self, error: OSError) -> StorageFailed:
+        """What to raise where the file, or one beside it, cannot be written."""
         return StorageFailed(f"{self.path.parent.name}/{self.path.name} cannot be written: {error.strerror}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were added to a folder last. Raises OSError."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 Path = Sequence[str | int]
 
 _DECODER = json.JSONDecoder()
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[A-Za-z]+|-?[0-9][0-9.eE+-]*')
 
@@ -35,6 +36,29 @@ def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
             raise
         raise json.JSONDecodeError("A number has too many digits", text, _first(text, _is_long)) from None
     return data
+
+
+def readable(data: dict[str, Any]) -> Iterator[str]:
+    """The text of an object for people, an entry a piece: two levels have a line for each name, and so have lists there.
+
+    What is deeper stands in one line, which the standard library encodes fast.
+    """
+    yield "{"
+    for number, (name, value) in enumerate(data.items()):
+        yield f"{',' * bool(number)}\n  {_ENCODE(name)}: {_fields(value)}"
+    yield "\n}\n" if data else "}\n"
+
+
+def _fields(value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return _ENCODE(value)
+    return "{" + ",".join(f"\n    {_ENCODE(name)}: {_items(item)}" for name, item in value.items()) + "\n  }"
+
+
+def _items(value: Any) -> str:
+    if not isinstance(value, list) or not value:
+        return _ENCODE(value)
+    return "[" + ",".join(f"\n      {_ENCODE(item)}" for item in value) + "\n    ]"
 
 
 def place_of(text: str, path: Path) -> tuple[int, int]:

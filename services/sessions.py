@@ -1,4 +1,4 @@
-"""Conversations: LangChain's message history over data/sessions.json, and the callers' unsaved ones in memory.
+"""Conversations: LangChain's message history over the table of sessions, and the callers' unsaved ones in memory.
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type": "human"|"ai", "content"}]}`. Its name is
 the session's number, and for a session of another key than the master `KEY ID/NUMBER`. The older form, `"1": {"name",
@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,8 +21,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, trim_m
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from services.errors import NotFound
-from services.json_file import JsonFile, JsonObject, Misfit
+from services.json_file import JsonObject, Misfit
 from services.prompts import Exchange
+from services.session_table import Message, SessionTable
 from services.validation import explain
 
 MASTER = "0"
@@ -58,10 +58,6 @@ class StoredSession(BaseModel):
                 raise ValueError(f'entry {number} should begin with "Human:" or "AI:"')
         return lines
 
-    def all_messages(self) -> list[StoredMessage]:
-        """The conversation, whichever form it is stored in."""
-        return [_from_line(line) for line in self.history] + self.messages
-
 
 @dataclass(frozen=True, order=True)
 class SessionKey:
@@ -79,25 +75,28 @@ class SessionKey:
 class Sessions:
     """All conversations.
 
-    Any thread may call it. `_turn` protects the unsaved conversations and the table of sessions at work; the file
+    Any thread may call it. `_turn` protects the unsaved conversations and the list of sessions at work; the table
     protects itself.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is there and is not what it should be."""
-        self._file = JsonFile(path, check=_check, private=True)
-        self._file.read()
+        self._table = SessionTable(path, _check, _stored_messages)
         self._turn = threading.Lock()
         self._unsaved: dict[str, list[Exchange]] = {}
         self._at_work: dict[SessionKey, tuple[threading.Lock, int]] = {}
 
+    def close(self) -> None:
+        """Bring everything into the file, for whoever opens it while no server runs."""
+        self._table.close()
+
     def history(self, key: SessionKey) -> SessionHistory:
         """The conversation `key`; it comes into being with its first message."""
-        return SessionHistory(self._file, key)
+        return SessionHistory(self._table, key)
 
     def names(self, owner: str) -> dict[str, str]:
         """The owner's sessions: entry → name. The master sees everybody's."""
-        data = self._file.read()
+        data = self._table.read()
         keys = sorted((key, entry) for entry in data if (key := _key_of(entry)))
         return {
             entry if owner == MASTER else str(key.number): str(data[entry].get("name") or "")
@@ -141,34 +140,22 @@ class Sessions:
 
 
 class SessionHistory(BaseChatMessageHistory):
-    """One session's messages, read from and written to the file."""
+    """One session's messages, read from and written to the table."""
 
-    def __init__(self, file: JsonFile, key: SessionKey) -> None:
-        self._file = file
+    def __init__(self, table: SessionTable, key: SessionKey) -> None:
+        self._table = table
         self._key = key
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
         """The whole conversation; [] for a session that is not yet."""
-        kinds = {"human": HumanMessage, "ai": AIMessage}
-        stored = self._stored()
-        return [kinds[m.type](content=m.content) for m in stored.all_messages()] if stored else []
+        return _messages_of(self._stored())
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append, durably, all of them or none. Raises StorageFailed."""
         new = [{"type": message.type, "content": str(message.content)} for message in messages]
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with self._file.edit() as data:
-            entry = data.get(self._key.entry)
-            session = StoredSession.model_validate(entry or {})
-            before = [message.model_dump() for message in session.all_messages()]
-            data[self._key.entry] = {
-                **{name: value for name, value in (entry or {}).items() if name != "history"},
-                "name": session.name or _shorten(new[0]["content"]),
-                "created": session.created or now,
-                "updated": now,
-                "messages": before + new,
-            }
+        if new:
+            self._table.add(self._key.entry, new, _shorten(new[0]["content"]))
 
     def add_exchange(self, exchange: Exchange) -> None:
         """Append a prompt and its answer, both or neither."""
@@ -176,15 +163,21 @@ class SessionHistory(BaseChatMessageHistory):
 
     def clear(self) -> None:
         """Forget the session. Raises NotFound where there is none."""
-        with self._file.edit() as data:
-            if data.pop(self._key.entry, None) is None:
-                raise self._missing()
+        if not self._table.remove(self._key.entry):
+            raise self._missing()
 
     def window(self, k: int) -> list[Exchange]:
         """The last `k` exchanges, oldest first."""
         if not k:
             return []
-        last = trim_messages(self.messages, max_tokens=2 * k, token_counter=len, strategy="last", start_on="human")
+        # However long the conversation, no more of it is looked at; one more, since an exchange may be cut in two.
+        last = trim_messages(
+            _messages_of(self._stored(), last=2 * k + 1),
+            max_tokens=2 * k,
+            token_counter=len,
+            strategy="last",
+            start_on="human",
+        )
         return _pair(last)
 
     def describe(self) -> dict[str, Any]:
@@ -194,15 +187,15 @@ class SessionHistory(BaseChatMessageHistory):
             raise self._missing()
         return {
             "session_id": self._key.number,
-            "name": stored.name,
-            "created": stored.created,
-            "updated": stored.updated,
-            "messages": [message.model_dump() for message in stored.all_messages()],
+            "name": stored.get("name") or "",
+            "created": stored.get("created"),
+            "updated": stored.get("updated"),
+            "messages": [{"type": m["type"], "content": m["content"]} for m in _stored_messages(stored)],
         }
 
-    def _stored(self) -> StoredSession | None:
-        entry = self._file.read().get(self._key.entry)
-        return None if entry is None else StoredSession.model_validate(entry)
+    def _stored(self) -> Any:
+        """The session as it stands in the table; None where there is none."""
+        return self._table.read().get(self._key.entry)
 
     def _missing(self) -> NotFound:
         return NotFound(f"there is no session {self._key.number}", param="session_id", code="session_not_found")
@@ -227,9 +220,19 @@ def _shorten(text: str) -> str:
     return words if len(words) <= NAME_LENGTH else words[: NAME_LENGTH - 1].rstrip() + "…"
 
 
-def _from_line(line: str) -> StoredMessage:
+def _messages_of(stored: Any, last: int = 0) -> list[BaseMessage]:
+    kinds = {"human": HumanMessage, "ai": AIMessage}
+    return [kinds[m["type"]](content=m["content"]) for m in _stored_messages(stored)[-last:]] if stored else []
+
+
+def _stored_messages(stored: Any) -> list[Message]:
+    """The conversation as it stands in the table, whichever form it is stored in."""
+    return [*map(_from_line, stored.get("history", ())), *stored.get("messages", ())]
+
+
+def _from_line(line: str) -> Message:
     speaker, _, said = line.partition(":")
-    return StoredMessage(type="human" if speaker == "Human" else "ai", content=said.removeprefix(" "))
+    return {"type": "human" if speaker == "Human" else "ai", "content": said.removeprefix(" ")}
 
 
 def _key_of(entry: str) -> SessionKey | None:

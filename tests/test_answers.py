@@ -161,11 +161,14 @@ def test_a_failure_on_the_way_stores_nothing(
     assert ask(answers, session_id=1)["result"] == "fine"
 
 
-def test_an_exchange_that_cannot_be_stored_is_not_answered(answers: Answers, sessions: Sessions, tmp_path: Path) -> None:
-    (tmp_path / ".sessions.json.new").mkdir()
+def test_an_exchange_that_cannot_be_stored_is_not_answered(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fdatasync", full)
     with pytest.raises(StorageFailed, match="cannot be written"):
         ask(answers, session_id=1)
-    (tmp_path / ".sessions.json.new").rmdir()
+    monkeypatch.undo()
     assert ask(answers, session_id=1)["result"] == "A B"
 
 

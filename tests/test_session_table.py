@@ -1,0 +1,215 @@
+"""The journal beside sessions.json: what it promises over kills, other processes and other hands."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from services import session_table
+from services.errors import DamagedFile, StorageFailed
+from services.json_text import readable
+from services.prompts import Exchange
+from services.sessions import MASTER, SessionKey, Sessions
+
+
+@pytest.fixture(autouse=True)
+def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's thread waits long, so that a test decides what is folded."""
+    monkeypatch.setattr(session_table, "FOLD_AFTER", 3600.0)
+
+
+def said(n: int) -> Exchange:
+    return Exchange(f"question {n}", f"answer {n}")
+
+
+def add(sessions: Sessions, number: int, n: int) -> None:
+    sessions.history(SessionKey(MASTER, number)).add_exchange(said(n))
+
+
+def stored(path: Path, number: int) -> list[Exchange]:
+    return Sessions(path).history(SessionKey(MASTER, number)).window(1000)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.json"
+
+
+@pytest.fixture
+def journal(path: Path) -> Path:
+    return path.with_suffix(".journal")
+
+
+def test_a_turn_is_in_the_journal_at_once_and_in_the_file_after_folding(path: Path, journal: Path) -> None:
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    assert not path.exists()
+    assert journal.stat().st_mode & 0o777 == 0o600
+    assert json.loads(journal.read_text())["messages"][1]["content"] == "answer 0"
+    sessions._table.fold()
+    assert not journal.exists()
+    assert [m["content"] for m in json.loads(path.read_text())["1"]["messages"]] == ["question 0", "answer 0"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_folded_in_the_background_within_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_table, "FOLD_AFTER", 0.3)
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    deadline = time.monotonic() + 10
+    while not path.exists() or "answer 0" not in path.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("killed_after", ["nothing", "file", "some", "torn", "all"])
+def test_a_kill_anywhere_in_folding_loses_and_doubles_nothing(path: Path, journal: Path, killed_after: str) -> None:
+    sessions = Sessions(path)
+    for n in range(3):
+        add(sessions, 1, n)
+    sessions.history(SessionKey(MASTER, 1)).clear()
+    add(sessions, 1, 3)
+    add(sessions, 1, 3)
+    add(sessions, 2, 4)
+    before = journal.read_bytes()
+    if killed_after == "torn":
+        journal.write_bytes(before + b'{"session": "2", "at": 2, "mess')
+    elif killed_after != "nothing":
+        sessions._table.fold()
+        # The file was put in place, and the journal not cut yet, or cut to what came meanwhile.
+        if killed_after == "file":
+            journal.write_bytes(before)
+        elif killed_after == "some":
+            journal.write_bytes(before[before.rindex(b'{"session": "2"') :])
+    for _ in range(2):
+        assert stored(path, 1) == [said(3), said(3)]
+        assert stored(path, 2) == [said(4)]
+        assert not journal.exists() or killed_after == "torn"
+
+
+def test_a_torn_line_is_written_over(path: Path, journal: Path) -> None:
+    add(Sessions(path), 1, 0)
+    journal.write_bytes(journal.read_bytes() + b"\0" * 5000)
+    sessions = Sessions(path)
+    add(sessions, 1, 1)
+    assert sessions.history(SessionKey(MASTER, 1)).window(9) == [said(0), said(1)]
+    assert stored(path, 1) == [said(0), said(1)]
+
+
+def test_a_broken_record_is_named_and_nothing_is_thrown_away(path: Path, journal: Path) -> None:
+    sessions = Sessions(path)
+    for n in range(3):
+        add(sessions, 1, n)
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(lines[0] + "{broken\n" + lines[2])
+    with pytest.raises(DamagedFile, match=r"sessions\.journal.*line 2"):
+        Sessions(path)
+    journal.write_text(lines[0] + '{"session": "1"}\n')
+    with pytest.raises(DamagedFile, match=r"sessions\.journal.*should be"):
+        Sessions(path)
+    assert lines[0] in journal.read_text()
+
+
+def test_two_servers_on_one_folder_see_each_others_turns(path: Path) -> None:
+    one, two = Sessions(path), Sessions(path)
+    for n in range(12):
+        add((one, two)[n % 2], 1, n)
+        if n % 3 == 0:
+            (two, one)[n % 2]._table.fold()
+        for each in (one, two):
+            assert each.history(SessionKey(MASTER, 1)).window(99) == [said(i) for i in range(n + 1)]
+
+
+def test_what_a_person_edits_while_it_runs_is_kept(path: Path) -> None:
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    sessions._table.fold()
+    add(sessions, 1, 1)
+    data = json.loads(path.read_text())
+    data["1"]["name"] = "Renamed"
+    data["1"]["note"] = "mine"
+    path.write_text(json.dumps(data))
+    add(sessions, 1, 2)
+    sessions.close()
+    data = json.loads(path.read_text())
+    assert (data["1"]["name"], data["1"]["note"]) == ("Renamed", "mine")
+    assert stored(path, 1) == [said(0), said(1), said(2)]
+
+
+def test_an_edit_during_a_fold_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    real = readable
+
+    def edit_meanwhile(data: dict[str, object]) -> list[str]:
+        path.write_text('{"7": {"name": "by hand", "messages": []}}')
+        return list(real(data))
+
+    monkeypatch.setattr(session_table, "readable", edit_meanwhile)
+    sessions._table.fold()
+    assert sessions.names(MASTER) == {"1": "question 0", "7": "by hand"}
+    monkeypatch.setattr(session_table, "readable", real)
+    sessions._table.fold()
+    assert set(json.loads(path.read_text())) == {"1", "7"}
+
+
+def test_a_turn_that_comes_while_it_folds_stays_in_the_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    real = readable
+
+    def add_meanwhile(data: dict[str, object]) -> list[str]:
+        pieces = list(real(data))
+        monkeypatch.setattr(session_table, "readable", real)
+        add(sessions, 1, 1)
+        return pieces
+
+    monkeypatch.setattr(session_table, "readable", add_meanwhile)
+    sessions._table.fold()
+    assert "answer 1" not in path.read_text()
+    assert sessions.history(SessionKey(MASTER, 1)).window(9) == [said(0), said(1)]
+    assert stored(path, 1) == [said(0), said(1)]
+
+
+def test_a_journal_that_cannot_be_written_is_an_error_and_changes_nothing(
+    path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    whole = journal.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fdatasync", full)
+    with pytest.raises(StorageFailed, match=r"sessions\.journal cannot be written: No space left"):
+        add(sessions, 1, 1)
+    monkeypatch.undo()
+    assert journal.read_bytes() == whole
+    add(sessions, 1, 2)
+    assert stored(path, 1) == [said(0), said(2)]
+
+
+def test_random_changes_folds_and_restarts_agree_with_a_plain_dict(path: Path) -> None:
+    rng = random.Random(0)
+    expected: dict[int, list[Exchange]] = {}
+    sessions = Sessions(path)
+    for n in range(400):
+        number = rng.randrange(3)
+        what = rng.random()
+        if what < 0.6:
+            add(sessions, number, n % 4)
+            expected.setdefault(number, []).append(said(n % 4))
+        elif what < 0.7 and number in expected:
+            sessions.history(SessionKey(MASTER, number)).clear()
+            del expected[number]
+        elif what < 0.85:
+            sessions._table.fold()
+        else:
+            sessions = Sessions(path)
+        for key in range(3):
+            assert sessions.history(SessionKey(MASTER, key)).window(1000) == expected.get(key, [])
