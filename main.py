@@ -56,7 +56,7 @@ def serve(settings: Settings) -> int:
         None if settings.cache_ram is None else settings.cache_ram * 10**6,
         settings.cache_disk * 10**6,
     )
-    pool = EnginePool(store, settings.think_ahead)
+    pool = EnginePool(store, settings.think_ahead, settings.queue)
     app = create_app(settings, pool)
     parts = app.extensions["hearth"]
     # The engine first, so that streams end with an error event rather than in the middle of a word.

@@ -42,6 +42,11 @@ class Answer:
         self.summary: dict[str, Any] = {}
         """After the last chunk: the whole answer, and how it came about."""
 
+    @property
+    def place(self) -> int | None:
+        """See `Generation.place`."""
+        return self._generation.place
+
     def chunks(self) -> Iterator[str]:
         """The text as it comes, without white space at its ends, and "" while there is none to give.
 

@@ -112,6 +112,8 @@ class Generation(Protocol):
     """One request under way. Owned by the thread that submitted it."""
 
     finish: Finish | None
+    place: int | None
+    """Which in line it is while it waits for a slot; 0 once it has one, None before that is known."""
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
         """The text as it is decoded, and "" each quarter of a second in which none came; then `finish` says how it ended.

@@ -22,6 +22,8 @@ class Settings:
     """Requests that may be open at once: each answer holds one of them until its last word."""
     reserve: int = 8
     """Threads kept free of answers, so that keys, lists and health are served however many wait."""
+    queue: int = 32
+    """Answers that may wait for their turn; more get 503."""
     cache_ram: int | None = None
     """Megabytes that computed states may take in memory, beside the slots; None: a quarter of what is free."""
     cache_disk: int = 4000
@@ -43,6 +45,7 @@ _HELP = {
     "models": "folder of the GGUF files",
     "threads": "requests that may be open at once",
     "reserve": "threads that answers may not take",
+    "queue": "answers that may wait for their turn; more get 503",
     "cache_ram": "megabytes of computed states to keep in memory (a quarter of what is free)",
     "cache_disk": "megabytes of computed states to keep on disk; 0 keeps none there",
     "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",
@@ -99,7 +102,7 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"threads should be 2 or more, not {settings.threads}")
     if settings.reserve < 0:
         raise ValueError(f"reserve should be 0 or more, not {settings.reserve}")
-    for name in ("cache_ram", "cache_disk"):
+    for name in ("queue", "cache_ram", "cache_disk"):
         if (getattr(settings, name) or 0) < 0:
             raise ValueError(f"{name} should be 0 or more, not {getattr(settings, name)}")
     if settings.log_level not in _LEVELS:

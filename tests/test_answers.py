@@ -22,6 +22,7 @@ class DummyGeneration:
     def __init__(self, pieces: list[str | Exception]) -> None:
         self.finish: Finish | None = None
         self.cancelled = False
+        self.place: int | None = 0
         self._pieces = pieces
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:

@@ -379,3 +379,25 @@ def test_stopping_the_server_ends_streams_with_an_error(endless: Server) -> None
     assert stream.rest()[-1]["error"]["type"] == "server_error"
     endless.start(ready=False)
     assert endless.get("/answer").json() == {}
+
+
+def test_a_queued_stream_is_told_its_place(serve: Serve, models: Path) -> None:
+    server = serve("--queue", "2", models=models)
+    server.edit_config("Random", **{**ENDLESS, "n_parallel": 1})
+    server.select("Random")
+    first = server.stream("Go on")
+    assert first.next()["queue_position"] == 0
+    assert "queue_position" not in first.next()
+    second = server.stream("Go on")
+    assert second.next() == {"chunk": "", "queue_position": 1}
+    third = server.stream("Go on")
+    assert third.next() == {"chunk": "", "queue_position": 2}
+    refused = server.post("/answer", {"prompt": "Me too"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_busy")
+    assert "2 answers wait" in refused.json()["message"]
+    assert int(refused.headers["Retry-After"]) > 0
+    first.close()
+    assert second.next()["chunk"]
+    assert next(line for line in third.reply.iter_lines() if line) == b": queued 1"
+    for stream in (second, third):
+        stream.close()

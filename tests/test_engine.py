@@ -273,3 +273,31 @@ def test_a_context_larger_than_the_model_was_trained_for_is_cut() -> None:
     engine = Engine(LoadSettings(GUIDE, 4096))
     assert engine.n_ctx == 2048
     engine.close()
+
+
+def test_waiting_requests_know_their_place_and_too_many_are_refused(random_model: Path) -> None:
+    engine = Engine(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
+    running, *waiting = (engine.submit(request(engine, "Go on", max_tokens=4000, owner=owner)) for owner in "aab")
+    deadline = time.monotonic() + 30
+    while [generation.place for generation in (running, *waiting)] != [0, 2, 1]:
+        # The other owner's goes before the second of the first one's.
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(Unavailable, match="2 answers wait") as refused:
+        engine.submit(request(engine, "Go on"))
+    assert (refused.value.code, 1 <= (refused.value.retry_after or 0) <= 60) == ("too_busy", True)
+    running.cancel()
+    while waiting[1].place != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    engine.submit(request(engine, "Go on"))
+    engine.close()
+
+
+def test_with_no_queue_the_slots_are_still_taken(random_model: Path) -> None:
+    engine = Engine(LoadSettings(random_model, 4096, n_parallel=2), max_waiting=0)
+    for _ in range(2):
+        engine.submit(request(engine, "Go on", max_tokens=4000))
+    with pytest.raises(Unavailable):
+        engine.submit(request(engine, "Go on", max_tokens=4000))
+    engine.close()

@@ -47,7 +47,7 @@ def think(engine: Engine, text: str, owner: str, session: str) -> int:
     tokens = tuple(engine.tokenize(Prompt(text)))
     engine.think(Thought(tokens, owner, session))
     deadline = time.monotonic() + 60
-    while not engine._inbox.empty() or engine._thoughts:
+    while not engine._inbox.empty() or engine._steps.thoughts:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return len(tokens)
@@ -55,7 +55,7 @@ def think(engine: Engine, text: str, owner: str, session: str) -> int:
 
 def used_cells(engine: Engine) -> list[tuple[bool, int, int]]:
     """For each slot whether it is busy, how many tokens are tracked there, and how many llama.cpp holds."""
-    contents = engine._cache.contents()
+    contents = engine._steps.cache.contents()
     return [(busy, n, engine._runner.n_used(slot)) for slot, (busy, n) in enumerate(contents)]
 
 
@@ -137,9 +137,9 @@ def test_thinking_yields_to_a_request_within_one_step(random_model: Path) -> Non
     # Steps of 2,048 tokens take seconds with this model.
     first = run(engine, "Hi", max_tokens=2, owner="b")[1]
     assert first.timings["first_token_ms"] < 1000
-    assert engine._thoughts, "and it goes on later"
+    assert engine._steps.thoughts, "and it goes on later"
     engine.forget("a", "1")
-    assert not engine._thoughts
+    assert not engine._steps.thoughts
     assert all(tracked == used for _, tracked, used in used_cells(engine))
     engine.close()
 
@@ -211,7 +211,7 @@ def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(ope
     assert not errors
     assert not any(thread.is_alive() for thread in people)
     deadline = time.monotonic() + 20
-    while engine._thoughts or not engine._scheduler.is_idle:
+    while engine._steps.thoughts or not engine._steps.scheduler.is_idle:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.1)

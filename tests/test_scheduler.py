@@ -122,3 +122,18 @@ def test_every_prompt_is_read_whatever_comes_beside_it() -> None:
                 break
         assert len(done) == len(left)
         assert scheduler.is_idle
+
+
+def test_the_line_is_the_order_in_which_slots_are_given() -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        scheduler = Scheduler(rng.randrange(1, 5))
+        for _ in range(rng.randrange(12)):
+            scheduler.add(sequence(5, owner=rng.choice("abc")))
+        admit_all(scheduler)
+        line = list(scheduler.line())
+        assert set(line) == set(scheduler.waiting)
+        for expected in line:
+            # A slot becomes free without anybody leaving: the one who is next takes it.
+            scheduler._n_slots += 1
+            assert scheduler.admit() is expected

@@ -30,7 +30,8 @@ class AnswerResource(Resource):
 
         The selected profile's template is filled with the session's last exchanges and the prompt. With `stream` true
         the reply is text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
-        `data: [DONE]`. An error on the way is an event of its own, and the last.
+        `data: [DONE]`. An error on the way is an event of its own, and the last. The first event has a `queue_position`: 0,
+        or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
         answer = self._answers.open(caller().id, json, _poll())
         if json.stream:
@@ -78,15 +79,22 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
 
 def _events(answer: Answer) -> Iterator[str]:
     silences = 0
+    told: int | None = None
     try:
         for chunk in answer.chunks():
+            place = answer.place
             if chunk:
-                yield sse.event({"chunk": chunk})
-                continue
-            # Four silences a second: a comment at once, so that the headers leave, and then every ten seconds.
-            if silences % 40 == 0:
+                yield sse.event({"chunk": chunk} if told is not None else {"chunk": chunk, "queue_position": 0})
+                told = 0
+            elif place and place != told:
+                yield sse.QUEUED.format(place)
+                if told is None:
+                    yield sse.event({"chunk": "", "queue_position": place})
+                told = place
+            elif silences % 40 == 0:
+                # Four silences a second: a comment at once, so that the headers leave, and then every ten seconds.
                 yield sse.WAITING
-            silences += 1
+            silences += not chunk
         yield sse.event(answer.summary)
         yield sse.DONE
     except ClientGone:

@@ -10,6 +10,7 @@ from flask import Response
 
 # A comment: it shows that the server is there, and clients pass it over.
 WAITING = ": waiting\n\n"
+QUEUED = ": queued {}\n\n"
 DONE = "data: [DONE]\n\n"
 
 

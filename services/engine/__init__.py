@@ -2,6 +2,6 @@
 
 import os
 
-# OpenMP's threads wait for each other many hundred times a token. Spinning, as they do by default, they take the cores from
-# whatever else runs: beside one busy process the speed falls to a few percent. Read when llama.cpp is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# OpenMP's threads wait for each other many hundred times a token, and libgomp's spin a long while before they sleep: beside
+# one busy process that leaves a few percent of the speed. So short a spin costs nothing alone. Read as llama.cpp is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

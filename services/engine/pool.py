@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from services.backend import Health, LoadSettings
-from services.engine.engine import Engine
+from services.engine.engine import MAX_WAITING, Engine
 from services.engine.store import StateStore
 from services.errors import Unavailable
 
@@ -32,8 +32,9 @@ class EnginePool:
     model while later ones use the new.
     """
 
-    def __init__(self, store: StateStore | None = None, think_ahead: bool = True) -> None:
-        """Computed states that have no room in the engines are left to `store`."""
+    def __init__(self, store: StateStore | None = None, think_ahead: bool = True, max_waiting: int = MAX_WAITING) -> None:
+        """What an engine is told beside its LoadSettings, and computed states that have no room in the engines."""
+        self._max_waiting = max_waiting
         self._store = store or StateStore()
         self._think_ahead = think_ahead
         self._turn = threading.Lock()
@@ -96,7 +97,7 @@ class EnginePool:
 
     def _load(self, settings: LoadSettings) -> _Loaded:
         started = time.perf_counter()
-        held = _Loaded(settings, Engine(settings, self._store, self._think_ahead), leases=1)
+        held = _Loaded(settings, Engine(settings, self._store, self._think_ahead, self._max_waiting), leases=1)
         log.info("loaded %s in %.1f s", settings.file.name, time.perf_counter() - started)
         with self._turn:
             self._loaded.append(held)

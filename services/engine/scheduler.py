@@ -8,6 +8,7 @@ request first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -48,6 +49,16 @@ class Scheduler:
         return tuple(self._waiting)
 
     @property
+    def n_waiting(self) -> int:
+        """How many sequences wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def n_free(self) -> int:
+        """How many slots nobody holds."""
+        return self._n_slots - len(self._running)
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._running and not self._waiting
@@ -58,13 +69,22 @@ class Scheduler:
 
     def admit(self) -> Sequence | None:
         """Move the next waiting sequence to the running ones, if a slot is free: the oldest of the owner who has fewest."""
-        if not self._waiting or len(self._running) >= self._n_slots:
+        if not self._waiting or not self.n_free:
             return None
-        slots_of = [sequence.request.owner for sequence in self._running]
-        sequence = min(self._waiting, key=lambda waiting: slots_of.count(waiting.request.owner))
+        sequence = next(self.line())
         self._waiting.remove(sequence)
         self._running.append(sequence)
         return sequence
+
+    def line(self) -> Iterator[Sequence]:
+        """The waiting sequences in the order in which they get slots, if none runs out meanwhile."""
+        slots_of = [sequence.request.owner for sequence in self._running]
+        waiting = list(self._waiting)
+        while waiting:
+            sequence = min(waiting, key=lambda each: slots_of.count(each.request.owner))
+            waiting.remove(sequence)
+            slots_of.append(sequence.request.owner)
+            yield sequence
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, wherever it is."""

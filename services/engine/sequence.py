@@ -95,18 +95,20 @@ class Sequence:
         if text:
             self.generation.put(text)
 
-    def finish(self, reason: FinishReason) -> None:
-        """Deliver what is left, and how it ended."""
+    def finish(self, reason: FinishReason) -> float:
+        """Deliver what is left, and how it ended; return for how many seconds it held its slot."""
         self.deliver(self.text.flush())
+        timings = self._clock.timings()
         self.generation.put(
             Finish(
                 reason=reason,
                 prompt_tokens=len(self.request.tokens),
                 cached_tokens=self.n_cached,
                 completion_tokens=self.n_generated,
-                timings=self._clock.timings(),
+                timings=timings,
             )
         )
+        return (timings["total_ms"] - timings["queued_ms"]) / 1000
 
     def fail(self, error: HearthError) -> None:
         """Tell the caller that there will be no answer."""
@@ -118,6 +120,7 @@ class EngineGeneration:
 
     def __init__(self, request: GenerationRequest, wake: Callable[[], None]) -> None:
         self.finish: Finish | None = None
+        self.place: int | None = None
         self.sequence = Sequence(request, self)
         self._wake = wake
         self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()

@@ -1,0 +1,145 @@
+"""One step of the engine: admit → schedule → decode → sample → deliver, and thinking ahead when there is nothing to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from services.backend import EVERYBODY, FinishReason
+from services.engine.cache import SlotCache
+from services.engine.pace import Pace
+from services.engine.runner import Run, Runner
+from services.engine.scheduler import Scheduler, Work
+from services.engine.sequence import Sequence
+from services.engine.store import MIN_SHARED
+from services.engine.thoughts import Thoughts
+from services.errors import HearthError
+
+
+class Steps:
+    """What is under way on a model, and how it goes on. Owned by the engine's thread."""
+
+    def __init__(self, runner: Runner, cache: SlotCache) -> None:
+        self.cache = cache
+        self.scheduler = Scheduler(runner.n_slots)
+        self.thoughts = Thoughts()
+        self.mean_seconds = 1.0
+        """For how long an answer holds its slot, of late."""
+        self._runner = runner
+        self._pace = Pace()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do, not even to think of."""
+        return self.scheduler.is_idle and not self.thoughts
+
+    def forget(self, owner: str, session: str) -> None:
+        """Drop what is computed of a conversation, and what is to be."""
+        self.thoughts.drop(owner, session)
+        self.cache.forget(owner, session)
+
+    def clear(self) -> None:
+        """Give up all thoughts, and everything that is computed; no sequence may be under way."""
+        self.thoughts.clear()
+        self.cache.clear()
+        self._runner.clear()
+
+    def step(self, has_mail: Callable[[], bool]) -> None:
+        """Go on with everything by one batch. `has_mail` says whether a request has come, to which thinking yields."""
+        self.cache.save_rested()
+        self._drop_cancelled()
+        self._admit()
+        if self.scheduler.is_idle:
+            self._think(has_mail)
+            return
+        plan = self.scheduler.plan(self._runner.step_tokens, self._pace.chunk(self._runner.step_tokens))
+        # llama.cpp computes sequences together only where they come in the order of their slots.
+        plan.sort(key=lambda work: work.sequence.slot or 0)
+        started = time.perf_counter()
+        rows = self._runner.decode([_run_of(work) for work in plan])
+        n_decoding = sum(work.sequence.is_decoding for work in plan)
+        self._pace.observe(sum(work.count for work in plan) - n_decoding, n_decoding, time.perf_counter() - started)
+        for work, row in zip(plan, rows, strict=True):
+            completes = work.completes
+            work.sequence.n_computed += work.count
+            if completes:
+                self._sample(work.sequence, row)
+            elif work.sequence.n_computed == work.sequence.pause_at:
+                self._share_head(work.sequence)
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+            if sequence.cancelled:
+                self._leave(sequence)
+
+    def _admit(self) -> None:
+        while sequence := self.scheduler.admit():
+            sequence.generation.place = 0
+            request = sequence.request
+            self.thoughts.drop(request.owner, request.session)
+            sequence.start(*self.cache.open(request.tokens, request.owner, request.session))
+            head = request.tokens[: request.n_head]
+            if len(head) >= MIN_SHARED and sequence.n_computed < len(head) and not self.cache.knows_head(head):
+                sequence.pause_at = len(head)
+            sequence.sampler = self._runner.sampler(request.sampling, request.tokens)
+        for place, waiting in enumerate(self.scheduler.line(), start=1):
+            waiting.generation.place = place
+
+    def _share_head(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self.cache.share_head(sequence.slot, sequence.tokens[: sequence.n_computed])
+
+    def _think(self, has_mail: Callable[[], bool]) -> None:
+        """Read one chunk of the prompt that is likely to come. A request that arrives ends the reading at once."""
+        thought = self.thoughts.first()
+        self._runner.interrupt(False)
+        if thought is None or has_mail():
+            return
+        slot, n_computed = self.cache.open(thought.tokens, thought.owner, thought.session, spare=0)
+        chunk = thought.tokens[n_computed : n_computed + self._runner.step_tokens]
+        try:
+            if chunk and self._runner.read(Run(slot, n_computed, chunk, sampled=False)):
+                n_computed += len(chunk)
+        finally:
+            self.cache.release(slot, thought.tokens[:n_computed])
+        if n_computed == len(thought.tokens):
+            if thought.owner == EVERYBODY:
+                self.cache.share_head(slot, thought.tokens)
+            self.thoughts.drop(thought.owner, thought.session)
+
+    def _sample(self, sequence: Sequence, row: int) -> None:
+        """Choose the sequence's next token, deliver its text, and let the sequence leave where that was the last."""
+        assert sequence.sampler is not None
+        token = sequence.sampler.sample(row)
+        reason: FinishReason | None = "stop"
+        if self._runner.vocabulary.ends_answer(token):
+            sequence.end(token)
+        else:
+            reason = sequence.accept(token, self._runner.vocabulary.piece(token))
+        if reason:
+            self._leave(sequence)
+            seconds = sequence.finish(reason)
+            self.mean_seconds += 0.2 * (seconds - self.mean_seconds)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a sequence out of the engine; its slot keeps what was computed."""
+        self.scheduler.remove(sequence)
+        if sequence.slot is not None:
+            self.cache.release(sequence.slot, sequence.tokens[: sequence.n_computed])
+            sequence.slot = None
+        if sequence.sampler is not None:
+            sequence.sampler.close()
+            sequence.sampler = None
+
+    def fail_all(self, error: HearthError, waiting: bool = True) -> None:
+        """End the running sequences, and the waiting ones too unless told otherwise, with `error`."""
+        for sequence in [*self.scheduler.running, *(self.scheduler.waiting if waiting else ())]:
+            self._leave(sequence)
+            sequence.fail(error)
+
+
+def _run_of(work: Work) -> Run:
+    sequence = work.sequence
+    assert sequence.slot is not None
+    end = sequence.n_computed + work.count
+    return Run(sequence.slot, sequence.n_computed, sequence.tokens[sequence.n_computed : end], work.completes)
