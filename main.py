@@ -22,20 +22,25 @@ log = logging.getLogger("hearth")
 def main() -> int:
     """Run the command that the arguments name; return the exit status."""
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
-    parser.add_argument("command", nargs="?", choices=["serve"], default="serve", help="serve: the default")
+    commands = "serve (the default), or tune: measure which settings make a profile fastest here"
+    parser.add_argument("command", nargs="?", choices=["serve", "tune"], default="serve", help=commands)
+    parser.add_argument("profile", nargs="?", help="tune: which profile (the selected one)")
+    parser.add_argument("--save", action="store_true", help="tune: write the best settings into the profile")
     add_flags(parser)
-    flags = vars(parser.parse_args())
+    given = parser.parse_args()
+    if given.command == "serve" and (given.profile or given.save):
+        parser.error("PROFILE and --save belong to tune")
     try:
-        settings = read_settings(flags, os.environ)
+        settings = read_settings(vars(given), os.environ)
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # waitress warns of every request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     try:
-        return serve(settings)
+        return serve(settings) if given.command == "serve" else tune(settings, given.profile, given.save)
     except HearthError as error:
-        return _refuse(error.message)
+        return _refuse(error.message, given.command)
     except OSError as error:
         return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     except ModuleNotFoundError as error:
@@ -69,6 +74,32 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+def tune(settings: Settings, name: str | None, save: bool) -> int:
+    """Measure which settings make a profile fastest on this machine, show them, and save them if told to.
+
+    Raises HearthError where the profile or its model cannot be used.
+    """
+    from services.engine.tune import n_trials
+    from services.engine.tune import tune as trials_of
+    from services.engine.tune_table import report
+    from services.models import ModelFiles
+    from services.profiles import Profiles
+
+    profiles = Profiles(settings.data / "config.json")
+    config = profiles.config()
+    profile = config.named(name or config.selected)
+    base = profile.load_settings(ModelFiles(settings.models).check(profile.model))
+    changes = report(name or config.selected, trials_of(base), n_trials(base))
+    if not changes:
+        print("The profile's settings are the best that was found.")
+    elif save:
+        profiles.change(name or config.selected, changes)
+        print(f"Written into {settings.data / 'config.json'}; a server that runs takes them up with the next answer.")
+    else:
+        print("To write them into the profile: python3 main.py tune --save")
+    return 0
+
+
 def _stop_on_signals(*closers: Callable[[], None]) -> None:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -99,8 +130,8 @@ def _warm_up(answers: Any) -> None:
         log.error("%s", problem.message)
 
 
-def _refuse(reason: str) -> int:
-    print(f"Hearth cannot start. {reason}", file=sys.stderr)
+def _refuse(reason: str, command: str = "serve") -> int:
+    print(f"Hearth cannot {'start' if command == 'serve' else command}. {reason}", file=sys.stderr)
     return 1
 
 

@@ -170,6 +170,16 @@ class Profiles:
             data[name] = {**data[name], "model": model}
             data[SELECTED] = name
 
+    def change(self, name: str, values: Mapping[str, Any]) -> None:
+        """Set some of profile `name`'s keys in the file.
+
+        Raises NotFound for an unknown profile, DamagedFile while the file is broken, StorageFailed.
+        """
+        with self._file.edit() as data:
+            if name == SELECTED or name not in data:
+                raise _unknown(name)
+            data[name] = {**data[name], **values}
+
     def _load(self, data: JsonObject) -> Config:
         if not data:
             raise DamagedFile(self._file.path, "is missing or empty; it should hold the profiles")
