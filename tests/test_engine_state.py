@@ -176,6 +176,18 @@ def test_a_forgotten_session_is_computed_anew(open_engine: Open) -> None:
     assert run(engine, prompt, owner="a", session="1")[1].cached_tokens == 0
 
 
+def test_a_session_that_is_forgotten_right_after_hanging_up_leaves_no_state(random_model: Path) -> None:
+    engine = Engine(LoadSettings(random_model, 2048, n_parallel=2))
+    tokens = tuple(engine.tokenize(Prompt("Go on and on. " * 40)))
+    for _ in range(5):
+        generation = engine.submit(GenerationRequest(tokens, 1000, GREEDY, owner="a", session="1"))
+        next(generation.chunks(lambda: None))
+        generation.cancel()
+        engine.forget("a", "1")
+        assert [n for _, n, _ in used_cells(engine)] == [0, 0]
+    engine.close()
+
+
 def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(open_engine: Open, tmp_path: Path) -> None:
     """The engine as a whole, with states that move between two slots, little RAM and disk."""
     engine = open_engine(store=StateStore(tmp_path, 2 * MB, 10 * MB), n_parallel=2)

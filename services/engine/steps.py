@@ -34,7 +34,8 @@ class Steps:
         return self.scheduler.is_idle and not self.thoughts
 
     def forget(self, owner: str, session: str) -> None:
-        """Drop what is computed of a conversation, and what is to be."""
+        """Drop what is computed of a conversation, and what is to be. An answer that was broken off gives its slot back."""
+        self._drop_cancelled()
         self.thoughts.drop(owner, session)
         self.cache.forget(owner, session)
 
