@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.engine.pace import HOLD_UP, LEAST, TILE_BESIDE, Pace
+from services.engine.pace import HOLD_UP, LEAST, TILE, TILE_BESIDE, Pace
 
 
 def paced(seconds_per_token: float) -> Pace:
@@ -14,15 +14,16 @@ def test_before_anything_is_known_a_chunk_is_a_tile() -> None:
     assert Pace().chunk(20) == 20
 
 
-def test_a_chunk_takes_as_long_as_streams_may_be_held_up() -> None:
-    assert paced(HOLD_UP / 100).chunk(128) == 100
-    assert paced(HOLD_UP / 100).chunk(90) == 90
-    assert paced(HOLD_UP / 1000).chunk(128) == 128
+def test_a_chunk_is_as_many_tiles_as_streams_may_be_held_up_for() -> None:
+    assert paced(HOLD_UP / 200).chunk(300) == 3 * TILE + 1
+    assert paced(HOLD_UP / 150).chunk(300) == 2 * TILE + 1
+    assert paced(HOLD_UP / 100).chunk(300) == TILE_BESIDE
+    assert paced(HOLD_UP / 1000).chunk(129) == 129
 
 
 def test_for_a_whole_tile_it_may_take_twice_as_long() -> None:
-    assert paced(HOLD_UP / 40).chunk(128) == TILE_BESIDE
-    assert paced(HOLD_UP / 25).chunk(128) == 25
+    assert paced(HOLD_UP / 40).chunk(129) == TILE_BESIDE
+    assert paced(HOLD_UP / 25).chunk(129) == 25
 
 
 def test_slow_machines_still_read() -> None:
@@ -37,6 +38,6 @@ def test_small_steps_say_nothing() -> None:
 
 def test_what_decoding_takes_is_no_cost_of_reading() -> None:
     pace = Pace()
-    pace.observe(0, 8, 0.08)
-    pace.observe(100, 8, 0.08 + 100 * HOLD_UP / 90)
-    assert pace.chunk(128) in (89, 90)
+    pace.observe(0, 8, 0.3)
+    pace.observe(100, 8, 0.3 + 100 * HOLD_UP / 140)
+    assert pace.chunk(129) == 129

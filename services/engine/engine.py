@@ -90,8 +90,7 @@ class Engine:
             if not self._open:
                 raise Unavailable("the engine has stopped", code="engine_down", retry_after=1)
             self._refuse_crowd()
-            self._inbox.put(generation.sequence)
-            self._runner.interrupt()
+            self._put(generation.sequence)
         return generation
 
     def think(self, thought: Thought) -> None:
@@ -106,8 +105,7 @@ class Engine:
         with self._turn:
             if not self._open:
                 return
-            self._inbox.put(forget)
-            self._runner.interrupt()
+            self._put(forget)
         forget.done.wait()
 
     def stop(self) -> None:
@@ -134,7 +132,13 @@ class Engine:
             )
 
     def _wake(self) -> None:
-        self._inbox.put("look")
+        self._put("look")
+
+    def _put(self, item: Sequence | _Forget | str) -> None:
+        """Tell the engine's thread, at once if what it is at is for nobody."""
+        self._inbox.put(item)
+        if self._steps.is_for_nobody:
+            self._runner.interrupt()
 
     def _run(self, settings: LoadSettings, loaded: Future[Runner]) -> None:
         """The thread: load, loop, and fail what is left."""

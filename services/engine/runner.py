@@ -33,7 +33,6 @@ _ABORTED = 2
 # llama.cpp asks between any two operations whether to go on. C's own strlen answers from two bytes of memory: a callback
 # in Python would need the interpreter's lock each time.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
-_NEVER = llama_cpp.ggml_abort_callback()
 # llama.h, enum llama_load_mode, by (use_mmap, use_mlock).
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
@@ -49,7 +48,11 @@ class Run:
 
 
 class Interrupted(Exception):
-    """llama.cpp was told to stop in the middle of a batch."""
+    """llama.cpp was told to stop in the middle of a batch; `kept` is how many tokens each run's slot still holds."""
+
+    def __init__(self, kept: Many[int]) -> None:
+        super().__init__(kept)
+        self.kept = kept
 
 
 class Runner:
@@ -86,9 +89,10 @@ class Runner:
             log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, trained, settings.n_ctx)
         self.bytes_per_token = self._cache_bytes_per_token(settings)
         self.n_slots = self._affordable_slots(settings, free)
-        # Every slot must be able to decode in one step.
-        self.step_tokens = max(settings.n_batch or STEP_TOKENS, self.n_slots)
-        params = _context_params(settings, self.n_ctx, self.n_slots, self.step_tokens)
+        self.step_tokens = settings.n_batch or STEP_TOKENS
+        # Beside a chunk, which may be a token longer (pace.py), every slot must be able to decode in the same step.
+        capacity = self.step_tokens + 1 + self.n_slots
+        params = _context_params(settings, self.n_ctx, self.n_slots, capacity)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             raise BadModelFile(
@@ -97,7 +101,8 @@ class Runner:
         self._memory = llama_cpp.llama_get_memory(self._context)
         if not self._memory:
             raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
-        self._batch = llama_cpp.llama_batch_init(self.step_tokens, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(capacity, 0, 1)
+        llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
 
     def _affordable_slots(self, settings: LoadSettings, free: int) -> int:
         """As many slots as the profile wants and half of the memory beside the weights holds; one at least."""
@@ -137,7 +142,8 @@ class Runner:
     def decode(self, runs: Many[Run]) -> list[int]:
         """Compute the runs in one batch; return each run's last row, for its sampler.
 
-        `runs` hold `step_tokens` tokens at most, all in all. Raises EngineFailure; the KV cache is then to be cleared.
+        `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted, and nothing of the runs
+        is kept; EngineFailure, and the KV cache is then to be cleared.
         """
         batch, row, last = self._batch, 0, []
         for run in runs:
@@ -153,7 +159,7 @@ class Runner:
         batch.n_tokens = row
         status = llama_cpp.llama_decode(self._context, batch)
         if status == _ABORTED:
-            raise Interrupted
+            raise Interrupted([self.keep(run.slot, run.start) for run in runs])
         if status != 0:
             raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {_reason()}")
         return last
@@ -194,20 +200,8 @@ class Runner:
         """How many tokens a slot's KV cache holds."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
-    def read(self, run: Run) -> bool:
-        """Compute a run of which nothing is sampled; False where `interrupt` ended it, and nothing of it was kept."""
-        llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
-        try:
-            self.decode([run])
-        except Interrupted:
-            self.keep(run.slot, run.start)
-            return False
-        finally:
-            llama_cpp.llama_set_abort_callback(self._context, _NEVER, None)
-        return True
-
     def interrupt(self, wanted: bool = True) -> None:
-        """End the `read` that is under way, or that comes, or no longer; for any thread."""
+        """End the `decode` that is under way, or that comes, or no longer; for any thread."""
         self._interrupted[0] = b"1" if wanted else b"\0"
 
     def clear(self) -> None:
@@ -247,14 +241,14 @@ def _model_params(settings: LoadSettings) -> Any:
     return params
 
 
-def _context_params(settings: LoadSettings, n_ctx: int, n_slots: int, step_tokens: int) -> Any:
+def _context_params(settings: LoadSettings, n_ctx: int, n_slots: int, capacity: int) -> Any:
     cores = usable_cores()
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = n_ctx * n_slots
     params.n_seq_max = n_slots
     params.kv_unified = False
-    params.n_batch = step_tokens
-    params.n_ubatch = min(settings.n_ubatch or UBATCH, step_tokens)
+    params.n_batch = capacity
+    params.n_ubatch = min(settings.n_ubatch or UBATCH, capacity)
     params.n_threads = settings.n_threads or cores
     params.n_threads_batch = settings.n_threads_batch or settings.n_threads or cores
     params.flash_attn_type = int(settings.flash_attn)

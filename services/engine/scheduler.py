@@ -1,9 +1,8 @@
 """What runs next. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
-Each step computes at most `budget` tokens. Sequences that decode go first, one token each, since their readers are
-watching. What is left reads prompts, in shares for the owners that have any, so that nobody's long prompt holds up
-another's short one; of one owner's prompts the oldest is read first. Slots go to the owner who has fewest, the oldest
-request first.
+Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of
+prompts, in shares for the owners that have any, so that nobody's long prompt holds up another's short one; of one owner's
+prompts the oldest is read first. Slots go to the owner who has fewest, the oldest request first.
 """
 
 from __future__ import annotations
@@ -96,11 +95,10 @@ class Scheduler:
     def plan(self, budget: int, chunk: int) -> list[Work]:
         """The next step's work; [] when nothing runs.
 
-        `budget` tokens at most, n_slots at least; `chunk` of them at most read prompts while others decode.
+        One token for each sequence that decodes, and beside them at most `chunk` of prompts; `budget` where none does.
         """
         work = [Work(sequence, 1) for sequence in self._running if sequence.is_decoding]
-        left = min(budget - len(work), chunk) if work else budget
-        return work + self._read(max(left, 0))
+        return work + self._read(chunk if work else budget)
 
     def _read(self, left: int) -> list[Work]:
         """Share `left` tokens out between the owners whose prompts are not read yet, a tile each at least."""

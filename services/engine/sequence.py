@@ -12,6 +12,7 @@ from services.engine.text import TextAssembler
 from services.errors import HearthError
 
 POLL_SECONDS = 0.25
+LOOK_SECONDS = 0.02
 
 
 class TokenSampler(Protocol):
@@ -131,13 +132,18 @@ class EngineGeneration:
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
         """See `Generation.chunks`."""
+        silent_since = time.monotonic()
         while self.finish is None:
             poll()
             try:
-                event = self._events.get(timeout=POLL_SECONDS)
+                # Who holds a slot and leaves is noticed sooner than who waits for one.
+                event = self._events.get(timeout=LOOK_SECONDS if self.place == 0 else POLL_SECONDS)
             except queue.Empty:
-                yield ""
+                if time.monotonic() - silent_since >= POLL_SECONDS:
+                    silent_since = time.monotonic()
+                    yield ""
                 continue
+            silent_since = time.monotonic()
             if isinstance(event, HearthError):
                 raise event
             if isinstance(event, Finish):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from services.backend import EVERYBODY, FinishReason
 from services.engine.cache import SlotCache
 from services.engine.pace import Pace
-from services.engine.runner import Run, Runner
+from services.engine.runner import Interrupted, Run, Runner
 from services.engine.scheduler import Scheduler, Work
 from services.engine.sequence import Sequence
 from services.engine.store import MIN_SHARED
@@ -23,6 +23,8 @@ class Steps:
         self.cache = cache
         self.scheduler = Scheduler(runner.n_slots)
         self.thoughts = Thoughts()
+        self.is_thinking = False
+        """Whether the batch under way is for nobody who waits; read by other threads."""
         self.mean_seconds = 1.0
         """For how long an answer holds its slot, of late."""
         self._runner = runner
@@ -32,6 +34,12 @@ class Steps:
     def is_idle(self) -> bool:
         """Whether there is nothing to do, not even to think of."""
         return self.scheduler.is_idle and not self.thoughts
+
+    @property
+    def is_for_nobody(self) -> bool:
+        """Whether the batch under way may be broken off: it is thinking, or all have left for whom it was."""
+        running = self.scheduler.running
+        return self.is_thinking or (bool(running) and all(sequence.cancelled for sequence in running))
 
     def forget(self, owner: str, session: str) -> None:
         """Drop what is computed of a conversation, and what is to be. An answer that was broken off gives its slot back."""
@@ -47,17 +55,24 @@ class Steps:
 
     def step(self, has_mail: Callable[[], bool]) -> None:
         """Go on with everything by one batch. `has_mail` says whether a request has come, to which thinking yields."""
+        self.is_thinking = False
+        self._runner.interrupt(False)
         self.cache.save_rested()
         self._drop_cancelled()
         self._admit()
         if self.scheduler.is_idle:
             self._think(has_mail)
             return
-        plan = self.scheduler.plan(self._runner.step_tokens, self._pace.chunk(self._runner.step_tokens))
+        plan = self.scheduler.plan(self._runner.step_tokens, self._pace.chunk(self._runner.step_tokens + 1))
         # llama.cpp computes sequences together only where they come in the order of their slots.
         plan.sort(key=lambda work: work.sequence.slot or 0)
         started = time.perf_counter()
-        rows = self._runner.decode([_run_of(work) for work in plan])
+        try:
+            rows = self._runner.decode([_run_of(work) for work in plan])
+        except Interrupted as stopped:
+            for work, kept in zip(plan, stopped.kept, strict=True):
+                work.sequence.n_computed = kept
+            return
         n_decoding = sum(work.sequence.is_decoding for work in plan)
         self._pace.observe(sum(work.count for work in plan) - n_decoding, n_decoding, time.perf_counter() - started)
         for work, row in zip(plan, rows, strict=True):
@@ -93,14 +108,19 @@ class Steps:
     def _think(self, has_mail: Callable[[], bool]) -> None:
         """Read one chunk of the prompt that is likely to come. A request that arrives ends the reading at once."""
         thought = self.thoughts.first()
-        self._runner.interrupt(False)
+        # In this order: a request that comes after the look finds that it has to interrupt.
+        self.is_thinking = True
         if thought is None or has_mail():
             return
         slot, n_computed = self.cache.open(thought.tokens, thought.owner, thought.session, spare=0)
         chunk = thought.tokens[n_computed : n_computed + self._runner.step_tokens]
         try:
-            if chunk and self._runner.read(Run(slot, n_computed, chunk, sampled=False)):
+            if chunk:
+                self._runner.decode([Run(slot, n_computed, chunk, sampled=False)])
                 n_computed += len(chunk)
+        except Interrupted as stopped:
+            n_computed = stopped.kept[0]
+            return
         finally:
             self.cache.release(slot, thought.tokens[:n_computed])
         if n_computed == len(thought.tokens):
