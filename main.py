@@ -42,7 +42,7 @@ def main() -> int:
     except HearthError as error:
         return _refuse(error.message, given.command)
     except OSError as error:
-        return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        return _refuse(str(error), given.command)
     except ModuleNotFoundError as error:
         return _refuse(f"There is no {error.name} in this Python. Type: source .venv/bin/activate, or use ./setup.sh run")
     except KeyboardInterrupt:
@@ -66,7 +66,11 @@ def serve(settings: Settings) -> int:
     parts = app.extensions["hearth"]
     # The engine first, so that streams end with an error event rather than in the middle of a word.
     _stop_on_signals(pool.close, parts["sessions"].close)
-    server = make_server(app, settings)
+    store.retain(parts["sessions"].names_of_all())
+    try:
+        server = make_server(app, settings)
+    except OSError as error:
+        return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     url = f"http://{settings.host}:{port_of(server)}"
     _introduce(url, parts["keys"].mint_master())
     threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()

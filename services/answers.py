@@ -112,8 +112,9 @@ class Answers:
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
         with self._place(), self._sessions.turn(key, poll):
-            self._sessions.history(key).clear()
+            # In this order: a kill in between costs what was computed, and leaves no trace of what was to be forgotten.
             self._backend.forget(key.owner, str(key.number))
+            self._sessions.history(key).clear()
 
     def switch(self, model: str, profile: str) -> None:
         """Set the profile's model and select it, once the model is loaded; where anything fails, nothing changes.

@@ -24,8 +24,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.n_records = 0
+        """How many lines it held when last looked at."""
         self._end = 0
         self._inode: int | None = None
+        self._draft = path.with_name(f".{path.name}.new")
 
     @property
     def is_empty(self) -> bool:
@@ -60,15 +63,18 @@ class Journal:
                 records.append(_parse(line))
             except ValueError as error:
                 if number < len(lines) - 1:
-                    raise DamagedFile(self.path, f"a record is broken: {error}", line=self._line() + number) from error
+                    raise DamagedFile(
+                        self.path, f"a record is broken: {error}", line=self.n_records + number + 1
+                    ) from error
                 del lines[number]
         self._end += sum(map(len, lines))
+        self.n_records += len(lines)
         return records
 
     def read_all(self) -> list[Record]:
         """All records, from the first on. Raises as `read_new` does."""
         self._inode, _ = self._look()
-        self._end = 0
+        self._end = self.n_records = 0
         return self.read_new()
 
     def append(self, record: Record) -> None:
@@ -77,6 +83,9 @@ class Journal:
         is_new = self._inode is None
         file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
+            if is_new:
+                # First of all: a record of which this failed would be there, and yet not acknowledged.
+                sync_folder(self.path.parent)
             # What a power cut, or a full disk, left of an earlier one.
             os.ftruncate(file, self._end)
             try:
@@ -88,27 +97,29 @@ class Journal:
             self._inode = os.fstat(file).st_ino
         finally:
             os.close(file)
-        if is_new:
-            sync_folder(self.path.parent)
         self._end += len(line)
+        self.n_records += 1
 
     def cut(self, end: int) -> None:
         """Remove the records up to byte `end`, which are kept elsewhere now. Raises OSError."""
         if end >= self._end:
             self.path.unlink(missing_ok=True)
-            self._inode, self._end = None, 0
+            self._inode, self._end, self.n_records = None, 0, 0
             return
         with self.path.open("rb") as file:
             file.seek(end)
             rest = file.read(self._end - end)
-        draft = self.path.with_name(f".{self.path.name}.new")
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
+        with os.fdopen(os.open(self._draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
             out.write(rest)
             out.flush()
             os.fsync(out.fileno())
-        draft.replace(self.path)
+        self._draft.replace(self.path)
         sync_folder(self.path.parent)
-        self._inode, self._end = self.path.stat().st_ino, len(rest)
+        self._inode, self._end, self.n_records = self.path.stat().st_ino, len(rest), rest.count(b"\n")
+
+    def drop_draft(self) -> None:
+        """Remove what a kill left of a `cut`."""
+        self._draft.unlink(missing_ok=True)
 
     def _look(self) -> tuple[int | None, int]:
         try:
@@ -116,11 +127,6 @@ class Journal:
         except FileNotFoundError:
             return None, 0
         return found.st_ino, found.st_size
-
-    def _line(self) -> int:
-        """The number of the line that begins at `_end`."""
-        with self.path.open("rb") as file:
-            return file.read(self._end).count(b"\n") + 1
 
 
 def _parse(line: bytes) -> Record:

@@ -6,6 +6,7 @@ reader sees the old file or the new one. Writers take turns by a lock file, whic
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -50,6 +51,7 @@ class JsonFile:
     def __init__(self, path: Path, check: Check | None = None, *, private: bool = False) -> None:
         self.path = path
         self._check = check
+        self._draft = path.with_name(f".{path.name}.new")
         self._mode = 0o600 if private else 0o644
         self._turn = threading.RLock()
         self._seen: Stamp | None = None
@@ -147,7 +149,7 @@ class JsonFile:
 
         Raises StorageFailed.
         """
-        draft = self.path.with_name(f".{self.path.name}.new")
+        draft = self._draft
         try:
             with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, self._mode), "w", encoding="utf-8") as out:
                 out.writelines(pieces)
@@ -155,7 +157,13 @@ class JsonFile:
                 os.fsync(out.fileno())
                 return draft, stamp_of(os.fstat(out.fileno()))
         except OSError as error:
+            self.drop_draft()
             raise self.unwritable(error) from error
+
+    def drop_draft(self) -> None:
+        """Remove a draft that is not to be put in place."""
+        with contextlib.suppress(OSError):
+            self._draft.unlink()
 
     def put_in_place(self, draft: Path) -> None:
         """Rename a draft over the file, and sync the folder, so that the new name lasts too. Raises StorageFailed."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from services.errors import DamagedFile, HearthError, StorageFailed
 from services.journal import Journal, Record
-from services.json_file import JsonFile, JsonObject, Stamp
+from services.json_file import JsonFile, JsonObject, Misfit, Stamp
 from services.json_text import readable
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,32 @@ class SessionTable:
         self._changed = threading.Event()
         self._closing = threading.Event()
         self._folder: threading.Thread | None = None
-        self.read()
-        self.fold()
+        self._check = check
+        with self._file.alone("fold"):
+            # What a kill left half written; it would keep words of sessions that are forgotten meanwhile.
+            self._file.drop_draft()
+            self._journal.drop_draft()
+        self.entries()
+        try:
+            self.fold()
+        except StorageFailed as error:
+            # It is safe in the journal.
+            log.error("%s", error.message)
 
-    def read(self) -> Mapping[str, Any]:
-        """The table as it is now, another process's and a person's changes to the file included. Raises DamagedFile."""
+    def get(self, entry: str) -> Any:
+        """A session as it is now, another process's and a person's changes to the file included; None where there is none.
+
+        Raises DamagedFile.
+        """
         with self._turn:
-            if not self._is_current():
-                with self._file.alone():
-                    self._refresh()
-            return self._table
+            self._look()
+            return self._table.get(entry)
+
+    def entries(self) -> Mapping[str, Any]:
+        """All sessions as they are now. Raises DamagedFile."""
+        with self._turn:
+            self._look()
+            return dict(self._table)
 
     def add(self, entry: str, messages: list[Message], name: str) -> None:
         """Append to a session, durably, all or nothing; one that is not yet comes into being as `name`.
@@ -96,16 +112,18 @@ class SessionTable:
             pieces = readable(table)
             draft, stamp = self._file.draft(_with_breaths(pieces) if gently else pieces)
             with self._turn, self._file.alone():
-                if self._file.stamp() != seen or self._journal.position[0] != position[0]:
+                # What another process has appended meanwhile is to stay in the journal.
+                self._refresh()
+                if self._seen != seen or self._journal.position[0] != position[0]:
                     # Somebody changed the file meanwhile: it is folded into what that is now.
-                    draft.unlink(missing_ok=True)
+                    self._file.drop_draft()
                     return self._changed.set()
                 self._file.put_in_place(draft)
                 self._seen = stamp
                 try:
                     self._journal.cut(position[1])
                 except OSError as error:
-                    raise self._file.unwritable(error) from error
+                    raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Fold what is left, and stop. What cannot be folded now stays in the journal, and is folded at the next start."""
@@ -118,8 +136,11 @@ class SessionTable:
         except HearthError as error:
             log.error("%s", error.message)
 
-    def _is_current(self) -> bool:
-        return self._file.stamp() == self._seen and self._journal.is_the_same() and not self._journal.has_more()
+    def _look(self) -> None:
+        """Take in what has changed on disk, if anything has."""
+        if self._file.stamp() != self._seen or not self._journal.is_the_same() or self._journal.has_more():
+            with self._file.alone():
+                self._refresh()
 
     def _refresh(self) -> None:
         """Take in what has changed on disk. Only while this process is alone at the files."""
@@ -132,20 +153,31 @@ class SessionTable:
                 records = self._journal.read_new()
         except OSError as error:
             raise DamagedFile(self._journal.path, f"cannot be read: {error.strerror}") from error
+        for number, record in enumerate(records, start=self._journal.n_records - len(records) + 1):
+            try:
+                self._examine(record)
+            except Misfit as error:
+                self._seen = _UNREAD
+                raise DamagedFile(self._journal.path, str(error), line=number) from None
+            self._apply(record)
+
+    def _examine(self, record: Record) -> None:
+        """Raises Misfit, with no word of what people wrote, where a record read from the disk is not what it should be."""
+        entry, messages = record.get("session"), record.get("messages", [])
+        good = isinstance(entry, str) and isinstance(messages, list)
+        if good and not record.get("removed"):
+            good = all(isinstance(record.get(name), kind) for name, kind in (("at", int), ("time", str), ("name", str)))
         try:
-            for record in records:
-                self._apply(record)
-        except DamagedFile:
-            self._seen = _UNREAD
-            raise
+            self._check({str(entry): {"messages": messages}} if good else {"": None})
+        except Misfit as error:
+            where = ".".join(map(str, error.path[1:]))
+            raise Misfit(error.path, f"a record is not what it should be{f', at its {where}' * bool(where)}") from None
 
     def _record(self, record: Record) -> None:
         try:
             self._journal.append(record)
         except OSError as error:
-            raise StorageFailed(
-                f"{self._journal.path.parent.name}/{self._journal.path.name} cannot be written: {error.strerror}"
-            ) from error
+            raise self._unwritable(error) from error
         self._apply(record)
         self._changed.set()
         if not self._folder and not self._closing.is_set():
@@ -153,28 +185,29 @@ class SessionTable:
             self._folder.start()
 
     def _apply(self, record: Record) -> None:
-        """Change the table as a record says, unless that is done already. Raises DamagedFile."""
-        try:
-            entry = record["session"]
-            if record.get("removed"):
-                self._table.pop(entry, None)
-                return
-            new, at = record["messages"], record["at"]
-            before = self._messages(entry)
-            if before[at : at + len(new)] == new:
-                return
-            session = self._table.get(entry) or {"name": "", "created": record["time"]}
-            self._table[entry] = {
-                **{field: value for field, value in session.items() if field != "history"},
-                "name": session.get("name") or record["name"],
-                "created": session.get("created") or record["time"],
-                "updated": record["time"],
-                # Grown in place: to copy it would cost more the longer the session is.
-                "messages": before,
-            }
-            before += new
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DamagedFile(self._journal.path, f"a record is not what it should be: {record!r:.200}") from error
+        """Change the table as a record says, unless that is done already."""
+        entry = record["session"]
+        if record.get("removed"):
+            self._table.pop(entry, None)
+            return
+        new, at = record["messages"], record["at"]
+        before = self._messages(entry)
+        if before[at : at + len(new)] == new:
+            return
+        session = self._table.get(entry) or {"name": "", "created": record["time"]}
+        self._table[entry] = {
+            **{field: value for field, value in session.items() if field != "history"},
+            "name": session.get("name") or record["name"],
+            "created": session.get("created") or record["time"],
+            "updated": record["time"],
+            # Grown in place: to copy it would cost more the longer the session is.
+            "messages": before,
+        }
+        before += new
+
+    def _unwritable(self, error: OSError) -> StorageFailed:
+        path = self._journal.path
+        return StorageFailed(f"{path.parent.name}/{path.name} cannot be written: {error.strerror}")
 
     def _messages(self, entry: str) -> list[Message]:
         """The session's messages, its own list where it has one."""
@@ -196,6 +229,8 @@ class SessionTable:
             except HearthError as error:
                 # It stays in the journal, and the next change tries again.
                 log.error("%s", error.message)
+            except Exception:
+                log.exception("the journal of sessions could not be folded")
             self._closing.wait((time.thread_time() - started) / FOLD_SHARE)
 
 

@@ -96,13 +96,17 @@ class Sessions:
 
     def names(self, owner: str) -> dict[str, str]:
         """The owner's sessions: entry → name. The master sees everybody's."""
-        data = self._table.read()
+        data = self._table.entries()
         keys = sorted((key, entry) for entry in data if (key := _key_of(entry)))
         return {
             entry if owner == MASTER else str(key.number): str(data[entry].get("name") or "")
             for key, entry in keys
             if owner in (MASTER, key.owner)
         }
+
+    def names_of_all(self) -> set[tuple[str, str]]:
+        """Whose sessions there are: owner and number."""
+        return {(key.owner, str(key.number)) for entry in self._table.entries() if (key := _key_of(entry))}
 
     @contextmanager
     def turn(self, key: SessionKey, poll: Callable[[], None]) -> Iterator[None]:
@@ -195,7 +199,7 @@ class SessionHistory(BaseChatMessageHistory):
 
     def _stored(self) -> Any:
         """The session as it stands in the table; None where there is none."""
-        return self._table.read().get(self._key.entry)
+        return self._table.get(self._key.entry)
 
     def _missing(self) -> NotFound:
         return NotFound(f"there is no session {self._key.number}", param="session_id", code="session_not_found")

@@ -19,11 +19,15 @@ Cell = tuple[int, str]
 class FakeMemory:
     """A KV cache whose cells are tokens, each with the owner for whom it was computed."""
 
+    can_cut = True
+
     def __init__(self, n_slots: int) -> None:
         self.cells: list[list[Cell]] = [[] for _ in range(n_slots)]
 
     def keep(self, slot: int, n_tokens: int) -> int:
         assert n_tokens <= len(self.cells[slot])
+        if not self.can_cut and n_tokens < len(self.cells[slot]):
+            n_tokens = 0
         self.cells[slot] = self.cells[slot][:n_tokens]
         return n_tokens
 
@@ -147,6 +151,19 @@ def test_a_state_that_is_refused_is_computed_anew(monkeypatch: pytest.MonkeyPatc
     desk.serve(OTHER, session="2")
     monkeypatch.setattr(desk.memory, "restore", lambda slot, data: False)
     assert desk.serve([*LONG, 1], session="1") == (0, 0)
+    assert desk.store.find("model", "a", pack(LONG))[0] is None, "nor is it tried again"
+
+
+def test_a_state_that_cannot_be_cut_is_never_taken_for_its_beginning() -> None:
+    desk = Desk(2)
+    desk.memory.can_cut = False
+    desk.serve([*LONG, 9], session="1")
+    for n in (10, 20, 30, 40):
+        # A prompt that is read in chunks goes on with its own, however much another's has in common.
+        slot, n_cached = desk.cache.open([*LONG, 7], "a", "2", spare=0)
+        assert n_cached == n - 10
+        desk.memory.compute(slot, LONG[:n], "a")
+        desk.cache.release(slot, LONG[:n])
 
 
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda bits: [0] * 20 + bits)
@@ -160,12 +177,14 @@ class CacheMachine(RuleBasedStateMachine):
     """
 
     open_ones = Bundle("open_ones")
+    can_cut = True
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
         self.desk = Desk(3, self.store)
+        self.desk.memory.can_cut = self.can_cut
         self.busy: dict[int, tuple[str, str]] = {}
 
     @precondition(lambda self: len(self.busy) < 3)
@@ -223,6 +242,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.store.close()
             self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
             self.desk = Desk(3, self.store)
+            self.desk.memory.can_cut = self.can_cut
 
     @invariant()
     def slots_hold_what_is_tracked(self) -> None:
@@ -235,7 +255,8 @@ class CacheMachine(RuleBasedStateMachine):
     def caps_hold(self) -> None:
         assert self.store._ram_used == sum(state.n_bytes for state in self.store._ram.values())
         assert self.store._ram_used <= 2500 or len(self.store._ram) == 1
-        assert self.store._disk_used == sum(saved.size for saved in self.store._disk.values())
+        assert self.store._folder
+        assert self.store._folder.n_used == sum(saved.size for saved in self.store._folder._listed.values())
         assert sum(path.stat().st_size for path in Path(self.folder.name).glob("*.state")) <= 5000 + 1000
 
     def teardown(self) -> None:
@@ -243,5 +264,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+class UncuttableMachine(CacheMachine):
+    """The same with a model whose state cannot be cut, such as a recurrent one's."""
+
+    can_cut = False
+
+
+TestUncuttableMachine = UncuttableMachine.TestCase
+TestUncuttableMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestCacheMachine = CacheMachine.TestCase
 TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -228,3 +228,27 @@ def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(ope
         time.sleep(0.01)
     time.sleep(0.1)
     assert all(not busy and tracked == used for busy, tracked, used in used_cells(engine))
+
+
+def test_a_model_that_was_left_and_taken_up_again_finds_its_states_on_disk(open_engine: Open, tmp_path: Path) -> None:
+    store = StateStore(tmp_path, MB, 100 * MB)
+    prompt = f"{HEAD}{turns(9)}Human: Count to 9.\nAI:"
+    first = open_engine(store=store)
+    run(first, prompt, owner="a", session="1")
+    first.stop()
+    again = run(open_engine(store=store), prompt, owner="a", session="1")[1]
+    assert again.cached_tokens == again.prompt_tokens - 1
+    store.close()
+
+
+def test_what_is_forgotten_while_the_engine_stops_is_not_written_afterwards(open_engine: Open, tmp_path: Path) -> None:
+    store = StateStore(tmp_path, MB, 100 * MB)
+    engine = open_engine(store=store)
+    run(engine, f"{HEAD}Human: Hi\nAI:", owner="a", session="1")
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    engine.forget("a", "1")
+    store.forget("a", "1")
+    stopping.join()
+    assert not list(tmp_path.iterdir())
+    store.close()

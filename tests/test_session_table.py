@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -109,7 +111,7 @@ def test_a_broken_record_is_named_and_nothing_is_thrown_away(path: Path, journal
     with pytest.raises(DamagedFile, match=r"sessions\.journal.*line 2"):
         Sessions(path)
     journal.write_text(lines[0] + '{"session": "1"}\n')
-    with pytest.raises(DamagedFile, match=r"sessions\.journal.*should be"):
+    with pytest.raises(DamagedFile, match=r"sessions\.journal, line 2: .*should be"):
         Sessions(path)
     assert lines[0] in journal.read_text()
 
@@ -213,3 +215,85 @@ def test_random_changes_folds_and_restarts_agree_with_a_plain_dict(path: Path) -
             sessions = Sessions(path)
         for key in range(3):
             assert sessions.history(SessionKey(MASTER, key)).window(1000) == expected.get(key, [])
+
+
+def test_what_another_process_does_while_this_one_folds_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = Sessions(path), Sessions(path)
+    add(one, 1, 0)
+    add(one, 3, 3)
+
+    def change_meanwhile(data: dict[str, object]) -> list[str]:
+        add(two, 2, 2)
+        two.history(SessionKey(MASTER, 1)).clear()
+        return list(readable(data))
+
+    monkeypatch.setattr(session_table, "readable", change_meanwhile)
+    one._table.fold()
+    monkeypatch.undo()
+    for each in (one, two, Sessions(path)):
+        assert set(each.names(MASTER)) == {"2", "3"}
+
+
+def test_listing_goes_on_while_sessions_come_and_go(path: Path) -> None:
+    sessions = Sessions(path)
+    stop = threading.Event()
+
+    def churn() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            add(sessions, n % 50, n)
+            if n % 3 == 0:
+                sessions.history(SessionKey(MASTER, n % 50)).clear()
+
+    thread = threading.Thread(target=churn)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(300):
+            sessions.names(MASTER)
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"session": "foo", "at": 0, "time": "t", "name": "n", "messages": [{"type": "human", "content": "a secret"}]},
+        {"session": "1", "messages": [{"type": "human", "content": "a secret"}]},
+        {"session": "1", "at": 0, "time": "t", "name": "a secret", "messages": [{"type": "robot", "content": "a secret"}]},
+        {"session": 7, "removed": True, "name": "a secret"},
+        {},
+    ],
+)
+def test_a_record_that_is_none_is_named_by_its_line_without_its_words(path: Path, journal: Path, record: object) -> None:
+    add(Sessions(path), 1, 0)
+    with journal.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    before = journal.read_bytes()
+    with pytest.raises(DamagedFile, match=r"sessions\.journal, line 2: a record is not what it should be") as damage:
+        Sessions(path)
+    assert "secret" not in damage.value.message
+    assert journal.read_bytes() == before
+
+
+def test_a_full_disk_does_not_keep_the_server_from_starting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(Sessions(path), 1, 0)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert Sessions(path).history(SessionKey(MASTER, 1)).window(9) == [said(0)]
+    monkeypatch.undo()
+    assert stored(path, 1) == [said(0)]
+
+
+def test_what_a_kill_left_half_written_is_removed(path: Path) -> None:
+    for name in (".sessions.json.new", ".sessions.journal.new"):
+        path.with_name(name).write_text("a secret")
+    Sessions(path)
+    assert "a secret" not in "".join(file.read_text() for file in path.parent.iterdir())

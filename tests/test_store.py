@@ -161,3 +161,20 @@ def test_a_folder_that_cannot_be_written_costs_only_the_states(tmp_path: Path) -
     store.save(state())
     assert store.find("m", "a", state().tokens)[1] == 50
     store.close()
+
+
+def test_with_no_room_on_disk_nothing_stays_there(tmp_path: Path) -> None:
+    write_state(tmp_path, state(), "file")
+    store = StateStore(tmp_path, MB, 0)
+    store.save(state())
+    assert not files(tmp_path)
+    store.close()
+
+
+def test_files_of_sessions_that_are_no_more_are_removed(tmp_path: Path) -> None:
+    for session in "12":
+        write_state(tmp_path, state(session), "file")
+    store = StateStore(tmp_path, MB, MB)
+    store.retain({("a", "2"), ("b", "1")})
+    assert [read_saved(path).header.session for path in files(tmp_path)] == ["2"]
+    store.close()

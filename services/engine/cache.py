@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.backend import EVERYBODY, PASSING
-from services.engine.state import Buffer, State, StateKey, common_prefix, count, pack
-from services.engine.store import MIN_SHARED, StateStore, has_rested, is_worth
+from services.engine.state import MIN_SHARED, Buffer, State, StateKey, common_prefix, count, is_worth, pack
+from services.engine.store import StateStore, has_rested
 
 
 class Memory(Protocol):
     """The KV cache, slot by slot."""
+
+    can_cut: bool
+    """Whether a slot can be cut at any token. What cannot is of use only where a prompt goes on from all of it."""
 
     def keep(self, slot: int, n_tokens: int) -> int:
         """Cut a slot down to its first `n_tokens`; return how many it kept."""
@@ -72,10 +75,14 @@ class SlotCache:
         source, n_shared = self._best(free, own, owner, prompt)
         goes_on = source is not None and _may_take_over(source, own, n_shared)
         # A smaller state does as well where a slot would have to be copied.
-        state, n_stored = self._store.find(self._model, owner, prompt, beyond=n_shared if goes_on else n_shared - 1)
+        beyond = n_shared if goes_on else n_shared - 1
+        state, n_stored = self._store.find(self._model, owner, prompt, beyond, whole=not self._memory.can_cut)
         if state:
             slot, n_shared = self._lay(own or _longest_unused(free), own, state.data, n_stored)
-            if state.key.is_passing and state.key.owner == owner and 2 * n_stored >= count(state.tokens):
+            if not n_shared:
+                # It was refused, and would be again.
+                self._store.drop(state.key)
+            elif state.key.is_passing and state.key.owner == owner and 2 * n_stored >= count(state.tokens):
                 self._store.drop(state.key)
         elif source and goes_on:
             slot = source
@@ -118,11 +125,16 @@ class SlotCache:
 
     def save_all(self, seconds: float) -> None:
         """Write what is on no disk yet, the last used first, for `seconds` at most."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (seconds if self._store.keeps_files else 0)
         for slot in sorted(self._slots, key=lambda slot: -slot.used):
             if not slot.busy and not slot.saved and time.monotonic() < deadline:
                 self._store.save(self._state_of(slot))
                 slot.saved = True
+
+    def leave(self) -> None:
+        """Take note that no state lies on a slot any more, since the engine ends."""
+        for slot in self._slots:
+            self._store.take_away(slot.key)
 
     def forget(self, owner: str, session: str) -> None:
         """Empty the slot of a conversation."""
@@ -145,13 +157,17 @@ class SlotCache:
 
         Another than the conversation's own must go farther by as much as is worth the copying.
         """
-        best, n_shared = own, common_prefix(own.tokens, prompt) if own else 0
+        best, n_shared = own, self._common(own, prompt) if own else 0
         for slot in free:
             if slot is not own and slot.key.owner in (owner, EVERYBODY):
-                shared = common_prefix(slot.tokens, prompt, n_shared + (MIN_SHARED - 1 if own and best is own else 0))
+                shared = self._common(slot, prompt, n_shared + (MIN_SHARED - 1 if own and best is own else 0))
                 if shared and (_may_take_over(slot, own, shared) or is_worth(shared, slot.tokens)):
                     best, n_shared = slot, shared
         return best, n_shared
+
+    def _common(self, slot: _Slot, prompt: bytes, beyond: int = 0) -> int:
+        shared = common_prefix(slot.tokens, prompt, beyond)
+        return shared if self._memory.can_cut or shared == count(slot.tokens) else 0
 
     def _lay(self, slot: _Slot, own: _Slot | None, data: Buffer | None, n_tokens: int) -> tuple[_Slot, int]:
         """Lay a snapshot on a slot; give the slot, and how many tokens of the snapshot are of use.

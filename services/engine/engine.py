@@ -41,7 +41,8 @@ class _Forget:
 class Engine:
     """A loaded model at work. `submit`, `tokenize` and `close` are for any thread; all else happens on the engine's own.
 
-    `_inbox` is the only way in. `_turn` protects `_open`, so that nothing is put into the inbox of a stopped engine.
+    `_inbox` is the only way in. `_turn` protects `_open`, so that nothing is put into the inbox of a stopped engine,
+    and `_n_mailed`, the requests in the inbox.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Engine:
         self._think_ahead = think_ahead
         self._inbox: queue.SimpleQueue[Sequence | Thought | _Forget | str | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
+        self._n_mailed = 0
         self._open = True
         self._failures = 0
         loaded: Future[Runner] = Future()
@@ -83,13 +85,14 @@ class Engine:
         if not request.tokens:
             # Nothing to compute logits from: it would never end.
             raise InvalidRequest("the prompt holds no tokens", param="prompt")
+        with self._turn:
+            self._refuse_crowd()
         # Here, on the caller's thread, since reading a file would hold up everybody's streams.
-        self._store.fetch(self._model, request.owner, pack(request.tokens))
+        self._store.fetch(self._model, request.owner, pack(request.tokens), whole=not self._runner.can_cut)
         generation = EngineGeneration(request, self._wake)
         with self._turn:
-            if not self._open:
-                raise Unavailable("the engine has stopped", code="engine_down", retry_after=1)
             self._refuse_crowd()
+            self._n_mailed += 1
             self._put(generation.sequence)
         return generation
 
@@ -103,10 +106,11 @@ class Engine:
         """Empty the slot of a conversation, and drop the thought of it; returns when that is done."""
         forget = _Forget(owner, session)
         with self._turn:
-            if not self._open:
-                return
-            self._put(forget)
-        forget.done.wait()
+            is_open = self._open
+            if is_open:
+                self._put(forget)
+        # An engine that stops may still be writing what lay on its slots.
+        forget.done.wait() if is_open else self._thread.join()
 
     def stop(self) -> None:
         """Fail what is in flight, and end the thread. The vocabulary still works, for those who are about to use it."""
@@ -121,8 +125,10 @@ class Engine:
         self._runner.close()
 
     def _refuse_crowd(self) -> None:
-        """Raises Unavailable where as many wait as may."""
-        n_waiting = self._steps.scheduler.n_waiting + self._inbox.qsize() - self._steps.scheduler.n_free
+        """Raises Unavailable where as many wait as may, and where the engine has stopped."""
+        if not self._open:
+            raise Unavailable("the engine has stopped", code="engine_down", retry_after=1)
+        n_waiting = self._steps.scheduler.n_waiting + self._n_mailed - self._steps.scheduler.n_free
         if n_waiting >= self._max_waiting:
             seconds = self._steps.mean_seconds * (n_waiting + 1) / self._runner.n_slots
             raise Unavailable(
@@ -144,13 +150,13 @@ class Engine:
         """The thread: load, loop, and fail what is left."""
         try:
             runner = Runner(settings)
+            self._model = fingerprint(settings, runner.n_ctx)
+            self._store.bind(self._model, settings.file)
+            cache = SlotCache(runner, self._store, self._model, runner.n_slots, runner.bytes_per_token)
+            self._steps = Steps(runner, cache)
         except BaseException as error:
             loaded.set_exception(error)
             return
-        self._model = fingerprint(settings, runner.n_ctx)
-        self._store.bind(self._model, settings.file)
-        cache = SlotCache(runner, self._store, self._model, runner.n_slots, runner.bytes_per_token)
-        self._steps = Steps(runner, cache)
         loaded.set_result(runner)
         try:
             while self._take_inbox():
@@ -163,6 +169,7 @@ class Engine:
                 Unavailable("the engine stopped before the answer was complete", code="engine_down", retry_after=1)
             )
             self._steps.cache.save_all(SAVE_SECONDS)
+            self._steps.cache.leave()
 
     def _take_inbox(self, wait: bool = True) -> bool:
         """Take what callers have sent, waiting where there is nothing else to do; False: stop."""
@@ -177,6 +184,8 @@ class Engine:
                 go_on = False
             elif isinstance(item, Sequence):
                 self._steps.scheduler.add(item)
+                with self._turn:
+                    self._n_mailed -= 1
             elif isinstance(item, Thought):
                 self._steps.thoughts.add(item)
             elif isinstance(item, _Forget):

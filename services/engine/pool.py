@@ -40,6 +40,7 @@ class EnginePool:
         self._turn = threading.Lock()
         self._loading = threading.Lock()
         self._loaded: list[_Loaded] = []
+        self._retiring: list[_Loaded] = []
         self._closed = False
 
     @contextmanager
@@ -60,7 +61,7 @@ class EnginePool:
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`."""
         with self._turn:
-            engines = [held.engine for held in self._loaded]
+            engines = [held.engine for held in (*self._loaded, *self._retiring)]
         for engine in engines:
             engine.forget(owner, session)
         self._store.forget(owner, session)
@@ -112,5 +113,8 @@ class EnginePool:
             stay = self._loaded[-1:] if not self._closed else []
             retired = [held for held in self._loaded if not held.leases and held not in stay]
             self._loaded = [held for held in self._loaded if held not in retired]
+            self._retiring += retired
         for held in retired:
             held.engine.close()
+            with self._turn:
+                self._retiring.remove(held)

@@ -102,6 +102,7 @@ class Runner:
         if not self._memory:
             raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
         self._batch = llama_cpp.llama_batch_init(capacity, 0, 1)
+        self.can_cut = not (llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model))
         llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
 
     def _affordable_slots(self, settings: LoadSettings, free: int) -> int:

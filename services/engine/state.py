@@ -5,10 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from services.backend import PASSING
 
+# Fewer common tokens than these are not worth the copying.
+MIN_SHARED = 16
 TOKEN_BYTES = array("i").itemsize
 # Writable, so that ctypes can hand it on without copying it.
 Buffer = bytearray | memoryview
@@ -68,3 +70,33 @@ def common_prefix(a: bytes, b: bytes, beyond: int = 0) -> int:
         else:
             high = middle - 1
     return low
+
+
+class Matchable(Protocol):
+    """Anything that holds packed tokens."""
+
+    @property
+    def tokens(self) -> bytes:
+        """The token ids, packed."""
+        ...
+
+
+Match = TypeVar("Match", bound=Matchable)
+
+
+def best_match(states: Iterable[Match], tokens: bytes, beyond: int, whole: bool) -> tuple[Match | None, int]:
+    """The state that has most of `tokens` in common and is worth copying, and how many: more than `beyond`, else (None, 0).
+
+    `whole`: only one of which all is in common.
+    """
+    best, beyond = None, max(beyond, MIN_SHARED - 1)
+    for state in states:
+        shared = common_prefix(state.tokens, tokens, beyond)
+        if is_worth(shared, state.tokens) and (not whole or shared == count(state.tokens)):
+            best, beyond = state, shared
+    return best, beyond if best else 0
+
+
+def is_worth(shared: int, tokens: bytes) -> bool:
+    """Whether so much of a state is in common that copying all of it is worth the while."""
+    return shared >= MIN_SHARED and 16 * shared >= count(tokens)

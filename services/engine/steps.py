@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from services.backend import EVERYBODY, FinishReason
+from services.backend import EVERYBODY, FinishReason, Thought
 from services.engine.cache import SlotCache
 from services.engine.pace import Pace
 from services.engine.runner import Interrupted, Run, Runner
 from services.engine.scheduler import Scheduler, Work
 from services.engine.sequence import Sequence
-from services.engine.store import MIN_SHARED
+from services.engine.state import MIN_SHARED
 from services.engine.thoughts import Thoughts
 from services.errors import HearthError
 
@@ -29,6 +29,8 @@ class Steps:
         """For how long an answer holds its slot, of late."""
         self._runner = runner
         self._pace = Pace()
+        self._thought: Thought | None = None
+        self._n_thought = 0
 
     @property
     def is_idle(self) -> bool:
@@ -113,6 +115,11 @@ class Steps:
         if thought is None or has_mail():
             return
         slot, n_computed = self.cache.open(thought.tokens, thought.owner, thought.session, spare=0)
+        if thought is self._thought and n_computed < self._n_thought:
+            # What was read of it has been lost again: it would never come to an end.
+            self.cache.release(slot, thought.tokens[:n_computed])
+            self.thoughts.drop(thought.owner, thought.session)
+            return
         chunk = thought.tokens[n_computed : n_computed + self._runner.step_tokens]
         try:
             if chunk:
@@ -123,6 +130,7 @@ class Steps:
             return
         finally:
             self.cache.release(slot, thought.tokens[:n_computed])
+            self._thought, self._n_thought = thought, n_computed
         if n_computed == len(thought.tokens):
             if thought.owner == EVERYBODY:
                 self.cache.share_head(slot, thought.tokens)

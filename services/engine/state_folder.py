@@ -1,0 +1,136 @@
+"""The computed states on disk: a folder of files within a cap of bytes, those used least removed first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from services.engine.state import State, StateKey, best_match
+from services.engine.state_file import SUFFIX, DamagedState, Saved, read_saved, read_state, write_state
+
+log = logging.getLogger(__name__)
+
+# Disks are never filled beyond this many free bytes.
+FREE_DISK = 2**29
+
+
+class StateFolder:
+    """The files, and the list of them in memory.
+
+    Any thread may call it. `_turn` protects the list, `_writing` lets one thread at a time write, and `_reading` read.
+    """
+
+    def __init__(self, folder: Path, n_bytes: int) -> None:
+        """List what an earlier run has left, and remove what is no whole state. With no bytes to use, remove everything."""
+        self._folder = folder
+        self._n_bytes = n_bytes
+        self._turn = threading.RLock()
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._listed: OrderedDict[StateKey, Saved] = OrderedDict()
+        self._used = 0
+        self.is_usable = n_bytes > 0
+        try:
+            self._find_files()
+        except OSError as error:
+            log.warning("the computed states on disk cannot be used: %s", error)
+            self.is_usable = False
+
+    @property
+    def n_used(self) -> int:
+        """The bytes of all files."""
+        return self._used
+
+    def __contains__(self, key: StateKey) -> bool:
+        return key in self._listed
+
+    def fetch(
+        self, model: str, owner: str, tokens: bytes, beyond: int, whole: bool, skip: Callable[[StateKey], bool]
+    ) -> State | None:
+        """Read the owner's state that has most of `tokens` in common, more than `beyond`, unless `skip` says otherwise.
+
+        `whole`: only one of which all is in common. A file that turns out not to be whole is removed.
+        """
+        # One at a time: what many ask for at once is read once, if `skip` knows what was read.
+        with self._reading:
+            with self._turn:
+                mine = [saved for key, saved in self._listed.items() if key[:2] == (model, owner) and not skip(key)]
+                saved, _ = best_match(mine, tokens, beyond, whole)
+            if saved is None:
+                return None
+            try:
+                state = read_state(saved, time.monotonic())
+                os.utime(saved.path)
+            except (OSError, DamagedState) as error:
+                log.warning("the state %s is removed: %s", saved.path.name, error)
+                self._remove(saved)
+                return None
+            with self._turn:
+                if self._listed.get(state.key) is not saved:
+                    return None
+                self._listed.move_to_end(state.key)
+            return state
+
+    def write(self, state: State, file: str, still: Callable[[], bool] = lambda: True) -> None:
+        """Write a state of the model `file`, if that is `still` wanted when its turn comes. What cannot be is lost."""
+        with self._writing:
+            if not still() or not self.is_usable or state.key.is_passing or state.n_bytes > self._n_bytes:
+                return
+            try:
+                self._make_room(state.n_bytes)
+                if shutil.disk_usage(self._folder).free - state.n_bytes < FREE_DISK:
+                    raise OSError("the disk is almost full")
+                self._list(write_state(self._folder, state, file))
+            except OSError as error:
+                log.warning("a computed state cannot be kept on disk: %s", error)
+
+    def remove_where(self, unwanted: Callable[[Saved], bool]) -> None:
+        """Remove the files that are unwanted, after what is being written."""
+        with self._writing, self._turn:
+            for saved in list(self._listed.values()):
+                if unwanted(saved):
+                    self._remove(saved)
+
+    def _find_files(self) -> None:
+        if not self.is_usable:
+            for path in self._folder.glob(f"*{SUFFIX}"):
+                path.unlink()
+            return
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for draft in self._folder.glob("*.new"):
+            draft.unlink()
+        for _, path in sorted((path.stat().st_mtime, path) for path in self._folder.glob(f"*{SUFFIX}")):
+            try:
+                self._list(read_saved(path))
+            except (OSError, DamagedState) as error:
+                log.warning("the state %s is removed: %s", path.name, error)
+                path.unlink()
+        self._make_room(0)
+
+    def _list(self, saved: Saved) -> None:
+        with self._turn:
+            if old := self._listed.pop(saved.header.key, None):
+                self._used -= old.size
+            self._listed[saved.header.key] = saved
+            self._used += saved.size
+
+    def _make_room(self, n_bytes: int) -> None:
+        with self._turn:
+            while self._listed and self._used + n_bytes > self._n_bytes:
+                self._remove(next(iter(self._listed.values())))
+
+    def _remove(self, saved: Saved) -> None:
+        """Unlist the file and delete it, unless a newer one has taken its place."""
+        with self._turn:
+            if self._listed.get(saved.header.key) is saved:
+                del self._listed[saved.header.key]
+                self._used -= saved.size
+                with contextlib.suppress(OSError):
+                    saved.path.unlink()
