@@ -7,6 +7,7 @@ from collections.abc import Sequence as Many
 from typing import Any
 
 import llama_cpp
+import numpy as np
 
 from services.backend import Sampling
 
@@ -23,6 +24,8 @@ class ChainSampler:
     def __init__(self, context: Any, vocabulary_size: int, sampling: Sampling, prompt: Many[int]) -> None:
         """`prompt` are the tokens so far, whose last ones count as said for the repeat penalty."""
         self._context = context
+        self._vocabulary_size = vocabulary_size
+        self._takes_likeliest = sampling.temperature == 0 and sampling.repeat_penalty == 1
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         for sampler in _samplers(sampling, vocabulary_size):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
@@ -32,6 +35,10 @@ class ChainSampler:
 
     def sample(self, row: int) -> int:
         """The next token, after the token in row `row` of the batch that was just decoded."""
+        if self._takes_likeliest:
+            # The chain would first copy the whole vocabulary into a list of candidates.
+            logits = llama_cpp.llama_get_logits_ith(self._context, row)
+            return int(np.ctypeslib.as_array(logits, shape=(self._vocabulary_size,)).argmax())
         return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from services.engine.text import TextAssembler
 from services.errors import HearthError
 
 POLL_SECONDS = 0.25
+# While a prompt is read no tokens come, at which it would be seen that the caller has left.
 LOOK_SECONDS = 0.02
 
 
@@ -132,18 +133,17 @@ class EngineGeneration:
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
         """See `Generation.chunks`."""
-        silent_since = time.monotonic()
+        silent_since, begun = time.monotonic(), False
         while self.finish is None:
             poll()
             try:
-                # Who holds a slot and leaves is noticed sooner than who waits for one.
-                event = self._events.get(timeout=LOOK_SECONDS if self.place == 0 else POLL_SECONDS)
+                event = self._events.get(timeout=POLL_SECONDS if begun or self.place else LOOK_SECONDS)
             except queue.Empty:
                 if time.monotonic() - silent_since >= POLL_SECONDS:
                     silent_since = time.monotonic()
                     yield ""
                 continue
-            silent_since = time.monotonic()
+            silent_since, begun = time.monotonic(), True
             if isinstance(event, HearthError):
                 raise event
             if isinstance(event, Finish):
