@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.engine.pace import HOLD_UP, LEAST, TILE, TILE_BESIDE, Pace
+from services.engine.pace import BURST, HOLD_UP, LEAST, TILE, TILE_BESIDE, Pace
 
 
 def paced(seconds_per_token: float) -> Pace:
@@ -41,3 +41,8 @@ def test_what_decoding_takes_is_no_cost_of_reading() -> None:
     pace.observe(0, 8, 0.3)
     pace.observe(100, 8, 0.3 + 100 * HOLD_UP / 140)
     assert pace.chunk(129) == 129
+
+
+def test_a_burst_is_what_is_read_in_its_time() -> None:
+    assert Pace().burst() == 0
+    assert paced(BURST / 500).burst() in (499, 500)

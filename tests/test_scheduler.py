@@ -31,8 +31,8 @@ def running(*sequences: Sequence) -> Scheduler:
     return scheduler
 
 
-def planned(scheduler: Scheduler, budget: int, chunk: int) -> list[tuple[Sequence, int]]:
-    return [(work.sequence, work.count) for work in scheduler.plan(budget, chunk)]
+def planned(scheduler: Scheduler, budget: int, chunk: int, burst: int = 0) -> list[tuple[Sequence, int]]:
+    return [(work.sequence, work.count) for work in scheduler.plan(budget, chunk, burst)]
 
 
 def test_slots_are_given_in_the_order_of_arrival() -> None:
@@ -70,21 +70,72 @@ def test_a_prompt_that_is_alone_has_the_whole_budget() -> None:
     assert planned(running(long), budget=20, chunk=8) == [(long, 20)]
 
 
-def test_prompts_share_the_budget_by_owner() -> None:
+def read(scheduler: Scheduler, budget: int = 128) -> Sequence:
+    """Read the next chunk, and say of whose prompt it was."""
+    work = scheduler.plan(budget, budget)[-1]
+    work.sequence.n_computed += work.count
+    return work.sequence
+
+
+def test_owners_take_turns_and_of_one_owner_the_oldest_prompt_is_read() -> None:
     long, second, short, middle = sequence(900, "a"), sequence(900, "a"), sequence(4, "b"), sequence(500, "c")
     scheduler = running(long, second, short, middle)
-    assert planned(scheduler, budget=300, chunk=8) == [(long, 100), (short, 4), (middle, 196)]
-    long.n_computed = 895
-    assert planned(scheduler, budget=300, chunk=8) == [(short, 4), (middle, 148), (long, 5), (second, 143)]
+    assert planned(scheduler, budget=300, chunk=8) == [(long, 300)]
+    assert planned(scheduler, budget=300, chunk=8) == [(short, 4)]
+    assert [read(scheduler) for _ in range(5)] == [middle, long, short, middle, long]
 
 
-def test_a_share_is_a_tile_at_least_and_whoever_got_none_is_next() -> None:
-    prompts = [sequence(500, owner) for owner in "abc"]
-    scheduler = running(*prompts)
-    assert planned(scheduler, budget=128, chunk=8) == [(prompts[0], 64), (prompts[1], 64)]
-    prompts[0].n_computed = prompts[1].n_computed = 64
-    assert planned(scheduler, budget=128, chunk=8) == [(prompts[2], 64), (prompts[0], 64)]
-    assert planned(scheduler, budget=40, chunk=8) == [(prompts[2], 40)]
+def test_a_newcomer_goes_before_those_who_were_read_of_late() -> None:
+    first, second, newcomer = sequence(900, "a"), sequence(900, "b"), sequence(9, "c")
+    scheduler = Scheduler(3)
+    scheduler.add(first)
+    scheduler.add(second)
+    admit_all(scheduler)
+    assert [read(scheduler) for _ in range(3)] == [first, second, first]
+    scheduler.add(newcomer)
+    admit_all(scheduler)
+    assert read(scheduler) is newcomer
+
+
+def test_newcomers_without_end_do_not_keep_a_long_prompt_from_being_read() -> None:
+    long = sequence(900)
+    scheduler = Scheduler(4)
+    scheduler.add(long)
+    for number in range(200):
+        for name in "xyz":
+            scheduler.add(sequence(9, f"{name}{number}"))
+        admit_all(scheduler)
+        work = scheduler.plan(64, 64)[-1]
+        work.sequence.n_computed += work.count
+        if not work.sequence.n_pending:
+            scheduler.remove(work.sequence)
+        if long not in scheduler.running:
+            break
+    assert not long.n_pending
+
+
+def test_a_crowd_whose_short_prompts_came_together_begins_to_decode_together() -> None:
+    crowd = [sequence(70, owner) for owner in "abcd"]
+    scheduler = running(*crowd)
+    for each in crowd:
+        assert planned(scheduler, budget=128, chunk=65, burst=280) == [(each, 70)]
+        each.n_computed += 70
+        each.tokens.append(0)
+    assert planned(scheduler, budget=128, chunk=65, burst=280) == [(each, 1) for each in crowd]
+
+
+def test_nobody_waits_for_prompts_that_are_long_or_few_or_come_late() -> None:
+    def first_word(n_tokens: int, owner: str) -> Sequence:
+        return sequence(n_tokens, owner, decoding=True)
+
+    begun = [first_word(70, owner) for owner in "abc"]
+    assert planned(running(*begun, sequence(70, "d")), 128, 65)[:3] == [(each, 1) for each in begun]
+    late = running(*begun, sequence(71, "d"))
+    assert len(late.plan(128, 65, burst=280)) == 4
+    assert len(late.plan(128, 65, burst=281)) == 1
+    assert len(running(*begun[:2], sequence(5, "d")).plan(128, 65, burst=999)) == 3
+    begun[0].tokens.append(0)
+    assert len(late.plan(128, 65, burst=999)) == 4
 
 
 def test_there_is_nothing_to_plan_when_nothing_runs() -> None:
@@ -107,11 +158,12 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
             scheduler.remove(cancelled)
             left.discard(cancelled)
         admit_all(scheduler)
-        budget, chunk = rng.randint(1, 64), rng.randint(1, 64)
-        plan = scheduler.plan(budget, chunk)
+        budget, chunk, burst = rng.randint(1, 64), rng.randint(1, 64), rng.choice((0, 500, 2000))
+        plan = scheduler.plan(budget, chunk, burst)
         n_decoding = sum(work.sequence.is_decoding for work in plan)
         n_read = sum(work.count for work in plan) - n_decoding
-        assert n_decoding == sum(each.is_decoding for each in scheduler.running)
+        begun = [each for each in scheduler.running if each.is_decoding]
+        assert n_decoding == len(begun) or (not n_decoding and all(each.n_generated == 1 for each in begun))
         assert n_read <= (chunk if n_decoding else budget)
         assert len({work.sequence for work in plan}) == len(plan)
         assert plan or not scheduler.running

@@ -14,6 +14,8 @@ TILE_BESIDE = TILE + 1
 # How long, in seconds, reading may hold up the streams in one step; for the sake of a whole tile twice as long.
 HOLD_UP = 0.6
 LEAST = 16
+# For how long, in seconds, those whose prompts came together may wait for each other after their first words.
+BURST = 2.5
 _WEIGHT = 0.2
 
 
@@ -44,6 +46,10 @@ class Pace:
         if not tiles and TILE_BESIDE * cost <= 2 * HOLD_UP:
             tiles = 1
         return min(most, tiles * TILE + 1 if tiles else max(LEAST, int(HOLD_UP / cost)))
+
+    def burst(self) -> int:
+        """How many tokens of prompts are few enough to be read before any of their sequences goes on; 0: not known yet."""
+        return int(BURST / self._seconds_per_token) if self._seconds_per_token else 0
 
 
 def _mean(old: float, new: float) -> float:

@@ -1,7 +1,7 @@
 """What runs next. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
-Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of
-prompts, in shares for the owners that have any, so that nobody's long prompt holds up another's short one; of one owner's
+Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of one
+prompt; the owners of prompts take turns, so that nobody's long prompt holds up another's short one, and of one owner's
 prompts the oldest is read first. Slots go to the owner who has fewest, the oldest request first.
 """
 
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
-from services.engine.pace import TILE
 from services.engine.sequence import Sequence
+
+# llama.cpp computes four rows in the time of two or three, so fewer sequences gain nothing by decoding together.
+CROWD = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Scheduler:
         self._n_slots = n_slots
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
+        self._turn = 0
+        self._turns: dict[str, int] = {}
 
     @property
     def running(self) -> Many[Sequence]:
@@ -73,6 +77,8 @@ class Scheduler:
         sequence = next(self.line())
         self._waiting.remove(sequence)
         self._running.append(sequence)
+        # Newcomers go before those who were read of late, and not before those who have waited for longer than that.
+        self._turns.setdefault(sequence.request.owner, self._turn - self._n_slots)
         return sequence
 
     def line(self) -> Iterator[Sequence]:
@@ -89,30 +95,38 @@ class Scheduler:
         """Forget a sequence that has ended, wherever it is."""
         if sequence in self._running:
             self._running.remove(sequence)
+            if all(each.request.owner != sequence.request.owner for each in self._running):
+                del self._turns[sequence.request.owner]
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
-    def plan(self, budget: int, chunk: int) -> list[Work]:
+    def plan(self, budget: int, chunk: int, burst: int = 0) -> list[Work]:
         """The next step's work; [] when nothing runs.
 
-        One token for each sequence that decodes, and beside them at most `chunk` of prompts; `budget` where none does.
+        One token for each sequence that decodes, and beside them at most `chunk` of a prompt; `budget` where none does.
+        Several whose prompts came together, `burst` tokens in all at most, begin to decode together.
         """
-        work = [Work(sequence, 1) for sequence in self._running if sequence.is_decoding]
-        return work + self._read(chunk if work else budget)
-
-    def _read(self, left: int) -> list[Work]:
-        """Share `left` tokens out between the owners whose prompts are not read yet, a tile each at least."""
-        reading: dict[str, list[Sequence]] = {}
-        for sequence in self._running:
-            if not sequence.is_decoding:
-                reading.setdefault(sequence.request.owner, []).append(sequence)
-        work = []
-        # Those who have been read least come first, so that whoever got nothing in this step is next.
-        owners = sorted(reading.values(), key=lambda sequences: sequences[0].n_read)
-        for position, sequences in enumerate(owners):
-            share = min(left, max(TILE, left // (len(owners) - position)))
-            for sequence in sequences:
-                if count := min(share, sequence.n_readable):
-                    work.append(Work(sequence, count))
-                    share, left = share - count, left - count
+        decoding = [] if self._is_burst(burst) else [sequence for sequence in self._running if sequence.is_decoding]
+        work = [Work(sequence, 1) for sequence in decoding]
+        if reading := self._next_to_read():
+            work.append(Work(reading, min(reading.n_readable, chunk if work else budget)))
         return work
+
+    def _is_burst(self, most: int) -> bool:
+        """Whether reading goes on alone: a crowd's prompts are short, and none that is read has been answered further."""
+        return (
+            len(self._running) >= CROWD
+            and any(not sequence.is_decoding for sequence in self._running)
+            and all(sequence.n_generated <= 1 for sequence in self._running)
+            and sum(len(sequence.request.tokens) - sequence.n_cached for sequence in self._running) <= most
+        )
+
+    def _next_to_read(self) -> Sequence | None:
+        """The oldest prompt of the owner who has waited longest for a turn."""
+        reading = [sequence for sequence in self._running if not sequence.is_decoding]
+        if not reading:
+            return None
+        sequence = min(reading, key=lambda each: self._turns[each.request.owner])
+        self._turn += 1
+        self._turns[sequence.request.owner] = self._turn
+        return sequence

@@ -65,7 +65,8 @@ class Steps:
         if self.scheduler.is_idle:
             self._think(has_mail)
             return
-        plan = self.scheduler.plan(self._runner.step_tokens, self._pace.chunk(self._runner.step_tokens + 1))
+        most = self._runner.step_tokens
+        plan = self.scheduler.plan(most, self._pace.chunk(most + 1), self._pace.burst())
         # llama.cpp computes sequences together only where they come in the order of their slots.
         plan.sort(key=lambda work: work.sequence.slot or 0)
         started = time.perf_counter()
@@ -77,13 +78,18 @@ class Steps:
             return
         n_decoding = sum(work.sequence.is_decoding for work in plan)
         self._pace.observe(sum(work.count for work in plan) - n_decoding, n_decoding, time.perf_counter() - started)
+        sampled = []
         for work, row in zip(plan, rows, strict=True):
             completes = work.completes
             work.sequence.n_computed += work.count
             if completes:
-                self._sample(work.sequence, row)
+                assert work.sequence.sampler is not None
+                sampled.append((work.sequence, work.sequence.sampler.sample(row)))
             elif work.sequence.n_computed == work.sequence.pause_at:
                 self._share_head(work.sequence)
+        # Only now, since each text wakes a thread that wants the interpreter too.
+        for sequence, token in sampled:
+            self._accept(sequence, token)
 
     def _drop_cancelled(self) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
@@ -136,10 +142,8 @@ class Steps:
                 self.cache.share_head(slot, thought.tokens)
             self.thoughts.drop(thought.owner, thought.session)
 
-    def _sample(self, sequence: Sequence, row: int) -> None:
-        """Choose the sequence's next token, deliver its text, and let the sequence leave where that was the last."""
-        assert sequence.sampler is not None
-        token = sequence.sampler.sample(row)
+    def _accept(self, sequence: Sequence, token: int) -> None:
+        """Deliver a sampled token's text, and let its sequence leave where that was the last."""
         reason: FinishReason | None = "stop"
         if self._runner.vocabulary.ends_answer(token):
             sequence.end(token)

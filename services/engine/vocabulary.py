@@ -51,6 +51,7 @@ class Vocabulary:
         self._bos: int | None = None
         if llama_cpp.llama_vocab_get_add_bos(self._vocab):
             self._bos = llama_cpp.llama_vocab_bos(self._vocab)
+        self._asked: dict[int, tuple[bytes, bool]] = {}
         self._specials = self._special_texts()
         by_length = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
@@ -72,6 +73,19 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; b"" for a special one."""
+        return self._known(token)[0]
+
+    def ends_answer(self, token: int) -> bool:
+        """Whether a model says with this token that its answer is complete."""
+        return self._known(token)[1]
+
+    def _known(self, token: int) -> tuple[bytes, bool]:
+        """Ask llama.cpp once: each call lets another thread have the interpreter, and the engine's waits for it then."""
+        if token not in self._asked:
+            self._asked[token] = self._piece(token), bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        return self._asked[token]
+
+    def _piece(self, token: int) -> bytes:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -79,10 +93,6 @@ class Vocabulary:
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
-
-    def ends_answer(self, token: int) -> bool:
-        """Whether a model says with this token that its answer is complete."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def _tokenize_apart(self, text: str, special: list[re.Match[str]]) -> Iterator[int]:
         """The tokens `special`, and the text between them with nothing special in it."""
