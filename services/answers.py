@@ -22,7 +22,7 @@ from services.conversation import Conversation
 from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
 from services.models import ModelFiles
 from services.profiles import Config, Profiles
-from services.prompts import Exchange, FilledTemplate, FittedPrompt
+from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
 from services.question import Question
 from services.sessions import SessionKey, Sessions
 
@@ -187,9 +187,9 @@ class Answers:
             raise _no_model(config, error) from error
 
 
-def _filled(config: Config, model: Model, question: Question) -> FilledTemplate:
+def _filled(config: Config, model: Model, question: Question) -> PromptFitter:
     max_tokens = question.max_tokens or config.profile.max_tokens
-    return FilledTemplate(config.profile.template, model.tokenize, model.n_ctx, max_tokens)
+    return PromptFitter(TemplateForm(config.profile.template), model.tokenize, model.n_ctx, max_tokens)
 
 
 def _request(config: Config, fitted: FittedPrompt, question: Question, talk: Conversation) -> GenerationRequest:
@@ -214,7 +214,7 @@ def _think_ahead(config: Config, model: Model, question: Question, talk: Convers
 
 def _read_head(template: str, model: Model) -> None:
     """Have a template's beginning read, which every first prompt has."""
-    model.think(Thought(FilledTemplate(template, model.tokenize, model.n_ctx).head(), EVERYBODY, ""))
+    model.think(Thought(PromptFitter(TemplateForm(template), model.tokenize, model.n_ctx).head(), EVERYBODY, ""))
 
 
 def _summary(text: str, question: Question, config: Config, generation: Generation) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,15 @@ class Sampling:
     top_k: int = 40
     min_p: float = 0.0
     repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """What is added to the logits of these token ids."""
+    grammar: str = ""
+    """GBNF that the answer keeps to; "" for none."""
+    n_top: int | None = None
+    """How many of the likeliest tokens' logarithms of probability to tell beside each chosen one; None tells none."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,21 @@ class Prompt:
 
     text: str
     typed: tuple[tuple[int, int], ...] = ()
+    ids: tuple[int, ...] = ()
+    """The prompt as token ids already, in the place of the text."""
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a model's file says that it reads a conversation.
+
+    `template` is Jinja, "" where there is none; `specials` are the texts of its special tokens, the longest first.
+    """
+
+    template: str
+    bos: str
+    eos: str
+    specials: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,15 @@ class GenerationRequest:
     owner: str = ""
     session: str = ""
     n_head: int = 0
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token of an answer: its bytes, the natural logarithm of its probability, and the likeliest tokens in its place."""
+
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +144,8 @@ class Generation(Protocol):
     """One request under way. Owned by the thread that submitted it."""
 
     finish: Finish | None
+    choices: list[TokenChoice]
+    """The tokens so far, where `Sampling.n_top` asks for them: none comes later than its text."""
     place: int | None
     """Which in line it is while it waits for a slot; 0 once it has one, None before that is known."""
 
@@ -132,15 +166,21 @@ class Model(Protocol):
     """A loaded model. Any thread may call it, for as long as its lease lasts."""
 
     n_ctx: int
+    chat_format: ChatFormat
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """The prompt as token ids, the model's own beginning included."""
+        """The prompt as token ids, the model's own beginning included. Raises InvalidRequest for ids that it has not."""
+        ...
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special ones included. Raises InvalidRequest for ids that it has not."""
         ...
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queue a request; returns at once.
 
-        Raises InvalidRequest where it has no tokens, Unavailable where the engine has stopped.
+        Raises InvalidRequest where it has no tokens, or asks for what the model has not; Unavailable where the engine has
+        stopped.
         """
         ...
 

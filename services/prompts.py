@@ -7,11 +7,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Protocol
 
 from services.backend import Prompt
 from services.errors import PromptTooLong
 
 _PLACE = re.compile(r"\{(input|chat_history)\}")
+# Words that begin with different tokens: what prompts for all of them have in common comes before any words.
+_PROBES = ("A", "0", "\n")
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,44 @@ class FittedPrompt:
     n_head: int
 
 
+class Form(Protocol):
+    """How a conversation becomes a prompt."""
+
+    def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
+        """The prompt for a person's next words, after the exchanges of `window`."""
+        ...
+
+    def bare(self, probe: str) -> Prompt:
+        """A conversation's first prompt, with `probe` in the place of everything that its caller wrote."""
+        ...
+
+
 @dataclass(frozen=True)
-class FilledTemplate:
-    """A template to be filled for one model. `n_ctx` and `max_tokens` (of the answer) count tokens."""
+class TemplateForm:
+    """A profile's template."""
 
     template: str
+
+    def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
+        """See `Form.fill`."""
+        return fill_template(self.template, window, words)
+
+    def bare(self, probe: str) -> Prompt:
+        """See `Form.bare`."""
+        return fill_template(self.template, (), probe)
+
+
+@dataclass(frozen=True)
+class PromptFitter:
+    """Fits prompts of one form into a model's context. `n_ctx` and `max_tokens` (of the answer) count tokens."""
+
+    form: Form
     tokenize: Callable[[Prompt], list[int]]
     n_ctx: int
     max_tokens: int = 1
 
     def fit(self, window: Sequence[Exchange], words: str) -> FittedPrompt:
-        """The template filled with as much of the window's end as fits beside the answer.
+        """The form filled with as much of the window's end as fits beside the answer.
 
         The answer is promised the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it.
         The prompt alone may fill all of the context but one token.
@@ -55,8 +85,7 @@ class FilledTemplate:
 
     def head(self) -> tuple[int, ...]:
         """The tokens before anything that a person wrote."""
-        place = _PLACE.search(self.template)
-        return tuple(self.tokenize(Prompt(self.template[: place.start()] if place else self.template)))
+        return tuple(_common([self.tokenize(self.form.bare(probe)) for probe in _PROBES]))
 
     def beginning(self, window: Sequence[Exchange], words: str) -> tuple[int, ...]:
         """The tokens that the prompt after `window` begins with, whatever its words: about as many, say, as `words`.
@@ -64,16 +93,14 @@ class FilledTemplate:
         The last tokens before the words may depend on them, and are left out.
         """
         _, fitting = self._fit(window, words)
-        before = self.template[: self.template.index("{input}")] + "{input}"
-        probes = [self.tokenize(fill_template(before, fitting, probe)) for probe in ("A", "0", "\n")]
-        return tuple(_common(probes))
+        return tuple(_common([self.tokenize(self.form.fill(fitting, probe)) for probe in _PROBES]))
 
     def _fit(self, window: Sequence[Exchange], words: str) -> tuple[list[int], Sequence[Exchange]]:
         """The tokens of the prompt with as much of the window's end as fits, and that much of the window."""
         promised = min(self.max_tokens, max(1, self.n_ctx // 4))
 
         def tokens_from(start: int) -> list[int]:
-            return self.tokenize(fill_template(self.template, window[start:], words))
+            return self.tokenize(self.form.fill(window[start:], words))
 
         tokens = tokens_from(0)
         if len(tokens) + promised <= self.n_ctx:

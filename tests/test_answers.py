@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from services.answers import Answers
-from services.backend import Finish, GenerationRequest, Health, LoadSettings, Prompt, Thought
+from services.backend import ChatFormat, Finish, GenerationRequest, Health, LoadSettings, Prompt, Thought, TokenChoice
 from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
 from services.models import ModelFiles
 from services.profiles import Profiles
@@ -22,6 +22,7 @@ class DummyGeneration:
     def __init__(self, pieces: list[str | Exception]) -> None:
         self.finish: Finish | None = None
         self.cancelled = False
+        self.choices: list[TokenChoice] = []
         self.place: int | None = 0
         self._pieces = pieces
 
@@ -41,6 +42,7 @@ class DummyBackend:
     """Answers "  A B  " to everything; `pieces` and `refuses` change that."""
 
     n_ctx = 1000
+    chat_format = ChatFormat("", "", "", ())
 
     def __init__(self) -> None:
         self.pieces: list[str | Exception] = ["  A", " B", "  "]
@@ -65,6 +67,9 @@ class DummyBackend:
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         return [len(word) for word in prompt.text.split()]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return " ".join("x" * token for token in tokens)
 
     def submit(self, request: GenerationRequest) -> DummyGeneration:
         self.requests.append(request)
@@ -211,7 +216,7 @@ def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, 
     assert thought.tokens == expected[: len(thought.tokens)]
     assert len(thought.tokens) >= len(expected) - 3
     assert (thought.owner, thought.session) == (MASTER, "1")
-    assert (backend.requests[-1].session, backend.requests[-1].n_head) == ("1", 7)
+    assert (backend.requests[-1].session, backend.requests[-1].n_head) == ("1", 8)
 
 
 def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, backend: DummyBackend) -> None:

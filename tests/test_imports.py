@@ -19,6 +19,7 @@ ONLY = {
     "spectree": ("services.api",),
     "waitress": ("services.server",),
     "llama_cpp": (
+        "services.engine.batch",
         "services.engine.runner",
         "services.engine.sampling",
         "services.engine.vocabulary",

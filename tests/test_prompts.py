@@ -6,7 +6,7 @@ import pytest
 
 from services.backend import Prompt
 from services.errors import PromptTooLong
-from services.prompts import Exchange, FilledTemplate, fill_template
+from services.prompts import Exchange, PromptFitter, TemplateForm, fill_template
 
 WINDOW = [Exchange(f"q{n}", f"a{n}") for n in range(4)]
 
@@ -34,7 +34,7 @@ def test_other_braces_are_literal_and_the_history_optional() -> None:
 
 def test_older_exchanges_make_room() -> None:
     def fit(n_ctx: int, max_tokens: int = 4) -> tuple[int, int]:
-        fitted = FilledTemplate("{chat_history} {input}", words, n_ctx, max_tokens).fit(WINDOW, "w")
+        fitted = PromptFitter(TemplateForm("{chat_history} {input}"), words, n_ctx, max_tokens).fit(WINDOW, "w")
         return len(fitted.tokens), fitted.max_tokens
 
     assert fit(100) == (17, 4)
@@ -47,8 +47,8 @@ def test_older_exchanges_make_room() -> None:
 
 def test_a_prompt_that_cannot_fit_is_refused_with_both_counts() -> None:
     with pytest.raises(PromptTooLong, match=r"10 tokens.*holds 10"):
-        FilledTemplate("{input}", words, 10).fit(WINDOW, "w " * 10)
-    assert FilledTemplate("{input}", words, 10, max_tokens=5).fit(WINDOW, "w " * 9).max_tokens == 1
+        PromptFitter(TemplateForm("{input}"), words, 10).fit(WINDOW, "w " * 10)
+    assert PromptFitter(TemplateForm("{input}"), words, 10, max_tokens=5).fit(WINDOW, "w " * 9).max_tokens == 1
 
 
 def letters(prompt: Prompt) -> list[int]:
@@ -57,25 +57,26 @@ def letters(prompt: Prompt) -> list[int]:
 
 
 def test_the_next_prompts_beginning_is_known_before_its_words() -> None:
-    filled = FilledTemplate("S\n{chat_history}\nHuman: {input}\nAI:", letters, 1000)
-    assert bytes(filled.head()) == b"S\n"
+    filled = PromptFitter(TemplateForm("S\n{chat_history}\nHuman: {input}\nAI:"), letters, 1000)
+    assert bytes(filled.head()) == b"S\nHuman: "
     before = filled.beginning(WINDOW[:1], "w")
     assert bytes(before) == b"S\nHuman: q0\nAI: a0\nHuman: "
     fitted = filled.fit(WINDOW[:1], "hello")
     assert fitted.tokens[: len(before)] == before
-    assert fitted.n_head == 2
+    # The letters of the template are the same, whether the first of them came before the history or after it.
+    assert fitted.n_head == len(filled.head())
+    assert filled.fit([Exchange("?", "!")], "x").n_head == len(b"S\nHuman: ")
 
 
 def test_the_beginning_has_the_window_that_will_fit() -> None:
-    filled = FilledTemplate("{chat_history} {input}", letters, 60, max_tokens=10)
+    filled = PromptFitter(TemplateForm("{chat_history} {input}"), letters, 60, max_tokens=10)
     fitted = filled.fit(WINDOW, "word")
-    assert len(fitted.tokens) < len(letters(fill_template(filled.template, WINDOW, "word")))
+    assert len(fitted.tokens) < len(letters(filled.form.fill(WINDOW, "word")))
     before = filled.beginning(WINDOW, "word")
     assert fitted.tokens[: len(before)] == before
     assert len(before) == len(fitted.tokens) - len("word")
 
 
 def test_nothing_after_the_words_belongs_to_the_beginning() -> None:
-    assert (
-        bytes(FilledTemplate("Answer this: {input} {chat_history}", letters, 99).beginning(WINDOW, "w")) == b"Answer this: "
-    )
+    filled = PromptFitter(TemplateForm("Answer this: {input} {chat_history}"), letters, 99)
+    assert bytes(filled.beginning(WINDOW, "w")) == b"Answer this: "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Sequence as Many
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -70,6 +71,7 @@ class Engine:
         self._thread.start()
         self._runner = loaded.result()
         self.n_ctx = self._runner.n_ctx
+        self.chat_format = self._runner.vocabulary.chat_format
 
     @property
     def is_open(self) -> bool:
@@ -79,6 +81,10 @@ class Engine:
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""
         return self._runner.vocabulary.tokenize(prompt)
+
+    def detokenize(self, tokens: Many[int]) -> str:
+        """See `Model.detokenize`."""
+        return self._runner.vocabulary.detokenize(tokens)
 
     def submit(self, request: GenerationRequest) -> EngineGeneration:
         """See `Model.submit`."""
@@ -90,10 +96,15 @@ class Engine:
         # Here, on the caller's thread, since reading a file would hold up everybody's streams.
         self._store.fetch(self._model, request.owner, pack(request.tokens), whole=not self._runner.can_cut)
         generation = EngineGeneration(request, self._wake)
-        with self._turn:
-            self._refuse_crowd()
-            self._n_mailed += 1
-            self._put(generation.sequence)
+        sampler = generation.sequence.sampler = self._runner.sampler(request)
+        try:
+            with self._turn:
+                self._refuse_crowd()
+                self._n_mailed += 1
+                self._put(generation.sequence)
+        except Unavailable:
+            sampler.close()
+            raise
         return generation
 
     def think(self, thought: Thought) -> None:

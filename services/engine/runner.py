@@ -6,13 +6,13 @@ import ctypes
 import hashlib
 import logging
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
 
-from services.backend import CacheType, LoadSettings, Sampling
+from services.backend import CacheType, GenerationRequest, LoadSettings
 from services.engine import native_log
+from services.engine.batch import Batch, Run
 from services.engine.machine import free_memory, usable_cores
 from services.engine.sampling import ChainSampler
 from services.engine.state import Buffer
@@ -37,16 +37,6 @@ _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
 
-@dataclass(frozen=True)
-class Run:
-    """Tokens of one slot to compute: they stand from position `start` on, and `sampled` asks for the last one's logits."""
-
-    slot: int
-    start: int
-    tokens: Many[int]
-    sampled: bool
-
-
 class Interrupted(Exception):
     """llama.cpp was told to stop in the middle of a batch; `kept` is how many tokens each run's slot still holds."""
 
@@ -62,7 +52,6 @@ class Runner:
         """Load the model. Raises BadModelFile with llama.cpp's own words where that fails."""
         self._model: Any = None
         self._context: Any = None
-        self._batch: Any = None
         self._interrupted = ctypes.create_string_buffer(2)
         native_log.show_all(settings.verbose)
         native_log.take_errors()
@@ -101,7 +90,7 @@ class Runner:
         self._memory = llama_cpp.llama_get_memory(self._context)
         if not self._memory:
             raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
-        self._batch = llama_cpp.llama_batch_init(capacity, 0, 1)
+        self._batch = Batch(capacity)
         self.can_cut = not (llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model))
         llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
 
@@ -146,28 +135,17 @@ class Runner:
         `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted, and nothing of the runs
         is kept; EngineFailure, and the KV cache is then to be cleared.
         """
-        batch, row, last = self._batch, 0, []
-        for run in runs:
-            for offset, token in enumerate(run.tokens):
-                batch.token[row] = token
-                batch.pos[row] = run.start + offset
-                batch.n_seq_id[row] = 1
-                batch.seq_id[row][0] = run.slot
-                batch.logits[row] = False
-                row += 1
-            batch.logits[row - 1] = run.sampled
-            last.append(row - 1)
-        batch.n_tokens = row
-        status = llama_cpp.llama_decode(self._context, batch)
+        last = self._batch.fill(runs)
+        status = llama_cpp.llama_decode(self._context, self._batch.native)
         if status == _ABORTED:
             raise Interrupted([self.keep(run.slot, run.start) for run in runs])
         if status != 0:
             raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {_reason()}")
         return last
 
-    def sampler(self, sampling: Sampling, prompt: Many[int]) -> ChainSampler:
-        """A sampler for one sequence."""
-        return ChainSampler(self._context, self.vocabulary.size, sampling, prompt)
+    def sampler(self, request: GenerationRequest) -> ChainSampler:
+        """A sampler for one sequence; for any thread. Raises InvalidRequest."""
+        return ChainSampler(self._context, self.vocabulary, request)
 
     def keep(self, slot: int, n_tokens: int) -> int:
         """Cut a slot's KV cache down to its first `n_tokens`; return how many it kept.
@@ -211,13 +189,11 @@ class Runner:
 
     def close(self) -> None:
         """Free the context and the model."""
-        if self._batch is not None:
-            llama_cpp.llama_batch_free(self._batch)
         if self._context:
             llama_cpp.llama_free(self._context)
         if self._model:
             llama_cpp.llama_model_free(self._model)
-        self._batch = self._context = self._model = None
+        self._context = self._model = None
 
 
 def fingerprint(settings: LoadSettings, n_ctx: int) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from services.backend import Finish, FinishReason, GenerationRequest
+from services.backend import Finish, FinishReason, GenerationRequest, TokenChoice
 from services.engine.text import TextAssembler
 from services.errors import HearthError
 
@@ -19,8 +19,12 @@ LOOK_SECONDS = 0.02
 class TokenSampler(Protocol):
     """Chooses the next token from the logits of one row of the last batch."""
 
-    def sample(self, row: int) -> int:
-        """The next token, after the token in row `row` of the batch."""
+    def sample(self, row: int, left: int) -> int | None:
+        """The next token of `left` at most, after the token in row `row` of the batch; None: there can be none."""
+        ...
+
+    def choice(self, row: int, token: int) -> TokenChoice | None:
+        """How that token was chosen, where the request asks for it."""
         ...
 
     def close(self) -> None:
@@ -78,18 +82,26 @@ class Sequence:
         self.slot, self.n_cached, self.n_computed = slot, n_cached, n_cached
         self._clock.mark("started")
 
-    def accept(self, token: int, piece: bytes) -> FinishReason | None:
+    @property
+    def n_left(self) -> int:
+        """How many tokens may still be sampled."""
+        return self.request.max_tokens - self.n_generated
+
+    def accept(self, token: int, piece: bytes, choice: TokenChoice | None) -> FinishReason | None:
         """Take a sampled token and deliver its text; return why the answer ends with it, where it does."""
         self.tokens.append(token)
+        if choice:
+            self.generation.choices.append(choice)
         self._clock.mark("first_token")
         self.deliver(self.text.add(piece))
         if self.text.stopped:
             return "stop"
         return "length" if self.n_generated >= self.request.max_tokens else None
 
-    def end(self, token: int) -> None:
-        """Take the token by which the model itself ends its answer."""
-        self.tokens.append(token)
+    def end(self, token: int | None) -> None:
+        """Take the token by which the model itself ends its answer; None where it has no token for that."""
+        if token is not None:
+            self.tokens.append(token)
         self._clock.mark("first_token")
 
     def deliver(self, text: str) -> None:
@@ -122,6 +134,7 @@ class EngineGeneration:
 
     def __init__(self, request: GenerationRequest, wake: Callable[[], None]) -> None:
         self.finish: Finish | None = None
+        self.choices: list[TokenChoice] = []
         self.place: int | None = None
         self.sequence = Sequence(request, self)
         self._wake = wake

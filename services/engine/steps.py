@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from services.backend import EVERYBODY, FinishReason, Thought
+from services.backend import EVERYBODY, FinishReason, Thought, TokenChoice
+from services.engine.batch import Run
 from services.engine.cache import SlotCache
 from services.engine.pace import Pace
-from services.engine.runner import Interrupted, Run, Runner
+from services.engine.runner import Interrupted, Runner
 from services.engine.scheduler import Scheduler, Work
 from services.engine.sequence import Sequence
 from services.engine.state import MIN_SHARED
@@ -83,13 +84,12 @@ class Steps:
             completes = work.completes
             work.sequence.n_computed += work.count
             if completes:
-                assert work.sequence.sampler is not None
-                sampled.append((work.sequence, work.sequence.sampler.sample(row)))
+                sampled.append((work.sequence, *self._sample(work.sequence, row)))
             elif work.sequence.n_computed == work.sequence.pause_at:
                 self._share_head(work.sequence)
         # Only now, since each text wakes a thread that wants the interpreter too.
-        for sequence, token in sampled:
-            self._accept(sequence, token)
+        for sequence, token, choice in sampled:
+            self._accept(sequence, token, choice)
 
     def _drop_cancelled(self) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
@@ -105,7 +105,6 @@ class Steps:
             head = request.tokens[: request.n_head]
             if len(head) >= MIN_SHARED and sequence.n_computed < len(head) and not self.cache.knows_head(head):
                 sequence.pause_at = len(head)
-            sequence.sampler = self._runner.sampler(request.sampling, request.tokens)
         for place, waiting in enumerate(self.scheduler.line(), start=1):
             waiting.generation.place = place
 
@@ -142,13 +141,18 @@ class Steps:
                 self.cache.share_head(slot, thought.tokens)
             self.thoughts.drop(thought.owner, thought.session)
 
-    def _accept(self, sequence: Sequence, token: int) -> None:
+    def _sample(self, sequence: Sequence, row: int) -> tuple[int | None, TokenChoice | None]:
+        assert sequence.sampler is not None
+        token = sequence.sampler.sample(row, sequence.n_left)
+        return token, None if token is None else sequence.sampler.choice(row, token)
+
+    def _accept(self, sequence: Sequence, token: int | None, choice: TokenChoice | None) -> None:
         """Deliver a sampled token's text, and let its sequence leave where that was the last."""
         reason: FinishReason | None = "stop"
-        if self._runner.vocabulary.ends_answer(token):
+        if token is None or self._runner.vocabulary.ends_answer(token):
             sequence.end(token)
         else:
-            reason = sequence.accept(token, self._runner.vocabulary.piece(token))
+            reason = sequence.accept(token, self._runner.vocabulary.piece(token), choice)
         if reason:
             self._leave(sequence)
             seconds = sequence.finish(reason)

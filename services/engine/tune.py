@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from services.backend import LoadSettings
+from services.engine.batch import Run
 from services.engine.machine import usable_cores
-from services.engine.runner import Run, Runner
+from services.engine.runner import Runner
 from services.errors import HearthError
 
 # Tokens of a trial: enough for a steady speed, few enough for a large model.

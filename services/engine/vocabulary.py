@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 
 import llama_cpp
 
-from services.backend import Prompt
+from services.backend import ChatFormat, Prompt
+from services.errors import InvalidRequest
 
 # For some vocabularies llama.cpp splits text with std::regex, which recurses over a run of like characters: about 320 bytes
 # of stack each, so that a run of 26,000 ends the process on a thread of usual size (llama.cpp's issue 27783).
@@ -45,22 +47,32 @@ class Vocabulary:
     """Any thread may call it while the model is loaded: llama.cpp's tokenizer is thread-safe."""
 
     def __init__(self, model: int) -> None:
-        """`model` is llama.cpp's pointer to the model."""
-        self._vocab = llama_cpp.llama_model_get_vocab(model)
-        self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        """`model` is llama.cpp's pointer to the model; `pointer` will be the one to its vocabulary."""
+        self.pointer = llama_cpp.llama_model_get_vocab(model)
+        self.size: int = llama_cpp.llama_vocab_n_tokens(self.pointer)
         self._bos: int | None = None
-        if llama_cpp.llama_vocab_get_add_bos(self._vocab):
-            self._bos = llama_cpp.llama_vocab_bos(self._vocab)
+        if llama_cpp.llama_vocab_get_add_bos(self.pointer):
+            self._bos = llama_cpp.llama_vocab_bos(self.pointer)
         self._asked: dict[int, tuple[bytes, bool]] = {}
         self._specials = self._special_texts()
         by_length = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+        self.chat_format = ChatFormat(
+            template=(llama_cpp.llama_model_chat_template(model, None) or b"").decode("utf-8", "replace"),
+            bos=self._text(llama_cpp.llama_vocab_bos(self.pointer)),
+            eos=self._text(llama_cpp.llama_vocab_eos(self.pointer)),
+            specials=tuple(by_length),
+        )
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's token ids, the model's beginning-of-sequence token first where it wants one.
 
         A special token's text is that token in the template, and plain text in the spans that people typed.
+        Raises InvalidRequest for ids that there are not.
         """
+        if prompt.ids:
+            self.check(prompt.ids, "prompt")
+            return list(prompt.ids)
         matches = list(self._special.finditer(prompt.text))
         special = [match for match in matches if not _is_typed(match, prompt)]
         if len(special) < len(matches):
@@ -70,6 +82,29 @@ class Vocabulary:
         if self._bos is not None and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tokens
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special ones included. Raises InvalidRequest for ids that there are not."""
+        self.check(tokens, "tokens")
+        return b"".join(self._piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+
+    def check(self, tokens: Iterable[int], param: str) -> None:
+        """Raises InvalidRequest where one of them is no token id."""
+        for token in tokens:
+            if not 0 <= token < self.size:
+                message = f"{param}: {token} is no token of this model, whose ids go from 0 to {self.size - 1}"
+                raise InvalidRequest(message, param=param, code="no_such_token")
+
+    @cached_property
+    def closers(self) -> list[int]:
+        """What ends a JSON text soonest, the best first: the ends of an answer, a quotation mark, brackets."""
+        rank = {b'"': 1, b"}": 2, b"]": 3}
+        found = []
+        for token in range(self.size):
+            place = 0 if llama_cpp.llama_vocab_is_eog(self.pointer, token) else rank.get(self._piece(token))
+            if place is not None:
+                found.append((place, token))
+        return [token for _, token in sorted(found)]
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; b"" for a special one."""
@@ -82,14 +117,14 @@ class Vocabulary:
     def _known(self, token: int) -> tuple[bytes, bool]:
         """Ask llama.cpp once: each call lets another thread have the interpreter, and the engine's waits for it then."""
         if token not in self._asked:
-            self._asked[token] = self._piece(token), bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+            self._asked[token] = self._piece(token), bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
         return self._asked[token]
 
-    def _piece(self, token: int) -> bytes:
+    def _piece(self, token: int, special: bool = False) -> bytes:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            length: int = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            length: int = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
@@ -113,17 +148,21 @@ class Vocabulary:
         size = len(data) + 8
         while True:
             buffer = (llama_cpp.llama_token * size)()
-            count: int = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, size, False, parse_special)
+            count: int = llama_cpp.llama_tokenize(self.pointer, data, len(data), buffer, size, False, parse_special)
             if count >= 0:
                 return list(buffer[:count])
             size = -count
+
+    def _text(self, token: int) -> str:
+        """A special token as it is written; "" for none (-1)."""
+        return "" if token < 0 else llama_cpp.llama_vocab_get_text(self.pointer, token).decode("utf-8", "replace")
 
     def _special_texts(self) -> dict[str, int]:
         """The texts that llama.cpp's tokenizer takes for special tokens: the control and unknown ones."""
         texts = {}
         for token in range(self.size):
-            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & _SPECIAL:
-                texts[llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")] = token
+            if llama_cpp.llama_vocab_get_attr(self.pointer, token) & _SPECIAL:
+                texts[self._text(token)] = token
         texts.pop("", None)
         return texts
 
