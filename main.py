@@ -56,12 +56,8 @@ def serve(settings: Settings) -> int:
     from services.engine.store import StateStore
     from services.server import make_server, port_of
 
-    store = StateStore(
-        settings.data / "states",
-        None if settings.cache_ram is None else settings.cache_ram * 10**6,
-        settings.cache_disk * 10**6,
-    )
-    pool = EnginePool(store, settings.think_ahead, settings.queue)
+    store = StateStore(settings.data / "states", _bytes(settings.cache_ram), settings.cache_disk * 10**6)
+    pool = EnginePool(store, settings.think_ahead, settings.queue, _bytes(settings.model_ram), 60 * settings.idle_minutes)
     app = create_app(settings, pool)
     parts = app.extensions["hearth"]
     # The engine first, so that streams end with an error event rather than in the middle of a word.
@@ -102,6 +98,10 @@ def tune(settings: Settings, name: str | None, save: bool) -> int:
     else:
         print("To write them into the profile: python3 main.py tune --save")
     return 0
+
+
+def _bytes(megabytes: int | None) -> int | None:
+    return None if megabytes is None else megabytes * 10**6
 
 
 def _stop_on_signals(*closers: Callable[[], None]) -> None:

@@ -14,6 +14,14 @@ curl -s "$URL/answer" -H "$AUTH"
 curl -s "$URL/answer/1" -H "$AUTH"
 curl -s -X DELETE "$URL/answer/1" -H "$AUTH"
 
+curl -s "$URL/v1/chat/completions" -H "$AUTH" -d '{"model": "Guide", "messages": [{"role": "user", "content": "Hello"}]}'
+curl -s "$URL/v1/completions" -H "$AUTH" -d '{"model": "Guide", "prompt": "Human: Hello\nAI:", "max_tokens": 20}'
+curl -s "$URL/v1/embeddings" -H "$AUTH" -d '{"model": "Guide", "input": "Hello", "encoding_format": "base64"}'
+curl -s "$URL/v1/models" -H "$AUTH"
+curl -s "$URL/v1/models/Guide" -H "$AUTH"
+curl -s "$URL/tokenize" -H "$AUTH" -d '{"content": "Hello"}'
+curl -s "$URL/detokenize" -H "$AUTH" -d '{"tokens": [11, 12]}'
+
 curl -s "$URL/models" -H "$AUTH"
 curl -s "$URL/models/model" -H "$AUTH" -d '{"model": "guide.gguf", "model_config": "Guide"}'
 

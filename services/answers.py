@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-from services.backend import (
-    EVERYBODY,
-    Backend,
-    Generation,
-    GenerationRequest,
-    Health,
-    LoadSettings,
-    Model,
-    Thought,
-)
+from services.answer import Answer, Poll, summary
+from services.backend import EVERYBODY, Backend, Embedder, GenerationRequest, Health, LoadSettings, Model, Thought
 from services.conversation import Conversation
-from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
+from services.errors import BadModelFile, HearthError, Unavailable
 from services.models import ModelFiles
-from services.profiles import Config, Profiles
+from services.profiles import Chosen, Profiles
 from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
-from services.question import Question
+from services.question import Ask, Question
 from services.sessions import SessionKey, Sessions
-
-Poll = Callable[[], None]
-
-
-class Answer:
-    """One answer under way. Owned by the thread that opened it, which must close it."""
-
-    def __init__(
-        self, generation: Generation, poll: Poll, finished: Callable[[str], dict[str, Any]], end: ExitStack
-    ) -> None:
-        self._generation = generation
-        self._poll = poll
-        self._finished = finished
-        self._end = end
-        self.summary: dict[str, Any] = {}
-        """After the last chunk: the whole answer, and how it came about."""
-
-    @property
-    def place(self) -> int | None:
-        """See `Generation.place`."""
-        return self._generation.place
-
-    def chunks(self) -> Iterator[str]:
-        """The text as it comes, without white space at its ends, and "" while there is none to give.
-
-        The exchange is stored before the iteration ends.
-
-        Raises what `Generation.chunks` raises, and StorageFailed.
-        """
-        parts = []
-        for chunk in trim(self._generation.chunks(self._poll)):
-            parts.append(chunk)
-            yield chunk
-        self.summary = self._finished("".join(parts))
-
-    def close(self) -> None:
-        """Let go of the session and the model; cancel what is not finished. Calling it again does nothing."""
-        self._end.close()
 
 
 class Answers:
@@ -80,34 +34,49 @@ class Answers:
         self._broken: LoadSettings | None = None
         """What could not be loaded when last tried."""
 
-    def open(self, owner: str, question: Question, poll: Poll) -> Answer:
+    def open(self, owner: str, ask: Ask, poll: Poll) -> Answer:
         """Start to answer. `poll` is called while waiting, and raises to give up.
 
-        Raises PromptTooLong, Unavailable, or what `poll` raises; then nothing is left open.
+        Raises NotFound for an unknown model, PromptTooLong, InvalidRequest for what the model cannot do, Unavailable, or
+        what `poll` raises; then nothing is left open.
         """
+        question = ask.question
         with ExitStack() as stack:
             stack.enter_context(self._place())
             if question.session_id is not None:
                 stack.enter_context(self._sessions.turn(SessionKey(owner, question.session_id), poll))
-            config = self._profiles.config()
-            model = stack.enter_context(self._lease(config))
-            memory_k = config.profile.memory_k if question.memory_k is None else question.memory_k
-            talk = Conversation(self._sessions, owner, question.session_id, memory_k, config.profile.memory_k)
+            chosen = self._choose(ask.model)
+            model = stack.enter_context(self._lease(chosen))
+            memory_k = chosen.profile.memory_k if question.memory_k is None else question.memory_k
+            talk = Conversation(self._sessions, owner, question.session_id, memory_k, chosen.profile.memory_k)
             window = talk.window()
-            fitted = _filled(config, model, question).fit(window, question.prompt)
-            generation = model.submit(_request(config, fitted, question, talk))
+            fitter = _fitter(chosen, model, ask)
+            generation = model.submit(_request(chosen, fitter.fit(window, question.prompt), ask, talk))
 
             def finished(text: str) -> dict[str, Any]:
                 exchange = Exchange(question.prompt, text)
                 talk.store(exchange)
                 # When the answer is out and closed: the caller waits for nothing of it.
-                stack_of_answer.callback(_think_ahead, config, model, question, talk, [*window, exchange])
-                return _summary(text, question, config, generation)
+                stack_of_answer.callback(_think_ahead, fitter, model, question, talk, [*window, exchange])
+                return summary(text, question, chosen, generation)
 
             stack.callback(generation.cancel)
             stack_of_answer = stack.pop_all()
 
-            return Answer(generation, poll, finished, stack_of_answer)
+            return Answer(generation, poll, ask.trims, finished, stack_of_answer, chosen.name)
+
+    @contextmanager
+    def lease(self, model: str | None) -> Iterator[Model]:
+        """The model that a request names, loaded. Raises NotFound, BadModelFile, Unavailable."""
+        with self._place(), self._lease(self._choose(model)) as leased:
+            yield leased
+
+    @contextmanager
+    def lease_embedder(self, model: str | None) -> Iterator[tuple[str, Embedder]]:
+        """The same, as one that makes embeddings, and its name."""
+        chosen = self._choose(model)
+        with self._place(), self._backend.lease_embedder(self._settings(chosen)) as embedder:
+            yield chosen.name, embedder
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
@@ -135,9 +104,9 @@ class Answers:
         """Load the selected profile's model; return why that failed, where it did."""
         self._warming = True
         try:
-            config = self._profiles.config()
-            with self._lease(config) as model:
-                _read_head(config.profile.template, model)
+            chosen = self._choose(None)
+            with self._lease(chosen) as model:
+                _read_head(chosen.profile.template, model)
                 return None
         except HearthError as error:
             return error
@@ -147,7 +116,7 @@ class Answers:
     def health(self) -> Health:
         """Whether an answer can be had: ready, loading or down."""
         try:
-            if self._settings(self._profiles.config()) == self._broken:
+            if self._settings(self._choose(None)) == self._broken:
                 return "down"
         except HearthError:
             return "down"
@@ -167,49 +136,62 @@ class Answers:
             with self._turn:
                 self._n_open -= 1
 
+    def _choose(self, model: str | None) -> Chosen:
+        config = self._profiles.config()
+        return config.chosen if model is None else config.choose(model, self._files)
+
     @contextmanager
-    def _lease(self, config: Config) -> Iterator[Model]:
-        """The selected profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
-        settings = self._settings(config)
+    def _lease(self, chosen: Chosen) -> Iterator[Model]:
+        """A profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
+        settings = self._settings(chosen)
         with ExitStack() as stack:
             try:
                 model = stack.enter_context(self._backend.lease(settings))
                 self._broken = None
             except BadModelFile as error:
                 self._broken = settings
-                raise _no_model(config, error) from error
+                raise _no_model(chosen, error) from error
             yield model
 
-    def _settings(self, config: Config) -> LoadSettings:
+    def _settings(self, chosen: Chosen) -> LoadSettings:
         try:
-            return config.profile.load_settings(self._files.check(config.profile.model))
+            return chosen.profile.load_settings(self._files.check(chosen.profile.model))
         except HearthError as error:
-            raise _no_model(config, error) from error
+            raise _no_model(chosen, error) from error
 
 
-def _filled(config: Config, model: Model, question: Question) -> PromptFitter:
-    max_tokens = question.max_tokens or config.profile.max_tokens
-    return PromptFitter(TemplateForm(config.profile.template), model.tokenize, model.n_ctx, max_tokens)
+def _fitter(chosen: Chosen, model: Model, ask: Ask) -> PromptFitter:
+    form = ask.form(model.chat_format) if ask.form else TemplateForm(chosen.profile.template)
+    return PromptFitter(form, model.tokenize, model.n_ctx, ask.question.max_tokens or chosen.profile.max_tokens)
 
 
-def _request(config: Config, fitted: FittedPrompt, question: Question, talk: Conversation) -> GenerationRequest:
+def _request(chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation) -> GenerationRequest:
+    question = ask.question
+    sampling = replace(
+        chosen.profile.sampling(),
+        json_schema=ask.json_schema,
+        logit_bias=ask.logit_bias,
+        n_top=ask.n_top,
+        **question.sampling(),  # type: ignore[arg-type]
+    )
     return GenerationRequest(
         tokens=fitted.tokens,
         max_tokens=fitted.max_tokens,
-        sampling=replace(config.profile.sampling(), **question.sampling()),  # type: ignore[arg-type]
-        stop=tuple(config.profile.stop if question.stop is None else question.stop),
+        sampling=sampling,
+        stop=tuple(chosen.profile.stop if question.stop is None else question.stop),
         owner=talk.owner,
         session=talk.name,
         n_head=fitted.n_head,
     )
 
 
-def _think_ahead(config: Config, model: Model, question: Question, talk: Conversation, exchanges: list[Exchange]) -> None:
+def _think_ahead(
+    fitter: PromptFitter, model: Model, question: Question, talk: Conversation, exchanges: list[Exchange]
+) -> None:
     """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
     if talk.name:
         window = exchanges[-talk.memory_k :] if talk.memory_k else []
-        tokens = _filled(config, model, question).beginning(window, question.prompt)
-        model.think(Thought(tokens, talk.owner, talk.name))
+        model.think(Thought(fitter.beginning(window, question.prompt), talk.owner, talk.name))
 
 
 def _read_head(template: str, model: Model) -> None:
@@ -217,39 +199,9 @@ def _read_head(template: str, model: Model) -> None:
     model.think(Thought(PromptFitter(TemplateForm(template), model.tokenize, model.n_ctx).head(), EVERYBODY, ""))
 
 
-def _summary(text: str, question: Question, config: Config, generation: Generation) -> dict[str, Any]:
-    if generation.finish is None:
-        raise EngineFailure("the engine ended the answer without saying why")
-    finish = asdict(generation.finish)
-    return {
-        "result": text,
-        "session_id": question.session_id,
-        "model": config.profile.model,
-        "profile": config.selected,
-        "finish_reason": finish["reason"],
-        "usage": {name: finish[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
-        "timings": finish["timings"],
-    }
-
-
-def _no_model(config: Config, error: HearthError) -> Unavailable:
+def _no_model(chosen: Chosen, error: HearthError) -> Unavailable:
     return Unavailable(
-        f'the profile "{config.selected}" has no working model: {error.message}. Put a good file of that name into the '
+        f'the profile "{chosen.name}" has no working model: {error.message}. Put a good file of that name into the '
         "models folder, change the profile in data/config.json, or switch with POST /models/model",
         code="no_model",
     )
-
-
-def trim(chunks: Iterable[str]) -> Iterator[str]:
-    """The same text without white space at its beginning and end. Only pieces that came empty are empty."""
-    held, begun = "", False
-    for chunk in chunks:
-        if not chunk:
-            yield ""
-            continue
-        text = held + chunk if begun else (held + chunk).lstrip()
-        body = text.rstrip()
-        held = text[len(body) :]
-        if body:
-            begun = True
-            yield body

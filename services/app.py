@@ -12,10 +12,18 @@ from auth.keys import KeyStore
 from services.answers import Answers
 from services.api.answer import AnswerResource, SessionResource
 from services.api.auth import AuthResource, KeyResource, KeysResource
+from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
 from services.api.health import HealthResource
 from services.api.models import ModelResource, ModelsResource
+from services.api.openai import (
+    ChatCompletionsResource,
+    CompletionsResource,
+    OpenAIModelResource,
+    OpenAIModelsResource,
+)
 from services.api.schemas import spec
+from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.backend import Backend
 from services.models import ModelFiles
 from services.profiles import Profiles
@@ -56,11 +64,19 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
     session_paths = ("/answer/<number>", "/answer/<owner>/<number>")
     api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
-    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles))
+    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles, backend))
     api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))
     api.add_resource(AuthResource, "/auth", endpoint="auth")
     api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))
     api.add_resource(KeyResource, "/auth/key/<id_>", endpoint="key", resource_class_args=(keys,))
+    api.add_resource(ChatCompletionsResource, "/v1/chat/completions", endpoint="chat", resource_class_args=(answers,))
+    api.add_resource(CompletionsResource, "/v1/completions", endpoint="completions", resource_class_args=(answers,))
+    api.add_resource(EmbeddingsResource, "/v1/embeddings", endpoint="embeddings", resource_class_args=(answers,))
+    lists = (files, profiles)
+    api.add_resource(OpenAIModelsResource, "/v1/models", endpoint="openai_models", resource_class_args=lists)
+    api.add_resource(OpenAIModelResource, "/v1/models/<path:name>", endpoint="openai_model", resource_class_args=lists)
+    api.add_resource(TokenizeResource, "/tokenize", endpoint="tokenize", resource_class_args=(answers,))
+    api.add_resource(DetokenizeResource, "/detokenize", endpoint="detokenize", resource_class_args=(answers,))
     api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
     app.add_url_rule("/openapi.json", "openapi", lambda: app.json.response(spec.spec))
     return app

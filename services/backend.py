@@ -57,8 +57,8 @@ class Sampling:
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     """What is added to the logits of these token ids."""
-    grammar: str = ""
-    """GBNF that the answer keeps to; "" for none."""
+    json_schema: str = ""
+    """The JSON schema, itself as JSON, that the answer keeps to; "" for none."""
     n_top: int | None = None
     """How many of the likeliest tokens' logarithms of probability to tell beside each chosen one; None tells none."""
 
@@ -75,6 +75,8 @@ class Prompt:
     typed: tuple[tuple[int, int], ...] = ()
     ids: tuple[int, ...] = ()
     """The prompt as token ids already, in the place of the text."""
+    bos: bool = True
+    """Whether the model's own beginning comes first, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,18 @@ class Model(Protocol):
         ...
 
 
+class Embedder(Protocol):
+    """A loaded model that makes embeddings. Any thread may call it, for as long as its lease lasts."""
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """See `Model.tokenize`."""
+        ...
+
+    def embed(self, tokens: Sequence[int]) -> list[float]:
+        """The text's vector, of length 1. Raises InvalidRequest where there are no tokens, or too many."""
+        ...
+
+
 class Backend(Protocol):
     """Whatever holds models. Any thread may call it."""
 
@@ -202,12 +216,23 @@ class Backend(Protocol):
         """
         ...
 
+    def lease_embedder(self, settings: LoadSettings) -> AbstractContextManager[Embedder]:
+        """The model of these settings as one that makes embeddings; otherwise as `lease`."""
+        ...
+
+    def loaded(self) -> list[Path]:
+        """The files of the models that are loaded."""
+        ...
+
     def forget(self, owner: str, session: str) -> None:
         """Remove what is computed of a conversation, of whichever models, from memory and disk."""
         ...
 
     def health(self) -> Health:
-        """Ready: a model is loaded. Loading: the first is on its way. Down: there is none, or its engine broke."""
+        """Ready: a model is loaded, or was until nobody used it. Loading: the first is on its way.
+
+        Down: there is none, or its engine broke.
+        """
         ...
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from services.backend import CacheType, LoadSettings, Sampling
-from services.errors import DamagedFile, NotFound
+from services.errors import DamagedFile, InvalidRequest, NotFound
 from services.json_file import JsonFile, JsonObject, Misfit
-from services.models import CheckedModel
+from services.models import CheckedModel, ModelFiles
 from services.validation import (
     MaxTokens,
     MemoryK,
@@ -35,6 +36,8 @@ from services.validation import (
 log = logging.getLogger(__name__)
 
 SELECTED = "SelectedModel"
+# The context, in tokens, for a file that no profile uses; less where the model was trained on less.
+FILE_N_CTX = 4096
 Threads = Annotated[int, Field(ge=1, le=512)]
 BatchSize = Annotated[int, Field(ge=1, le=2**16)]
 
@@ -110,6 +113,14 @@ class Profile(Strict):
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The profile that a request is for. `name` is the file's where the profile was made for it."""
+
+    name: str
+    profile: Profile
+
+
+@dataclass(frozen=True)
 class Config:
     """data/config.json at one moment."""
 
@@ -120,6 +131,28 @@ class Config:
     def profile(self) -> Profile:
         """The selected profile."""
         return self.profiles[self.selected]
+
+    @property
+    def chosen(self) -> Chosen:
+        """The selected profile, and its name."""
+        return Chosen(self.selected, self.profile)
+
+    def choose(self, name: str, files: ModelFiles) -> Chosen:
+        """The profile called `name`, or one for the model file called so: the selected one or the first that uses it.
+
+        Raises NotFound, and BadModelFile for a damaged file that no profile uses.
+        """
+        if name in self.profiles:
+            return Chosen(name, self.profiles[name])
+        for profile_name in (self.selected, *self.profiles):
+            if self.profiles[profile_name].model in (name, f"{name}.gguf"):
+                return Chosen(profile_name, self.profiles[profile_name])
+        for file_name in (name, f"{name}.gguf"):
+            with suppress(NotFound, InvalidRequest):
+                model = files.check(file_name).name
+                return Chosen(model, Profile(model=model, template="{input}", n_ctx=FILE_N_CTX))
+        what = f'there is no model "{name}": neither a profile nor a file of the models folder'
+        raise NotFound(what, param="model", code="model_not_found")
 
     def named(self, name: str) -> Profile:
         """The profile called `name`. Raises NotFound."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from pydantic import field_validator
 
+from services.backend import ChatFormat
+from services.prompts import Form
 from services.validation import (
+    AnswerPenalty,
     MaxTokens,
     MemoryK,
     RepeatPenalty,
@@ -17,9 +23,20 @@ from services.validation import (
     TopK,
 )
 
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+
 
 class Question(Strict):
-    """What a caller asks. What is left out, the selected profile decides."""
+    """What a caller asks. What is left out, the profile decides."""
 
     prompt: str
     session_id: SessionId | None = None
@@ -28,7 +45,10 @@ class Question(Strict):
     max_tokens: MaxTokens | None = None
     top_p: Share | None = None
     top_k: TopK | None = None
+    min_p: Share | None = None
     repeat_penalty: RepeatPenalty | None = None
+    presence_penalty: AnswerPenalty | None = None
+    frequency_penalty: AnswerPenalty | None = None
     stop: StopStrings | None = None
     seed: Seed | None = None
 
@@ -41,5 +61,21 @@ class Question(Strict):
 
     def sampling(self) -> dict[str, float | int]:
         """The sampling parameters that it sets."""
-        names = ("temperature", "top_p", "top_k", "repeat_penalty", "seed")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, and what only some endpoints let a caller choose."""
+
+    question: Question
+    model: str | None = None
+    """A profile's name or a file's; None: the selected profile."""
+    form: Callable[[ChatFormat], Form] | None = None
+    """How the prompt is written, by the model's way of reading conversations; None: by the profile's template."""
+    trims: bool = True
+    """Whether white space at the answer's ends is left out."""
+    json_schema: str = ""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    n_top: int | None = None
+    """See `Sampling`."""

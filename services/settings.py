@@ -28,6 +28,10 @@ class Settings:
     """Megabytes that computed states may take in memory, beside the slots; None: a quarter of what is free."""
     cache_disk: int = 4000
     """Megabytes that they may take on disk, in the data folder."""
+    model_ram: int | None = None
+    """Megabytes that loaded models may take together; None: three quarters of what is free."""
+    idle_minutes: int = 0
+    """After how long without use a model leaves memory; 0: never."""
     think_ahead: bool = True
     """Whether the beginning of each conversation's next prompt is read while nothing else is to be done."""
     log_level: str = "INFO"
@@ -48,6 +52,8 @@ _HELP = {
     "queue": "answers that may wait for their turn; more get 503",
     "cache_ram": "megabytes of computed states to keep in memory (a quarter of what is free)",
     "cache_disk": "megabytes of computed states to keep on disk; 0 keeps none there",
+    "model_ram": "megabytes that loaded models may take together (three quarters of what is free)",
+    "idle_minutes": "minutes without use after which a model leaves memory; 0: never",
     "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }
@@ -102,7 +108,7 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"threads should be 2 or more, not {settings.threads}")
     if settings.reserve < 0:
         raise ValueError(f"reserve should be 0 or more, not {settings.reserve}")
-    for name in ("queue", "cache_ram", "cache_disk"):
+    for name in ("queue", "cache_ram", "cache_disk", "model_ram", "idle_minutes"):
         if (getattr(settings, name) or 0) < 0:
             raise ValueError(f"{name} should be 0 or more, not {getattr(settings, name)}")
     if settings.log_level not in _LEVELS:

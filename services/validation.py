@@ -13,6 +13,7 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 TopK = Annotated[int, Field(ge=0, le=2**31 - 1)]
 RepeatPenalty = Annotated[float, Field(ge=0.01, le=10)]
+AnswerPenalty = Annotated[float, Field(ge=-2, le=2)]
 # llama.cpp takes 2**32 - 1 to mean "draw one".
 Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]

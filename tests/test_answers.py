@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from services.answers import Answers
-from services.backend import ChatFormat, Finish, GenerationRequest, Health, LoadSettings, Prompt, Thought, TokenChoice
+from services.backend import (
+    ChatFormat,
+    Embedder,
+    Finish,
+    GenerationRequest,
+    Health,
+    LoadSettings,
+    Prompt,
+    Thought,
+    TokenChoice,
+)
 from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
 from services.models import ModelFiles
 from services.profiles import Profiles
-from services.question import Question
+from services.question import Ask, Question
 from services.sessions import MASTER, SessionKey, Sessions
 from tests.serving import ROOT
 
@@ -79,6 +89,12 @@ class DummyBackend:
     def think(self, thought: Thought) -> None:
         self.thoughts.append(thought)
 
+    def lease_embedder(self, settings: LoadSettings) -> AbstractContextManager[Embedder]:
+        raise NotImplementedError
+
+    def loaded(self) -> list[Path]:
+        return []
+
     def forget(self, owner: str, session: str) -> None:
         self.forgotten.append((owner, session))
 
@@ -110,7 +126,7 @@ def never() -> None:
 
 
 def ask(answers: Answers, **fields: object) -> dict[str, object]:
-    answer = answers.open(MASTER, Question.model_validate({"prompt": "hi", **fields}), never)
+    answer = answers.open(MASTER, Ask(Question.model_validate({"prompt": "hi", **fields})), never)
     try:
         list(answer.chunks())
         return answer.summary
@@ -121,7 +137,7 @@ def ask(answers: Answers, **fields: object) -> dict[str, object]:
 def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     answers: Answers, backend: DummyBackend, sessions: Sessions
 ) -> None:
-    answer = answers.open(MASTER, Question(prompt="hi", session_id=1), never)
+    answer = answers.open(MASTER, Ask(Question(prompt="hi", session_id=1)), never)
     chunks = answer.chunks()
     assert [next(chunks), next(chunks)] == ["A", " B"]
     assert sessions.names(MASTER) == {}
@@ -179,9 +195,9 @@ def test_an_exchange_that_cannot_be_stored_is_not_answered(answers: Answers, mon
 
 
 def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBackend) -> None:
-    held = [answers.open(MASTER, Question(prompt="hi"), never) for _ in range(2)]
+    held = [answers.open(MASTER, Ask(Question(prompt="hi")), never) for _ in range(2)]
     for call in (
-        lambda: answers.open(MASTER, Question(prompt="hi"), never),
+        lambda: answers.open(MASTER, Ask(Question(prompt="hi")), never),
         lambda: answers.forget(SessionKey(MASTER, 1), never),
         lambda: answers.switch("guide.gguf", "Guide"),
     ):
@@ -206,7 +222,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backen
 
 
 def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, backend: DummyBackend) -> None:
-    answer = answers.open(MASTER, Question(prompt="how are you", session_id=1), never)
+    answer = answers.open(MASTER, Ask(Question(prompt="how are you", session_id=1)), never)
     list(answer.chunks())
     assert not backend.thoughts
     answer.close()
@@ -224,7 +240,7 @@ def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, bac
     assert not backend.thoughts
     ask(answers)
     assert [thought.session for thought in backend.thoughts] == ["~unsaved"]
-    answer = answers.open(MASTER, Question(prompt="hi", session_id=1), never)
+    answer = answers.open(MASTER, Ask(Question(prompt="hi", session_id=1)), never)
     next(answer.chunks())
     answer.close()
     assert len(backend.thoughts) == 1, "an answer that was broken off is no exchange"

@@ -20,6 +20,8 @@ ONLY = {
     "waitress": ("services.server",),
     "llama_cpp": (
         "services.engine.batch",
+        "services.engine.embedder",
+        "services.engine.grammar",
         "services.engine.runner",
         "services.engine.sampling",
         "services.engine.vocabulary",

@@ -19,6 +19,8 @@ CHANGING = [
     (r'_ms": ?[\d.]+', '_ms":0'),
     (r"hearth-[\w-]{43}", "hearth-…"),
     (r'"id":"[0-9a-f]{8}"', '"id":"…"'),
+    (r'"id":"chatcmpl-[0-9a-f]{32}"', '"id":"…"'),
+    (r'"created":\d+', '"created":0'),
     (r"\d{4}-\d\d-\d\dT[\d:+]+", "…"),
 ]
 

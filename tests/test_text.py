@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.answers import trim
+from services.answer import trim
 from services.engine.text import TextAssembler
 
 

@@ -79,6 +79,7 @@ def write_embedding_model(path: Path, dim: int = 64) -> Path:
     writer.add_tokenizer_model("bert")
     writer.add_token_list(tokens)
     writer.add_token_type_count(2)
+    writer.add_bos_token_id(2)
     writer.add_token_types([gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * 95)
     for name, token in (("unk", 1), ("sep", 3), ("pad", 0), ("mask", 4)):
         getattr(writer, f"add_{name}_token_id")(token)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from flask import request
 from flask_restful import Resource
 
 from auth.authentication import caller
-from services.answers import Answer, Answers, Poll
+from services.answer import Answer
+from services.answers import Answers
 from services.api import sse
 from services.api.errors import body_of
+from services.api.hangup import poll_of_caller
 from services.api.schemas import AnswerRequest, AnswerResult, Conversation, Deleted, SessionNames, replies, spec
 from services.errors import ClientGone, HearthError, NotFound
+from services.question import Ask
 from services.sessions import SessionKey, Sessions, parse_number
 
 
@@ -33,7 +35,7 @@ class AnswerResource(Resource):
         `data: [DONE]`. An error on the way is an event of its own, and the last. The first event has a `queue_position`: 0,
         or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
-        answer = self._answers.open(caller().id, json, _poll())
+        answer = self._answers.open(caller().id, Ask(json), poll_of_caller())
         if json.stream:
             return sse.stream(_events(answer), answer.close)
         try:
@@ -64,7 +66,7 @@ class SessionResource(Resource):
     @spec.validate(resp=replies(Deleted, 404))
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
-        self._answers.forget(_session_key(number, owner), _poll())
+        self._answers.forget(_session_key(number, owner), poll_of_caller())
         return {"deleted": True}
 
 
@@ -78,23 +80,17 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
 
 
 def _events(answer: Answer) -> Iterator[str]:
-    silences = 0
-    told: int | None = None
+    silences, begun = sse.Silences(), False
     try:
         for chunk in answer.chunks():
-            place = answer.place
             if chunk:
-                yield sse.event({"chunk": chunk} if told is not None else {"chunk": chunk, "queue_position": 0})
-                told = 0
-            elif place and place != told:
-                yield sse.QUEUED.format(place)
-                if told is None:
-                    yield sse.event({"chunk": "", "queue_position": place})
-                told = place
-            elif silences % 40 == 0:
-                # Four silences a second: a comment at once, so that the headers leave, and then every ten seconds.
-                yield sse.WAITING
-            silences += not chunk
+                yield sse.event({"chunk": chunk} if begun else {"chunk": chunk, "queue_position": 0})
+                begun = True
+            elif comment := silences.comment(answer.place):
+                yield comment
+                if answer.place and not begun:
+                    yield sse.event({"chunk": "", "queue_position": answer.place})
+                    begun = True
         yield sse.event(answer.summary)
         yield sse.DONE
     except ClientGone:
@@ -103,14 +99,3 @@ def _events(answer: Answer) -> Iterator[str]:
         yield sse.event(body_of(error))
     finally:
         answer.close()
-
-
-def _poll() -> Poll:
-    """Raises ClientGone once the caller has hung up."""
-    has_left = request.environ.get("waitress.client_disconnected", lambda: False)
-
-    def poll() -> None:
-        if has_left():
-            raise ClientGone("the client hung up")
-
-    return poll

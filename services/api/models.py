@@ -9,6 +9,7 @@ from flask_restful import Resource
 
 from services.answers import Answers
 from services.api.schemas import ModelList, ModelStatus, ModelSwitch, replies, spec
+from services.backend import Backend
 from services.models import ModelFile, ModelFiles
 from services.profiles import Profiles
 
@@ -16,18 +17,20 @@ from services.profiles import Profiles
 class ModelsResource(Resource):
     """The models folder."""
 
-    def __init__(self, files: ModelFiles, profiles: Profiles) -> None:
+    def __init__(self, files: ModelFiles, profiles: Profiles, backend: Backend) -> None:
         self._files = files
         self._profiles = profiles
+        self._backend = backend
 
     @spec.validate(resp=replies(ModelList))
     def get(self) -> Any:
-        """List the GGUF files, what each is, and the profiles."""
+        """List the GGUF files, what each is, which are loaded, and the profiles."""
         files = self._files.list()
-        config = self._profiles.config()
+        config, loaded = self._profiles.config(), self._backend.loaded()
         return {
             "models": [file.name for file in files],
             "details": {file.name: _details(file) for file in files},
+            "loaded": [file.name for file in files if self._files.folder / file.name in loaded],
             "selected": config.selected,
             "profiles": list(config.profiles),
             **({"config_problem": self._profiles.problem} if self._profiles.problem else {}),

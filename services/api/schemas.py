@@ -89,6 +89,7 @@ class ModelList(BaseModel):
 
     models: list[str]
     details: dict[str, ModelDetails]
+    loaded: list[str]
     selected: str
     profiles: list[str]
     config_problem: str | None = None

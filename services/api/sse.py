@@ -19,6 +19,23 @@ def event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
+class Silences:
+    """What to tell the reader of one stream while there is no text. Owned by the thread that streams."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told: int | None = None
+
+    def comment(self, place: int | None) -> str:
+        """A comment, or "", for a quarter of a second without text; `place` is which in line the answer is."""
+        count, self._count = self._count, self._count + 1
+        if place and place != self._told:
+            self._told = place
+            return QUEUED.format(place)
+        # At once, so that the headers leave, and then every ten seconds.
+        return WAITING if count % 40 == 0 else ""
+
+
 def stream(events: Iterable[str], close: Callable[[], None]) -> Response:
     """A response that sends events as they come. `close` is called at its end, however it ends, even if never begun."""
     response = Response(events, mimetype="text/event-stream")

@@ -42,15 +42,15 @@ class Batch:
         self.native.seq_id = _pointer(self._lists, ctypes.POINTER(llama_cpp.llama_seq_id))
         self.native.logits = _pointer(self._sampled, ctypes.c_int8)
 
-    def fill(self, runs: Many[Run]) -> list[int]:
-        """Hold these runs; return each one's last row."""
+    def fill(self, runs: Many[Run], all_rows: bool = False) -> list[int]:
+        """Hold these runs; return each one's last row. `all_rows`: something is wanted of every token."""
         row, last = 0, []
         for run in runs:
             end = row + len(run.tokens)
             self._tokens[row:end] = run.tokens
             self._positions[row:end] = np.arange(run.start, run.start + len(run.tokens))
             self._slots[row:end] = run.slot
-            self._sampled[row:end] = 0
+            self._sampled[row:end] = all_rows
             self._sampled[end - 1] = run.sampled
             last.append(end - 1)
             row = end

@@ -71,6 +71,8 @@ class Engine:
         self._thread.start()
         self._runner = loaded.result()
         self.n_ctx = self._runner.n_ctx
+        self.n_bytes = self._runner.n_bytes
+        """About what the model takes in memory, its KV cache included."""
         self.chat_format = self._runner.vocabulary.chat_format
 
     @property

@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 from services.backend import Health, LoadSettings
+from services.engine.embedder import Embedder
 from services.engine.engine import MAX_WAITING, Engine
+from services.engine.machine import free_memory
 from services.engine.store import StateStore
 from services.errors import Unavailable
 
@@ -20,20 +24,41 @@ log = logging.getLogger(__name__)
 @dataclass(eq=False)
 class _Loaded:
     settings: LoadSettings
-    engine: Engine
+    engine: Engine | Embedder
     leases: int
+    used: float
+
+    @property
+    def n_bytes(self) -> int:
+        return self.engine.n_bytes
 
 
 class EnginePool:
     """Loaded engines, in the order of their last use.
 
     Any thread may call it. `_turn` protects the list; `_loading` lets one model load at a time, beside those that answer.
-    One idle engine stays, the last one used. An engine on lease stays too, so that answers in flight finish on the old
-    model while later ones use the new.
+    The last one used stays loaded, and of the others as many as fit the budget of memory, but one for each file: whoever
+    changes a profile does not want the old one too. An engine on lease stays too, so that answers in flight finish on the
+    old model while later ones use the new. What has been idle for `idle_seconds` is freed, the last one included.
     """
 
-    def __init__(self, store: StateStore | None = None, think_ahead: bool = True, max_waiting: int = MAX_WAITING) -> None:
-        """What an engine is told beside its LoadSettings, and computed states that have no room in the engines."""
+    def __init__(
+        self,
+        store: StateStore | None = None,
+        think_ahead: bool = True,
+        max_waiting: int = MAX_WAITING,
+        budget: int | None = None,
+        idle_seconds: float = 0,
+    ) -> None:
+        """What an engine is told beside its LoadSettings, and computed states that have no room in the engines.
+
+        `budget` is the bytes that loaded models may take together, three quarters of what is free if None; `idle_seconds`
+        0: never.
+        """
+        self._budget = free_memory() * 3 // 4 if budget is None else budget
+        self._idle_seconds = idle_seconds
+        self._rested = False
+        """Whether the last engine was freed since nobody used it."""
         self._max_waiting = max_waiting
         self._store = store or StateStore()
         self._think_ahead = think_ahead
@@ -42,21 +67,41 @@ class EnginePool:
         self._loaded: list[_Loaded] = []
         self._retiring: list[_Loaded] = []
         self._closed = False
+        self._stopped = threading.Event()
+        if idle_seconds:
+            threading.Thread(target=self._watch, name="unload", daemon=True).start()
 
     @contextmanager
     def lease(self, settings: LoadSettings) -> Iterator[Engine]:
         """See `Backend.lease`."""
-        held = self._find(settings)
+        with self._lease(settings, Engine) as engine:
+            yield cast(Engine, engine)
+
+    @contextmanager
+    def lease_embedder(self, settings: LoadSettings) -> Iterator[Embedder]:
+        """See `Backend.lease_embedder`."""
+        with self._lease(settings, Embedder) as embedder:
+            yield cast(Embedder, embedder)
+
+    @contextmanager
+    def _lease(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> Iterator[Engine | Embedder]:
+        held = self._find(settings, kind)
         if held is None:
             with self._loading:
                 # Whoever held the lock may have loaded just this.
-                held = self._find(settings) or self._load(settings)
+                held = self._find(settings, kind) or self._load(settings, kind)
         try:
             yield held.engine
         finally:
             with self._turn:
                 held.leases -= 1
+                held.used = time.monotonic()
             self._retire()
+
+    def loaded(self) -> list[Path]:
+        """See `Backend.loaded`."""
+        with self._turn:
+            return [held.settings.file for held in self._loaded if held.engine.is_open]
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`."""
@@ -69,52 +114,90 @@ class EnginePool:
     def health(self) -> Health:
         """See `Backend.health`."""
         with self._turn:
-            if any(held.engine.is_open for held in self._loaded):
+            if self._rested or any(held.engine.is_open for held in self._loaded):
                 return "ready"
         return "loading" if self._loading.locked() else "down"
 
     def close(self) -> None:
         """See `Backend.close`."""
+        self._stopped.set()
         with self._turn:
-            self._closed = True
+            self._closed, self._rested = True, False
             loaded = list(self._loaded)
         for held in loaded:
             held.engine.stop()
         self._retire()
         self._store.close()
 
-    def _find(self, settings: LoadSettings) -> _Loaded | None:
+    def _find(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded | None:
         """Lease the engine of `settings`, where it is loaded and works, and make it the last one used."""
         with self._turn:
             if self._closed:
                 raise Unavailable("the server is stopping", code="stopping", retry_after=5)
             for held in self._loaded:
-                if held.settings == settings and held.engine.is_open:
+                if held.settings == settings and isinstance(held.engine, kind) and held.engine.is_open:
                     self._loaded.remove(held)
                     self._loaded.append(held)
                     held.leases += 1
                     return held
         return None
 
-    def _load(self, settings: LoadSettings) -> _Loaded:
+    def _load(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded:
         started = time.perf_counter()
-        held = _Loaded(settings, Engine(settings, self._store, self._think_ahead, self._max_waiting), leases=1)
+        # At least the weights will have to find room.
+        self._retire(settings.file.stat().st_size if settings.file.exists() else 0)
+        engine: Engine | Embedder
+        if kind is Engine:
+            engine = Engine(settings, self._store, self._think_ahead, self._max_waiting)
+        else:
+            engine = Embedder(settings)
+        held = _Loaded(settings, engine, leases=1, used=time.monotonic())
         log.info("loaded %s in %.1f s", settings.file.name, time.perf_counter() - started)
         with self._turn:
             self._loaded.append(held)
+            self._rested = False
             closed = self._closed
         if closed:
             held.engine.stop()
+        self._retire()
         return held
 
-    def _retire(self) -> None:
-        """Free the engines that nobody holds, but for the last one used."""
+    def _retire(self, coming: int = 0) -> None:
+        """Free the engines that nobody holds and that have no place any more; `coming` bytes are about to be taken."""
         with self._turn:
-            stay = self._loaded[-1:] if not self._closed else []
-            retired = [held for held in self._loaded if not held.leases and held not in stay]
+            retired = [held for held in self._outdated() if not held.leases]
             self._loaded = [held for held in self._loaded if held not in retired]
             self._retiring += retired
+            over = sum(held.n_bytes for held in self._loaded) + coming - self._budget
+            for held in [held for held in self._loaded[:-1] if not held.leases]:
+                if over > 0:
+                    over -= held.n_bytes
+                    self._loaded.remove(held)
+                    self._retiring.append(held)
+                    retired.append(held)
         for held in retired:
             held.engine.close()
             with self._turn:
                 self._retiring.remove(held)
+
+    def _outdated(self) -> list[_Loaded]:
+        """The engines that a later one of the same file stands for, those that broke, and those that are idle too long."""
+        if self._closed:
+            return self._loaded
+        latest = {(held.settings.file, type(held.engine)): held for held in self._loaded}
+        before = time.monotonic() - self._idle_seconds if self._idle_seconds else 0.0
+        return [
+            held
+            for held in self._loaded
+            if latest[held.settings.file, type(held.engine)] is not held or not held.engine.is_open or held.used < before
+        ]
+
+    def _watch(self) -> None:
+        """The thread that frees what is idle."""
+        while not self._stopped.wait(min(self._idle_seconds / 4, 10)):
+            with self._turn:
+                had_some = bool(self._loaded)
+            self._retire()
+            with self._turn:
+                if had_some and not self._loaded and not self._closed:
+                    self._rested = True

@@ -53,9 +53,6 @@ class Runner:
         self._model: Any = None
         self._context: Any = None
         self._interrupted = ctypes.create_string_buffer(2)
-        native_log.show_all(settings.verbose)
-        native_log.take_errors()
-        llama_cpp.llama_backend_init()
         try:
             self._load(settings)
         except BaseException:
@@ -66,9 +63,7 @@ class Runner:
         name = settings.file.name
         # Read before the weights are: how much of them counts as free afterwards depends on how they are loaded.
         free = free_memory()
-        self._model = llama_cpp.llama_model_load_from_file(str(settings.file).encode(), _model_params(settings))
-        if not self._model:
-            raise BadModelFile(f"llama.cpp cannot load {name}: {_reason()}", param="model")
+        self._model = load_model(settings)
         if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
             raise BadModelFile(f"{name} is not a model that goes on writing a text (a decoder)", param="model")
         self.vocabulary = Vocabulary(self._model)
@@ -78,6 +73,7 @@ class Runner:
             log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, trained, settings.n_ctx)
         self.bytes_per_token = self._cache_bytes_per_token(settings)
         self.n_slots = self._affordable_slots(settings, free)
+        self.n_bytes = int(llama_cpp.llama_model_size(self._model) + self.n_slots * self.n_ctx * self.bytes_per_token)
         self.step_tokens = settings.n_batch or STEP_TOKENS
         # Beside a chunk, which may be a token longer (pace.py), every slot must be able to decode in the same step.
         capacity = self.step_tokens + 1 + self.n_slots
@@ -194,6 +190,17 @@ class Runner:
         if self._model:
             llama_cpp.llama_model_free(self._model)
         self._context = self._model = None
+
+
+def load_model(settings: LoadSettings) -> Any:
+    """The model's weights, as llama.cpp's pointer. Raises BadModelFile with llama.cpp's own words where that fails."""
+    native_log.show_all(settings.verbose)
+    native_log.take_errors()
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_model_load_from_file(str(settings.file).encode(), _model_params(settings))
+    if not model:
+        raise BadModelFile(f"llama.cpp cannot load {settings.file.name}: {_reason()}", param="model")
+    return model
 
 
 def fingerprint(settings: LoadSettings, n_ctx: int) -> str:

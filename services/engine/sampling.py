@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from services.backend import GenerationRequest, Sampling, TokenChoice
+from services.engine import native_log
+from services.engine.grammar import grammar_of
 from services.engine.vocabulary import Vocabulary
 from services.errors import InvalidRequest
 
@@ -35,7 +37,7 @@ class ChainSampler:
     def __init__(self, context: Any, vocabulary: Vocabulary, request: GenerationRequest) -> None:
         """The prompt's last tokens count as said for the repeat penalty.
 
-        Raises InvalidRequest where the grammar is none, or a bias is for a token that is none.
+        Raises InvalidRequest where the JSON schema cannot be kept to, or a bias is for a token that is none.
         """
         sampling = request.sampling
         self._context = context
@@ -43,9 +45,9 @@ class ChainSampler:
         self._hurry = min(MOST_HURRY, max(LEAST_HURRY, request.max_tokens // 4))
         self._row = ctypes.c_float * vocabulary.size
         self._n_top = sampling.n_top
-        self._grammar = _grammar(vocabulary, sampling.grammar) if sampling.grammar else None
+        self._grammar = _grammar(vocabulary, sampling.json_schema) if sampling.json_schema else None
         # Looked up here, since the first time takes a while.
-        self._closers = np.array(vocabulary.closers if sampling.grammar else (), np.int32)
+        self._closers = np.array(vocabulary.closers if sampling.json_schema else (), np.int32)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._adjusts = False
         for sampler in self._adjusting(sampling, request.tokens):
@@ -157,10 +159,13 @@ def _apply(sampler: Any, candidates: npt.NDArray[Any]) -> Any:
     return array
 
 
-def _grammar(vocabulary: Vocabulary, text: str) -> Any:
-    sampler = llama_cpp.llama_sampler_init_grammar(vocabulary.pointer, text.encode(), b"root")
+def _grammar(vocabulary: Vocabulary, schema: str) -> Any:
+    sampler = llama_cpp.llama_sampler_init_grammar(vocabulary.pointer, grammar_of(schema).encode(), b"root")
     if not sampler:
-        raise InvalidRequest("llama.cpp cannot use the grammar of this format", param="response_format")
+        reason = native_log.take_errors()
+        raise InvalidRequest(
+            f"llama.cpp cannot keep to the JSON schema: {reason}", param="response_format", code="bad_schema"
+        )
     return sampler
 
 

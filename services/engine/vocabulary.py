@@ -52,7 +52,8 @@ class Vocabulary:
         self.size: int = llama_cpp.llama_vocab_n_tokens(self.pointer)
         self._bos: int | None = None
         if llama_cpp.llama_vocab_get_add_bos(self.pointer):
-            self._bos = llama_cpp.llama_vocab_bos(self.pointer)
+            bos = llama_cpp.llama_vocab_bos(self.pointer)
+            self._bos = bos if bos >= 0 else None
         self._asked: dict[int, tuple[bytes, bool]] = {}
         self._specials = self._special_texts()
         by_length = sorted(self._specials, key=len, reverse=True)
@@ -79,9 +80,16 @@ class Vocabulary:
             tokens = list(self._tokenize_apart(prompt.text, special))
         else:
             tokens = self._tokenize(prompt.text, parse_special=True)
-        if self._bos is not None and tokens[:1] != [self._bos]:
+        if prompt.bos and self._bos is not None and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tokens
+
+    @property
+    def ending(self) -> list[int]:
+        """What models for embeddings want at the end of a text: the separator of BERT's kind, or the end token."""
+        if llama_cpp.llama_vocab_get_add_sep(self.pointer):
+            return [token for token in [llama_cpp.llama_vocab_sep(self.pointer)] if token >= 0]
+        return [llama_cpp.llama_vocab_eos(self.pointer)] if llama_cpp.llama_vocab_get_add_eos(self.pointer) else []
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids, special ones included. Raises InvalidRequest for ids that there are not."""

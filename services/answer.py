@@ -1,0 +1,107 @@
+"""One answer under way: its text as it comes, and at the end how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+from services.backend import Finish, Generation, TokenChoice
+from services.errors import EngineFailure
+from services.profiles import Chosen
+from services.question import Question
+
+Poll = Callable[[], None]
+
+
+class Answer:
+    """Owned by the thread that opened it, which must close it."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        poll: Poll,
+        trims: bool,
+        finished: Callable[[str], dict[str, Any]],
+        end: ExitStack,
+        model: str,
+    ) -> None:
+        self.model = model
+        """The profile's name, or the file's where none is used."""
+        self._generation = generation
+        self._poll = poll
+        self._trims = trims
+        self._finished = finished
+        self._end = end
+        self.summary: dict[str, Any] = {}
+        """After the last chunk: the whole answer, and how it came about."""
+
+    @property
+    def place(self) -> int | None:
+        """See `Generation.place`."""
+        return self._generation.place
+
+    @property
+    def choices(self) -> list[TokenChoice]:
+        """See `Generation.choices`."""
+        return self._generation.choices
+
+    @property
+    def finish(self) -> Finish:
+        """How it ended, after the last chunk."""
+        return finish_of(self._generation)
+
+    def chunks(self) -> Iterator[str]:
+        """The text as it comes, without white space at its ends, and "" while there is none to give.
+
+        The exchange is stored before the iteration ends.
+
+        Raises what `Generation.chunks` raises, and StorageFailed.
+        """
+        parts = []
+        chunks = self._generation.chunks(self._poll)
+        for chunk in trim(chunks) if self._trims else chunks:
+            parts.append(chunk)
+            yield chunk
+        self.summary = self._finished("".join(parts))
+
+    def close(self) -> None:
+        """Let go of the session and the model; cancel what is not finished. Calling it again does nothing."""
+        self._end.close()
+
+
+def finish_of(generation: Generation) -> Finish:
+    """How a generation ended. Raises EngineFailure where it does not say."""
+    if generation.finish is None:
+        raise EngineFailure("the engine ended the answer without saying why")
+    return generation.finish
+
+
+def summary(text: str, question: Question, chosen: Chosen, generation: Generation) -> dict[str, Any]:
+    """The whole answer, as /answer tells it."""
+    finish = asdict(finish_of(generation))
+    return {
+        "result": text,
+        "session_id": question.session_id,
+        "model": chosen.profile.model,
+        "profile": chosen.name,
+        "finish_reason": finish["reason"],
+        "usage": {name: finish[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
+        "timings": finish["timings"],
+    }
+
+
+def trim(chunks: Iterable[str]) -> Iterator[str]:
+    """The same text without white space at its beginning and end. Only pieces that came empty are empty."""
+    held, begun = "", False
+    for chunk in chunks:
+        if not chunk:
+            yield ""
+            continue
+        text = held + chunk if begun else (held + chunk).lstrip()
+        body = text.rstrip()
+        held = text[len(body) :]
+        if body:
+            begun = True
+            yield body

@@ -1,0 +1,220 @@
+"""/v1: OpenAI's API for chats, completions and models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from flask_restful import Resource
+
+from auth.authentication import caller
+from services.answer import Answer
+from services.answers import Answers
+from services.api import sse
+from services.api.errors import body_of
+from services.api.hangup import poll_of_caller
+from services.api.openai_asks import ask_chat, ask_completions
+from services.api.openai_replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
+from services.api.openai_schemas import ChatRequest, CompletionRequest
+from services.api.openai_shapes import Shape, calls_delta, chat_logprobs, completion_logprobs, message_of
+from services.api.schemas import replies, spec
+from services.errors import ClientGone, HearthError, NotFound, PromptTooLong
+from services.models import ModelFiles
+from services.profiles import Profiles
+from services.question import Ask
+from services.tools import CallWatch, read_calls
+
+
+class ChatCompletionsResource(Resource):
+    """Chats."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(json=ChatRequest, resp=replies(ChatCompletion, 400, 404, 413, 422, 500, 503))
+    def post(self, json: ChatRequest) -> Any:
+        """Answer a chat, by the model's own chat template.
+
+        Beyond OpenAI's reference: `session_id` keeps the conversation on the server, so that only new messages are sent;
+        `top_k`, `min_p`, `repeat_penalty` and `memory_k` are as for /answer. With `stream` true the reply is
+        text/event-stream: chunks, then `data: [DONE]`; an error on the way is an event of its own, and the last.
+        """
+        return _reply(self._answers, ask_chat(json), _ChatWriter(json), bool(json.stream), _wants_usage(json))
+
+
+class CompletionsResource(Resource):
+    """Plain texts to go on with."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(json=CompletionRequest, resp=replies(Completion, 400, 404, 413, 422, 500, 503))
+    def post(self, json: CompletionRequest) -> Any:
+        """Go on with a text, as it stands: no template is put around it."""
+        return _reply(self._answers, ask_completions(json), _TextWriter(json), bool(json.stream), _wants_usage(json))
+
+
+class OpenAIModelsResource(Resource):
+    """What `model` may name."""
+
+    def __init__(self, files: ModelFiles, profiles: Profiles) -> None:
+        self._files = files
+        self._profiles = profiles
+
+    @spec.validate(resp=replies(OpenAIModels))
+    def get(self) -> Any:
+        """List the profiles that have their model file, the selected one first, and the files."""
+        return {"object": "list", "data": [_model(name, created) for name, created in self._names().items()]}
+
+    def _names(self) -> dict[str, int]:
+        config = self._profiles.config()
+        files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info}
+        usable = {name: files[profile.model] for name, profile in config.profiles.items() if profile.model in files}
+        first = {config.selected: usable[config.selected]} if config.selected in usable else {}
+        return {**first, **usable, **files}
+
+
+class OpenAIModelResource(OpenAIModelsResource):
+    """One of them."""
+
+    @spec.validate(resp=replies(OpenAIModel, 404))
+    def get(self, name: str) -> Any:
+        """Describe one."""
+        names = self._names()
+        if name not in names:
+            raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
+        return _model(name, names[name])
+
+
+class _ChatWriter:
+    """Writes one chat's answers."""
+
+    kind, part_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def __init__(self, body: ChatRequest) -> None:
+        self._names = [tool.function.name for tool in body.tools or ()] if body.tool_choice != "none" else []
+        self._logprobs = bool(body.logprobs)
+
+    def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
+        text, calls = read_calls(text, self._names)
+        return {
+            "index": index,
+            "message": message_of(text, calls),
+            "logprobs": chat_logprobs(answer.choices) if self._logprobs else None,
+            "finish_reason": "tool_calls" if calls else answer.finish.reason,
+        }
+
+    def parts(self, index: int, answer: Answer) -> Iterator[dict[str, Any] | str]:
+        yield self._part(index, {"role": "assistant", "content": "", "refusal": None})
+        watch = CallWatch() if self._names else None
+        text, told = "", 0
+        for chunk in answer.chunks():
+            if not chunk:
+                yield ""
+                continue
+            text += chunk
+            shown = watch.add(chunk) if watch else chunk
+            if shown:
+                new, told = answer.choices[told:], len(answer.choices)
+                yield self._part(index, {"content": shown}, chat_logprobs(new) if self._logprobs else None)
+        _, calls = read_calls(text, self._names)
+        if calls:
+            yield self._part(index, calls_delta(calls))
+        elif watch and watch.rest():
+            yield self._part(index, {"content": watch.rest()})
+        yield self._part(index, {}, None, "tool_calls" if calls else answer.finish.reason)
+
+    def _part(self, index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+class _TextWriter:
+    """Writes one completion's texts."""
+
+    kind, part_kind, prefix = "text_completion", "text_completion", "cmpl"
+
+    def __init__(self, body: CompletionRequest) -> None:
+        self._logprobs = body.logprobs is not None
+        prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
+        # Where it is echoed, each prompt is a text, as the schema sees to.
+        self._echoed = [str(prompt) for prompt in prompts for _ in range(body.n or 1)] if body.echo else None
+
+    def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
+        logprobs = completion_logprobs(answer.choices, 0) if self._logprobs else None
+        return self._part(index, self._echo(index) + text, logprobs, answer.finish.reason)
+
+    def parts(self, index: int, answer: Answer) -> Iterator[dict[str, Any] | str]:
+        told = offset = 0
+        if echo := self._echo(index):
+            yield self._part(index, echo)
+        for chunk in answer.chunks():
+            if not chunk:
+                yield ""
+                continue
+            new, told = answer.choices[told:], len(answer.choices)
+            yield self._part(index, chunk, completion_logprobs(new, offset) if self._logprobs else None)
+            offset += len(chunk)
+        yield self._part(index, "", None, answer.finish.reason)
+
+    def _echo(self, index: int) -> str:
+        return self._echoed[index] if self._echoed else ""
+
+    def _part(self, index: int, text: str, logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _reply(
+    answers: Answers, asks: Sequence[Ask], writer: _ChatWriter | _TextWriter, streams: bool, with_usage: bool
+) -> Any:
+    """Open an answer for each, so that all are computed together, and write them one after the other."""
+    with ExitStack() as stack:
+        opened = []
+        for ask in asks:
+            try:
+                opened.append(answers.open(caller().id, ask, poll_of_caller()))
+            except PromptTooLong as error:
+                # The code by which OpenAI's clients know it.
+                error.code = "context_length_exceeded"
+                raise
+            stack.callback(opened[-1].close)
+        shape = Shape(writer.part_kind if streams else writer.kind, writer.prefix, opened[0].model)
+        if streams:
+            close = stack.pop_all().close
+            return sse.stream(_events(opened, writer, shape, with_usage, close), close)
+        choices = [writer.choice(index, answer, "".join(answer.chunks())) for index, answer in enumerate(opened)]
+        return shape.whole(choices, opened)
+
+
+def _events(
+    answers: Sequence[Answer],
+    writer: _ChatWriter | _TextWriter,
+    shape: Shape,
+    with_usage: bool,
+    close: Callable[[], None],
+) -> Iterator[str]:
+    silences = sse.Silences()
+    try:
+        for index, answer in enumerate(answers):
+            for part in writer.parts(index, answer):
+                if isinstance(part, dict):
+                    yield sse.event(shape.part(part, with_usage))
+                elif comment := silences.comment(answer.place):
+                    yield comment
+        if with_usage:
+            yield sse.event(shape.end(answers))
+        yield sse.DONE
+    except ClientGone:
+        return
+    except HearthError as error:
+        yield sse.event(body_of(error))
+    finally:
+        close()
+
+
+def _wants_usage(body: ChatRequest | CompletionRequest) -> bool:
+    return bool(body.stream and body.stream_options and body.stream_options.include_usage)
+
+
+def _model(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "hearth"}

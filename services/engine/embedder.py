@@ -1,0 +1,128 @@
+"""Embeddings: one vector for a text, from a model and a context of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence as Many
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from services.backend import LoadSettings, Prompt
+from services.engine import native_log
+from services.engine.batch import Batch, Run
+from services.engine.machine import usable_cores
+from services.engine.runner import load_model
+from services.engine.vocabulary import Vocabulary
+from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavailable
+
+# llama.h, enum llama_pooling_type.
+_NONE, _MEAN, _CLS, _LAST, _RANK = 0, 1, 2, 3, 4
+# With causal attention a text can be taken in pieces. llama.cpp makes logits for each token too, which takes memory.
+PIECE = 128
+
+
+class Embedder:
+    """A loaded model that makes embeddings, a text at a time.
+
+    Any thread may call it; `_turn` protects the context. Where a model does not say how its tokens' vectors become one,
+    their mean is taken.
+    """
+
+    def __init__(self, settings: LoadSettings) -> None:
+        """Load the model. Raises BadModelFile."""
+        self._turn = threading.Lock()
+        self._context: Any = None
+        self._model = load_model(settings)
+        try:
+            self._vocabulary = Vocabulary(self._model)
+            trained = llama_cpp.llama_model_n_ctx_train(self._model) or settings.n_ctx
+            self.n_ctx = min(settings.n_ctx, trained)
+            self._context = self._make_context(settings, llama_cpp.llama_context_default_params().pooling_type)
+            self._pooling = llama_cpp.llama_pooling_type(self._context) if self._context else _NONE
+            if self._context and self._pooling == _NONE:
+                llama_cpp.llama_free(self._context)
+                self._context, self._pooling = self._make_context(settings, _MEAN), _MEAN
+            if not self._context:
+                raise BadModelFile(f"llama.cpp cannot make embeddings with {settings.file.name}", param="model")
+            if self._pooling == _RANK:
+                raise BadModelFile(f"{settings.file.name} ranks texts, and makes no embeddings", param="model")
+        except BaseException:
+            self.close()
+            raise
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._piece = PIECE if self._memory else self.n_ctx
+        self._batch = Batch(self.n_ctx)
+        self._width: int = llama_cpp.llama_model_n_embd(self._model)
+        self.n_bytes = int(llama_cpp.llama_model_size(self._model))
+
+    def _make_context(self, settings: LoadSettings, pooling: int) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = self.n_ctx
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = settings.n_threads_batch or settings.n_threads or usable_cores()
+        params.embeddings = True
+        params.pooling_type = pooling
+        params.no_perf = True
+        return llama_cpp.llama_init_from_model(self._model, params)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it works."""
+        return self._context is not None
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """See `Embedder.tokenize` of the backend."""
+        return self._vocabulary.tokenize(prompt) + (self._vocabulary.ending if not prompt.ids else [])
+
+    def embed(self, tokens: Many[int]) -> list[float]:
+        """See `Embedder.embed` of the backend."""
+        if not tokens:
+            raise InvalidRequest("the input holds no tokens", param="input")
+        if len(tokens) > self.n_ctx:
+            what = f"the input is too long: it is {len(tokens)} tokens, and the model takes {self.n_ctx}"
+            raise InvalidRequest(what, param="input", code="context_length_exceeded")
+        with self._turn:
+            if self._context is None:
+                raise Unavailable("the model has left memory", code="engine_down", retry_after=1)
+            if self._memory:
+                llama_cpp.llama_memory_clear(self._memory, True)
+            pieces = [
+                (self._embed_piece(start, tokens[start : start + self._piece]), min(self._piece, len(tokens) - start))
+                for start in range(0, len(tokens), self._piece)
+            ]
+        if self._pooling == _MEAN:
+            vector = sum((piece * count for piece, count in pieces), np.zeros(self._width, np.float32))
+        else:
+            vector = pieces[0 if self._pooling == _CLS else -1][0]
+        length = float(np.linalg.norm(vector))
+        return [float(value) for value in (vector / length if length else vector)]
+
+    def _embed_piece(self, start: int, tokens: Many[int]) -> npt.NDArray[np.float32]:
+        """The vector of a part of the text, which begins at token `start`."""
+        self._batch.fill([Run(0, start, tokens, sampled=True)], all_rows=True)
+        compute = llama_cpp.llama_decode if self._memory else llama_cpp.llama_encode
+        if compute(self._context, self._batch.native) != 0:
+            raise EngineFailure(f"llama.cpp could not make an embedding: {native_log.take_errors()}")
+        first = llama_cpp.llama_get_embeddings_seq(self._context, 0)
+        if not first:
+            raise EngineFailure("llama.cpp made no embedding")
+        return np.array(np.ctypeslib.as_array(first, (self._width,)))
+
+    def forget(self, owner: str, session: str) -> None:
+        """Nothing of any conversation is kept."""
+
+    def stop(self) -> None:
+        """What is under way ends first."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        with self._turn:
+            if self._context:
+                llama_cpp.llama_free(self._context)
+            if self._model:
+                llama_cpp.llama_model_free(self._model)
+            self._context = self._model = None

@@ -1,0 +1,123 @@
+"""Tools: telling a model of functions that it may call, and reading its calls out of what it writes.
+
+Chat templates know tools in ways of their own. A model is held to a call by a JSON schema, whatever its template; what it
+writes of its own accord is read in the forms that templates teach: `<tool_call>{…}</tool_call>` (Hermes, Qwen),
+`<function=NAME>{…}</function>` and bare JSON (Llama, Mistral).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.chat_template import Message
+
+_OPENINGS = ("<tool_call>", "<function=", "[TOOL_CALLS]")
+_TAGGED = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|$)", re.DOTALL)
+_FUNCTION = re.compile(r"<function=([^>]+)>\s*(\{.*?\})\s*(?:</function>|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that the model wants called. `arguments` are JSON, as the model wrote them."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    def described(self) -> dict[str, Any]:
+        """As OpenAI's API tells it."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+def call_schema(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> str:
+    """The JSON schema of a call of one of the tools, or of the one called `name`."""
+    schemas = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool["function"]["name"]},
+                "arguments": tool["function"].get("parameters") or {"type": "object"},
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+        if name in (None, tool["function"]["name"])
+    ]
+    return json.dumps(schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+
+
+def explained(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The messages with a word about the tools in the system's, for models whose template knows none."""
+    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    words = (
+        f"You may call these functions:\n{listed}\n"
+        'To call one, answer with <tool_call>{"name": NAME, "arguments": {…}}</tool_call> alone.'
+    )
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{words}"}, *messages[1:]]
+    return [{"role": "system", "content": words}, *messages]
+
+
+def read_calls(text: str, names: Sequence[str]) -> tuple[str, list[ToolCall]]:
+    """The text beside the calls, and the calls of tools called one of `names`; without any, the text is all there is."""
+    found = [*((None, body) for body in _TAGGED.findall(text)), *_FUNCTION.findall(text)]
+    calls = [call for name, body in found for call in _calls_in(body, names, name)]
+    if calls:
+        return _FUNCTION.sub("", _TAGGED.sub("", text)).strip(), calls
+    calls = _calls_in(text.replace("[TOOL_CALLS]", "").replace("<|python_tag|>", "").strip(), names)
+    return ("", calls) if calls else (text, [])
+
+
+class CallWatch:
+    """Tells, as a text streams in, what of it is surely no call. Owned by the thread that streams."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._begun = False
+        self._calls = False
+
+    def add(self, chunk: str) -> str:
+        """Take a piece; return what may be shown."""
+        self._held += chunk
+        if not self._begun and self._held.strip():
+            self._begun, self._calls = True, self._held.lstrip()[0] in "{["
+        if not self._begun or self._calls:
+            return ""
+        at = min((at for opening in _OPENINGS if (at := self._held.find(opening)) >= 0), default=-1)
+        self._calls = at >= 0
+        if not self._calls:
+            at = len(self._held) - max(_overlap(self._held, opening) for opening in _OPENINGS)
+        shown, self._held = self._held[:at], self._held[at:]
+        return shown
+
+    def rest(self) -> str:
+        """What was held back."""
+        return self._held
+
+
+def _overlap(text: str, opening: str) -> int:
+    return next((n for n in range(min(len(opening) - 1, len(text)), 0, -1) if text.endswith(opening[:n])), 0)
+
+
+def _calls_in(text: str, names: Sequence[str], name: str | None = None) -> list[ToolCall]:
+    """The calls that a JSON text is: one, or a list of some; [] where it is anything else."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return []
+    if name is not None:
+        data = {"name": name, "arguments": data}
+    calls = []
+    for entry in data if isinstance(data, list) else [data]:
+        arguments = entry.get("arguments", entry.get("parameters", {})) if isinstance(entry, dict) else None
+        if not isinstance(arguments, dict | str) or entry.get("name") not in names:
+            return []
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        calls.append(ToolCall(entry["name"], written, f"call_{secrets.token_hex(12)}"))
+    return calls
