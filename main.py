@@ -88,7 +88,7 @@ def tune(settings: Settings, name: str | None, save: bool) -> int:
     profiles = Profiles(settings.data / "config.json")
     config = profiles.config()
     profile = config.named(name or config.selected)
-    base = profile.load_settings(ModelFiles(settings.models).check(profile.model))
+    base = profile.load_settings(ModelFiles(settings.models))
     changes = report(name or config.selected, trials_of(base), n_trials(base))
     if not changes:
         print("The profile's settings are the best that was found.")

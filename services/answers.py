@@ -90,9 +90,9 @@ class Answers:
 
         Raises InvalidRequest for a name that leaves the models folder, NotFound, BadModelFile, DamagedFile, StorageFailed.
         """
-        chosen = self._profiles.config().named(profile)
         checked = self._files.check(model)
-        settings = chosen.load_settings(checked)
+        chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
+        settings = chosen.load_settings(self._files)
         with self._place(), self._backend.lease(settings):
             self._profiles.select(profile, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
@@ -155,7 +155,7 @@ class Answers:
 
     def _settings(self, chosen: Chosen) -> LoadSettings:
         try:
-            return chosen.profile.load_settings(self._files.check(chosen.profile.model))
+            return chosen.profile.load_settings(self._files)
         except HearthError as error:
             raise _no_model(chosen, error) from error
 

@@ -19,6 +19,15 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter's file, what changes whenever it does, and how strongly it is applied (1: as it was trained)."""
+
+    file: Path
+    stamp: tuple[int, int, int]
+    scale: float
+
+
+@dataclass(frozen=True)
 class LoadSettings:
     """All that decides how a model is loaded: two requests with equal settings share one loaded model.
 
@@ -30,6 +39,7 @@ class LoadSettings:
     n_ctx: int
     n_parallel: int = 8
     stamp: tuple[int, int, int] = (0, 0, 0)
+    lora: tuple[Adapter, ...] = ()
     n_threads: int | None = None
     n_threads_batch: int | None = None
     n_batch: int | None = None

@@ -76,6 +76,8 @@ class GgufInfo:
     context_length: int | None
     vocabulary: int | None
     size: int
+    adapter: bool = False
+    """Whether it is a LoRA adapter, which changes a model and is none."""
 
 
 def read_gguf(path: Path) -> GgufInfo:
@@ -109,6 +111,9 @@ class _Header:
             raise BadGguf("its metadata names no architecture (general.architecture)")
         weights, types = self._tensors(n_tensors, metadata.get("general.alignment", 32))
         name = metadata.get("general.name")
+        adapter = metadata.get("general.type") == "adapter"
+        if adapter:
+            _check_adapter(metadata, types)
         return GgufInfo(
             name=name if isinstance(name, str) else None,
             architecture=architecture,
@@ -117,6 +122,7 @@ class _Header:
             context_length=_whole(metadata.get(f"{architecture}.context_length")),
             vocabulary=_whole(metadata.get("tokenizer.ggml.tokens")) or _whole(metadata.get(f"{architecture}.vocab_size")),
             size=self._size,
+            adapter=adapter,
         )
 
     def _metadata(self, n_entries: int) -> dict[str, Any]:
@@ -220,6 +226,16 @@ class _Header:
         if length > self._size - self._at:
             raise BadGguf(f"it is cut short: {what} needs {length} bytes, and {self._size - self._at} are left")
         self._at += length
+
+
+def _check_adapter(metadata: dict[str, Any], types: Counter[str]) -> None:
+    """Refuse what llama.cpp takes for granted of an adapter, and would end the process for."""
+    if metadata.get("adapter.type") != "lora":
+        raise BadGguf("it is an adapter, and of another kind than LoRA (adapter.type)")
+    if not isinstance(metadata.get("adapter.lora.alpha", 0.0), float):
+        raise BadGguf("its adapter.lora.alpha is no fraction")
+    if odd := sorted(set(types) & {"I8", "I16", "I32", "I64", "F64"}):
+        raise BadGguf(f"it is an adapter with weights of type {odd[0]}")
 
 
 def _commonest(types: Counter[str]) -> str:

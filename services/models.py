@@ -47,14 +47,24 @@ class ModelFiles:
         return [self._describe(path) for path in paths]
 
     def check(self, name: str) -> CheckedModel:
-        """The file called `name`, a whole GGUF file.
+        """The file called `name`, a model in a whole GGUF file.
 
         Raises InvalidRequest where the name leaves the folder, NotFound where there is no such file, BadModelFile.
         """
+        return self._check(name, adapter=False)
+
+    def check_adapter(self, name: str) -> CheckedModel:
+        """The file called `name`, a whole LoRA adapter. Raises as `check` does."""
+        return self._check(name, adapter=True)
+
+    def _check(self, name: str, adapter: bool) -> CheckedModel:
         path = self._find(name)
         found = self._describe(path)
-        if found.problem:
+        if found.info is None:
             raise BadModelFile(f"{name}: {found.problem}", param="model")
+        if found.info.adapter != adapter:
+            is_what = "a LoRA adapter, and no model" if found.info.adapter else "a model, and no LoRA adapter"
+            raise BadModelFile(f"{name} is {is_what}", param="model")
         return CheckedModel(found.name, path, found.stamp)
 
     def _find(self, name: str) -> Path:

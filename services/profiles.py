@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from services.backend import CacheType, LoadSettings, Sampling
+from services.backend import Adapter, CacheType, LoadSettings, Sampling
 from services.errors import DamagedFile, InvalidRequest, NotFound
 from services.json_file import JsonFile, JsonObject, Misfit
-from services.models import CheckedModel, ModelFiles
+from services.models import ModelFiles
 from services.validation import (
     MaxTokens,
     MemoryK,
@@ -40,6 +40,13 @@ SELECTED = "SelectedModel"
 FILE_N_CTX = 4096
 Threads = Annotated[int, Field(ge=1, le=512)]
 BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+
+
+class Lora(Strict):
+    """A LoRA adapter: a file of the models folder, and how strongly it is applied (1: as it was trained)."""
+
+    file: Annotated[str, Field(min_length=1)]
+    scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
 
 class Profile(Strict):
@@ -72,6 +79,7 @@ class Profile(Strict):
     n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
     use_mmap: bool = True
     use_mlock: bool = False
+    lora: Annotated[list[Lora], Field(max_length=16)] = []
 
     @field_validator("template")
     @classmethod
@@ -80,11 +88,17 @@ class Profile(Strict):
             raise ValueError("the template must contain {input}, which becomes the prompt")
         return template
 
-    def load_settings(self, model: CheckedModel) -> LoadSettings:
-        """What the engine needs to load this profile, from the file `model`."""
+    def load_settings(self, files: ModelFiles) -> LoadSettings:
+        """What the engine needs to load this profile.
+
+        Raises InvalidRequest, NotFound or BadModelFile where one of its files cannot be used.
+        """
+        model = files.check(self.model)
+        adapters = [(files.check_adapter(lora.file), lora.scale) for lora in self.lora]
         return LoadSettings(
             file=model.path,
             stamp=model.stamp,
+            lora=tuple(Adapter(adapter.path, adapter.stamp, scale) for adapter, scale in adapters),
             n_ctx=self.n_ctx,
             n_parallel=self.n_parallel,
             n_threads=self.n_threads,

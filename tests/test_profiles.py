@@ -100,7 +100,5 @@ def test_every_documented_key_is_a_field() -> None:
     documented = (
         "model n_ctx temperature max_tokens top_p top_k verbose repeat_penalty template memory_k stop seed min_p n_threads"
     )
-    documented += (
-        " n_parallel n_threads_batch n_batch n_ubatch flash_attn cache_type_k cache_type_v n_gpu_layers use_mmap use_mlock"
-    )
+    documented += " n_parallel n_threads_batch n_batch n_ubatch flash_attn cache_type_k cache_type_v n_gpu_layers use_mmap use_mlock lora"
     assert set(Profile.model_fields) == set(documented.split())

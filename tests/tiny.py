@@ -101,3 +101,27 @@ def write_embedding_model(path: Path, dim: int = 64) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_adapter(
+    path: Path, *, extra: int = 0, kind: str = "lora", alpha: float | str = 8.0, dtype: type[np.generic] = np.float32
+) -> Path:
+    """A LoRA adapter of random weights for the guide; where `extra` is not 0, for a model that much wider."""
+    rng = np.random.default_rng(1)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", kind)
+    if isinstance(alpha, str):
+        writer.add_string("adapter.lora.alpha", alpha)
+    else:
+        writer.add_float32("adapter.lora.alpha", alpha)
+    shapes = {tensor.name: tensor.shape for tensor in gguf.GGUFReader(GUIDE).tensors}
+    for name in ("blk.0.attn_q.weight", "blk.1.ffn_down.weight"):
+        n_in, n_out = (int(n) for n in shapes[name])
+        writer.add_tensor(f"{name}.lora_a", (rng.standard_normal((8, n_in + extra)) * 0.1).astype(dtype))
+        writer.add_tensor(f"{name}.lora_b", (rng.standard_normal((n_out, 8)) * 0.1).astype(dtype))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

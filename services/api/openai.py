@@ -69,7 +69,7 @@ class OpenAIModelsResource(Resource):
 
     def _names(self) -> dict[str, int]:
         config = self._profiles.config()
-        files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info}
+        files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info and not file.info.adapter}
         usable = {name: files[profile.model] for name, profile in config.profiles.items() if profile.model in files}
         first = {config.selected: usable[config.selected]} if config.selected in usable else {}
         return {**first, **usable, **files}

@@ -81,6 +81,7 @@ class ModelDetails(BaseModel):
     context_length: int | None = None
     vocabulary: int | None = None
     size: int | None = None
+    adapter: bool | None = None
     problem: str | None = None
 
 

@@ -14,7 +14,7 @@ from services.backend import LoadSettings, Prompt
 from services.engine import native_log
 from services.engine.batch import Batch, Run
 from services.engine.machine import usable_cores
-from services.engine.runner import load_model
+from services.engine.runner import apply_adapters, load_model
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavailable
 
@@ -47,6 +47,7 @@ class Embedder:
                 self._context, self._pooling = self._make_context(settings, _MEAN), _MEAN
             if not self._context:
                 raise BadModelFile(f"llama.cpp cannot make embeddings with {settings.file.name}", param="model")
+            apply_adapters(settings, self._model, self._context)
             if self._pooling == _RANK:
                 raise BadModelFile(f"{settings.file.name} ranks texts, and makes no embeddings", param="model")
         except BaseException:

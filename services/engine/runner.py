@@ -74,6 +74,7 @@ class Runner:
         self.bytes_per_token = self._cache_bytes_per_token(settings)
         self.n_slots = self._affordable_slots(settings, free)
         self.n_bytes = int(llama_cpp.llama_model_size(self._model) + self.n_slots * self.n_ctx * self.bytes_per_token)
+        self.n_bytes += sum(adapter.file.stat().st_size for adapter in settings.lora)
         self.step_tokens = settings.n_batch or STEP_TOKENS
         # Beside a chunk, which may be a token longer (pace.py), every slot must be able to decode in the same step.
         capacity = self.step_tokens + 1 + self.n_slots
@@ -83,6 +84,7 @@ class Runner:
             raise BadModelFile(
                 f"llama.cpp cannot make a context of {self.n_ctx} tokens for {name}: {_reason()}", param="model"
             )
+        apply_adapters(settings, self._model, self._context)
         self._memory = llama_cpp.llama_get_memory(self._context)
         if not self._memory:
             raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
@@ -203,12 +205,29 @@ def load_model(settings: LoadSettings) -> Any:
     return model
 
 
+def apply_adapters(settings: LoadSettings, model: Any, context: Any) -> None:
+    """Have a context compute with the settings' LoRA adapters, which are freed with the model. Raises BadModelFile."""
+    wanted = [adapter for adapter in settings.lora if adapter.scale]
+    if not wanted:
+        return
+    loaded = (llama_cpp.llama_adapter_lora_p_ctypes * len(wanted))()
+    for n, adapter in enumerate(wanted):
+        loaded[n] = llama_cpp.llama_adapter_lora_init(model, str(adapter.file).encode())
+        if not loaded[n]:
+            what = f"llama.cpp cannot apply the adapter {adapter.file.name} to {settings.file.name}: {_reason()}"
+            raise BadModelFile(what, param="model")
+    scales = (ctypes.c_float * len(wanted))(*(adapter.scale for adapter in wanted))
+    if llama_cpp.llama_set_adapters_lora(context, loaded, len(wanted), scales) != 0:
+        raise BadModelFile(f"llama.cpp cannot apply the adapters to {settings.file.name}: {_reason()}", param="model")
+
+
 def fingerprint(settings: LoadSettings, n_ctx: int) -> str:
     """A name for the model file and all settings that change what is computed with it."""
     parts = (
         llama_cpp.__version__,
         settings.file.name,
         settings.stamp,
+        *((adapter.file.name, adapter.stamp, adapter.scale) for adapter in settings.lora),
         n_ctx,
         settings.flash_attn,
         settings.cache_type_k,
