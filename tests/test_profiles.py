@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,7 @@ def test_selecting_does_not_overwrite_a_broken_edit(tmp_path: Path) -> None:
 
 
 def test_every_documented_key_is_a_field() -> None:
-    documented = (
-        "model n_ctx temperature max_tokens top_p top_k verbose repeat_penalty template memory_k stop seed min_p n_threads"
-    )
-    documented += " n_parallel n_threads_batch n_batch n_ubatch flash_attn cache_type_k cache_type_v n_gpu_layers use_mmap use_mlock lora"
-    assert set(Profile.model_fields) == set(documented.split())
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| key | default | is |") :].partition("\n\n")[0]
+    documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert set(Profile.model_fields) == documented
