@@ -15,6 +15,7 @@ from typing import Any
 
 from services.errors import HearthError
 from services.settings import Settings, add_flags, read_settings
+from services.sources import FORMS
 
 log = logging.getLogger("hearth")
 
@@ -22,14 +23,17 @@ log = logging.getLogger("hearth")
 def main() -> int:
     """Run the command that the arguments name; return the exit status."""
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
-    commands = "serve (the default), or tune: measure which settings make a profile fastest here"
-    parser.add_argument("command", nargs="?", choices=["serve", "tune"], default="serve", help=commands)
-    parser.add_argument("profile", nargs="?", help="tune: which profile (the selected one)")
+    commands = "serve (the default), pull: fetch a model file, or tune: measure which settings make a profile fastest here"
+    parser.add_argument("command", nargs="?", choices=["serve", "pull", "tune"], default="serve", help=commands)
+    what = f"tune: which profile (the selected one); pull: a profile with a source, or {FORMS}"
+    parser.add_argument("what", nargs="?", metavar="PROFILE|SOURCE", help=what)
     parser.add_argument("--save", action="store_true", help="tune: write the best settings into the profile")
     add_flags(parser)
     given = parser.parse_args()
-    if given.command == "serve" and (given.profile or given.save):
-        parser.error("PROFILE and --save belong to tune")
+    if given.save and given.command != "tune":
+        parser.error("--save belongs to tune")
+    if (given.what is None) == (given.command == "pull") and given.command != "tune":
+        parser.error("pull needs a profile or a source" if given.command == "pull" else f"what is {given.what}?")
     try:
         settings = read_settings(vars(given), os.environ)
     except ValueError as error:
@@ -37,8 +41,12 @@ def main() -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # waitress warns of every request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # It tells of every request.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
-        return serve(settings) if given.command == "serve" else tune(settings, given.profile, given.save)
+        if given.command == "pull":
+            return pull(settings, given.what)
+        return serve(settings) if given.command == "serve" else tune(settings, given.what, given.save)
     except HearthError as error:
         return _refuse(error.message, given.command)
     except OSError as error:
@@ -71,6 +79,24 @@ def serve(settings: Settings) -> int:
     _introduce(url, parts["keys"].mint_master())
     threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
     server.run()
+    return 0
+
+
+def pull(settings: Settings, what: str) -> int:
+    """Fetch a profile's model, or the one that a source names, and say how to use it.
+
+    Raises HearthError where that does not work; what has arrived by then is kept, and gone on from the next time.
+    """
+    from services.profiles import Profiles
+    from services.pull_bar import show
+    from services.pulls import Pulls
+
+    # The bar shows it.
+    logging.getLogger("services.pulls").setLevel(logging.ERROR)
+    source, target = Profiles(settings.data / "config.json").config().source(what)
+    arriving = Pulls(settings.models).start(source, target)
+    show(arriving)
+    print(f"{arriving.path} is there and whole.")
     return 0
 
 
@@ -135,7 +161,7 @@ def _warm_up(answers: Any) -> None:
 
 
 def _refuse(reason: str, command: str = "serve") -> int:
-    print(f"Hearth cannot {'start' if command == 'serve' else command}. {reason}", file=sys.stderr)
+    print(f"Hearth cannot {'start' if command == 'serve' else command}: {reason}", file=sys.stderr)
     return 1
 
 

@@ -23,6 +23,8 @@ curl -s "$URL/tokenize" -H "$AUTH" -d '{"content": "Hello"}'
 curl -s "$URL/detokenize" -H "$AUTH" -d '{"tokens": [11, 12]}'
 
 curl -s "$URL/models" -H "$AUTH"
+# Fetch a model into the models folder; the master key is needed.
+# curl -sN "$URL/models/pull" -H "$AUTH" -d '{"source": "Qwen"}'
 curl -s "$URL/models/model" -H "$AUTH" -d '{"model": "guide.gguf", "model_config": "Guide"}'
 
 MINTED=$(curl -s "$URL/auth/key" -H "$AUTH" -d '{"name": "Bob"}')

@@ -200,8 +200,9 @@ def _read_head(template: str, model: Model) -> None:
 
 
 def _no_model(chosen: Chosen, error: HearthError) -> Unavailable:
+    fetch = f"Fetch it with: python3 main.py pull {chosen.name}. Or put" if chosen.profile.source else "Put"
     return Unavailable(
-        f'the profile "{chosen.name}" has no working model: {error.message}. Put a good file of that name into the '
+        f'the profile "{chosen.name}" has no working model: {error.message}. {fetch} a good file of that name into the '
         "models folder, change the profile in data/config.json, or switch with POST /models/model",
         code="no_model",
     )

@@ -15,7 +15,7 @@ from services.api.auth import AuthResource, KeyResource, KeysResource
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
 from services.api.health import HealthResource
-from services.api.models import ModelResource, ModelsResource
+from services.api.models import ModelResource, ModelsResource, PullResource
 from services.api.openai import (
     ChatCompletionsResource,
     CompletionsResource,
@@ -27,6 +27,7 @@ from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.backend import Backend
 from services.models import ModelFiles
 from services.profiles import Profiles
+from services.pulls import Pulls
 from services.sessions import Sessions
 from services.settings import Settings
 
@@ -49,6 +50,7 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     keys = KeyStore(settings.data / "api_keys.json")
     sessions = Sessions(settings.data / "sessions.json")
     files = ModelFiles(settings.models)
+    pulls = Pulls(settings.models)
     answers = Answers(profiles, files, sessions, backend, settings.max_answers)
 
     app = Flask("hearth", static_folder=None)
@@ -64,7 +66,8 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
     session_paths = ("/answer/<number>", "/answer/<owner>/<number>")
     api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
-    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles, backend))
+    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles, backend, pulls))
+    api.add_resource(PullResource, "/models/pull", endpoint="pull", resource_class_args=(profiles, pulls))
     api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))
     api.add_resource(AuthResource, "/auth", endpoint="auth")
     api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))

@@ -7,6 +7,7 @@ HearthError
 ├── NotPermitted            a good key that may not do this
 ├── NotFound                no such session, model, profile or key
 ├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
+├── PullFailed              a model could not be fetched from where it is
 ├── Unavailable             not now: no model, too many waiting, stopping
 ├── ClientGone              the caller hung up, so that nobody waits for the answer
 ├── EngineFailure           the engine broke while it worked on this request
@@ -80,6 +81,12 @@ class BadModelFile(HearthError):
     """A file that is not a whole GGUF, or one that llama.cpp refuses."""
 
     code = "bad_model_file"
+
+
+class PullFailed(HearthError):
+    """A model could not be fetched from where it is: the hub, or the way there, is at fault."""
+
+    code = "pull_failed"
 
 
 class Unavailable(HearthError):

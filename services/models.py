@@ -44,6 +44,7 @@ class ModelFiles:
     def list(self) -> list[ModelFile]:
         """Every .gguf file in the folder and the folders in it, by name; links that lead out are left out."""
         paths = sorted(path for path in self.folder.rglob("*.gguf") if path.is_file() and self._is_inside(path))
+        paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(self.folder).parts)]
         return [self._describe(path) for path in paths]
 
     def check(self, name: str) -> CheckedModel:

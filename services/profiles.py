@@ -20,6 +20,7 @@ from services.backend import Adapter, CacheType, LoadSettings, Sampling
 from services.errors import DamagedFile, InvalidRequest, NotFound
 from services.json_file import JsonFile, JsonObject, Misfit
 from services.models import ModelFiles
+from services.sources import FORMS, Source, parse_source
 from services.validation import (
     MaxTokens,
     MemoryK,
@@ -80,6 +81,17 @@ class Profile(Strict):
     use_mmap: bool = True
     use_mlock: bool = False
     lora: Annotated[list[Lora], Field(max_length=16)] = []
+    source: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _is_source(cls, source: str | None) -> str | None:
+        if source is not None:
+            try:
+                parse_source(source)
+            except InvalidRequest as error:
+                raise ValueError(error.message.removeprefix("source: ")) from None
+        return source
 
     @field_validator("template")
     @classmethod
@@ -167,6 +179,22 @@ class Config:
                 return Chosen(model, Profile(model=model, template="{input}", n_ctx=FILE_N_CTX))
         what = f'there is no model "{name}": neither a profile nor a file of the models folder'
         raise NotFound(what, param="model", code="model_not_found")
+
+    def source(self, what: str) -> tuple[Source, str]:
+        """Where to fetch a model from, and what to call its file ("": as it is called there).
+
+        `what` is a profile's name or a source. Raises NotFound for a profile that does not say, InvalidRequest.
+        """
+        if what not in self.profiles and ":" in what:
+            return parse_source(what), ""
+        if what not in self.profiles:
+            reason = f'there is no profile "{what}", and a source is {FORMS}'
+            raise NotFound(reason, param="source", code="profile_not_found")
+        profile = self.profiles[what]
+        if profile.source is None:
+            what = f'the profile "{what}" does not say where its model comes from: give it a "source", {FORMS}'
+            raise NotFound(what, param="source", code="no_source")
+        return parse_source(profile.source), profile.model
 
     def named(self, name: str) -> Profile:
         """The profile called `name`. Raises NotFound."""

@@ -55,7 +55,7 @@ def test_it_does_not_start_over_a_damaged_file(tmp_path: Path, name: str, text: 
     (tmp_path / name).write_text(text)
     done = run("--port", "0", "--data", tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("Hearth cannot start.")
+    assert done.stderr.startswith("Hearth cannot start:")
     assert re.search(says, done.stderr)
     assert "Traceback" not in done.stderr
     assert (tmp_path / name).read_text() == text

@@ -20,6 +20,8 @@ STATUSES: dict[type[errors.HearthError], int] = {
     errors.NotPermitted: 403,
     errors.NotFound: 404,
     errors.BadModelFile: 422,
+    # Another server, behind this one, is at fault.
+    errors.PullFailed: 502,
     # nginx's "client closed request": nobody reads it, but it tells in a log.
     errors.ClientGone: 499,
     errors.Unavailable: 503,

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from flask_restful import Resource
 
+from auth.authentication import master_only
 from services.answers import Answers
-from services.api.schemas import ModelList, ModelStatus, ModelSwitch, replies, spec
+from services.api import sse
+from services.api.errors import body_of
+from services.api.hangup import poll_of_caller
+from services.api.schemas import ModelList, ModelPull, ModelStatus, ModelSwitch, PullProgress, replies, spec
 from services.backend import Backend
+from services.errors import ClientGone, HearthError
 from services.models import ModelFile, ModelFiles
 from services.profiles import Profiles
+from services.pulls import Pulls
 
 
 class ModelsResource(Resource):
     """The models folder."""
 
-    def __init__(self, files: ModelFiles, profiles: Profiles, backend: Backend) -> None:
+    def __init__(self, files: ModelFiles, profiles: Profiles, backend: Backend, pulls: Pulls) -> None:
         self._files = files
+        self._pulls = pulls
         self._profiles = profiles
         self._backend = backend
 
     @spec.validate(resp=replies(ModelList))
     def get(self) -> Any:
-        """List the GGUF files, what each is, which are loaded, and the profiles."""
+        """List the GGUF files, what each is, which are loaded, which are still arriving, and the profiles."""
         files = self._files.list()
         config, loaded = self._profiles.config(), self._backend.loaded()
         return {
             "models": [file.name for file in files],
             "details": {file.name: _details(file) for file in files},
             "loaded": [file.name for file in files if self._files.folder / file.name in loaded],
+            "arriving": self._pulls.arriving(),
             "selected": config.selected,
             "profiles": list(config.profiles),
             **({"config_problem": self._profiles.problem} if self._profiles.problem else {}),
@@ -52,6 +61,44 @@ class ModelResource(Resource):
         """
         self._answers.switch(json.model, json.model_config_)
         return {"model_status": True}
+
+
+class PullResource(Resource):
+    """Models from elsewhere; for the master key only."""
+
+    def __init__(self, profiles: Profiles, pulls: Pulls) -> None:
+        self._profiles = profiles
+        self._pulls = pulls
+
+    @master_only
+    @spec.validate(json=ModelPull, resp=replies(PullProgress, 400, 403, 404, 413, 500, 502, 503))
+    def post(self, json: ModelPull) -> Any:
+        """Fetch a model file into the models folder.
+
+        `source` is hf:REPO/FILE.gguf, hf:REPO, ollama:NAME, or a profile that has a source. The reply is text/event-stream:
+        events of how much has arrived, the last of which has the state "done", then `data: [DONE]`; an error on the way is
+        an event of its own, and the last. Whoever hangs up leaves it going on, and can follow it again.
+        """
+        poll = poll_of_caller()
+        progress = self._pulls.start(*self._profiles.config().source(json.source)).progress(poll)
+        # What goes wrong before anything arrives has a status of its own.
+        first = next(progress)
+        return sse.stream(_events(first, progress), progress.close)
+
+
+def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Iterator[str]:
+    told = first
+    yield sse.event(first)
+    try:
+        for at in progress:
+            if at != told:
+                yield sse.event(at)
+            told = at
+        yield sse.DONE
+    except ClientGone:
+        return
+    except HearthError as error:
+        yield sse.event(body_of(error))
 
 
 def _details(file: ModelFile) -> dict[str, Any]:

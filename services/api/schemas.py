@@ -85,12 +85,29 @@ class ModelDetails(BaseModel):
     problem: str | None = None
 
 
+class PullProgress(BaseModel):
+    """How much of a file has arrived, in bytes. The state is arriving, done, or interrupted (nobody fetches the rest)."""
+
+    file: str
+    source: str
+    size: int
+    received: int
+    state: str
+
+
+class ModelPull(Strict):
+    """The body of POST /models/pull: hf:REPO/FILE.gguf, hf:REPO, ollama:NAME, or a profile that has a source."""
+
+    source: Annotated[str, Field(min_length=1, max_length=512)]
+
+
 class ModelList(BaseModel):
     """The files of the models folder, and the profiles. `config_problem`: what is wrong with an edited config.json."""
 
     models: list[str]
     details: dict[str, ModelDetails]
     loaded: list[str]
+    arriving: list[PullProgress]
     selected: str
     profiles: list[str]
     config_problem: str | None = None

@@ -1,0 +1,18 @@
+"""What `main.py pull` shows: how much of the file has arrived, how fast, and how long the rest will take."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from services.pulls import Pull
+
+
+def show(pull: Pull, console: Console | None = None) -> None:
+    """Follow `pull` to its end. Raises what went wrong."""
+    console = console or Console(highlight=False)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"Asking for {pull.source}", total=None)
+        for at in pull.progress(lambda: None):
+            progress.update(task, description=at["file"], total=at["size"], completed=at["received"])
