@@ -69,7 +69,7 @@ def serve(settings: Settings) -> int:
     app = create_app(settings, pool)
     parts = app.extensions["hearth"]
     # The engine first, so that streams end with an error event rather than in the middle of a word.
-    _stop_on_signals(pool.close, parts["sessions"].close)
+    _stop_on_signals(parts["jobs"].close, pool.close, parts["sessions"].close)
     store.retain(parts["sessions"].names_of_all())
     try:
         server = make_server(app, settings)

@@ -124,6 +124,12 @@ install_requirements() {
     [[ $file != requirements-dev.txt ]] || stamp_of requirements.txt >"$VENV/requirements.txt.installed"
 }
 
+# The clients that the tests run, without what they need for other things.
+install_clients() {
+    "$VENV/bin/python" -m pip install --quiet --no-deps --require-hashes -r requirements-clients.txt >"$LOG" 2>&1 || fail
+    stamp_of requirements-clients.txt >"$VENV/requirements-clients.txt.installed"
+}
+
 # show_progress PID: until it ends, what pip is at, from its log; give its exit status.
 show_progress() {
     local pid=$1 line shown=""
@@ -175,6 +181,7 @@ if ! is_installed "$wanted"; then
     make_venv
     install_requirements "$wanted"
 fi
+[[ $command != test ]] || is_installed requirements-clients.txt || install_clients
 case $command in
     setup) say "Everything is set up. Type ./setup.sh run (or: source .venv/bin/activate; python3 main.py) to serve on port 5000." ;;
     run) main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@" ;;

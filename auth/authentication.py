@@ -63,7 +63,13 @@ def master_only(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _given_key() -> str:
-    """The key of the request, from Authorization (with or without "Bearer ") or X-Api-Key; "" where there is none."""
+    """The key of the request; "" where there is none.
+
+    It stands in Authorization, alone, behind "Bearer " or as the password of "Basic " (which is how a client sends it whose
+    only setting is a URL: http://hearth:KEY@…), or in X-Api-Key.
+    """
+    if request.authorization and request.authorization.type == "basic":
+        return request.authorization.password or request.authorization.username or ""
     given = request.headers.get("Authorization", "").strip()
     scheme, _, rest = given.partition(" ")
     if scheme.lower() == "bearer":

@@ -87,6 +87,11 @@ class KeyStore:
                 found = Identity(id_, entry.get("name"))
         return found
 
+    def identity(self, id_: str) -> Identity | None:
+        """Whose the key of this id is; None where there is none, or none any more."""
+        entry = self._entries().get(id_)
+        return None if entry is None else Identity(id_, entry.get("name"))
+
     def mint(self, name: str | None = None) -> MintedKey:
         """Make a key, store its hash, and return it. Raises StorageFailed."""
         while (minted := self._add(secrets.token_hex(4), name)) is None:

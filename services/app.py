@@ -16,15 +16,19 @@ from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
 from services.api.health import HealthResource
 from services.api.models import ModelResource, ModelsResource, PullResource
+from services.api.once import Performer
 from services.api.openai import (
     ChatCompletionsResource,
     CompletionsResource,
     OpenAIModelResource,
     OpenAIModelsResource,
 )
+from services.api.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
 from services.api.schemas import spec
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.backend import Backend
+from services.job_store import JobStore
+from services.jobs import Jobs
 from services.models import ModelFiles
 from services.profiles import Profiles
 from services.pulls import Pulls
@@ -43,8 +47,8 @@ class _Api(Api):  # type: ignore[misc, unused-ignore]
 def create_app(settings: Settings, backend: Backend) -> Flask:
     """The application over the files that `settings` name; `backend` computes.
 
-    Its `extensions["hearth"]` holds the Answers, the KeyStore and the Sessions. Raises DamagedFile where one of the files
-    is broken.
+    Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and the Jobs. Raises DamagedFile
+    where one of the files is broken.
     """
     profiles = Profiles(settings.data / "config.json")
     keys = KeyStore(settings.data / "api_keys.json")
@@ -80,6 +84,11 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     api.add_resource(OpenAIModelResource, "/v1/models/<path:name>", endpoint="openai_model", resource_class_args=lists)
     api.add_resource(TokenizeResource, "/tokenize", endpoint="tokenize", resource_class_args=(answers,))
     api.add_resource(DetokenizeResource, "/detokenize", endpoint="detokenize", resource_class_args=(answers,))
+    api.add_resource(GenerateResource, "/generate", endpoint="generate", resource_class_args=(answers,))
+    api.add_resource(ChatCompletionResource, "/chat_completion", endpoint="chat_job", resource_class_args=(answers,))
+    api.add_resource(JobsResource, "/jobs", endpoint="jobs")
+    api.add_resource(JobResource, "/jobs/<path:job_id>", endpoint="job")
     api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
     app.add_url_rule("/openapi.json", "openapi", lambda: app.json.response(spec.spec))
+    app.extensions["hearth"]["jobs"] = Jobs(JobStore(settings.data / "jobs.sqlite"), Performer(app, keys))
     return app

@@ -2,7 +2,8 @@
 
 HearthError
 ├── InvalidRequest          the caller asked for something that cannot be
-│   └── PromptTooLong       the prompt does not fit the context, even alone
+│   ├── PromptTooLong       the prompt does not fit the context, even alone
+│   └── Unprocessable       it reads well, and cannot be done: a name that is taken among others
 ├── NotAuthenticated        no key, or a wrong one
 ├── NotPermitted            a good key that may not do this
 ├── NotFound                no such session, model, profile or key
@@ -57,6 +58,12 @@ class PromptTooLong(InvalidRequest):
         )
         self.prompt_tokens = prompt_tokens
         self.n_ctx = n_ctx
+
+
+class Unprocessable(InvalidRequest):
+    """It reads well, and cannot be done: a name that is taken among others."""
+
+    code = "unprocessable"
 
 
 class NotAuthenticated(HearthError):

@@ -13,6 +13,7 @@ from services.answers import Answers
 from services.api import sse
 from services.api.errors import body_of
 from services.api.hangup import poll_of_caller
+from services.api.once import once
 from services.api.schemas import AnswerRequest, AnswerResult, Conversation, Deleted, SessionNames, replies, spec
 from services.errors import ClientGone, HearthError, NotFound
 from services.question import Ask
@@ -26,7 +27,8 @@ class AnswerResource(Resource):
         self._answers = answers
         self._sessions = sessions
 
-    @spec.validate(json=AnswerRequest, resp=replies(AnswerResult, 400, 413, 500, 503))
+    @spec.validate(json=AnswerRequest, resp=replies(AnswerResult, 400, 413, 422, 500, 503))
+    @once
     def post(self, json: AnswerRequest) -> Any:
         """Answer a prompt.
 
@@ -96,6 +98,6 @@ def _events(answer: Answer) -> Iterator[str]:
     except ClientGone:
         return
     except HearthError as error:
-        yield sse.event(body_of(error))
+        yield sse.failure(body_of(error))
     finally:
         answer.close()

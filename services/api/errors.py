@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 STATUSES: dict[type[errors.HearthError], int] = {
     errors.HearthError: 500,
     errors.InvalidRequest: 400,
+    errors.Unprocessable: 422,
     errors.NotAuthenticated: 401,
     errors.NotPermitted: 403,
     errors.NotFound: 404,

@@ -98,7 +98,7 @@ def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Itera
     except ClientGone:
         return
     except HearthError as error:
-        yield sse.event(body_of(error))
+        yield sse.failure(body_of(error))
 
 
 def _details(file: ModelFile) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from services.answers import Answers
 from services.api import sse
 from services.api.errors import body_of
 from services.api.hangup import poll_of_caller
+from services.api.once import once
 from services.api.openai_asks import ask_chat, ask_completions
 from services.api.openai_replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
 from services.api.openai_schemas import ChatRequest, CompletionRequest
@@ -33,6 +34,7 @@ class ChatCompletionsResource(Resource):
         self._answers = answers
 
     @spec.validate(json=ChatRequest, resp=replies(ChatCompletion, 400, 404, 413, 422, 500, 503))
+    @once
     def post(self, json: ChatRequest) -> Any:
         """Answer a chat, by the model's own chat template.
 
@@ -50,6 +52,7 @@ class CompletionsResource(Resource):
         self._answers = answers
 
     @spec.validate(json=CompletionRequest, resp=replies(Completion, 400, 404, 413, 422, 500, 503))
+    @once
     def post(self, json: CompletionRequest) -> Any:
         """Go on with a text, as it stands: no template is put around it."""
         return _reply(self._answers, ask_completions(json), _TextWriter(json), bool(json.stream), _wants_usage(json))
@@ -207,7 +210,7 @@ def _events(
     except ClientGone:
         return
     except HearthError as error:
-        yield sse.event(body_of(error))
+        yield sse.failure(body_of(error))
     finally:
         close()
 

@@ -50,7 +50,7 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
     ask = Ask(
         question,
         model=body.model,
-        form=_chat_form(messages, tools),
+        form=chat_form(messages, tools),
         json_schema=schema,
         logit_bias=_biases(body),
         n_top=(body.top_logprobs or 0) if body.logprobs else None,
@@ -75,7 +75,9 @@ def ask_completions(body: CompletionRequest) -> list[Ask]:
     return asks
 
 
-def _chat_form(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Callable[[ChatFormat], Form]:
+def chat_form(messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> Callable[[ChatFormat], Form]:
+    """How a chat is written: by the model's own template, with the tools told in words where that knows of none."""
+
     def form(chat_format: ChatFormat) -> Form:
         template = chat_template(chat_format)
         if tools and "tools" not in chat_format.template:

@@ -223,7 +223,8 @@ def _validate(model: type[BaseModel], data: Any) -> BaseModel:
     except ValidationError as error:
         known = [field.alias or name for name, field in model.model_fields.items()]
         fault = explain(error, known)
-        raise InvalidRequest(fault.message, param=fault.field) from None
+        # A family of endpoints may have an error of its own for bad bodies, as its clients know it.
+        raise getattr(model, "misfit", InvalidRequest)(fault.message, param=fault.field) from None
 
 
 spec = SpecTree(
@@ -244,6 +245,6 @@ spec = SpecTree(
 )
 
 
-def replies(body: type[BaseModel], *errors: int) -> Response:
+def replies(body: type[BaseModel], *errors: int, good: int = 200) -> Response:
     """The replies of a resource's method, for OpenAPI: `body`, and the shape of errors for these statuses besides 401."""
-    return Response(HTTP_200=body, **{f"HTTP_{status}": ErrorBody for status in (401, *errors)})
+    return Response(**{f"HTTP_{good}": body}, **{f"HTTP_{status}": ErrorBody for status in (401, *errors)})

@@ -11,12 +11,22 @@ from flask import Response
 # A comment: it shows that the server is there, and clients pass it over.
 WAITING = ": waiting\n\n"
 QUEUED = ": queued {}\n\n"
+MIMETYPE = "text/event-stream"
 DONE = "data: [DONE]\n\n"
 
 
 def event(data: dict[str, Any]) -> str:
     """One event that carries a JSON object on one line."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+class Failure(str):
+    """The event that ends a stream which failed."""
+
+
+def failure(body: dict[str, Any]) -> Failure:
+    """The event that ends a stream with an error, in the one shape of errors."""
+    return Failure(event(body))
 
 
 class Silences:
@@ -36,9 +46,9 @@ class Silences:
         return WAITING if count % 40 == 0 else ""
 
 
-def stream(events: Iterable[str], close: Callable[[], None]) -> Response:
+def stream(events: Iterable[str] | Iterable[bytes], close: Callable[[], None]) -> Response:
     """A response that sends events as they come. `close` is called at its end, however it ends, even if never begun."""
-    response = Response(events, mimetype="text/event-stream")
+    response = Response(events, mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-cache"
     # nginx would collect the events.
     response.headers["X-Accel-Buffering"] = "no"

@@ -1,0 +1,139 @@
+"""Requests that are computed once, by their Idempotency-Key or the job_id in their body, however often they are sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json as json_module
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import Any, cast, get_type_hints
+
+from flask import Flask, Response, current_app, g, request
+
+from auth.authentication import caller
+from auth.keys import KeyStore
+from services.answer import Poll
+from services.api import sse
+from services.api.hangup import poll_of_caller
+from services.api.schemas import read_json
+from services.errors import ClientGone, InvalidRequest, NotAuthenticated
+from services.job import Job
+from services.job_store import JobKey, JobRequest, Reply
+from services.jobs import Jobs
+
+HEADER = "Idempotency-Key"
+_COMPUTING = "hearth.computing"
+_MAX_NAME = 256
+
+
+def once(view: Callable[..., Any]) -> Callable[..., Any]:
+    """A resource's method that computes a request of one name once: the callers that come later get the same reply."""
+
+    @wraps(view)
+    def keyed(self: Any, json: Any) -> Any:
+        name = f"job:{json.job_id}" if hasattr(json, "job_id") else _header_name()
+        if not name or _COMPUTING in request.environ:
+            return view(self, json=json)
+        key, asked = JobKey(caller().id, name), job_request(request.path)
+        return _follow(current_jobs().once(key, asked))
+
+    # SpecTree goes by the annotations, and would look the names in them up in this module.
+    keyed.__annotations__ = {"json": get_type_hints(view)["json"]}
+    return keyed
+
+
+def current_jobs() -> Jobs:
+    """The application's jobs."""
+    return cast(Jobs, current_app.extensions["hearth"]["jobs"])
+
+
+def job_request(path: str) -> JobRequest:
+    """The request that is being served, as one to `path`. Bodies that say the same have one digest."""
+    body = json_module.dumps(read_json(request), sort_keys=True).encode()
+    return JobRequest(path, body, hashlib.sha256(path.encode() + b"\0" + body).hexdigest())
+
+
+class Performer:
+    """Computes jobs by the application's own resources, as their callers. Any thread may call it."""
+
+    def __init__(self, app: Flask, keys: KeyStore) -> None:
+        self._app = app
+        self._keys = keys
+
+    def __call__(self, key: JobKey, asked: JobRequest, poll: Poll) -> _Performed:
+        """See `Perform`."""
+
+        def has_left() -> bool:
+            try:
+                poll()
+            except ClientGone:
+                return True
+            return False
+
+        overrides = {"waitress.client_disconnected": has_left, _COMPUTING: True}
+        with self._app.test_request_context(
+            asked.path, method="POST", data=asked.body, content_type="application/json", environ_overrides=overrides
+        ):
+            try:
+                g.identity = self._keys.identity(key.owner)
+                if g.identity is None:
+                    raise NotAuthenticated("the key that sent this job has been revoked")
+                response = self._app.make_response(self._app.dispatch_request())
+            except Exception as error:
+                response = self._app.make_response(self._app.handle_user_exception(error))
+        return _Performed(response)
+
+
+class _Performed:
+    """See `Running`."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = {
+            name: value for name, value in response.headers.items() if name in ("Content-Type", "Retry-After")
+        }
+        self.failed = False
+
+    def parts(self) -> Iterator[bytes]:
+        try:
+            for part in cast(Iterator[str | bytes], self._response.response):
+                self.failed = isinstance(part, sse.Failure)
+                yield part.encode() if isinstance(part, str) else part
+        finally:
+            self._response.close()
+
+
+def _header_name() -> str:
+    name = request.headers.get(HEADER)
+    if name is None:
+        return ""
+    if not 1 <= len(name) <= _MAX_NAME:
+        raise InvalidRequest(f"{HEADER} should be from 1 to {_MAX_NAME} characters long", param=HEADER)
+    return f"key:{name}"
+
+
+def _follow(job: Job | Reply) -> Response:
+    """The reply of a job: at once where it is known, else as it comes."""
+    if isinstance(job, Reply):
+        response = Response(job.body, job.status, content_type=job.content_type)
+        response.headers["Idempotent-Replayed"] = "true"
+        return response
+    poll = poll_of_caller()
+    streams = False
+    try:
+        status, headers = job.head(poll)
+        streams = headers.get("Content-Type", "").startswith(sse.MIMETYPE)
+        if streams:
+            return sse.stream(_parts(job, poll), job.leave)
+        return Response(b"".join(job.parts(poll)), status, headers=dict(headers))
+    finally:
+        if not streams:
+            job.leave()
+
+
+def _parts(job: Job, poll: Poll) -> Iterator[bytes]:
+    try:
+        yield from job.parts(poll)
+    except ClientGone:
+        return

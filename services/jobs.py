@@ -1,0 +1,215 @@
+"""Requests that are computed once, however often they are sent, and jobs that nobody waits for.
+
+A job has a name of its caller's. Whoever sends the same request under that name follows the same job: what it has told
+so far, and what comes. What came of it is kept for a day.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.answer import Poll
+from services.errors import HearthError, NotFound, Unavailable, Unprocessable
+from services.job import Job
+from services.job_store import JobKey, JobRequest, JobState, JobStore, Reply, StoredJob
+
+log = logging.getLogger(__name__)
+
+# Jobs computed at once that nobody waits for: half of the default slots, so that the others are free for people.
+WORKERS = 4
+# Jobs that may wait; more get 503.
+MAX_QUEUED = 1000
+# Seconds for which a job that nobody waits for is tried again while the server has no room for it.
+_PATIENCE = 600.0
+
+
+class Running(Protocol):
+    """A request that is being computed: its reply's head, and the pieces of its body as they come."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def parts(self) -> Iterator[bytes]:
+        """The body's pieces."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """After the last piece: whether the reply tells of an error."""
+        ...
+
+
+Perform = Callable[[JobKey, JobRequest, Poll], Running]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How a job is getting on. `place` is which in line it is, 0 once it is computed."""
+
+    state: JobState
+    place: int
+    created: float
+    finished: float | None
+    reply: Reply | None
+
+
+class Jobs:
+    """All jobs.
+
+    Any thread may call it. `_changed` protects the table of those under way and the line of those that wait, and wakes the
+    workers.
+    """
+
+    def __init__(self, store: JobStore, perform: Perform) -> None:
+        """Go on with what was still to be computed when the server last stopped."""
+        self._store = store
+        self._perform = perform
+        self._changed = threading.Condition()
+        self._under_way: dict[JobKey, Job] = {}
+        self._line: deque[Job] = deque()
+        self._closed = False
+        for stored in store.unfinished():
+            self._enqueue(Job(stored.key, stored.request, True, stored.created))
+        for n in range(WORKERS):
+            threading.Thread(target=self._work, name=f"job-{n}", daemon=True).start()
+
+    def once(self, key: JobKey, request: JobRequest) -> Job | Reply:
+        """What came of this request where it was computed, else the job, begun now or before; follow and leave it.
+
+        Raises Unprocessable where another request has that name, Unavailable while the server stops.
+        """
+        with self._changed:
+            if known := self._known(key, request):
+                if isinstance(known, Job):
+                    known.follow()
+                    return known
+                if known.reply and known.state == "done":
+                    return known.reply
+            self._check_open()
+            job = self._under_way[key] = Job(key, request, False, time.time())
+            job.follow()
+        threading.Thread(target=self._compute, args=(job,), name="keyed", daemon=True).start()
+        return job
+
+    def enqueue(self, key: JobKey, request: JobRequest) -> None:
+        """Have a request computed in its turn, after a restart too. Nothing happens where it is known already.
+
+        Raises Unprocessable where another request has that name, Unavailable where too many wait, StorageFailed.
+        """
+        with self._changed:
+            known = self._known(key, request)
+            if known and known.state != "failed":
+                return
+            self._check_open()
+            if len(self._line) >= MAX_QUEUED:
+                raise Unavailable("too many jobs are waiting; try again later", code="too_many_jobs", retry_after=30)
+            job = Job(key, request, True, time.time())
+            self._store.add(StoredJob(key, request, "queued", job.created, None, None))
+            self._enqueue(job)
+
+    def status(self, key: JobKey) -> JobStatus:
+        """How a job is getting on. Raises NotFound."""
+        with self._changed:
+            if job := self._under_way.get(key):
+                place = self._line.index(job) + 1 if job in self._line else 0
+                return JobStatus(job.state, place, job.created, None, None)
+            stored = self._store.get(key)
+        if stored is None:
+            raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")
+        return JobStatus(stored.state, 0, stored.created, stored.finished, stored.reply)
+
+    def remove(self, key: JobKey) -> None:
+        """Stop computing a job, or forget what came of it. Raises NotFound."""
+        with self._changed:
+            job = self._under_way.pop(key, None)
+            if job:
+                job.cancel()
+                if job in self._line:
+                    self._line.remove(job)
+            elif not self._store.get(key):
+                raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")
+            self._store.remove(key)
+
+    def close(self) -> None:
+        """Begin nothing more. What was still to be computed is, after the next start."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _known(self, key: JobKey, request: JobRequest) -> Job | StoredJob | None:
+        known = self._under_way.get(key) or self._store.get(key)
+        if known and known.request.digest != request.digest:
+            what = f"{_shown(key)} was sent before, with another request: a new request needs a name of its own"
+            raise Unprocessable(what, code="name_taken")
+        return known
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the server is stopping", code="stopping", retry_after=5)
+
+    def _enqueue(self, job: Job) -> None:
+        with self._changed:
+            self._under_way[job.key] = job
+            self._line.append(job)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """A worker's thread."""
+        while True:
+            with self._changed:
+                while not self._line and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                job = self._line.popleft()
+            self._compute(job)
+
+    def _compute(self, job: Job) -> None:
+        """Compute a job, and keep what came of it."""
+        job.state = "running"
+        state: JobState = "failed"
+        try:
+            running = self._attempt(job)
+            job.begin(running.status, running.headers)
+            for part in running.parts():
+                job.add(part)
+            if running.status < 400 and not running.failed and not job.is_given_up:
+                state = "done"
+        except Exception:
+            log.exception("a job failed")
+        finally:
+            self._keep(job, state)
+            job.end(state)
+
+    def _attempt(self, job: Job) -> Running:
+        """Begin to compute a job; one that nobody waits for is tried again while the server has no room for it."""
+        deadline = time.monotonic() + _PATIENCE
+        running = self._perform(job.key, job.request, job.poll)
+        while running.status == 503 and job.waits and time.monotonic() < deadline and not (self._closed or job.is_given_up):
+            time.sleep(1)
+            running = self._perform(job.key, job.request, job.poll)
+        return running
+
+    def _keep(self, job: Job, state: JobState) -> None:
+        with self._changed:
+            if self._under_way.get(job.key) is not job:
+                return
+            del self._under_way[job.key]
+            # What failed is tried again when it is sent again; what a stop has ended goes on after the next start.
+            if state == "done" or (job.waits and not self._closed):
+                stored = StoredJob(job.key, job.request, state, job.created, time.time(), job.reply())
+                try:
+                    self._store.add(stored)
+                except HearthError as error:
+                    log.error("what came of a job is not kept: %s", error.message)
+
+
+def _shown(key: JobKey) -> str:
+    """The name as its caller knows it."""
+    return key.id.partition(":")[2]
