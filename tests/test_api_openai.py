@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,28 @@ def test_a_json_object_always_parses(server: Server, max_tokens: int) -> None:
                 server, prompt, response_format={"type": "json_object"}, max_tokens=max_tokens, temperature=temperature
             )
             assert isinstance(json.loads(said(reply)), dict)
+
+
+def test_a_text_in_json_holds_nothing_that_has_to_be_escaped(server: Server) -> None:
+    ids = [server.post("/tokenize", {"content": text}).json()["tokens"] for text in ("\n", "\t", "\\", '"')]
+    bias = {str(token): 20 for tokens in ids for token in tokens}
+    schemas: list[dict[str, Any]] = [
+        {"type": "string", "minLength": 10},
+        {"type": "string", "pattern": "^[^a]{10,}$"},
+        {"type": "string", "pattern": ".{10}|a"},
+        {"type": "string", "pattern": "^[ -~]{10,20}$"},
+        {"enum": ['a\n"b\\', "\U0001f600"]},
+    ]
+    for schema in schemas:
+        whole = {"type": "object", "properties": {"it": schema}, "required": ["it"]}
+        named = {"type": "json_schema", "json_schema": {"name": "x", "schema": whole}}
+        for seed in range(5):
+            reply = chat(server, "Go on", response_format=named, logit_bias=bias, max_tokens=60, temperature=1, seed=seed)
+            value = json.loads(said(reply))["it"]
+            if "enum" in schema:
+                assert value in schema["enum"]
+            elif "pattern" in schema:
+                assert re.search(schema["pattern"], value, re.DOTALL)
 
 
 @pytest.mark.parametrize(
