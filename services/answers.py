@@ -47,8 +47,7 @@ class Answers:
                 stack.enter_context(self._sessions.turn(SessionKey(owner, question.session_id), poll))
             chosen = self._choose(ask.model)
             model = stack.enter_context(self._lease(chosen))
-            memory_k = chosen.profile.memory_k if question.memory_k is None else question.memory_k
-            talk = Conversation(self._sessions, owner, question.session_id, memory_k, chosen.profile.memory_k)
+            talk = _conversation(self._sessions, owner, ask, chosen.profile.memory_k)
             window = talk.window()
             fitter = _fitter(chosen, model, ask)
             generation = model.submit(_request(chosen, fitter.fit(window, question.prompt), ask, talk))
@@ -158,6 +157,11 @@ class Answers:
             return chosen.profile.load_settings(self._files)
         except HearthError as error:
             raise _no_model(chosen, error) from error
+
+
+def _conversation(sessions: Sessions, owner: str, ask: Ask, usual: int) -> Conversation:
+    memory_k = usual if ask.question.memory_k is None else ask.question.memory_k
+    return Conversation(sessions, owner, ask.question.session_id, memory_k, usual, ask.system, ask.talk)
 
 
 def _fitter(chosen: Chosen, model: Model, ask: Ask) -> PromptFitter:

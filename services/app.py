@@ -15,6 +15,7 @@ from services.api.auth import AuthResource, KeyResource, KeysResource
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
 from services.api.health import HealthResource
+from services.api.langformers import LangformersResource
 from services.api.models import ModelResource, ModelsResource, PullResource
 from services.api.once import Performer
 from services.api.openai import (
@@ -84,6 +85,7 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     api.add_resource(OpenAIModelResource, "/v1/models/<path:name>", endpoint="openai_model", resource_class_args=lists)
     api.add_resource(TokenizeResource, "/tokenize", endpoint="tokenize", resource_class_args=(answers,))
     api.add_resource(DetokenizeResource, "/detokenize", endpoint="detokenize", resource_class_args=(answers,))
+    api.add_resource(LangformersResource, "/api/generate", endpoint="langformers", resource_class_args=(answers,))
     api.add_resource(GenerateResource, "/generate", endpoint="generate", resource_class_args=(answers,))
     api.add_resource(ChatCompletionResource, "/chat_completion", endpoint="chat_job", resource_class_args=(answers,))
     api.add_resource(JobsResource, "/jobs", endpoint="jobs")

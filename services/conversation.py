@@ -1,45 +1,83 @@
-"""Where an exchange belongs: to a session, to the caller's unsaved conversation, or nowhere."""
+"""Where an exchange belongs: to a session, to one of the caller's unsaved conversations, or nowhere."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from services.backend import PASSING
+from services.errors import NotFound
 from services.prompts import Exchange
-from services.sessions import SessionKey, Sessions
+from services.sessions import SessionHistory, SessionKey, Sessions, Unsaved
 
 # However large a request's memory_k, what is kept in memory only stays small.
 MAX_UNSAVED = 100
-UNSAVED = f"{PASSING}unsaved"
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What came before a prompt, and where the answer goes. `memory_k` and `kept` count exchanges."""
+    """What came before a prompt, and where the answer goes. `memory_k` and `kept` count exchanges.
+
+    It may have a system prompt: to go on with another is to begin anew. One that never had any may be given one.
+    """
 
     sessions: Sessions
     owner: str
     session_id: int | None
     memory_k: int
     kept: int
-    """How many exchanges the unsaved conversation keeps."""
+    """How many exchanges an unsaved conversation keeps."""
+    wanted: str | None = None
+    """The system prompt that the caller wants; None: there is none to speak of."""
+    unsaved: str = "unsaved"
+    """Which of the caller's conversations it is where it is no session."""
 
     @property
     def name(self) -> str:
         """What its computed state goes by; "" where there will be no next prompt."""
         if self.session_id is not None:
             return str(self.session_id)
-        return UNSAVED if self.memory_k else ""
+        return f"{PASSING}{self.unsaved}" if self.memory_k else ""
 
     def window(self) -> list[Exchange]:
         """The last `memory_k` exchanges, oldest first."""
+        if self._begins_anew or not self.memory_k:
+            return []
         if self.session_id is not None:
-            return self.sessions.history(SessionKey(self.owner, self.session_id)).window(self.memory_k)
-        return self.sessions.unsaved(self.owner)[-self.memory_k :] if self.memory_k else []
+            return self._history.window(self.memory_k)
+        return list(self._unsaved.exchanges[-self.memory_k :])
 
     def store(self, exchange: Exchange) -> None:
         """Add the prompt and its answer, durably where it is a session. Raises StorageFailed."""
         if self.session_id is not None:
-            self.sessions.history(SessionKey(self.owner, self.session_id)).add_exchange(exchange)
+            if self._begins_anew:
+                with contextlib.suppress(NotFound):
+                    self._history.clear()
+            is_new = self.wanted is not None and self.wanted != self._had
+            self._history.add_exchange(exchange, self.wanted if is_new else None)
         elif self.memory_k:
-            self.sessions.keep_unsaved(self.owner, exchange, min(max(self.kept, self.memory_k), MAX_UNSAVED))
+            before = () if self._begins_anew else self.sessions.unsaved(self.owner, self.unsaved).exchanges
+            last = min(max(self.kept, self.memory_k), MAX_UNSAVED)
+            self.sessions.keep_unsaved(self.owner, self.unsaved, Unsaved((*before, exchange)[-last:], self.wanted))
+
+    @property
+    def _begins_anew(self) -> bool:
+        """Whether the caller wants another system prompt than the conversation has had so far."""
+        return self.wanted is not None and self._had not in (None, self.wanted)
+
+    @cached_property
+    def _had(self) -> str | None:
+        """The system prompt so far; None where it has not been said yet."""
+        if self.session_id is not None:
+            return self._history.system()
+        return self._unsaved.system
+
+    @cached_property
+    def _unsaved(self) -> Unsaved:
+        return self.sessions.unsaved(self.owner, self.unsaved)
+
+    @property
+    def _history(self) -> SessionHistory:
+        assert self.session_id is not None
+        return self.sessions.history(SessionKey(self.owner, self.session_id))

@@ -71,6 +71,10 @@ class Ask:
     question: Question
     model: str | None = None
     """A profile's name or a file's; None: the selected profile."""
+    system: str | None = None
+    """The conversation's system prompt: another than it has had so far begins it anew. None: nothing is said of it."""
+    talk: str = "unsaved"
+    """Which of the caller's conversations it is where it is no session."""
     form: Callable[[ChatFormat], Form] | None = None
     """How the prompt is written, by the model's way of reading conversations; None: by the profile's template."""
     trims: bool = True

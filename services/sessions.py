@@ -1,8 +1,9 @@
 """Conversations: LangChain's message history over the table of sessions, and the callers' unsaved ones in memory.
 
-An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type": "human"|"ai", "content"}]}`. Its name is
-the session's number, and for a session of another key than the master `KEY ID/NUMBER`. The older form, `"1": {"name",
-"history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when its session goes on.
+An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
+or system. Its name is the session's number, and for a session of another key than the master `KEY ID/NUMBER`. The older
+form, `"1": {"name", "history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when its
+session goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, trim_messages
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from services.errors import NotFound
@@ -36,7 +37,7 @@ class StoredMessage(BaseModel):
     """One message as it stands in the file."""
 
     model_config = _LOOSE
-    type: Literal["human", "ai"]
+    type: Literal["human", "ai", "system"]
     content: str
 
 
@@ -72,6 +73,15 @@ class SessionKey:
         return str(self.number) if self.owner == MASTER else f"{self.owner}/{self.number}"
 
 
+@dataclass(frozen=True)
+class Unsaved:
+    """A conversation that is kept in memory only."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    system: str | None = None
+    """Its system prompt; None where it never had one."""
+
+
 class Sessions:
     """All conversations.
 
@@ -83,7 +93,7 @@ class Sessions:
         """Raises DamagedFile where the file is there and is not what it should be."""
         self._table = SessionTable(path, _check, _stored_messages)
         self._turn = threading.Lock()
-        self._unsaved: dict[str, list[Exchange]] = {}
+        self._unsaved: dict[tuple[str, str], Unsaved] = {}
         self._at_work: dict[SessionKey, tuple[threading.Lock, int]] = {}
 
     def close(self) -> None:
@@ -132,15 +142,15 @@ class Sessions:
                 else:
                     self._at_work[key] = (lock, waiting - 1)
 
-    def unsaved(self, owner: str) -> list[Exchange]:
-        """The owner's conversation without a session."""
+    def unsaved(self, owner: str, name: str) -> Unsaved:
+        """The owner's conversation of this name, which is no session."""
         with self._turn:
-            return list(self._unsaved.get(owner, ()))
+            return self._unsaved.get((owner, name), Unsaved())
 
-    def keep_unsaved(self, owner: str, exchange: Exchange, last: int) -> None:
-        """Add to the owner's conversation without a session, of which the `last` exchanges are kept."""
+    def keep_unsaved(self, owner: str, name: str, talk: Unsaved) -> None:
+        """Remember it, in the place of what it was."""
         with self._turn:
-            self._unsaved[owner] = [*self._unsaved.get(owner, ()), exchange][-last:]
+            self._unsaved[owner, name] = talk
 
 
 class SessionHistory(BaseChatMessageHistory):
@@ -159,11 +169,18 @@ class SessionHistory(BaseChatMessageHistory):
         """Append, durably, all of them or none. Raises StorageFailed."""
         new = [{"type": message.type, "content": str(message.content)} for message in messages]
         if new:
-            self._table.add(self._key.entry, new, _shorten(new[0]["content"]))
+            first = next((message for message in new if message["type"] == "human"), new[0])
+            self._table.add(self._key.entry, new, _shorten(first["content"]))
 
-    def add_exchange(self, exchange: Exchange) -> None:
-        """Append a prompt and its answer, both or neither."""
-        self.add_messages([HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)])
+    def add_exchange(self, exchange: Exchange, system: str | None = None) -> None:
+        """Append a prompt and its answer, both or neither, behind a system prompt where one is given."""
+        said: list[BaseMessage] = [HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)]
+        self.add_messages(said if system is None else [SystemMessage(content=system), *said])
+
+    def system(self) -> str | None:
+        """The system prompt that it goes by: the last one; None where it never had one."""
+        stored = _stored_messages(self._stored() or {})
+        return next((message["content"] for message in reversed(stored) if message["type"] == "system"), None)
 
     def clear(self) -> None:
         """Forget the session. Raises NotFound where there is none."""
@@ -174,9 +191,9 @@ class SessionHistory(BaseChatMessageHistory):
         """The last `k` exchanges, oldest first."""
         if not k:
             return []
-        # However long the conversation, no more of it is looked at; one more, since an exchange may be cut in two.
+        # However long the conversation, no more of it is looked at; more by a system prompt, and by half an exchange.
         last = trim_messages(
-            _messages_of(self._stored(), last=2 * k + 1),
+            [said for said in _messages_of(self._stored(), last=2 * k + 2) if not isinstance(said, SystemMessage)],
             max_tokens=2 * k,
             token_counter=len,
             strategy="last",
@@ -225,7 +242,7 @@ def _shorten(text: str) -> str:
 
 
 def _messages_of(stored: Any, last: int = 0) -> list[BaseMessage]:
-    kinds = {"human": HumanMessage, "ai": AIMessage}
+    kinds = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
     return [kinds[m["type"]](content=m["content"]) for m in _stored_messages(stored)[-last:]] if stored else []
 
 

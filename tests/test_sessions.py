@@ -8,6 +8,7 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage
 
+from services.conversation import Conversation
 from services.errors import ClientGone, DamagedFile, NotFound
 from services.prompts import Exchange
 from services.sessions import MASTER, SessionKey, Sessions, parse_number
@@ -148,7 +149,7 @@ def test_waiting_ends_when_the_caller_leaves(path: Path) -> None:
 def test_the_unsaved_conversation_is_kept_to_its_last_exchanges(path: Path) -> None:
     sessions = Sessions(path)
     for n in range(5):
-        sessions.keep_unsaved("a", Exchange(f"q{n}", f"a{n}"), last=3)
-    assert [exchange.human for exchange in sessions.unsaved("a")] == ["q2", "q3", "q4"]
-    assert sessions.unsaved("b") == []
+        Conversation(sessions, "a", None, memory_k=2, kept=3).store(Exchange(f"q{n}", f"a{n}"))
+    assert [exchange.human for exchange in sessions.unsaved("a", "unsaved").exchanges] == ["q2", "q3", "q4"]
+    assert sessions.unsaved("b", "unsaved").exchanges == ()
     assert not path.exists()
