@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -57,8 +58,11 @@ def main() -> int:
         return 130
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl+C. Raises HearthError or OSError where it cannot start."""
+def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred: Any = None) -> int:
+    """Serve until SIGTERM or Ctrl+C; `gates` and `preferred` are as for `create_app`.
+
+    Raises HearthError or OSError where it cannot start.
+    """
     from services.app import create_app
     from services.engine.pool import EnginePool
     from services.engine.store import StateStore
@@ -66,19 +70,22 @@ def serve(settings: Settings) -> int:
 
     store = StateStore(settings.data / "states", _bytes(settings.cache_ram), settings.cache_disk * 10**6)
     pool = EnginePool(store, settings.think_ahead, settings.queue, _bytes(settings.model_ram), 60 * settings.idle_minutes)
-    app = create_app(settings, pool)
+    app = create_app(settings, pool, gates, preferred)
     parts = app.extensions["hearth"]
-    # The engine first, so that streams end with an error event rather than in the middle of a word.
-    _stop_on_signals(parts["jobs"].close, pool.close, parts["sessions"].close)
-    store.retain(parts["sessions"].names_of_all())
-    try:
-        server = make_server(app, settings)
-    except OSError as error:
-        return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-    url = f"http://{settings.host}:{port_of(server)}"
-    _introduce(url, parts["keys"].mint_master())
-    threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
-    server.run()
+    with ExitStack() as closing:
+        # The engine first, so that streams end with an error event rather than in the middle of a word.
+        closing.enter_context(_stopping_on_signals(parts["jobs"].close, pool.close, parts["sessions"].close))
+        store.retain(parts["sessions"].names_of_all())
+        try:
+            server = make_server(app, settings)
+        except OSError as error:
+            return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        url = f"http://{settings.host}:{port_of(server)}"
+        _introduce(url, parts["keys"].mint_master())
+        threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
+        if settings.tunnel:
+            _open_tunnel(url, closing)
+        server.run()
     return 0
 
 
@@ -130,7 +137,20 @@ def _bytes(megabytes: int | None) -> int | None:
     return None if megabytes is None else megabytes * 10**6
 
 
-def _stop_on_signals(*closers: Callable[[], None]) -> None:
+def _open_tunnel(url: str, closing: ExitStack) -> None:
+    """Have a public address for the server, until `closing` closes; where that cannot be, say so and go on."""
+    from services.tunnel import Tunnel
+
+    try:
+        closing.callback(Tunnel(url, lambda public: print(f"Public address: {public}", flush=True)).close)
+    except (HearthError, OSError) as error:
+        print(f"Hearth opens no tunnel: {error}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _stopping_on_signals(*closers: Callable[[], None]) -> Iterator[None]:
+    """Close everything on SIGTERM and SIGINT, and leave by SystemExit. In a thread of somebody's, signals are theirs."""
+
     def stop(_signal: int, _frame: FrameType | None) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, signal.SIG_IGN)
@@ -140,8 +160,16 @@ def _stop_on_signals(*closers: Callable[[], None]) -> None:
             print("Hearth stops.", flush=True)
         raise SystemExit(0)
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, stop)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        # A notebook goes on after its server has been interrupted.
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _introduce(url: str, master: Any) -> None:

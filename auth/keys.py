@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -36,11 +36,19 @@ class Identity:
 
     id: str
     name: str | None
+    scopes: frozenset[str] = frozenset()
+    """What it may do beside answering, reading and switching models."""
+    is_guest: bool = False
+    """Whether it is somebody without a key of this server, whom a gate let in."""
 
     @property
     def is_master(self) -> bool:
         """Whether this is the master key, which may mint and revoke."""
         return self.id == MASTER
+
+    def may(self, scope: str) -> bool:
+        """Whether it may do what `scope` names; the master may do everything."""
+        return self.is_master or scope in self.scopes
 
 
 @dataclass(frozen=True)
@@ -79,22 +87,22 @@ class KeyStore:
         found = None
         for id_, entry in entries.items():
             if entry["hash"].startswith("sha256:") and _equal(entry["hash"], f"sha256:{digest.hex()}"):
-                found = Identity(id_, entry.get("name"))
+                found = _identity(id_, entry)
         if found:
             return found
         for id_, entry in entries.items():
             if entry["hash"].startswith("scrypt:") and self._proves(key, digest, entry["hash"]):
-                found = Identity(id_, entry.get("name"))
+                found = _identity(id_, entry)
         return found
 
     def identity(self, id_: str) -> Identity | None:
         """Whose the key of this id is; None where there is none, or none any more."""
         entry = self._entries().get(id_)
-        return None if entry is None else Identity(id_, entry.get("name"))
+        return None if entry is None else _identity(id_, entry)
 
-    def mint(self, name: str | None = None) -> MintedKey:
+    def mint(self, name: str | None = None, scopes: Iterable[str] = ()) -> MintedKey:
         """Make a key, store its hash, and return it. Raises StorageFailed."""
-        while (minted := self._add(secrets.token_hex(4), name)) is None:
+        while (minted := self._add(secrets.token_hex(4), name, scopes)) is None:
             pass
         return minted
 
@@ -116,13 +124,14 @@ class KeyStore:
             if data.pop(id_, None) is None:
                 raise NotFound(f"there is no key {id_}", param="id", code="key_not_found")
 
-    def _add(self, id_: str, name: str | None) -> MintedKey | None:
+    def _add(self, id_: str, name: str | None, scopes: Iterable[str] = ()) -> MintedKey | None:
         """Make a key of this id; None where there is one already."""
         key = PREFIX + secrets.token_urlsafe(32)
         with self._file.edit() as data:
             if id_ in data:
                 return None
-            data[id_] = {"name": name, "created": _now(), "hash": f"sha256:{_sha256(key.encode()).hex()}"}
+            granted = {"scopes": sorted(scopes)} if scopes else {}
+            data[id_] = {"name": name, "created": _now(), "hash": f"sha256:{_sha256(key.encode()).hex()}", **granted}
         return MintedKey(id_, key)
 
     def _entries(self) -> Mapping[str, dict[str, Any]]:
@@ -155,6 +164,10 @@ class KeyStore:
         return proven
 
 
+def _identity(id_: str, entry: Mapping[str, Any]) -> Identity:
+    return Identity(id_, entry.get("name"), frozenset(entry.get("scopes", ())))
+
+
 def _stretch(key: str, salt: bytes | None = None) -> str:
     salt = salt or os.urandom(16)
     return f"scrypt:{salt.hex()}:{Scrypt(salt=salt, length=32, **_SCRYPT).derive(key.encode()).hex()}"
@@ -184,6 +197,12 @@ def _check(data: JsonObject) -> None:
                 raise Misfit((id_,), f'key "{id_}" is empty; remove the line, and a start of the server makes a master key')
         elif not isinstance(entry, dict) or not _is_hash(entry.get("hash")):
             raise Misfit((id_,), f'key "{id_}" should be a key, or an object with a "hash" that the server wrote')
+        elif not _is_list_of_texts(entry.get("scopes", [])):
+            raise Misfit((id_, "scopes"), f'the "scopes" of key "{id_}" should be a list of texts')
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _is_hash(value: Any) -> bool:

@@ -45,7 +45,7 @@ class Answers:
             stack.enter_context(self._place())
             if question.session_id is not None:
                 stack.enter_context(self._sessions.turn(SessionKey(owner, question.session_id), poll))
-            chosen = self._choose(ask.model)
+            chosen = self._choose(ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             talk = _conversation(self._sessions, owner, ask, chosen.profile.memory_k)
             window = talk.window()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask
 from flask_restful import Api
 
-from auth.authentication import guard
+from auth.authentication import Gate, guard
 from auth.keys import KeyStore
 from services.answers import Answers
 from services.api.answer import AnswerResource, SessionResource
+from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, KeyResource, KeysResource
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
@@ -31,7 +33,7 @@ from services.backend import Backend
 from services.job_store import JobStore
 from services.jobs import Jobs
 from services.models import ModelFiles
-from services.profiles import Profiles
+from services.profiles import Chosen, Profiles
 from services.pulls import Pulls
 from services.sessions import Sessions
 from services.settings import Settings
@@ -45,13 +47,16 @@ class _Api(Api):  # type: ignore[misc, unused-ignore]
         return original_handler(e)
 
 
-def create_app(settings: Settings, backend: Backend) -> Flask:
+def create_app(
+    settings: Settings, backend: Backend, gates: Mapping[str, Gate] | None = None, preferred: Chosen | None = None
+) -> Flask:
     """The application over the files that `settings` name; `backend` computes.
 
-    Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and the Jobs. Raises DamagedFile
+    `gates` let callers without a key into some endpoints (auth/authentication.py); `preferred` is the profile to begin
+    with. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and the Jobs. Raises DamagedFile
     where one of the files is broken.
     """
-    profiles = Profiles(settings.data / "config.json")
+    profiles = Profiles(settings.data / "config.json", preferred)
     keys = KeyStore(settings.data / "api_keys.json")
     sessions = Sessions(settings.data / "sessions.json")
     files = ModelFiles(settings.models)
@@ -65,7 +70,7 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     app.url_map.strict_slashes = False
     app.extensions["hearth"] = {"answers": answers, "keys": keys, "sessions": sessions}
 
-    guard(app, keys)
+    guard(app, keys, gates)
     handle_errors(app)
     api = _Api(app)
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
@@ -85,6 +90,7 @@ def create_app(settings: Settings, backend: Backend) -> Flask:
     api.add_resource(OpenAIModelResource, "/v1/models/<path:name>", endpoint="openai_model", resource_class_args=lists)
     api.add_resource(TokenizeResource, "/tokenize", endpoint="tokenize", resource_class_args=(answers,))
     api.add_resource(DetokenizeResource, "/detokenize", endpoint="detokenize", resource_class_args=(answers,))
+    api.add_resource(ApiHostResource, "/api", endpoint="apihost", resource_class_args=(answers, files, pulls))
     api.add_resource(LangformersResource, "/api/generate", endpoint="langformers", resource_class_args=(answers,))
     api.add_resource(GenerateResource, "/generate", endpoint="generate", resource_class_args=(answers,))
     api.add_resource(ChatCompletionResource, "/chat_completion", endpoint="chat_job", resource_class_args=(answers,))

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,6 +145,10 @@ class Chosen:
     name: str
     profile: Profile
 
+    def changed(self, values: Mapping[str, Any]) -> Chosen:
+        """The same, with other values of some of the profile's keys, which are good."""
+        return replace(self, profile=self.profile.model_copy(update=values)) if values else self
+
 
 @dataclass(frozen=True)
 class Config:
@@ -209,8 +213,12 @@ class Profiles:
     Any thread may call it. `_turn` protects the last good state and what was last said of a broken edit.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises DamagedFile where the file cannot be used: with nothing good to serve on, the server should not start."""
+    def __init__(self, path: Path, preferred: Chosen | None = None) -> None:
+        """`preferred` is selected in this process, until another is.
+
+        Raises DamagedFile where the file cannot be used: with nothing good to serve on, the server should not start.
+        """
+        self._preferred = preferred
         self._file = JsonFile(path, check=_check)
         self._turn = threading.Lock()
         self._source = self._file.read()
@@ -232,7 +240,9 @@ class Profiles:
                 if self.problem != error.message:
                     log.error("%s; the last good state serves on", error.message)
                 self.problem = error.message
-            return self._config
+            if self._preferred is None:
+                return self._config
+            return Config(self._preferred.name, {**self._config.profiles, self._preferred.name: self._preferred.profile})
 
     def select(self, name: str, model: str) -> None:
         """Set profile `name`'s model, and select it, in the file.
@@ -244,6 +254,7 @@ class Profiles:
                 raise _unknown(name)
             data[name] = {**data[name], "model": model}
             data[SELECTED] = name
+        self._preferred = None
 
     def change(self, name: str, values: Mapping[str, Any]) -> None:
         """Set some of profile `name`'s keys in the file.

@@ -141,7 +141,8 @@ def _begin(part: Path, remote: Remote) -> int:
         _note_of(part).write_text(json.dumps(note), encoding="utf-8")
     part.touch()
     if part.stat().st_size > remote.size:
-        os.truncate(part, 0)
+        part.unlink()
+        part.touch()
     return part.stat().st_size
 
 
@@ -225,6 +226,13 @@ def _downloader(url: str, size: int, source: HubFile) -> Callable[[Path, int], N
 
 def _copier(blob: Path) -> Callable[[Path, int], None]:
     def fetch(part: Path, received: int) -> None:
+        if not received:
+            # On one disk the file needs no second copy.
+            with contextlib.suppress(OSError):
+                part.unlink()
+                os.link(blob, part)
+                return
+            part.touch()
         with blob.open("rb") as source, part.open("r+b", buffering=0) as file:
             source.seek(received)
             file.seek(received)

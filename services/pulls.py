@@ -14,6 +14,9 @@ from services.errors import EngineFailure, HearthError
 from services.pull import Remote, begun, fetch, locate, part_of
 from services.sources import Source
 
+# Seconds between two lines in the log of how much has arrived.
+_TELL_EVERY = 5.0
+
 log = logging.getLogger(__name__)
 
 
@@ -53,9 +56,12 @@ class Pull:
             yield self._describe(self._remote, "done")
 
     def wait(self, poll: Poll) -> Path:
-        """The file's path once it is there. Raises what went wrong, and what `poll` raises."""
-        for _ in self.progress(poll):
-            pass
+        """The file's path once it is there; the log tells the progress. Raises what went wrong, and what `poll` raises."""
+        told = time.monotonic()
+        for at in self.progress(poll):
+            if time.monotonic() - told > _TELL_EVERY:
+                told = time.monotonic()
+                log.info("%s: %.0f %% of %.0f MB", at["file"], 100 * at["received"] / at["size"], at["size"] / 1e6)
         assert self.path
         return self.path
 

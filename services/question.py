@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import field_validator
 
@@ -77,6 +78,8 @@ class Ask:
     """Which of the caller's conversations it is where it is no session."""
     form: Callable[[ChatFormat], Form] | None = None
     """How the prompt is written, by the model's way of reading conversations; None: by the profile's template."""
+    load: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the profile that are other for this request."""
     trims: bool = True
     """Whether white space at the answer's ends is left out."""
     json_schema: str = ""

@@ -35,6 +35,8 @@ class Settings:
     think_ahead: bool = True
     """Whether the beginning of each conversation's next prompt is read while nothing else is to be done."""
     log_level: str = "INFO"
+    tunnel: bool = False
+    """Whether Cloudflare's program gives the server a public address."""
 
     @property
     def max_answers(self) -> int:
@@ -55,6 +57,7 @@ _HELP = {
     "model_ram": "megabytes that loaded models may take together (three quarters of what is free)",
     "idle_minutes": "minutes without use after which a model leaves memory; 0: never",
     "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",
+    "tunnel": "give the server a public address, by the program cloudflared",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }
 
@@ -63,7 +66,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give `parser` a flag for every setting."""
     for field in fields(Settings):
         shown = "" if field.default is None or isinstance(field.default, Path) else f" ({_shown(field.default)})"
-        parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="…", help=_HELP[field.name] + shown)
+        flag, what = f"--{field.name.replace('_', '-')}", _HELP[field.name] + shown
+        if field.default is False:
+            parser.add_argument(flag, action="store_const", const="on", help=what)
+        else:
+            parser.add_argument(flag, metavar="…", help=what)
 
 
 def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:

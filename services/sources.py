@@ -59,16 +59,22 @@ def parse_source(text: str, param: str = "source") -> Source:
 
 def _parse_hub(rest: str, text: str, param: str) -> HubFile:
     parts = rest.split("/")
-    repo, _, revision = "/".join(parts[:2]).partition("@")
-    file = "/".join(parts[2:])
-    if not _REPO.fullmatch(repo) or ("@" in rest and not _REVISION.fullmatch(revision)):
-        raise InvalidRequest(f"{param}: {text!r} names no repository: it should be hf:USER/REPO/FILE.gguf", param=param)
+    repo, at, revision = "/".join(parts[:2]).partition("@")
+    if at and not _REVISION.fullmatch(revision):
+        raise InvalidRequest(f"{param}: {text!r} names no revision behind its @", param=param)
+    return hub_file(repo, "/".join(parts[2:]), param, revision or None)
+
+
+def hub_file(repo: str, file: str, param: str, revision: str | None = None) -> HubFile:
+    """A file of a repository; "": the best one. Raises InvalidRequest, naming `param`, where they cannot be such."""
+    if not _REPO.fullmatch(repo):
+        raise InvalidRequest(f"{param}: {repo!r} names no repository: it should be USER/REPO", param=param)
     if file and (not file.endswith(".gguf") or any(part in ("", ".", "..") for part in PurePosixPath(file).parts)):
-        raise InvalidRequest(f"{param}: {text!r} should end in the name of a .gguf file", param=param)
+        raise InvalidRequest(f"{param}: {file!r} should be the name of a .gguf file", param=param)
     if _PART.search(file):
         what = f"{file} is one of several parts of a model; only models in one file can be pulled"
         raise InvalidRequest(f"{param}: {what}", param=param)
-    return HubFile(repo, file, revision or None)
+    return HubFile(repo, file, revision)
 
 
 def best_file(repo: str, files: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask_restful import Resource
 
-from auth.authentication import master_only
+from auth.authentication import needs
 from services.answers import Answers
 from services.api import sse
 from services.api.errors import body_of
@@ -70,7 +70,7 @@ class PullResource(Resource):
         self._profiles = profiles
         self._pulls = pulls
 
-    @master_only
+    @needs("models:pull")
     @spec.validate(json=ModelPull, resp=replies(PullProgress, 400, 403, 404, 413, 500, 502, 503))
     def post(self, json: ModelPull) -> Any:
         """Fetch a model file into the models folder.

@@ -32,7 +32,8 @@ def once(view: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(view)
     def keyed(self: Any, json: Any) -> Any:
         name = f"job:{json.job_id}" if hasattr(json, "job_id") else _header_name()
-        if not name or _COMPUTING in request.environ:
+        # A guest has no name to keep a job by.
+        if not name or _COMPUTING in request.environ or caller().is_guest:
             return view(self, json=json)
         key, asked = JobKey(caller().id, name), job_request(request.path)
         return _follow(current_jobs().once(key, asked))

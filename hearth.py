@@ -1,0 +1,139 @@
+"""Servers from Python: `create_generator` as Langformers' users know it, and `ApiHost` as API Host's do.
+
+    from hearth import ApiHost, create_generator
+
+Both serve everything that `main.py` serves, over the same data folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from auth.authentication import Gate
+from auth.keys import KeyStore
+from main import serve
+from services.errors import HearthError
+from services.models import ModelFiles
+from services.profiles import Chosen, Config, Profiles
+from services.pull_bar import show
+from services.pulls import Pulls
+from services.settings import Settings, read_settings
+from services.sources import OllamaModel, Source, parse_source
+
+PROVIDERS = ("gguf", "huggingface", "ollama")
+_HOST_KEY = "API Host"
+
+
+class Generator:
+    """A server with one model, for /api/generate and everything else. Made by `create_generator`."""
+
+    def __init__(self, chosen: Chosen, settings: Settings, dependency: Callable[[Any], Any] | None) -> None:
+        self.chosen = chosen
+        self._settings = settings
+        self._gate = Gate(dependency)
+        self._asks = dependency is not None
+
+    def run(self, host: str = "127.0.0.1", port: int = 8000) -> None:
+        """Serve at this address until Ctrl+C. Raises HearthError or OSError where that cannot be."""
+        if not self._asks:
+            print("No dependency was given: whoever reaches this address may use /api/generate without a key.", flush=True)
+        settings = replace(self._settings, host=host, port=port)
+        if serve(settings, {"langformers": self._gate}, self.chosen):
+            raise OSError(f"the server could not be started on {host}:{port}")
+
+
+def create_generator(provider: str, model_name: str, dependency: Callable[[Any], Any] | None = None) -> Generator:
+    """A server that answers with one model; `run(host, port)` starts it.
+
+    `provider` says what `model_name` is: "gguf" a file, a profile or an hf: source; "huggingface" a repository with GGUF
+    files, or one of its files; "ollama" a model that Ollama has pulled on this machine. What is not there yet is fetched,
+    with a progress bar. `dependency` gets each request to /api/generate (Flask's) and raises to refuse it: what it raises
+    is told to the caller with status 401, or the `status_code` that the exception has. Without one nobody is refused there.
+
+    Raises ValueError for an unknown provider, HearthError where there is no such model.
+    """
+    if provider not in PROVIDERS:
+        raise ValueError(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
+    settings = _settings()
+    if provider == "huggingface":
+        model_name = _fetched(parse_source(model_name if model_name.startswith("hf:") else f"hf:{model_name}"), settings)
+    elif provider == "ollama":
+        model_name = _fetched(OllamaModel(model_name.removeprefix("ollama:")), settings)
+    elif model_name.startswith("hf:"):
+        model_name = _fetched(parse_source(model_name), settings)
+    config = Profiles(settings.data / "config.json").config()
+    path = Path(model_name).expanduser()
+    if model_name not in config.profiles and path.is_file() and path.suffix == ".gguf":
+        settings, model_name = _in_its_folder(settings, path.resolve())
+    return Generator(_choose(config, model_name, settings), settings, dependency)
+
+
+class ApiHost:
+    """A server for API Host's clients, in a notebook or a script. Its token is good for as long as it runs."""
+
+    def __init__(self, use_token: bool = True, *, tunnel: bool = False, host: str = "127.0.0.1", port: int = 5000) -> None:
+        """`use_token` False lets everybody use /api without one, who then may fetch models too.
+
+        `tunnel` gives the server a public address, by the program cloudflared.
+        """
+        self._settings = replace(_settings(), host=host, port=port, tunnel=tunnel)
+        self._use_token = use_token
+
+    def run(self) -> None:
+        """Print the token, then the address, and serve until Ctrl+C. Raises HearthError or OSError."""
+        may = frozenset({"models:pull"})
+        if not self._use_token:
+            print("No token is asked for: whoever reaches this address may use /api, and fetch models.", flush=True)
+            self._serve({"apihost": Gate(None, may)})
+            return
+        keys = KeyStore(self._settings.data / "api_keys.json")
+        for key in keys.list():
+            if key["name"] == _HOST_KEY:
+                # A host that was killed has left it.
+                keys.revoke(key["id"])
+        minted = keys.mint(_HOST_KEY, may)
+        print(f'{minted.key}\n\nThis is the access token; send it as "token" with each request to /api.', flush=True)
+        try:
+            self._serve({})
+        finally:
+            keys.revoke(minted.id)
+
+    def _serve(self, gates: dict[str, Gate]) -> None:
+        if serve(self._settings, gates):
+            raise OSError(f"the server could not be started on {self._settings.host}:{self._settings.port}")
+
+
+def _settings() -> Settings:
+    """The environment's settings (HEARTH_DATA and so on), else the defaults."""
+    settings = read_settings({}, os.environ)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    return settings
+
+
+def _fetched(source: Source, settings: Settings) -> str:
+    """The name of a source's file in the models folder, where it is now if it was not before."""
+    pull = Pulls(settings.models).start(source)
+    show(pull)
+    assert pull.path
+    return pull.path.relative_to(settings.models).as_posix()
+
+
+def _in_its_folder(settings: Settings, path: Path) -> tuple[Settings, str]:
+    """Settings by which a file can be used where it lies, and its name there."""
+    if path.is_relative_to(settings.models):
+        return settings, path.relative_to(settings.models).as_posix()
+    return replace(settings, models=path.parent), path.name
+
+
+def _choose(config: Config, name: str, settings: Settings) -> Chosen:
+    files = ModelFiles(settings.models)
+    chosen = config.choose(name, files)
+    files.check(chosen.profile.model)
+    return chosen
+
+
+__all__ = ["ApiHost", "Generator", "HearthError", "create_generator"]
