@@ -53,10 +53,11 @@ class Answers:
             generation = model.submit(_request(chosen, fitter.fit(window, question.prompt), ask, talk))
 
             def finished(text: str) -> dict[str, Any]:
-                exchange = Exchange(question.prompt, text)
-                talk.store(exchange)
-                # When the answer is out and closed: the caller waits for nothing of it.
-                stack_of_answer.callback(_think_ahead, fitter, model, question, talk, [*window, exchange])
+                if ask.stores(text):
+                    exchange = Exchange(question.prompt, text)
+                    talk.store(exchange)
+                    # When the answer is out and closed: the caller waits for nothing of it.
+                    stack_of_answer.callback(_think_ahead, fitter, model, question, talk, [*window, exchange])
                 return summary(text, question, chosen, generation)
 
             stack.callback(generation.cancel)

@@ -8,6 +8,7 @@ from typing import Any
 
 from services.backend import Prompt
 from services.chat_template import ChatTemplate, Message
+from services.errors import HearthError
 from services.prompts import Exchange
 
 
@@ -34,8 +35,11 @@ class ChatForm:
         """See `Form.bare`. What stands before the first message is the template's own, unless tools do."""
         if self.tools:
             return Prompt(probe)
-        messages = [{**message, "content": probe} for message in self.messages]
-        return self.template.render(messages)
+        try:
+            # Of each message its role alone: names and calls are the caller's too.
+            return self.template.render([{"role": message["role"], "content": probe} for message in self.messages])
+        except HearthError:
+            return Prompt(probe)
 
 
 def words_of(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -160,7 +160,10 @@ class _Marks:
     def __init__(self, specials: Sequence[str], values: Sequence[Any]) -> None:
         self._special = re.compile("|".join(re.escape(text) for text in specials) or r"(?!)")
         used = set("".join(_strings(values)))
-        self._mark = next(letter for number in range(0xE000, 0xF900) if (letter := chr(number)) not in used)
+        mark = next((letter for number in range(0xE000, 0xF900) if (letter := chr(number)) not in used), None)
+        if mark is None:
+            raise InvalidRequest("the messages hold every one of the 6,400 characters of private use", param="messages")
+        self._mark = mark
 
     def put(self, value: Any) -> Any:
         """The same value with marks in all its strings."""

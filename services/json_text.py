@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 Path = Sequence[str | int]
+# What people and programs nest; whatever walks through a value may call itself as often.
+DEEPEST = 100
 
 _DECODER = json.JSONDecoder()
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
@@ -36,6 +38,26 @@ def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
             raise
         raise json.JSONDecodeError("A number has too many digits", text, _first(text, _is_long)) from None
     return data
+
+
+def read_json_text(text: str) -> Any:
+    """What a text says that somebody else wrote, a model for instance; None where it is no JSON that can be used."""
+    try:
+        data = parse_json(text)
+        return None if is_deeper(data, DEEPEST) else data
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_deeper(data: Any, levels: int) -> bool:
+    """Whether lists and objects stand in one another more than so many levels deep."""
+    level = [data]
+    for _ in range(levels):
+        inner = [each for each in level if isinstance(each, list | dict)]
+        level = [each for one in inner for each in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return False
+    return any(isinstance(each, list | dict) for each in level)
 
 
 def readable(data: dict[str, Any]) -> Iterator[str]:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import field_validator
-
 from services.backend import ChatFormat
 from services.prompts import Form
 from services.validation import (
@@ -40,6 +38,7 @@ class Question(Strict):
     """What a caller asks. What is left out, the profile decides."""
 
     prompt: str
+    """The person's own words, by which the exchange is stored."""
     session_id: SessionId | None = None
     memory_k: MemoryK | None = None
     temperature: Temperature | None = None
@@ -52,13 +51,6 @@ class Question(Strict):
     frequency_penalty: AnswerPenalty | None = None
     stop: StopStrings | None = None
     seed: Seed | None = None
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError("the prompt is empty")
-        return prompt
 
     def sampling(self) -> dict[str, float | int]:
         """The sampling parameters that it sets."""
@@ -78,6 +70,8 @@ class Ask:
     """Which of the caller's conversations it is where it is no session."""
     form: Callable[[ChatFormat], Form] | None = None
     """How the prompt is written, by the model's way of reading conversations; None: by the profile's template."""
+    stores: Callable[[str], bool] = lambda _text: True
+    """Whether an exchange that ends in this answer is one of the conversation."""
     load: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the profile that are other for this request."""
     trims: bool = True

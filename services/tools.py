@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.chat_template import Message
+from services.json_text import read_json_text
 
 _OPENINGS = ("<tool_call>", "<function=", "[TOOL_CALLS]")
 _TAGGED = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|$)", re.DOTALL)
@@ -36,20 +37,33 @@ class ToolCall:
 
 def call_schema(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> str:
     """The JSON schema of a call of one of the tools, or of the one called `name`."""
+    wanted = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
+    # Each tool's parameters are a document of their own, whose references begin at their root.
+    documents = {
+        f"tool{n}": _moved(function.get("parameters") or {"type": "object"}, f"#/$defs/tool{n}")
+        for n, function in enumerate(wanted)
+    }
     schemas = [
         {
             "type": "object",
-            "properties": {
-                "name": {"const": tool["function"]["name"]},
-                "arguments": tool["function"].get("parameters") or {"type": "object"},
-            },
+            "properties": {"name": {"const": function["name"]}, "arguments": {"$ref": f"#/$defs/tool{n}"}},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
-        if name in (None, tool["function"]["name"])
+        for n, function in enumerate(wanted)
     ]
-    return json.dumps(schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+    return json.dumps({**(schemas[0] if len(schemas) == 1 else {"anyOf": schemas}), "$defs": documents})
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose references to its own root lead to `root` instead."""
+    if isinstance(schema, list):
+        return [_moved(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {name: _moved(value, root) for name, value in schema.items()}
+    ref = schema.get("$ref")
+    return {**moved, "$ref": root + ref[1:]} if isinstance(ref, str) and ref.startswith("#") else moved
 
 
 def explained(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -107,9 +121,8 @@ def _overlap(text: str, opening: str) -> int:
 
 def _calls_in(text: str, names: Sequence[str], name: str | None = None) -> list[ToolCall]:
     """The calls that a JSON text is: one, or a list of some; [] where it is anything else."""
-    try:
-        data = json.loads(text)
-    except ValueError:
+    data = read_json_text(text)
+    if data is None:
         return []
     if name is not None:
         data = {"name": name, "arguments": data}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -21,6 +22,9 @@ MemoryK = Annotated[int, Field(ge=0, le=2**31 - 1)]
 SessionId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
+# The names that pydantic gives to the forms of a union: types, classes, and whatever has brackets.
+_BRANCH = re.compile(r"(?:str|int|float|bool|dict|list|none)$|[A-Z]\w*$|[\w-]+\[")
+
 
 def _as_list(stop: object) -> object:
     """A single stop string as a list of one."""
@@ -32,6 +36,15 @@ def _as_list(stop: object) -> object:
 StopStrings = Annotated[
     list[StopString], Field(max_length=16), BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString])
 ]
+
+
+def _says_something(prompt: str) -> str:
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    return prompt
+
+
+Prompt = Annotated[str, AfterValidator(_says_something)]
 
 
 class Strict(BaseModel):
@@ -54,8 +67,12 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
 
     `known` are the fields that a misspelt one may have meant.
     """
-    fault = error.errors(include_url=False, include_input=False)[0]
-    path = fault["loc"]
+    faults = error.errors(include_url=False, include_input=False)
+    fault = faults[0]
+    if (at := next((n for n, part in enumerate(fault["loc"]) if _is_branch(part)), None)) is not None:
+        # None of several forms fits: the one that was meant is the one in which the fault lies deepest.
+        fault = max((each for each in faults if each["loc"][:at] == fault["loc"][:at]), key=lambda each: len(each["loc"]))
+    path = tuple(part for part in fault["loc"] if not _is_branch(part))
     field = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         meant = get_close_matches(str(path[-1]), list(known), n=1)
@@ -63,6 +80,14 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
     elif fault["type"] == "missing":
         reason = "is missing"
     else:
-        reason = str(fault["msg"]).removeprefix("Value error, ")
+        reason = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         reason = reason[0].lower() + reason[1:]
+    if not field and (named := re.match(r"\w+", reason)) and named[0] in known:
+        # What several fields together have wrong: the sentence begins with the one to change.
+        return Fault((named[0],), named[0], reason)
     return Fault(path, field, f"{field}: {reason}" if field else reason)
+
+
+def _is_branch(part: str | int) -> bool:
+    """Whether a part of pydantic's path is no field, but one of the forms that a field may have."""
+    return isinstance(part, str) and bool(_BRANCH.match(part))

@@ -72,7 +72,7 @@ def test_openais_client_gets_vectors(server: Server) -> None:
     [
         ({"input": ""}, "input"),
         ({"input": []}, "input"),
-        ({"input": [-1]}, "prompt"),
+        ({"input": [-1]}, "input"),
         ({"input": "word " * 5000}, "input"),
         ({"input": "x", "dimensions": 3}, ""),
         ({"input": "x", "encoding_format": "hex"}, "encoding_format"),

@@ -11,11 +11,10 @@ from auth.authentication import caller
 from services.answer import Answer
 from services.answers import Answers
 from services.api import sse
-from services.api.errors import body_of
 from services.api.hangup import poll_of_caller
 from services.api.once import once
 from services.api.schemas import AnswerRequest, AnswerResult, Conversation, Deleted, SessionNames, replies, spec
-from services.errors import ClientGone, HearthError, NotFound
+from services.errors import NotFound
 from services.question import Ask
 from services.sessions import SessionKey, Sessions, parse_number
 
@@ -39,7 +38,7 @@ class AnswerResource(Resource):
         """
         answer = self._answers.open(caller().id, Ask(json), poll_of_caller())
         if json.stream:
-            return sse.stream(_events(answer), answer.close)
+            return sse.stream(sse.guarded(_events(answer), answer.close), answer.close)
         try:
             for _ in answer.chunks():
                 pass
@@ -83,21 +82,14 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
 
 def _events(answer: Answer) -> Iterator[str]:
     silences, begun = sse.Silences(), False
-    try:
-        for chunk in answer.chunks():
-            if chunk:
-                yield sse.event({"chunk": chunk} if begun else {"chunk": chunk, "queue_position": 0})
+    for chunk in answer.chunks():
+        if chunk:
+            yield sse.event({"chunk": chunk} if begun else {"chunk": chunk, "queue_position": 0})
+            begun = True
+        elif comment := silences.comment(answer.place):
+            yield comment
+            if answer.place and not begun:
+                yield sse.event({"chunk": "", "queue_position": answer.place})
                 begun = True
-            elif comment := silences.comment(answer.place):
-                yield comment
-                if answer.place and not begun:
-                    yield sse.event({"chunk": "", "queue_position": answer.place})
-                    begun = True
-        yield sse.event(answer.summary)
-        yield sse.DONE
-    except ClientGone:
-        return
-    except HearthError as error:
-        yield sse.failure(body_of(error))
-    finally:
-        answer.close()
+    yield sse.event(answer.summary)
+    yield sse.DONE

@@ -42,6 +42,11 @@ def body_of(error: errors.HearthError) -> dict[str, Any]:
     return error_body(status_of(error), error.message, error.param, error.code)
 
 
+def unforeseen_body() -> dict[str, Any]:
+    """The shape, for what went wrong without being foreseen."""
+    return error_body(500, "something went wrong in the server; its log says what", code="internal_error")
+
+
 def status_of(error: errors.HearthError) -> int:
     """The HTTP status of one of our errors."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
@@ -76,9 +81,7 @@ def handle_errors(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unforeseen(error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.path, exc_info=error)
-        return _response(
-            500, error_body(500, "something went wrong in the server; its log says what", code="internal_error")
-        )
+        return _response(500, unforeseen_body())
 
 
 def _explain(error: HTTPException) -> str:

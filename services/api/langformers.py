@@ -6,20 +6,18 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from flask_restful import Resource
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from auth.authentication import caller
 from services.answer import Answer
 from services.answers import Answers
 from services.api import sse
-from services.api.errors import body_of
 from services.api.hangup import poll_of_caller
 from services.api.once import once
 from services.api.openai_asks import chat_form
 from services.api.schemas import replies, spec
-from services.errors import ClientGone, HearthError
 from services.question import Ask, Question
-from services.validation import MaxTokens, SessionId, Share, Strict
+from services.validation import MaxTokens, Prompt, SessionId, Share, Strict
 
 # What Langformers takes where a body leaves it out.
 MEMORY_K, TEMPERATURE, TOP_P, MAX_LENGTH = 10, 0.5, 1.0, 5000
@@ -28,20 +26,13 @@ MEMORY_K, TEMPERATURE, TOP_P, MAX_LENGTH = 10, 0.5, 1.0, 5000
 class GenerateBody(Strict):
     """The body of POST /api/generate. `memory_k` counts messages, and `max_length` the answer's tokens."""
 
-    prompt: str
+    prompt: Prompt
     system_prompt: str = ""
     memory_k: Annotated[int, Field(ge=0, le=2000)] = MEMORY_K
     temperature: Annotated[float, Field(ge=0, le=1)] = TEMPERATURE
     top_p: Share = TOP_P
     max_length: MaxTokens = MAX_LENGTH
     session_id: SessionId | None = None
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError("the prompt is empty")
-        return prompt
 
 
 class Chunk(BaseModel):
@@ -76,22 +67,15 @@ class LangformersResource(Resource):
         form = chat_form([*messages, {"role": "user", "content": json.prompt}])
         ask = Ask(question, form=form, system=json.system_prompt, talk="generate")
         answer = self._answers.open(caller().id, ask, poll_of_caller())
-        return sse.stream(_events(answer), answer.close)
+        return sse.stream(sse.guarded(_events(answer), answer.close), answer.close)
 
 
 def _events(answer: Answer) -> Iterator[str]:
     silences = sse.Silences()
-    try:
-        for chunk in answer.chunks():
-            if chunk:
-                yield sse.event({"chunk": chunk})
-            elif comment := silences.comment(answer.place):
-                yield comment
-        told = {name: answer.summary[name] for name in ("finish_reason", "usage", "timings")}
-        yield sse.event({"chunk": "", **told})
-    except ClientGone:
-        return
-    except HearthError as error:
-        yield sse.failure(body_of(error))
-    finally:
-        answer.close()
+    for chunk in answer.chunks():
+        if chunk:
+            yield sse.event({"chunk": chunk})
+        elif comment := silences.comment(answer.place):
+            yield comment
+    told = {name: answer.summary[name] for name in ("finish_reason", "usage", "timings")}
+    yield sse.event({"chunk": "", **told})

@@ -11,11 +11,9 @@ from flask_restful import Resource
 from auth.authentication import needs
 from services.answers import Answers
 from services.api import sse
-from services.api.errors import body_of
 from services.api.hangup import poll_of_caller
 from services.api.schemas import ModelList, ModelPull, ModelStatus, ModelSwitch, PullProgress, replies, spec
 from services.backend import Backend
-from services.errors import ClientGone, HearthError
 from services.models import ModelFile, ModelFiles
 from services.profiles import Profiles
 from services.pulls import Pulls
@@ -83,22 +81,17 @@ class PullResource(Resource):
         progress = self._pulls.start(*self._profiles.config().source(json.source)).progress(poll)
         # What goes wrong before anything arrives has a status of its own.
         first = next(progress)
-        return sse.stream(_events(first, progress), progress.close)
+        return sse.stream(sse.guarded(_events(first, progress)), progress.close)
 
 
 def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Iterator[str]:
     told = first
     yield sse.event(first)
-    try:
-        for at in progress:
-            if at != told:
-                yield sse.event(at)
-            told = at
-        yield sse.DONE
-    except ClientGone:
-        return
-    except HearthError as error:
-        yield sse.failure(body_of(error))
+    for at in progress:
+        if at != told:
+            yield sse.event(at)
+        told = at
+    yield sse.DONE
 
 
 def _details(file: ModelFile) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,6 @@ from auth.authentication import caller
 from services.answer import Answer
 from services.answers import Answers
 from services.api import sse
-from services.api.errors import body_of
 from services.api.hangup import poll_of_caller
 from services.api.once import once
 from services.api.openai_asks import ask_chat, ask_completions
@@ -20,11 +19,14 @@ from services.api.openai_replies import ChatCompletion, Completion, OpenAIModel,
 from services.api.openai_schemas import ChatRequest, CompletionRequest
 from services.api.openai_shapes import Shape, calls_delta, chat_logprobs, completion_logprobs, message_of
 from services.api.schemas import replies, spec
-from services.errors import ClientGone, HearthError, NotFound, PromptTooLong
+from services.errors import InvalidRequest, NotFound, PromptTooLong
 from services.models import ModelFiles
 from services.profiles import Profiles
 from services.question import Ask
 from services.tools import CallWatch, read_calls
+
+# The code by which OpenAI's clients know it.
+TOO_LONG = "context_length_exceeded"
 
 
 class ChatCompletionsResource(Resource):
@@ -96,8 +98,17 @@ class _ChatWriter:
     kind, part_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, body: ChatRequest) -> None:
+        self.n = body.n or 1
+        self._format = "response_format" if body.response_format and body.tool_choice in (None, "auto", "none") else "tools"
         self._names = [tool.function.name for tool in body.tools or ()] if body.tool_choice != "none" else []
         self._logprobs = bool(body.logprobs)
+
+    def explain(self, error: InvalidRequest) -> None:
+        """Name the field at fault, and the code, as OpenAI's clients know them."""
+        if isinstance(error, PromptTooLong):
+            error.code, error.param = TOO_LONG, "messages"
+        elif error.param == "response_format":
+            error.param = self._format
 
     def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
         text, calls = read_calls(text, self._names)
@@ -126,7 +137,10 @@ class _ChatWriter:
             yield self._part(index, calls_delta(calls))
         elif watch and watch.rest():
             yield self._part(index, {"content": watch.rest()})
-        yield self._part(index, {}, None, "tool_calls" if calls else answer.finish.reason)
+        # Of tokens that have come to no text of their own, too: those of a stop string, or of a call.
+        left = answer.choices[told:]
+        logprobs = chat_logprobs(left) if self._logprobs and left else None
+        yield self._part(index, {}, logprobs, "tool_calls" if calls else answer.finish.reason)
 
     def _part(self, index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
@@ -138,10 +152,16 @@ class _TextWriter:
     kind, part_kind, prefix = "text_completion", "text_completion", "cmpl"
 
     def __init__(self, body: CompletionRequest) -> None:
+        self.n = body.n or 1
         self._logprobs = body.logprobs is not None
         prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
         # Where it is echoed, each prompt is a text, as the schema sees to.
         self._echoed = [str(prompt) for prompt in prompts for _ in range(body.n or 1)] if body.echo else None
+
+    def explain(self, error: InvalidRequest) -> None:
+        """See `_ChatWriter.explain`."""
+        if isinstance(error, PromptTooLong):
+            error.code = TOO_LONG
 
     def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
         logprobs = completion_logprobs(answer.choices, 0) if self._logprobs else None
@@ -158,7 +178,10 @@ class _TextWriter:
             new, told = answer.choices[told:], len(answer.choices)
             yield self._part(index, chunk, completion_logprobs(new, offset) if self._logprobs else None)
             offset += len(chunk)
-        yield self._part(index, "", None, answer.finish.reason)
+        left = answer.choices[told:]
+        yield self._part(
+            index, "", completion_logprobs(left, offset) if self._logprobs and left else None, answer.finish.reason
+        )
 
     def _echo(self, index: int) -> str:
         return self._echoed[index] if self._echoed else ""
@@ -176,43 +199,29 @@ def _reply(
         for ask in asks:
             try:
                 opened.append(answers.open(caller().id, ask, poll_of_caller()))
-            except PromptTooLong as error:
-                # The code by which OpenAI's clients know it.
-                error.code = "context_length_exceeded"
+            except InvalidRequest as error:
+                writer.explain(error)
                 raise
             stack.callback(opened[-1].close)
-        shape = Shape(writer.part_kind if streams else writer.kind, writer.prefix, opened[0].model)
+        shape = Shape(writer.part_kind if streams else writer.kind, writer.prefix, opened[0].model, writer.n)
         if streams:
             close = stack.pop_all().close
-            return sse.stream(_events(opened, writer, shape, with_usage, close), close)
+            return sse.stream(sse.guarded(_events(opened, writer, shape, with_usage), close), close)
         choices = [writer.choice(index, answer, "".join(answer.chunks())) for index, answer in enumerate(opened)]
         return shape.whole(choices, opened)
 
 
-def _events(
-    answers: Sequence[Answer],
-    writer: _ChatWriter | _TextWriter,
-    shape: Shape,
-    with_usage: bool,
-    close: Callable[[], None],
-) -> Iterator[str]:
+def _events(answers: Sequence[Answer], writer: _ChatWriter | _TextWriter, shape: Shape, with_usage: bool) -> Iterator[str]:
     silences = sse.Silences()
-    try:
-        for index, answer in enumerate(answers):
-            for part in writer.parts(index, answer):
-                if isinstance(part, dict):
-                    yield sse.event(shape.part(part, with_usage))
-                elif comment := silences.comment(answer.place):
-                    yield comment
-        if with_usage:
-            yield sse.event(shape.end(answers))
-        yield sse.DONE
-    except ClientGone:
-        return
-    except HearthError as error:
-        yield sse.failure(body_of(error))
-    finally:
-        close()
+    for index, answer in enumerate(answers):
+        for part in writer.parts(index, answer):
+            if isinstance(part, dict):
+                yield sse.event(shape.part(part, with_usage))
+            elif comment := silences.comment(answer.place):
+                yield comment
+    if with_usage:
+        yield sse.event(shape.end(answers))
+    yield sse.DONE
 
 
 def _wants_usage(body: ChatRequest | CompletionRequest) -> bool:

@@ -13,7 +13,7 @@ from services.chat_template import chat_template
 from services.errors import InvalidRequest
 from services.prompts import Exchange, Form
 from services.question import Ask, Question
-from services.tools import call_schema, explained
+from services.tools import call_schema, explained, read_calls
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,15 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
         raise InvalidRequest("n: a session can be answered once at a time", param="n")
     messages = [message.plain() for message in body.messages]
     words = words_of(messages)
-    if not words.strip():
+    if messages[-1]["role"] == "user" and not words.strip():
         raise InvalidRequest("messages: the last message of the user is empty", param="messages")
+    if body.session_id is not None and not any(message["role"] == "user" for message in messages):
+        what = "messages: a session goes on with what its user says, and there is no message of the user"
+        raise InvalidRequest(what, param="messages")
     memory_k = body.memory_k if body.session_id is not None else 0
     question = _question(body, words, body.max_completion_tokens or body.max_tokens, body.session_id, memory_k)
     tools = [] if body.tool_choice == "none" else [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+    names = [tool["function"]["name"] for tool in tools]
     schema = body.response_format.schema_text() if body.response_format else ""
     if isinstance(body.tool_choice, NamedTool):
         schema = call_schema(tools, body.tool_choice.function.name)
@@ -54,6 +58,8 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
         json_schema=schema,
         logit_bias=_biases(body),
         n_top=(body.top_logprobs or 0) if body.logprobs else None,
+        # An exchange ends in words: a call of a tool, and what that returns, come again with the client's next messages.
+        stores=lambda text: not read_calls(text, names)[1],
     )
     return _several(ask, body.n or 1)
 
@@ -62,7 +68,7 @@ def ask_completions(body: CompletionRequest) -> list[Ask]:
     """For each prompt as many times as texts are wanted. Raises InvalidRequest."""
     asks: list[Ask] = []
     for prompt in prompts_of(body.prompt):
-        question = _question(body, prompt.text if prompt.text.strip() else "…", body.max_tokens or 16, None, 0)
+        question = _question(body, prompt.text, body.max_tokens or 16, None, 0)
         ask = Ask(
             question,
             model=body.model,

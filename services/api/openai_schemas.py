@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.backend import Prompt
+from services.json_text import read_json_text
 from services.validation import (
     AnswerPenalty,
     MaxTokens,
@@ -23,6 +24,8 @@ from services.validation import (
     TopK,
 )
 
+# Answers that one request may ask for: as many as the queue holds by default.
+MOST_ANSWERS = 32
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 # Any whole number that a client may draw, made into one that llama.cpp takes.
 AnySeed = Annotated[
@@ -40,8 +43,15 @@ class Lenient(BaseModel):
 class TextPart(Lenient):
     """A part of a message. Only text can be read."""
 
-    type: Literal["text", "input_text"]
-    text: str
+    type: Literal["text", "input_text", "output_text", "refusal"]
+    text: str = ""
+    refusal: str = ""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> TextPart:
+        if not self.model_fields_set & {"text", "refusal"}:
+            raise ValueError("text is missing")
+        return self
 
 
 class FunctionCall(Lenient):
@@ -73,7 +83,7 @@ class ChatMessage(Lenient):
         content = self.content or ""
         message: dict[str, Any] = {
             "role": "system" if self.role == "developer" else self.role,
-            "content": content if isinstance(content, str) else "\n".join(part.text for part in content),
+            "content": content if isinstance(content, str) else "\n".join(part.text or part.refusal for part in content),
         }
         if self.tool_calls:
             message["tool_calls"] = [
@@ -207,12 +217,7 @@ TokenIds = Annotated[list[int], Field(min_length=1)]
 class CompletionRequest(Generating):
     """The body of POST /v1/completions."""
 
-    prompt: (
-        str
-        | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=8)]
-        | Annotated[list[TokenIds], Field(max_length=8)]
-    )
+    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, max_length=8)]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -224,6 +229,9 @@ class CompletionRequest(Generating):
             raise ValueError("suffix cannot be honoured: this server does not fill in the middle")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ValueError("best_of cannot be other than n")
+        n_prompts = len(self.prompt) if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else 1
+        if n_prompts * (self.n or 1) > MOST_ANSWERS:
+            raise ValueError(f"n: {n_prompts} prompts with {self.n} answers each are more than {MOST_ANSWERS} at once")
         if self.echo and self.logprobs is not None:
             raise ValueError("echo and logprobs cannot be had together")
         if self.echo and any(isinstance(prompt, list | int) for prompt in self.prompt):
@@ -272,8 +280,5 @@ def prompts_of(given: Any) -> list[Prompt]:
 
 def _object(call: CallOfAssistant) -> Any:
     """The arguments as an object where they are one, as templates expect them."""
-    try:
-        arguments = json.loads(call.function.arguments)
-    except ValueError:
-        return call.function.arguments
+    arguments = read_json_text(call.function.arguments)
     return arguments if isinstance(arguments, dict) else call.function.arguments

@@ -11,16 +11,21 @@ from services.answer import Answer
 from services.backend import TokenChoice
 from services.tools import ToolCall
 
+# Minus infinity is no JSON; OpenAI's own reference says so for what is as good as impossible.
+LEAST = -9999.0
+
 
 class Shape:
     """What all parts of one reply have in common."""
 
-    def __init__(self, kind: str, prefix: str, model: str) -> None:
+    def __init__(self, kind: str, prefix: str, model: str, n: int = 1) -> None:
+        """`n` is how many answers each prompt has."""
+        self._n = n
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
     def whole(self, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         """The reply to a request that does not stream."""
-        return {**self._head, "choices": choices, "usage": usage_of(answers)}
+        return {**self._head, "choices": choices, "usage": usage_of(answers, self._n)}
 
     def part(self, choice: dict[str, Any], with_usage: bool) -> dict[str, Any]:
         """An event of a stream."""
@@ -28,17 +33,18 @@ class Shape:
 
     def end(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The event that tells the usage."""
-        return {**self._head, "choices": [], "usage": usage_of(answers)}
+        return {**self._head, "choices": [], "usage": usage_of(answers, self._n)}
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
-    """The tokens of several answers to one prompt, which counts once."""
-    first, written = answers[0].finish, sum(answer.finish.completion_tokens for answer in answers)
+def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
+    """The tokens of all answers, `n` to each prompt, which counts once."""
+    read = sum(answer.finish.prompt_tokens for answer in answers[::n])
+    written = sum(answer.finish.completion_tokens for answer in answers)
     return {
-        "prompt_tokens": first.prompt_tokens,
+        "prompt_tokens": read,
         "completion_tokens": written,
-        "total_tokens": first.prompt_tokens + written,
-        "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": sum(answer.finish.cached_tokens for answer in answers[::n])},
     }
 
 
@@ -76,15 +82,14 @@ def completion_logprobs(choices: Iterable[TokenChoice], offset: int) -> dict[str
         offset += len(_text(choice.piece))
     return {
         "tokens": [_text(choice.piece) for choice in tokens],
-        "token_logprobs": [choice.logprob for choice in tokens],
-        "top_logprobs": [{_text(piece): logprob for piece, logprob in choice.top} for choice in tokens],
+        "token_logprobs": [max(choice.logprob, LEAST) for choice in tokens],
+        "top_logprobs": [{_text(piece): max(logprob, LEAST) for piece, logprob in choice.top} for choice in tokens],
         "text_offset": offsets,
     }
 
 
 def _token(piece: bytes, logprob: float) -> dict[str, Any]:
-    # Minus infinity is no JSON; OpenAI's own reference says -9999 for what is as good as impossible.
-    return {"token": _text(piece), "logprob": max(logprob, -9999.0), "bytes": list(piece)}
+    return {"token": _text(piece), "logprob": max(logprob, LEAST), "bytes": list(piece)}
 
 
 def _text(piece: bytes) -> str:

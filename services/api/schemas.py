@@ -13,14 +13,16 @@ from spectree.plugins.base import Context
 from spectree.plugins.flask_plugin import FlaskPlugin
 
 from services.errors import InvalidRequest
-from services.json_text import parse_json
+from services.json_text import DEEPEST, is_deeper, parse_json
 from services.question import Question
+from services.validation import Prompt as PromptText
 from services.validation import Strict, explain
 
 
 class AnswerRequest(Question):
     """The body of POST /answer."""
 
+    prompt: PromptText
     stream: bool = False
 
 
@@ -188,7 +190,10 @@ def read_json(request: Request) -> Any:
     """
     try:
         text = request.get_data().decode("utf-8")
-        return parse_json(text) if text.strip() else {}
+        data = parse_json(text) if text.strip() else {}
+        if is_deeper(data, DEEPEST):
+            raise InvalidRequest(f"the body is nested more than {DEEPEST} levels deep", code="malformed_json")
+        return data
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidRequest(f"the body is not JSON: {error.msg} ({where})", code="malformed_json") from None

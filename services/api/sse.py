@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flask import Response
+
+from services.api.errors import body_of, unforeseen_body
+from services.errors import ClientGone, HearthError
+
+log = logging.getLogger(__name__)
 
 # A comment: it shows that the server is there, and clients pass it over.
 WAITING = ": waiting\n\n"
@@ -24,9 +30,22 @@ class Failure(str):
     """The event that ends a stream which failed."""
 
 
-def failure(body: dict[str, Any]) -> Failure:
-    """The event that ends a stream with an error, in the one shape of errors."""
-    return Failure(event(body))
+def guarded(events: Iterable[str], close: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """The same events; where one cannot be had, an event that tells the error, in the one shape, is the last.
+
+    `close` is called at the end, however it comes.
+    """
+    try:
+        yield from events
+    except ClientGone:
+        return
+    except HearthError as error:
+        yield Failure(event(body_of(error)))
+    except Exception as error:
+        log.error("a stream failed", exc_info=error)
+        yield Failure(event(unforeseen_body()))
+    finally:
+        close()
 
 
 class Silences:

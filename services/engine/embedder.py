@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence as Many
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llama_cpp
@@ -27,13 +28,14 @@ PIECE = 128
 class Embedder:
     """A loaded model that makes embeddings, a text at a time.
 
-    Any thread may call it; `_turn` protects the context. Where a model does not say how its tokens' vectors become one,
-    their mean is taken.
+    Any thread may call it; `_turn` protects the context. One thread computes, since OpenMP keeps a team of its own for
+    every thread that ever did. Where a model does not say how its tokens' vectors become one, their mean is taken.
     """
 
     def __init__(self, settings: LoadSettings) -> None:
         """Load the model. Raises BadModelFile."""
         self._turn = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, "embedder")
         self._context: Any = None
         self._model = load_model(settings)
         try:
@@ -76,6 +78,7 @@ class Embedder:
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Embedder.tokenize` of the backend."""
+        self._vocabulary.check(prompt.ids, "input")
         return self._vocabulary.tokenize(prompt) + (self._vocabulary.ending if not prompt.ids else [])
 
     def embed(self, tokens: Many[int]) -> list[float]:
@@ -88,18 +91,22 @@ class Embedder:
         with self._turn:
             if self._context is None:
                 raise Unavailable("the model has left memory", code="engine_down", retry_after=1)
-            if self._memory:
-                llama_cpp.llama_memory_clear(self._memory, True)
-            pieces = [
-                (self._embed_piece(start, tokens[start : start + self._piece]), min(self._piece, len(tokens) - start))
-                for start in range(0, len(tokens), self._piece)
-            ]
+            pieces = self._worker.submit(self._embed_pieces, tokens).result()
         if self._pooling == _MEAN:
             vector = sum((piece * count for piece, count in pieces), np.zeros(self._width, np.float32))
         else:
             vector = pieces[0 if self._pooling == _CLS else -1][0]
         length = float(np.linalg.norm(vector))
         return [float(value) for value in (vector / length if length else vector)]
+
+    def _embed_pieces(self, tokens: Many[int]) -> list[tuple[npt.NDArray[np.float32], int]]:
+        """The vectors of a text's parts, and of how many tokens each is. On the worker's thread."""
+        if self._memory:
+            llama_cpp.llama_memory_clear(self._memory, True)
+        return [
+            (self._embed_piece(start, tokens[start : start + self._piece]), min(self._piece, len(tokens) - start))
+            for start in range(0, len(tokens), self._piece)
+        ]
 
     def _embed_piece(self, start: int, tokens: Many[int]) -> npt.NDArray[np.float32]:
         """The vector of a part of the text, which begins at token `start`."""
@@ -127,3 +134,4 @@ class Embedder:
             if self._model:
                 llama_cpp.llama_model_free(self._model)
             self._context = self._model = None
+        self._worker.shutdown(wait=False)

@@ -1,104 +1,186 @@
-"""Regular expressions of JSON schemas, made such that what fits them can stand in a JSON text as it is.
+"""Regular expressions of JSON schemas as rules of llama.cpp's grammar (GBNF), for the inside of a JSON string.
 
-A quote, a backslash and control characters would have to be escaped there: sets are cut by them, and patterns that ask for
-them are refused.
+Python's own parser reads them. What has to be escaped in JSON is written escaped where the pattern asks for just that, and
+is left out of sets that merely allow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-_CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " "}
-# First and last code points: control characters, quote, backslash, delete, and what is no character by itself.
+try:
+    from re import _constants as ops  # type: ignore[attr-defined]
+    from re import _parser as parser  # type: ignore[attr-defined]
+except ImportError:  # Python 3.10
+    import sre_constants as ops  # type: ignore[import-not-found, no-redef, unused-ignore]
+    import sre_parse as parser  # type: ignore[import-not-found, no-redef, unused-ignore]
+
+# Characters that may be left out, in a row: llama.cpp follows all ways through them, for each token.
+MOST_OPTIONAL = 32
+# Characters that a pattern may come to, written out.
+MOST_WRITTEN = 4_000
+# First and last code points that cannot stand in a JSON string as they are, and halves of characters.
 _FORBIDDEN = ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F), (0xD800, 0xDFFF))
 _LAST = 0x10FFFF
+_CATEGORIES = {
+    ops.CATEGORY_DIGIT: [(0x30, 0x39)],
+    ops.CATEGORY_WORD: [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
+    ops.CATEGORY_SPACE: [(0x09, 0x0D), (0x20, 0x20)],
+}
+_NEGATED = {
+    ops.CATEGORY_NOT_DIGIT: ops.CATEGORY_DIGIT,
+    ops.CATEGORY_NOT_WORD: ops.CATEGORY_WORD,
+    ops.CATEGORY_NOT_SPACE: ops.CATEGORY_SPACE,
+}
 
 Ranges = list[tuple[int, int]]
 
 
-def safe_pattern(pattern: str) -> str:
-    """The same pattern, anchored, with every set of characters written out and cut, for llama-cpp-python's converter.
+class Rule(NamedTuple):
+    """A part of a pattern in GBNF, and what it costs.
+
+    `before`, `behind` and `longest` count parts in a row that may be left out: at its beginning, its end, and anywhere; all
+    of them are the same where it may be empty as a whole. `written` counts characters.
+    """
+
+    text: str
+    empty: bool
+    before: int
+    behind: int
+    longest: int
+    written: int
+
+
+def rule_of(pattern: str) -> str:
+    """GBNF for the texts in which the pattern is found, as they stand in JSON between the quotes.
 
     Raises ValueError, saying what cannot be kept to.
     """
-    body = pattern[1:] if pattern.startswith("^") else f".*{pattern}"
-    body = body[:-1] if body.endswith("$") and not body.endswith("\\$") else f"{body}.*"
-    return f"^({''.join(_pieces(body))})$"
+    try:
+        parsed = list(parser.parse(pattern))
+    except (parser.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"the pattern cannot be read: {error}") from None
+    whole = _whole(parsed)
+    if whole.longest > MOST_OPTIONAL:
+        raise ValueError(f"the pattern may leave out {whole.longest} parts in a row, and {MOST_OPTIONAL} are the most")
+    if whole.written > MOST_WRITTEN:
+        raise ValueError(f"the pattern comes to {whole.written} characters, and {MOST_WRITTEN} are the most")
+    return whole.text
 
 
-def _pieces(body: str) -> Iterator[str]:
-    at = 0
-    while at < len(body):
-        char = body[at]
-        if char == "[":
-            end = _end_of_class(body, at)
-            yield _class(body[at + 1 : end])
-            at = end + 1
-        elif char == "\\":
-            yield _escaped(body[at + 1 : at + 2])
-            at += 2
-        elif char == ".":
-            yield _written(_negated([]))
-            at += 1
-        elif body.startswith("(?:", at):
-            yield "("
-            at += 3
-        elif char in "^$" or body.startswith("(?", at):
-            raise ValueError(f"{char} cannot stand in the middle of a pattern" if char in "^$" else "(? is not known")
+def _whole(parsed: list[Any]) -> Rule:
+    """A pattern, and whatever may stand before and behind it where it is not anchored; each side of a branch for itself."""
+    if len(parsed) == 1 and parsed[0][0] is ops.BRANCH:
+        return _branch([_whole(list(side)) for side in parsed[0][1][1]])
+    anywhere = Rule(f"{_set(_complement([]))}*", True, 1, 1, 1, 1)
+    starts = bool(parsed) and parsed[0] in ((ops.AT, ops.AT_BEGINNING), (ops.AT, ops.AT_BEGINNING_STRING))
+    ends = bool(parsed) and parsed[-1] in ((ops.AT, ops.AT_END), (ops.AT, ops.AT_END_STRING))
+    body = _sequence(parsed[1 if starts else 0 : -1 if ends else None])
+    return _joined([*([] if starts else [anywhere]), body, *([] if ends else [anywhere])])
+
+
+def _sequence(items: Sequence[Any]) -> Rule:
+    return _joined([_item(kind, value) for kind, value in items])
+
+
+def _joined(parts: Sequence[Rule]) -> Rule:
+    if not parts:
+        return Rule('""', True, 0, 0, 0, 0)
+    before = run = longest = 0
+    leads = True
+    for part in parts:
+        if part.empty:
+            run += part.longest
         else:
-            yield _literal(char)
-            at += 1
+            longest = max(longest, run + part.before, part.longest)
+            before, leads = (run + part.before, False) if leads else (before, False)
+            run = part.behind
+    longest = max(longest, run)
+    text, written = " ".join(part.text for part in parts), sum(part.written for part in parts)
+    return Rule(text, leads, run if leads else before, run, longest, written)
 
 
-def _end_of_class(body: str, start: int) -> int:
-    at = start + 1
-    while at < len(body) and body[at] != "]":
-        at += 2 if body[at] == "\\" else 1
-    if at >= len(body):
-        raise ValueError("a [ is not closed")
-    return at
+def _item(kind: Any, value: Any) -> Rule:
+    if kind is ops.LITERAL:
+        return Rule(_literal(value), False, 0, 0, 0, 1)
+    if kind is ops.NOT_LITERAL:
+        return Rule(_set(_complement([(value, value)])), False, 0, 0, 0, 1)
+    if kind is ops.ANY:
+        return Rule(_set(_complement([])), False, 0, 0, 0, 1)
+    if kind is ops.IN:
+        return Rule(_class(value), False, 0, 0, 0, 1)
+    if kind is ops.SUBPATTERN:
+        inner = _sequence(value[3])
+        return inner._replace(text=f"({inner.text})")
+    if kind is ops.BRANCH:
+        return _branch([_sequence(side) for side in value[1]])
+    if kind in (ops.MAX_REPEAT, ops.MIN_REPEAT):
+        least, most, inside = value
+        return _repeated(_sequence(inside), int(least), None if most is ops.MAXREPEAT else int(most))
+    raise ValueError(f"the pattern has what cannot be kept to: {str(kind).lower().replace('_', ' ')}")
 
 
-def _class(inside: str) -> str:
-    """A set in brackets, written out."""
-    negated = inside.startswith("^")
-    ranges = _ranges(inside[1:] if negated else inside)
-    kept = _negated(ranges) if negated else _cut(ranges)
-    if not kept:
-        raise ValueError(f"[{inside}] holds nothing that can stand in a text without being escaped")
-    return _written(kept)
+def _branch(sides: Sequence[Rule]) -> Rule:
+    text, empty = "(" + " | ".join(side.text for side in sides) + ")", any(side.empty for side in sides)
+    before, behind, longest = (max(getattr(side, name) for side in sides) for name in ("before", "behind", "longest"))
+    if empty:
+        # Each side is a way of its own.
+        before = behind = longest = max(longest, 1) * len(sides)
+    return Rule(text, empty, before, behind, longest, sum(side.written for side in sides))
 
 
-def _ranges(inside: str) -> Ranges:
+def _repeated(item: Rule, least: int, most: int | None) -> Rule:
+    times = max(1, least + 1 if most is None else most)
+    before, behind, longest = item.before, item.behind, item.longest
+    if item.empty and most is None:
+        raise ValueError("the pattern repeats without end what may be empty")
+    if item.empty:
+        longest *= times
+    elif times > 1:
+        longest = max(longest, behind + before)
+    if item.empty or least == 0:
+        before = behind = longest = max(longest, 1)
+    bounds = "*" if (least, most) == (0, None) else f"{{{least},{'' if most is None else most}}}"
+    return Rule(f"({item.text}){bounds}", item.empty or least == 0, before, behind, longest, item.written * times)
+
+
+def _literal(code: int) -> str:
+    """A character as it is written in JSON, in quotation marks of the grammar."""
+    if any(first <= code <= last for first, last in _FORBIDDEN):
+        return _escape(code)
+    return _set([(code, code)])
+
+
+def _escape(code: int) -> str:
+    if 0xD800 <= code <= 0xDFFF:
+        raise ValueError("the pattern has half a character (a lone surrogate)")
+    written = json.dumps(chr(code))[1:-1] if code != 0x7F else r"\u007f"
+    return '"' + written.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _class(items: Sequence[tuple[Any, Any]]) -> str:
+    """A set in brackets. One that names a quote, a backslash or a control character takes its escape too."""
+    negated = bool(items) and items[0][0] is ops.NEGATE
     ranges: Ranges = []
-    at = 0
-    while at < len(inside):
-        first, at = _item(inside, at)
-        if inside[at : at + 1] == "-" and at + 1 < len(inside) and len(first) == 1:
-            last, at = _item(inside, at + 1)
-            if len(last) != 1 or ord(last) < ord(first):
-                raise ValueError(f"[{inside}] has a range that ends before it begins")
-            ranges.append((ord(first), ord(last)))
-        elif len(first) == 1:
-            ranges.append((ord(first), ord(first)))
+    escapes: list[str] = []
+    for kind, value in items[1:] if negated else items:
+        if kind is ops.LITERAL:
+            ranges.append((value, value))
+            if not negated and any(first <= value <= last for first, last in _FORBIDDEN):
+                escapes.append(_escape(value))
+        elif kind is ops.RANGE:
+            ranges.append((value[0], value[1]))
+        elif kind is ops.CATEGORY:
+            ranges += _complement(_CATEGORIES[_NEGATED[value]]) if value in _NEGATED else _CATEGORIES[value]
         else:
-            ranges += _ranges(first)
-    return ranges
-
-
-def _item(inside: str, at: int) -> tuple[str, int]:
-    """A character of a set, or what a class like \\d stands for, and where the next begins."""
-    if inside[at] != "\\":
-        return inside[at], at + 1
-    char = inside[at + 1 : at + 2]
-    if char in _CLASSES:
-        return _CLASSES[char], at + 2
-    if char.isalnum():
-        controls = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
-        if char not in controls:
-            raise ValueError(f"\\{char} is not known")
-        return controls[char], at + 2
-    return char, at + 2
+            raise ValueError(f"the pattern has what cannot be kept to: {str(kind).lower()}")
+    kept = _complement(ranges) if negated else _cut(ranges)
+    choices = [*([_set(kept)] if kept else []), *escapes]
+    if not choices:
+        raise ValueError("the pattern has a set of which nothing can stand in a JSON text")
+    return choices[0] if len(choices) == 1 else f"({' | '.join(choices)})"
 
 
 def _cut(ranges: Ranges) -> Ranges:
@@ -114,7 +196,7 @@ def _cut(ranges: Ranges) -> Ranges:
     return kept
 
 
-def _negated(ranges: Ranges) -> Ranges:
+def _complement(ranges: Ranges) -> Ranges:
     """All characters but these."""
     kept, at = [], 0
     for first, last in sorted(ranges):
@@ -126,19 +208,6 @@ def _negated(ranges: Ranges) -> Ranges:
     return _cut(kept)
 
 
-def _written(ranges: Ranges) -> str:
-    """A set in llama.cpp's grammar, each end escaped: \\UXXXXXXXX."""
+def _set(ranges: Ranges) -> str:
+    """A set in GBNF, its ends escaped."""
     return "[" + "".join(f"\\U{first:08X}-\\U{last:08X}" for first, last in ranges) + "]"
-
-
-def _escaped(char: str) -> str:
-    if char in _CLASSES:
-        return _class(_CLASSES[char])
-    if not char or char.isalnum():
-        raise ValueError(f"\\{char} is not known, or would have to be escaped in JSON")
-    return _class(f"\\{char}")
-
-
-def _literal(char: str) -> str:
-    """A character that stands for itself, or an operator."""
-    return char if char in "()|*+?{},0123456789" or char.isalpha() or char == " " else _class(f"\\{char}")

@@ -145,7 +145,7 @@ class EnginePool:
     def _load(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded:
         started = time.perf_counter()
         # At least the weights will have to find room.
-        self._retire(settings.file.stat().st_size if settings.file.exists() else 0)
+        self._retire(_size_of(settings.file))
         engine: Engine | Embedder
         if kind is Engine:
             engine = Engine(settings, self._store, self._think_ahead, self._max_waiting)
@@ -201,3 +201,11 @@ class EnginePool:
             with self._turn:
                 if had_some and not self._loaded and not self._closed:
                     self._rested = True
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        # It has just been removed, which loading it will say.
+        return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import secrets
+import time
 from collections.abc import Sequence as Many
 from typing import Any
 
@@ -23,6 +24,8 @@ PENALTY_LAST_N = 64
 ANSWER_LAST_N = 4096
 # A quarter of the answer's tokens, between these, is kept for ending what a grammar has begun.
 LEAST_HURRY, MOST_HURRY = 16, 256
+# Seconds that a grammar may take over a token: everybody waits meanwhile, so that its answer then ends.
+SLOWEST = 1.0
 # llama.h, struct llama_token_data.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -50,6 +53,7 @@ class ChainSampler:
         self._closers = np.array(vocabulary.closers if sampling.json_schema else (), np.int32)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._adjusts = False
+        self._is_slow = False
         for sampler in self._adjusting(sampling, request.tokens):
             self._adjusts = True
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
@@ -78,7 +82,7 @@ class ChainSampler:
     def sample(self, row: int, left: int) -> int | None:
         """The next token, after the token in row `row` of the batch that was just decoded; `left` may come, with this one.
 
-        None where the grammar allows none.
+        None where the grammar allows none, or takes too long.
         """
         if self._grammar is not None:
             return self._sample_by_grammar(self._logits(row), left)
@@ -112,6 +116,14 @@ class ChainSampler:
         return np.frombuffer(memoryview(self._row.from_address(ctypes.addressof(first))), np.float32)
 
     def _sample_by_grammar(self, logits: npt.NDArray[np.float32], left: int) -> int | None:
+        if self._is_slow:
+            return None
+        started = time.thread_time()
+        token = self._choose_by_grammar(logits, left)
+        self._is_slow = time.thread_time() - started > SLOWEST
+        return token
+
+    def _choose_by_grammar(self, logits: npt.NDArray[np.float32], left: int) -> int | None:
         # With few tokens left, what ends a JSON text soonest is taken, so that it parses.
         token = self._closing_token() if left <= self._hurry else None
         if token is None:
@@ -164,7 +176,9 @@ def _grammar(vocabulary: Vocabulary, schema: str) -> Any:
     if not sampler:
         reason = native_log.take_errors()
         raise InvalidRequest(
-            f"llama.cpp cannot keep to the JSON schema: {reason}", param="response_format", code="bad_schema"
+            f"llama.cpp cannot keep to the JSON schema, which may be too large or repeat too much: {reason}",
+            param="response_format",
+            code="bad_schema",
         )
     return sampler
 

@@ -149,7 +149,11 @@ class Steps:
     def _accept(self, sequence: Sequence, token: int | None, choice: TokenChoice | None) -> None:
         """Deliver a sampled token's text, and let its sequence leave where that was the last."""
         reason: FinishReason | None = "stop"
-        if token is None or self._runner.vocabulary.ends_answer(token):
+        if token is None:
+            # Cut off by its grammar.
+            sequence.end(token)
+            reason = "length"
+        elif self._runner.vocabulary.ends_answer(token):
             sequence.end(token)
         else:
             reason = sequence.accept(token, self._runner.vocabulary.piece(token), choice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cached_property
@@ -177,4 +178,6 @@ class Vocabulary:
 
 def _is_typed(match: re.Match[str], prompt: Prompt) -> bool:
     """Whether a person or a model wrote any of it."""
-    return any(start < match.end() and match.start() < end for start, end in prompt.typed)
+    # The spans ascend: the first that ends behind the match's beginning is the only one to look at.
+    at = bisect_right(prompt.typed, match.start(), key=lambda span: span[1])
+    return at < len(prompt.typed) and prompt.typed[at][0] < match.end()
