@@ -20,7 +20,7 @@ from services.settings import read_settings
 # Endpoints whose clients send the key in the body, as `token`.
 KEY_IN_BODY = frozenset({"apihost"})
 # Endpoints that anybody may ask. Every other route needs a key, one that is added later included.
-PUBLIC = frozenset({"health"})
+PUBLIC = frozenset({"health", "openapi", "docs", "docs_file"})
 
 
 def generate_api_key(name: str | None = None) -> str:

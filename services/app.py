@@ -14,6 +14,7 @@ from services.answers import Answers
 from services.api.answer import AnswerResource, SessionResource
 from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, KeyResource, KeysResource
+from services.api.docs import add_docs
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
 from services.api.health import HealthResource
@@ -27,7 +28,6 @@ from services.api.openai import (
     OpenAIModelsResource,
 )
 from services.api.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
-from services.api.schemas import spec
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.backend import Backend
 from services.job_store import JobStore
@@ -97,6 +97,6 @@ def create_app(
     api.add_resource(JobsResource, "/jobs", endpoint="jobs")
     api.add_resource(JobResource, "/jobs/<path:job_id>", endpoint="job")
     api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
-    app.add_url_rule("/openapi.json", "openapi", lambda: app.json.response(spec.spec))
+    add_docs(app)
     app.extensions["hearth"]["jobs"] = Jobs(JobStore(settings.data / "jobs.sqlite"), Performer(app, keys))
     return app

@@ -23,7 +23,7 @@ def test_a_key_is_taken_in_every_form(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/answer", "/answer/1", "/models", "/models/model", "/auth", "/auth/", "/auth/key", "/openapi.json", "/nothing", "/"],
+    ["/answer", "/answer/1", "/models", "/models/model", "/auth", "/auth/", "/auth/key", "/jobs/x", "/nothing", "/"],
 )
 @pytest.mark.parametrize(
     "headers",

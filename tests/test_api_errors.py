@@ -74,7 +74,12 @@ def test_the_openapi_document_names_every_route(server: Server) -> None:
     document: dict[str, Any] = server.get("/openapi.json").json()
     wired = re.findall(r'"(/[^"]*)"', (ROOT / "services" / "app.py").read_text(encoding="utf-8"))
     paths = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path) for path in wired}
-    assert set(document["paths"]) == paths - {"/openapi.json"}
+    assert set(document["paths"]) == paths | {"/openapi.json", "/docs"}
+    assert all(operation["tags"] for path in document["paths"].values() for operation in path.values())
+    assert "text/event-stream" in document["paths"]["/api/generate"]["post"]["responses"]["200"]["content"]
+    named = [each["name"] for each in document["paths"]["/v1/completions"]["post"]["parameters"]]
+    assert named == ["Idempotency-Key"]
+    assert document["paths"]["/health"]["get"]["security"] == []
     answer = document["paths"]["/answer"]["post"]
     assert {"200", "400", "401", "413", "503"} <= set(answer["responses"])
     assert "prompt" in document["components"]["schemas"]["AnswerRequest"]["required"]
