@@ -22,6 +22,15 @@ curl -s "$URL/v1/models/Guide" -H "$AUTH"
 curl -s "$URL/tokenize" -H "$AUTH" -d '{"content": "Hello"}'
 curl -s "$URL/detokenize" -H "$AUTH" -d '{"tokens": [11, 12]}'
 
+curl -sN "$URL/api/generate" -H "$AUTH" -d '{"prompt": "Hello", "system_prompt": "Be kind."}'
+curl -s "$URL/api" -H "$AUTH" -d '{"file_name": "guide.gguf", "inputs": [{"role": "user", "content": "Hello"}]}'
+curl -s "$URL/generate" -H "$AUTH" -d '{"job_id": "hello", "content": "Hello"}'
+curl -s "$URL/chat_completion" -H "$AUTH" -d '{"job_id": "chat", "messages": [{"role": "user", "content": "Hello"}]}'
+curl -s "$URL/jobs" -H "$AUTH" -d '{"job_id": "later", "content": "Count to 9."}'
+curl -s "$URL/jobs/later" -H "$AUTH"
+curl -s -X DELETE "$URL/jobs/later" -H "$AUTH"
+curl -s "$URL/answer" -H "$AUTH" -H "Idempotency-Key: once" -d '{"prompt": "Hello"}'
+
 curl -s "$URL/models" -H "$AUTH"
 # Fetch a model into the models folder; the master key is needed.
 # curl -sN "$URL/models/pull" -H "$AUTH" -d '{"source": "Qwen"}'

@@ -146,7 +146,8 @@ class Jobs:
         known = self._under_way.get(key) or self._store.get(key)
         if known and known.request.digest != request.digest:
             what = f"{_shown(key)} was sent before, with another request: a new request needs a name of its own"
-            raise Unprocessable(what, code="name_taken")
+            param = "job_id" if key.id.startswith("job:") else "Idempotency-Key"
+            raise Unprocessable(what, param=param, code="name_taken")
         return known
 
     def _check_open(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -206,3 +207,14 @@ def test_a_hosts_token_fetches_models(run: Callable[..., Script], tmp_path: Path
         assert (tmp_path / "models" / "x.gguf").read_bytes() == GUIDE.read_bytes()
     finally:
         hub.close()
+
+
+def test_the_notebook_is_whole_and_its_host_starts(run: Callable[..., Script]) -> None:
+    notebook = json.loads((ROOT / "examples" / "api_host.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    found = re.search(r'-c "(.*)"', cells[-1])
+    assert found
+    # On a port of the test's own, and without the network that the tunnel needs.
+    script = run(found[1].replace("tunnel=True", "port=0"))
+    assert "Paris" in ask_host(script, script.output.splitlines()[0]).json()["answer"]["content"]

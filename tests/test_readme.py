@@ -1,4 +1,4 @@
-"""The README's console blocks: each command is typed, in order, to a fresh server, and its output compared."""
+"""The README and docs/clients.md: each command and script is typed, in order, to a fresh server, its output compared."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
 
 from services.profiles import Profile
 from tests.serving import ROOT, Server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Langformers' own module, without the package around it, which would import torch.
+LIGHT_LANGFORMERS = """
+import importlib.util, sys, types
+folder = importlib.util.find_spec("langformers").submodule_search_locations[0]
+spec = importlib.util.spec_from_file_location("stream_processor", f"{folder}/generators/stream_processor.py")
+for name in ("langformers", "langformers.generators"):
+    sys.modules[name] = types.ModuleType(name)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.modules["langformers.generators"].StreamProcessor = module.StreamProcessor
+"""
 # What differs each time: times, keys, ids, dates.
 CHANGING = [
     # How much was read ahead depends on how fast the next prompt came.
@@ -20,7 +35,8 @@ CHANGING = [
     (r"hearth-[\w-]{43}", "hearth-…"),
     (r'"id":"[0-9a-f]{8}"', '"id":"…"'),
     (r'"id":"chatcmpl-[0-9a-f]{32}"', '"id":"…"'),
-    (r'"created":\d+', '"created":0'),
+    (r'"state":"(queued|running)","place":[01]', '"state":"queued","place":1'),
+    (r'"(created|finished)":[\d.]+', '"created":0'),
     (r"\d{4}-\d\d-\d\dT[\d:+]+", "…"),
 ]
 
@@ -31,26 +47,49 @@ def masked(text: str) -> str:
     return text.strip()
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every `$ command` of the console blocks, with the output shown below it."""
-    found = []
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+class Piece(NamedTuple):
+    """What a page has somebody type, and the output shown below it."""
+
+    kind: str
+    typed: str
+    output: str
+
+
+def pieces(page: str) -> list[Piece]:
+    """In their order: each `$ command` of a console block, and each Python block that has its output below it."""
+    text, found = (ROOT / page).read_text(encoding="utf-8"), []
+    blocks = r"```console\n(?P<console>.*?)```|```python\n(?P<python>[^`]*)```\n\n```text\n(?P<text>.*?)```"
+    for block in re.finditer(blocks, text, re.DOTALL):
+        if block["python"] is not None:
+            found.append(Piece("python", block["python"], block["text"]))
+            continue
+        for part in re.split(r"^\$ ", block["console"], flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
-            found.append((command, output))
+            found.append(Piece("console", command, output))
     return found
 
 
-def test_every_command_gives_the_output_shown(serve: Callable[..., Server]) -> None:
+def run(piece: Piece, server: Server) -> str:
+    """Type it to a server; return what it says."""
+    if piece.kind == "console":
+        # As "localhost" where it is a host, and with no progress of curl's.
+        typed = ["bash", "-c", re.sub(r"curl ", "curl -s ", piece.typed.replace("localhost:5000", server.url), count=1)]
+    else:
+        address, port = server.url.removeprefix("http://").split(":")
+        code = piece.typed.replace("localhost:5000", f"{address}:{port}").replace('localhost", 5000', f'{address}", {port}')
+        typed = [sys.executable, "-c", f"{LIGHT_LANGFORMERS}\nKEY = {server.key!r}\n{code}"]
+    environ = {**os.environ, "KEY": server.key, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(typed, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + (done.stderr if done.returncode else "")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
+def test_every_command_gives_the_output_shown(serve: Callable[..., Server], page: str) -> None:
     server = serve()
-    environ = {**os.environ, "KEY": server.key}
-    assert len(commands()) > 15
-    for command, output in commands():
-        if command.startswith("KEY="):
-            continue
-        typed = command.replace("localhost:5000", server.url).replace("curl ", "curl -s ", 1)
-        done = subprocess.run(["bash", "-c", typed], env=environ, capture_output=True, text=True, timeout=60)
-        assert masked(done.stdout) == masked(output), command
+    assert len(pieces(page)) > 10
+    for piece in pieces(page):
+        if not piece.typed.startswith("KEY="):
+            assert masked(run(piece, server)) == masked(piece.output), piece.typed
 
 
 def test_every_key_of_a_profile_is_explained() -> None:
