@@ -104,6 +104,8 @@ def pull(settings: Settings, what: str) -> int:
     arriving = Pulls(settings.models).start(source, target)
     show(arriving)
     print(f"{arriving.path} is there and whole.")
+    if not target:
+        print("A request may name it as its model; to give it a template, name it in a profile of data/config.json.")
     return 0
 
 

@@ -191,10 +191,13 @@ def test_slots_are_as_many_as_memory_holds(random_model: Path, monkeypatch: pyte
     engine = Engine(LoadSettings(random_model, 4096, use_mmap=False))
     assert engine._runner.n_slots == 3
     engine.close()
-    monkeypatch.setattr("services.engine.runner.free_memory", lambda: 0)
-    engine = Engine(LoadSettings(GUIDE, 256))
+    monkeypatch.setattr("services.engine.runner.free_memory", lambda: each + 1)
+    engine = Engine(LoadSettings(random_model, 4096))
     assert engine._runner.n_slots == 1
     engine.close()
+    monkeypatch.setattr("services.engine.runner.free_memory", lambda: each - 1)
+    with pytest.raises(BadModelFile, match="a context of 4096 tokens takes 67 MB, and 67 MB are free; a smaller n_ctx"):
+        Engine(LoadSettings(random_model, 4096))
 
 
 def test_closing_fails_what_is_in_flight_and_what_comes_after(random_model: Path) -> None:

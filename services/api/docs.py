@@ -31,7 +31,7 @@ _TAGS = (
 _MAY_STREAM = ("/answer", "/v1/chat/completions", "/v1/completions")
 _STREAM = ("/api/generate", "/models/pull")
 # Requests that are computed once by their Idempotency-Key.
-_ONCE = (*_MAY_STREAM, "/api/generate", "/api")
+_ONCE = (*_MAY_STREAM, "/v1/embeddings", "/api/generate", "/api")
 _PUBLIC = ("/health", "/openapi.json", "/docs")
 _EVENTS = {"schema": {"type": "string", "description": "Server-sent events, each a line `data: …` and an empty one."}}
 _METHODS = ("get", "post", "delete", "patch", "put")

@@ -11,6 +11,7 @@ from flask_restful import Resource
 
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
+from services.api.once import once
 from services.api.openai_replies import Embeddings
 from services.api.openai_schemas import EmbeddingsRequest, prompts_of
 from services.api.schemas import replies, spec
@@ -23,6 +24,7 @@ class EmbeddingsResource(Resource):
         self._answers = answers
 
     @spec.validate(json=EmbeddingsRequest, resp=replies(Embeddings, 400, 404, 413, 422, 500, 503))
+    @once
     def post(self, json: EmbeddingsRequest) -> Any:
         """Give a vector of length 1 for each text, by a model for embeddings, or the mean of any other's last layer."""
         poll, n_tokens, data = poll_of_caller(), 0, []

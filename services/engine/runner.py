@@ -93,8 +93,15 @@ class Runner:
         llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
 
     def _affordable_slots(self, settings: LoadSettings, free: int) -> int:
-        """As many slots as the profile wants and half of the memory beside the weights holds; one at least."""
+        """As many slots as the profile wants and half of the memory beside the weights holds; one at least.
+
+        Raises BadModelFile where not even that fits.
+        """
         each = self.n_ctx * self.bytes_per_token
+        if each > free:
+            # Weights that are mapped may leave memory again, a KV cache may not.
+            what = f"a context of {self.n_ctx} tokens takes {each / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free"
+            raise BadModelFile(f"{settings.file.name}: {what}; a smaller n_ctx takes less", param="n_ctx")
         free -= llama_cpp.llama_model_size(self._model)
         n_slots = max(1, min(settings.n_parallel, int(free / 2 / max(each, 1))))
         if n_slots < settings.n_parallel:
