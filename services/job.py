@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from services.answer import Poll
-from services.errors import ClientGone, EngineFailure
+from services.errors import ClientGone, EngineFailure, NotFound
 from services.job_store import JobKey, JobRequest, JobState, Reply
 
 # Seconds that a request goes on for after its last caller has hung up, who may be about to send it again.
@@ -42,11 +42,16 @@ class Job:
         return self.state in ("done", "failed")
 
     def head(self, poll: Poll) -> tuple[int, Mapping[str, str]]:
-        """The reply's status and headers, once they are known. Raises EngineFailure, and what `poll` raises."""
+        """The reply's status and headers, once they are known.
+
+        Raises NotFound where somebody has stopped it meanwhile, EngineFailure, and what `poll` raises.
+        """
         with self._changed:
             while self._head is None and not self.is_over:
                 self._changed.wait(0.25)
                 poll()
+            if self.is_given_up:
+                raise NotFound("somebody has stopped this request", code="job_not_found")
             if self._head is None:
                 raise EngineFailure("the request could not be computed; the log says why")
             return self._head
@@ -104,7 +109,9 @@ class Job:
             self.state = state
             self._changed.notify_all()
 
-    def reply(self) -> Reply:
+    def reply(self) -> Reply | None:
         """The whole reply, once it is over."""
+        if not self.is_over:
+            return None
         status, headers = self._head or (500, {})
         return Reply(status, headers.get("Content-Type", "text/plain"), b"".join(self._parts))

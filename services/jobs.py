@@ -118,7 +118,7 @@ class Jobs:
         with self._changed:
             if job := self._under_way.get(key):
                 place = self._line.index(job) + 1 if job in self._line else 0
-                return JobStatus(job.state, place, job.created, None, None)
+                return JobStatus(job.state, place, job.created, None, job.reply())
             stored = self._store.get(key)
         if stored is None:
             raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")
@@ -132,6 +132,7 @@ class Jobs:
                 job.cancel()
                 if job in self._line:
                     self._line.remove(job)
+                    job.end("failed")
             elif not self._store.get(key):
                 raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")
             self._store.remove(key)
@@ -185,8 +186,8 @@ class Jobs:
         except Exception:
             log.exception("a job failed")
         finally:
-            self._keep(job, state)
             job.end(state)
+            self._keep(job)
 
     def _attempt(self, job: Job) -> Running:
         """Begin to compute a job; one that nobody waits for is tried again while the server has no room for it."""
@@ -197,18 +198,19 @@ class Jobs:
             running = self._perform(job.key, job.request, job.poll)
         return running
 
-    def _keep(self, job: Job, state: JobState) -> None:
+    def _keep(self, job: Job) -> None:
         with self._changed:
             if self._under_way.get(job.key) is not job:
                 return
-            del self._under_way[job.key]
             # What failed is tried again when it is sent again; what a stop has ended goes on after the next start.
-            if state == "done" or (job.waits and not self._closed):
-                stored = StoredJob(job.key, job.request, state, job.created, time.time(), job.reply())
+            if job.state == "done" or (job.waits and not self._closed):
+                stored = StoredJob(job.key, job.request, job.state, job.created, time.time(), job.reply())
                 try:
                     self._store.add(stored)
                 except HearthError as error:
-                    log.error("what came of a job is not kept: %s", error.message)
+                    log.error("what came of a job is kept in memory only: %s", error.message)
+                    return
+            del self._under_way[job.key]
 
 
 def _shown(key: JobKey) -> str:

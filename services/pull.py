@@ -71,6 +71,8 @@ def fetch(remote: Remote, folder: Path) -> Path:
     BadModelFile for what is no GGUF, Unavailable while another process fetches it.
     """
     path = folder / remote.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InvalidRequest(f"{remote.file} would lie outside of the models folder", param="model")
     part = part_of(folder, remote.file)
     with _written(part), alone(folder, remote.file, seconds=2):
         if path.exists():

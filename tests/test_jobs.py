@@ -149,6 +149,41 @@ def test_jobs_are_computed_in_their_turn(slow: Server) -> None:
     assert slow.post("/generate", {"job_id": "after", "meta": {"tokens_limit": 2}, "content": "Hi"}).status_code == 200
 
 
+def test_who_follows_a_job_that_is_stopped_is_told(slow: Server) -> None:
+    long = {"meta": {"tokens_limit": 1400}, "content": "Tell me"}
+    for n in range(5):
+        slow.post("/jobs", {"job_id": f"stop{n}", **long})
+    told: list[int] = []
+
+    def follow(job: str) -> None:
+        told.append(slow.post("/generate", {"job_id": job, **long}).status_code)
+
+    threads = [threading.Thread(target=follow, args=(f"stop{n}",)) for n in (0, 4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    for n in range(5):
+        assert slow.delete(f"/jobs/stop{n}").status_code == 200
+    for thread in threads:
+        thread.join(timeout=20)
+    assert told == [404, 404]
+
+
+def test_what_cannot_be_stored_is_told_all_the_same(slow: Server) -> None:
+    slow.post("/generate", {"job_id": "before", "meta": {"tokens_limit": 2}, "content": "Hi"})
+    with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+        # As a full disk would: nothing more can be written.
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    db.close()
+    body = {"job_id": "full", "meta": {"tokens_limit": 8}, "content": "Hi"}
+    first = slow.post("/generate", body)
+    assert first.status_code == 200
+    assert slow.post("/generate", body).json() == first.json()
+    assert slow.get("/jobs/full").json()["result"] == first.json()
+    assert slow.post("/jobs", {**body, "job_id": "refused"}).status_code == 500
+    assert slow.get("/jobs/refused").status_code == 404
+
+
 def test_jobs_go_on_after_a_kill(serve: Callable[..., Server], slow: Server) -> None:
     for n in range(6):
         slow.post("/jobs", {"job_id": f"k{n}", "meta": {"tokens_limit": 300}, "content": f"Tell me {n}"})
