@@ -12,6 +12,8 @@ curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id"
 curl -sN "$URL/answer" -H "$AUTH" -d '{"prompt": "Count to 9.", "session_id": 1, "stream": true}'
 curl -s "$URL/answer" -H "$AUTH"
 curl -s "$URL/answer/1" -H "$AUTH"
+curl -s "$URL/sessions" -H "$AUTH"
+curl -s -X PATCH "$URL/answer/1" -H "$AUTH" -d '{"name": "My talk"}'
 curl -s -X DELETE "$URL/answer/1" -H "$AUTH"
 
 curl -s "$URL/v1/chat/completions" -H "$AUTH" -d '{"model": "Guide", "messages": [{"role": "user", "content": "Hello"}]}'

@@ -16,7 +16,8 @@ from services.models import ModelFiles
 from services.profiles import Chosen, Profiles
 from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
 from services.question import Ask, Question
-from services.sessions import SessionKey, Sessions
+from services.session_history import SessionKey
+from services.sessions import Sessions
 
 
 class Answers:
@@ -48,6 +49,7 @@ class Answers:
             chosen = self._choose(ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             talk = _conversation(self._sessions, owner, ask, chosen.profile.memory_k)
+            talk.check()
             window = talk.window()
             fitter = _fitter(chosen, model, ask)
             generation = model.submit(_request(chosen, fitter.fit(window, question.prompt), ask, talk))
@@ -162,7 +164,7 @@ class Answers:
 
 def _conversation(sessions: Sessions, owner: str, ask: Ask, usual: int) -> Conversation:
     memory_k = usual if ask.question.memory_k is None else ask.question.memory_k
-    return Conversation(sessions, owner, ask.question.session_id, memory_k, usual, ask.system, ask.talk)
+    return Conversation(sessions, owner, ask.question.session_id, memory_k, usual, ask.system, ask.talk, ask.question.keep)
 
 
 def _fitter(chosen: Chosen, model: Model, ask: Ask) -> PromptFitter:

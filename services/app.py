@@ -11,7 +11,7 @@ from flask_restful import Api
 from auth.authentication import Gate, guard
 from auth.keys import KeyStore
 from services.answers import Answers
-from services.api.answer import AnswerResource, SessionResource
+from services.api.answer import AnswerResource, SessionResource, SessionsResource
 from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, KeyResource, KeysResource
 from services.api.docs import add_docs
@@ -76,6 +76,7 @@ def create_app(
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
     session_paths = ("/answer/<number>", "/answer/<owner>/<number>")
     api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
+    api.add_resource(SessionsResource, "/sessions", endpoint="sessions", resource_class_args=(sessions,))
     api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles, backend, pulls))
     api.add_resource(PullResource, "/models/pull", endpoint="pull", resource_class_args=(profiles, pulls))
     api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 
 from services.backend import PASSING
-from services.errors import NotFound
+from services.errors import InvalidRequest
 from services.prompts import Exchange
-from services.sessions import SessionHistory, SessionKey, Sessions, Unsaved
+from services.session_history import SessionHistory, SessionKey
+from services.sessions import Sessions, Unsaved
 
 # However large a request's memory_k, what is kept in memory only stays small.
 MAX_UNSAVED = 100
@@ -32,6 +32,17 @@ class Conversation:
     """The system prompt that the caller wants; None: there is none to speak of."""
     unsaved: str = "unsaved"
     """Which of the caller's conversations it is where it is no session."""
+    keep: int | None = None
+    """How many messages of the session stay before this prompt; None: all."""
+
+    def check(self) -> None:
+        """Raises InvalidRequest where more messages are to stay than there are."""
+        if self.keep is None:
+            return
+        if self.session_id is None:
+            raise InvalidRequest("keep: only a session has messages to keep; session_id is missing", param="keep")
+        if self.keep > (count := self._history.count()):
+            raise InvalidRequest(f"keep: the session has {count} messages", param="keep")
 
     @property
     def name(self) -> str:
@@ -45,17 +56,15 @@ class Conversation:
         if self._begins_anew or not self.memory_k:
             return []
         if self.session_id is not None:
-            return self._history.window(self.memory_k)
+            return self._history.window(self.memory_k, self.keep)
         return list(self._unsaved.exchanges[-self.memory_k :])
 
     def store(self, exchange: Exchange) -> None:
         """Add the prompt and its answer, durably where it is a session. Raises StorageFailed."""
         if self.session_id is not None:
-            if self._begins_anew:
-                with contextlib.suppress(NotFound):
-                    self._history.clear()
             is_new = self.wanted is not None and self.wanted != self._had
-            self._history.add_exchange(exchange, self.wanted if is_new else None)
+            keep = 0 if self._begins_anew else self.keep
+            self._history.add_exchange(exchange, self.wanted if is_new else None, keep)
         elif self.memory_k:
             before = () if self._begins_anew else self.sessions.unsaved(self.owner, self.unsaved).exchanges
             last = min(max(self.kept, self.memory_k), MAX_UNSAVED)
@@ -70,7 +79,7 @@ class Conversation:
     def _had(self) -> str | None:
         """The system prompt so far; None where it has not been said yet."""
         if self.session_id is not None:
-            return self._history.system()
+            return self._history.system(self.keep)
         return self._unsaved.system
 
     @cached_property

@@ -81,16 +81,27 @@ class SessionTable:
             self._look()
             return dict(self._table)
 
-    def add(self, entry: str, messages: list[Message], name: str) -> None:
+    def add(self, entry: str, messages: list[Message], name: str, keep: int | None = None) -> None:
         """Append to a session, durably, all or nothing; one that is not yet comes into being as `name`.
 
-        Raises StorageFailed, DamagedFile.
+        `keep` says how many of its messages stay; None: all. Raises StorageFailed, DamagedFile.
         """
         with self._turn, self._file.alone():
             self._refresh()
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            at = len(self._messages(entry))
-            self._record({"session": entry, "at": at, "time": now, "name": name, "messages": messages})
+            had = len(self._messages(entry))
+            at = had if keep is None else min(keep, had)
+            cut = {"cut": True} if at < had else {}
+            self._record({"session": entry, "at": at, "time": now, "name": name, **cut, "messages": messages})
+
+    def rename(self, entry: str, name: str) -> bool:
+        """Give a session another name, durably; False where there is none. Raises StorageFailed, DamagedFile."""
+        with self._turn, self._file.alone():
+            self._refresh()
+            if entry not in self._table:
+                return False
+            self._record({"session": entry, "renamed": name})
+            return True
 
     def remove(self, entry: str) -> bool:
         """Forget a session, durably; False where there is none. Raises StorageFailed, DamagedFile."""
@@ -165,7 +176,9 @@ class SessionTable:
         """Raises Misfit, with no word of what people wrote, where a record read from the disk is not what it should be."""
         entry, messages = record.get("session"), record.get("messages", [])
         good = isinstance(entry, str) and isinstance(messages, list)
-        if good and not record.get("removed"):
+        if good and "renamed" in record:
+            good = isinstance(record["renamed"], str)
+        elif good and not record.get("removed"):
             good = all(isinstance(record.get(name), kind) for name, kind in (("at", int), ("time", str), ("name", str)))
         try:
             self._check({str(entry): {"messages": messages}} if good else {"": None})
@@ -190,14 +203,21 @@ class SessionTable:
         if record.get("removed"):
             self._table.pop(entry, None)
             return
+        if "renamed" in record:
+            if entry in self._table:
+                self._table[entry] = {**self._table[entry], "name": record["renamed"]}
+            return
         new, at = record["messages"], record["at"]
         before = self._messages(entry)
-        if before[at : at + len(new)] == new:
+        if record.get("cut"):
+            # A list of its own: a fold may be writing the one that was.
+            before = before[:at]
+        elif before[at : at + len(new)] == new:
             return
         session = self._table.get(entry) or {"name": "", "created": record["time"]}
         self._table[entry] = {
             **{field: value for field, value in session.items() if field != "history"},
-            "name": session.get("name") or record["name"],
+            "name": (session.get("name") if before else "") or record["name"],
             "created": session.get("created") or record["time"],
             "updated": record["time"],
             # Grown in place: to copy it would cost more the longer the session is.

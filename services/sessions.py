@@ -1,4 +1,4 @@
-"""Conversations: LangChain's message history over the table of sessions, and the callers' unsaved ones in memory.
+"""All conversations: the sessions in their table, and the callers' unsaved ones in memory.
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
 or system. Its name is the session's number, and for a session of another key than the master `KEY ID/NUMBER`. The older
@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from services.errors import NotFound
 from services.json_file import JsonObject, Misfit
 from services.prompts import Exchange
-from services.session_table import Message, SessionTable
+from services.session_history import MASTER, SessionHistory, SessionKey, stored_messages
+from services.session_table import SessionTable
 from services.validation import explain
 
-MASTER = "0"
-NAME_LENGTH = 60
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _LOOSE = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -60,19 +55,6 @@ class StoredSession(BaseModel):
         return lines
 
 
-@dataclass(frozen=True, order=True)
-class SessionKey:
-    """Whose session it is (a key's id), and its number."""
-
-    owner: str
-    number: int
-
-    @property
-    def entry(self) -> str:
-        """The session's name in the file."""
-        return str(self.number) if self.owner == MASTER else f"{self.owner}/{self.number}"
-
-
 @dataclass(frozen=True)
 class Unsaved:
     """A conversation that is kept in memory only."""
@@ -91,7 +73,7 @@ class Sessions:
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is there and is not what it should be."""
-        self._table = SessionTable(path, _check, _stored_messages)
+        self._table = SessionTable(path, _check, stored_messages)
         self._turn = threading.Lock()
         self._unsaved: dict[tuple[str, str], Unsaved] = {}
         self._at_work: dict[SessionKey, tuple[threading.Lock, int]] = {}
@@ -113,6 +95,22 @@ class Sessions:
             for key, entry in keys
             if owner in (MASTER, key.owner)
         }
+
+    def listed(self, owner: str) -> list[dict[str, Any]]:
+        """The owner's own sessions, the one that went on last first: number, name, times, and how many messages."""
+        data = self._table.entries()
+        mine = [(key, data[entry]) for entry in data if (key := _key_of(entry)) and key.owner == owner]
+        mine.sort(key=lambda each: (str(each[1].get("updated") or ""), each[0].number), reverse=True)
+        return [
+            {
+                "session_id": key.number,
+                "name": session.get("name") or "",
+                "created": session.get("created"),
+                "updated": session.get("updated"),
+                "messages": len(stored_messages(session)),
+            }
+            for key, session in mine
+        ]
 
     def names_of_all(self) -> set[tuple[str, str]]:
         """Whose sessions there are: owner and number."""
@@ -153,107 +151,9 @@ class Sessions:
             self._unsaved[owner, name] = talk
 
 
-class SessionHistory(BaseChatMessageHistory):
-    """One session's messages, read from and written to the table."""
-
-    def __init__(self, table: SessionTable, key: SessionKey) -> None:
-        self._table = table
-        self._key = key
-
-    @property
-    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
-        """The whole conversation; [] for a session that is not yet."""
-        return _messages_of(self._stored())
-
-    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Append, durably, all of them or none. Raises StorageFailed."""
-        new = [{"type": message.type, "content": str(message.content)} for message in messages]
-        if new:
-            first = next((message for message in new if message["type"] == "human"), new[0])
-            self._table.add(self._key.entry, new, _shorten(first["content"]))
-
-    def add_exchange(self, exchange: Exchange, system: str | None = None) -> None:
-        """Append a prompt and its answer, both or neither, behind a system prompt where one is given."""
-        said: list[BaseMessage] = [HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)]
-        self.add_messages(said if system is None else [SystemMessage(content=system), *said])
-
-    def system(self) -> str | None:
-        """The system prompt that it goes by: the last one; None where it never had one."""
-        stored = _stored_messages(self._stored() or {})
-        return next((message["content"] for message in reversed(stored) if message["type"] == "system"), None)
-
-    def clear(self) -> None:
-        """Forget the session. Raises NotFound where there is none."""
-        if not self._table.remove(self._key.entry):
-            raise self._missing()
-
-    def window(self, k: int) -> list[Exchange]:
-        """The last `k` exchanges, oldest first."""
-        if not k:
-            return []
-        # However long the conversation, no more of it is looked at; more by a system prompt, and by half an exchange.
-        last = trim_messages(
-            [said for said in _messages_of(self._stored(), last=2 * k + 2) if not isinstance(said, SystemMessage)],
-            max_tokens=2 * k,
-            token_counter=len,
-            strategy="last",
-            start_on="human",
-        )
-        return _pair(last)
-
-    def describe(self) -> dict[str, Any]:
-        """The session in full: its id, name, times and messages. Raises NotFound where there is none."""
-        stored = self._stored()
-        if stored is None:
-            raise self._missing()
-        return {
-            "session_id": self._key.number,
-            "name": stored.get("name") or "",
-            "created": stored.get("created"),
-            "updated": stored.get("updated"),
-            "messages": [{"type": m["type"], "content": m["content"]} for m in _stored_messages(stored)],
-        }
-
-    def _stored(self) -> Any:
-        """The session as it stands in the table; None where there is none."""
-        return self._table.get(self._key.entry)
-
-    def _missing(self) -> NotFound:
-        return NotFound(f"there is no session {self._key.number}", param="session_id", code="session_not_found")
-
-
-def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
-    """Each human message with the answer right behind it; what a person edited to stand alone is left out."""
-    return [
-        Exchange(str(first.content), str(second.content))
-        for first, second in pairwise(messages)
-        if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
-    ]
-
-
 def parse_number(digits: str) -> int | None:
     """The session number that `digits` write; None where they write none."""
     return int(digits) if _NUMBER.fullmatch(digits) and int(digits) < 2**63 else None
-
-
-def _shorten(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= NAME_LENGTH else words[: NAME_LENGTH - 1].rstrip() + "…"
-
-
-def _messages_of(stored: Any, last: int = 0) -> list[BaseMessage]:
-    kinds = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
-    return [kinds[m["type"]](content=m["content"]) for m in _stored_messages(stored)[-last:]] if stored else []
-
-
-def _stored_messages(stored: Any) -> list[Message]:
-    """The conversation as it stands in the table, whichever form it is stored in."""
-    return [*map(_from_line, stored.get("history", ())), *stored.get("messages", ())]
-
-
-def _from_line(line: str) -> Message:
-    speaker, _, said = line.partition(":")
-    return {"type": "human" if speaker == "Human" else "ai", "content": said.removeprefix(" ")}
 
 
 def _key_of(entry: str) -> SessionKey | None:

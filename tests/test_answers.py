@@ -24,7 +24,8 @@ from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, S
 from services.models import ModelFiles
 from services.profiles import Profiles
 from services.question import Ask, Question
-from services.sessions import MASTER, SessionKey, Sessions
+from services.session_history import MASTER, SessionKey
+from services.sessions import Sessions
 from tests.serving import ROOT
 
 

@@ -134,6 +134,23 @@ def test_without_a_session_the_talk_is_kept_in_memory_only(serve: Serve) -> None
     assert server.ask("What is my name?", key=ana)["result"] == "You have not told me your name yet."
 
 
+def test_sessions_are_listed_by_their_last_use_and_renamed(server: Server) -> None:
+    key, id_ = server.mint()
+    for number in (1, 2, 1):
+        server.ask("Hello", key=key, session_id=number)
+        time.sleep(1.1)
+    listed = server.get("/sessions", key=key).json()["sessions"]
+    assert [(entry["session_id"], entry["messages"]) for entry in listed] == [(1, 4), (2, 2)]
+    assert listed[0]["updated"] > listed[1]["updated"] >= listed[0]["created"]
+    assert server.request("PATCH", "/answer/2", json={"name": "Mine"}, key=key).json() == {"name": "Mine"}
+    assert server.get("/answer/2", key=key).json()["name"] == "Mine"
+    assert server.request("PATCH", f"/answer/{id_}/2", json={"name": "Ours"}).status_code == 200
+    assert server.get("/answer", key=key).json()["2"] == "Ours"
+    assert server.request("PATCH", "/answer/9", json={"name": "x"}, key=key).status_code == 404
+    assert server.request("PATCH", "/answer/2", json={"name": ""}, key=key).status_code == 400
+    assert not [entry for entry in server.get("/sessions").json()["sessions"] if entry["name"] == "Ours"]
+
+
 def test_sessions_outlive_the_server(serve: Serve) -> None:
     server = serve()
     server.ask("My name is Zoltan.", session_id=9)

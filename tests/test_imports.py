@@ -27,7 +27,7 @@ ONLY = {
         "services.engine.vocabulary",
         "services.engine.native_log",
     ),
-    "langchain_core": ("services.sessions",),
+    "langchain_core": ("services.session_history",),
     "cryptography": ("auth.keys",),
     "services.engine": ("services.engine", "main"),
     "services.app": ("main",),

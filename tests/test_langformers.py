@@ -109,6 +109,20 @@ def test_a_session_is_kept_and_begun_anew(serve: Callable[..., Server]) -> None:
     assert len(said) == 3
 
 
+def test_an_earlier_prompt_is_answered_anew(caller: Caller, server: Server) -> None:
+    caller.ask("My name is Ana.", session_id=6)
+    caller.ask("Count to 3.", session_id=6)
+    caller.ask("Count to 5.", session_id=6, keep=3)
+    told = [message["content"] for message in server.get("/answer/6", key=caller.key).json()["messages"]]
+    assert told == ["", "My name is Ana.", "Nice to meet you, Ana!", "Count to 5.", "1, 2, 3, 4, 5."]
+    assert "Ana" in caller.ask("What is my name?", session_id=6, keep=3)
+    assert "Ana" not in caller.ask("What is my name?", session_id=6, keep=0)
+    reply = server.post("/answer", {"prompt": "Hello", "session_id": 6, "keep": 99}, key=caller.key)
+    assert (reply.status_code, reply.json()["message"]) == (400, "keep: the session has 3 messages")
+    reply = server.post("/answer", {"prompt": "Hello", "keep": 0}, key=caller.key)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "keep")
+
+
 def test_a_session_of_other_endpoints_goes_on(caller: Caller, server: Server) -> None:
     server.post("/answer", {"prompt": "My name is Ana.", "session_id": 4}, key=caller.key)
     assert "Ana" in caller.ask("What is my name?", session_id=4, system_prompt="You are the guide.")

@@ -15,7 +15,8 @@ from services import session_table
 from services.errors import DamagedFile, StorageFailed
 from services.json_text import readable
 from services.prompts import Exchange
-from services.sessions import MASTER, SessionKey, Sessions
+from services.session_history import MASTER, SessionKey
+from services.sessions import Sessions
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +117,37 @@ def test_a_broken_record_is_named_and_nothing_is_thrown_away(path: Path, journal
     assert lines[0] in journal.read_text()
 
 
+@pytest.mark.parametrize("folds", [False, True])
+def test_what_is_said_anew_takes_the_place_of_what_came_later(path: Path, journal: Path, folds: bool) -> None:
+    sessions = Sessions(path)
+    history = sessions.history(SessionKey(MASTER, 1))
+    for n in range(3):
+        add(sessions, 1, n)
+    history.add_exchange(said(9), keep=2)
+    add(sessions, 1, 10)
+    left = journal.read_bytes()
+    if folds:
+        # A kill between folding and cutting the journal leaves both.
+        sessions._table.fold()
+        journal.write_bytes(left)
+    assert stored(path, 1) == [said(0), said(9), said(10)]
+    sessions = Sessions(path)
+    sessions.history(SessionKey(MASTER, 1)).add_exchange(said(11), keep=0)
+    assert stored(path, 1) == [said(11)]
+    assert Sessions(path).history(SessionKey(MASTER, 1)).describe()["name"] == "question 11"
+
+
+def test_a_name_that_is_given_is_kept(path: Path) -> None:
+    sessions = Sessions(path)
+    add(sessions, 1, 0)
+    history = sessions.history(SessionKey(MASTER, 1))
+    history.rename("Mine")
+    add(sessions, 1, 1)
+    assert Sessions(path).history(SessionKey(MASTER, 1)).describe()["name"] == "Mine"
+    sessions._table.fold()
+    assert json.loads(path.read_text())["1"]["name"] == "Mine"
+
+
 def test_two_servers_on_one_folder_see_each_others_turns(path: Path) -> None:
     one, two = Sessions(path), Sessions(path)
     for n in range(12):
@@ -206,6 +238,10 @@ def test_random_changes_folds_and_restarts_agree_with_a_plain_dict(path: Path) -
         if what < 0.6:
             add(sessions, number, n % 4)
             expected.setdefault(number, []).append(said(n % 4))
+        elif what < 0.65 and number in expected:
+            keep = rng.randrange(len(expected[number]) + 1)
+            sessions.history(SessionKey(MASTER, number)).add_exchange(said(n % 4), keep=2 * keep)
+            expected[number] = [*expected[number][:keep], said(n % 4)]
         elif what < 0.7 and number in expected:
             sessions.history(SessionKey(MASTER, number)).clear()
             del expected[number]

@@ -11,7 +11,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from services.conversation import Conversation
 from services.errors import ClientGone, DamagedFile, NotFound
 from services.prompts import Exchange
-from services.sessions import MASTER, SessionKey, Sessions, parse_number
+from services.session_history import MASTER, SessionKey
+from services.sessions import Sessions, parse_number
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from benchmarks.servers import ROOT, Hearth, Server
 from benchmarks.talk import Talk
 from benchmarks.words import make_text
 from services.prompts import Exchange
-from services.sessions import SessionKey, Sessions
+from services.session_history import SessionKey
+from services.sessions import Sessions
 
 CONNECTIONS = 4
 AUTH_SECONDS = 3.0

@@ -13,10 +13,21 @@ from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
 from services.api.once import once
-from services.api.schemas import AnswerRequest, AnswerResult, Conversation, Deleted, SessionNames, replies, spec
+from services.api.schemas import (
+    AnswerRequest,
+    AnswerResult,
+    Conversation,
+    Deleted,
+    SessionList,
+    SessionName,
+    SessionNames,
+    replies,
+    spec,
+)
 from services.errors import NotFound
 from services.question import Ask
-from services.sessions import SessionKey, Sessions, parse_number
+from services.session_history import SessionKey
+from services.sessions import Sessions, parse_number
 
 
 class AnswerResource(Resource):
@@ -52,6 +63,18 @@ class AnswerResource(Resource):
         return self._sessions.names(caller().id)
 
 
+class SessionsResource(Resource):
+    """The caller's own sessions."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    @spec.validate(resp=replies(SessionList))
+    def get(self) -> Any:
+        """List the caller's own sessions with their times, the one that went on last first."""
+        return {"sessions": self._sessions.listed(caller().id)}
+
+
 class SessionResource(Resource):
     """One session. The master key may put the owner's key id before the number, as GET /answer lists it."""
 
@@ -63,6 +86,12 @@ class SessionResource(Resource):
     def get(self, number: str, owner: str | None = None) -> Any:
         """Show a conversation in full."""
         return self._sessions.history(_session_key(number, owner)).describe()
+
+    @spec.validate(json=SessionName, resp=replies(SessionName, 400, 404, 413, 500))
+    def patch(self, json: SessionName, number: str, owner: str | None = None) -> Any:
+        """Give a conversation another name."""
+        self._sessions.history(_session_key(number, owner)).rename(json.name)
+        return {"name": json.name}
 
     @spec.validate(resp=replies(Deleted, 404))
     def delete(self, number: str, owner: str | None = None) -> Any:

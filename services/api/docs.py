@@ -20,7 +20,7 @@ _ABOUT = (
     "`Authorization: Bearer KEY` or `X-Api-Key: KEY`. Every error has one shape; `error.param` names the field at fault."
 )
 _TAGS = (
-    ("Answers", "Prompts, sessions and streams.", ("/answer",)),
+    ("Answers", "Prompts, sessions and streams.", ("/answer", "/sessions")),
     ("OpenAI", "What OpenAI's clients ask for.", ("/v1", "/tokenize", "/detokenize")),
     ("Other clients", "Langformers', API Host's and ProtoLLM's ways.", ("/api", "/generate", "/chat_completion", "/jobs")),
     ("Models", "The model files, and switching between them.", ("/models",)),

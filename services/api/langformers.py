@@ -24,7 +24,10 @@ MEMORY_K, TEMPERATURE, TOP_P, MAX_LENGTH = 10, 0.5, 1.0, 5000
 
 
 class GenerateBody(Strict):
-    """The body of POST /api/generate. `memory_k` counts messages, and `max_length` the answer's tokens."""
+    """The body of POST /api/generate. `memory_k` counts messages, and `max_length` the answer's tokens.
+
+    `keep` is how many messages of the session stay before the prompt: to answer one of them anew.
+    """
 
     prompt: Prompt
     system_prompt: str = ""
@@ -33,6 +36,7 @@ class GenerateBody(Strict):
     top_p: Share = TOP_P
     max_length: MaxTokens = MAX_LENGTH
     session_id: SessionId | None = None
+    keep: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
 
 
 class Chunk(BaseModel):
@@ -58,6 +62,7 @@ class LangformersResource(Resource):
         question = Question(
             prompt=json.prompt,
             session_id=json.session_id,
+            keep=json.keep,
             memory_k=json.memory_k // 2,
             temperature=json.temperature,
             top_p=json.top_p,

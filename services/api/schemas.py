@@ -50,6 +50,28 @@ class SessionNames(RootModel[dict[str, str]]):
     """Session number → name; for the master key also KEY ID/NUMBER → name."""
 
 
+class SessionEntry(BaseModel):
+    """A session, as it is listed; `messages` is how many it has."""
+
+    session_id: int
+    name: str
+    created: str | None
+    updated: str | None
+    messages: int
+
+
+class SessionList(BaseModel):
+    """The caller's own sessions, the one that went on last first."""
+
+    sessions: list[SessionEntry]
+
+
+class SessionName(Strict):
+    """The body of PATCH /answer/ID."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class Message(BaseModel):
     """What one side said."""
 

@@ -1,0 +1,148 @@
+"""One conversation: LangChain's message history over the table of sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
+
+from services.errors import NotFound
+from services.prompts import Exchange
+from services.session_table import Message, SessionTable
+
+MASTER = "0"
+NAME_LENGTH = 60
+
+
+@dataclass(frozen=True, order=True)
+class SessionKey:
+    """Whose session it is (a key's id), and its number."""
+
+    owner: str
+    number: int
+
+    @property
+    def entry(self) -> str:
+        """The session's name in the file."""
+        return str(self.number) if self.owner == MASTER else f"{self.owner}/{self.number}"
+
+
+class SessionHistory(BaseChatMessageHistory):
+    """One session's messages, read from and written to the table."""
+
+    def __init__(self, table: SessionTable, key: SessionKey) -> None:
+        self._table = table
+        self._key = key
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+        """The whole conversation; [] for a session that is not yet."""
+        return _messages_of(self._stored())
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append, durably, all of them or none. Raises StorageFailed."""
+        self._append(messages)
+
+    def _append(self, messages: Sequence[BaseMessage], keep: int | None = None) -> None:
+        new = [{"type": message.type, "content": str(message.content)} for message in messages]
+        if new:
+            first = next((message for message in new if message["type"] == "human"), new[0])
+            self._table.add(self._key.entry, new, _shorten(first["content"]), keep)
+
+    def add_exchange(self, exchange: Exchange, system: str | None = None, keep: int | None = None) -> None:
+        """Append a prompt and its answer, both or neither, behind a system prompt where one is given.
+
+        `keep` says how many messages stay before them; None: all.
+        """
+        said: list[BaseMessage] = [HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)]
+        self._append(said if system is None else [SystemMessage(content=system), *said], keep)
+
+    def rename(self, name: str) -> None:
+        """Give the session another name. Raises NotFound where there is none, StorageFailed."""
+        if not self._table.rename(self._key.entry, name):
+            raise self._missing()
+
+    def count(self) -> int:
+        """How many messages it has; 0 for a session that is not yet."""
+        return len(stored_messages(self._stored() or {}))
+
+    def system(self, upto: int | None = None) -> str | None:
+        """The system prompt that its first `upto` messages go by: the last one; None where they never had one."""
+        stored = stored_messages(self._stored() or {})[:upto]
+        return next((message["content"] for message in reversed(stored) if message["type"] == "system"), None)
+
+    def clear(self) -> None:
+        """Forget the session. Raises NotFound where there is none."""
+        if not self._table.remove(self._key.entry):
+            raise self._missing()
+
+    def window(self, k: int, upto: int | None = None) -> list[Exchange]:
+        """The last `k` exchanges, oldest first, of its first `upto` messages; None: of all."""
+        if not k:
+            return []
+        # However long the conversation, no more of it is looked at; more by a system prompt, and by half an exchange.
+        last = trim_messages(
+            [
+                said
+                for said in _messages_of(self._stored(), last=2 * k + 2, upto=upto)
+                if not isinstance(said, SystemMessage)
+            ],
+            max_tokens=2 * k,
+            token_counter=len,
+            strategy="last",
+            start_on="human",
+        )
+        return _pair(last)
+
+    def describe(self) -> dict[str, Any]:
+        """The session in full: its id, name, times and messages. Raises NotFound where there is none."""
+        stored = self._stored()
+        if stored is None:
+            raise self._missing()
+        return {
+            "session_id": self._key.number,
+            "name": stored.get("name") or "",
+            "created": stored.get("created"),
+            "updated": stored.get("updated"),
+            "messages": [{"type": m["type"], "content": m["content"]} for m in stored_messages(stored)],
+        }
+
+    def _stored(self) -> Any:
+        """The session as it stands in the table; None where there is none."""
+        return self._table.get(self._key.entry)
+
+    def _missing(self) -> NotFound:
+        return NotFound(f"there is no session {self._key.number}", param="session_id", code="session_not_found")
+
+
+def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
+    """Each human message with the answer right behind it; what a person edited to stand alone is left out."""
+    return [
+        Exchange(str(first.content), str(second.content))
+        for first, second in pairwise(messages)
+        if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
+    ]
+
+
+def _shorten(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= NAME_LENGTH else words[: NAME_LENGTH - 1].rstrip() + "…"
+
+
+def _messages_of(stored: Any, last: int = 0, upto: int | None = None) -> list[BaseMessage]:
+    kinds = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
+    return [kinds[m["type"]](content=m["content"]) for m in stored_messages(stored)[:upto][-last:]] if stored else []
+
+
+def stored_messages(stored: Any) -> list[Message]:
+    """The conversation as it stands in the table, whichever form it is stored in."""
+    return [*map(_from_line, stored.get("history", ())), *stored.get("messages", ())]
+
+
+def _from_line(line: str) -> Message:
+    speaker, _, said = line.partition(":")
+    return {"type": "human" if speaker == "Human" else "ai", "content": said.removeprefix(" ")}
