@@ -8,6 +8,7 @@ Both serve everything that `main.py` serves, over the same data folder.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from services.settings import Settings, read_settings
 from services.sources import OllamaModel, Source, parse_source
 
 PROVIDERS = ("gguf", "huggingface", "ollama")
-_HOST_KEY = "API Host"
+_HOST_KEY = re.compile(r"API Host of process (\d+)")
 
 
 class Generator:
@@ -92,10 +93,11 @@ class ApiHost:
             return
         keys = KeyStore(self._settings.data / "api_keys.json")
         for key in keys.list():
-            if key["name"] == _HOST_KEY:
+            found = _HOST_KEY.fullmatch(key["name"] or "")
+            if found and not _runs(int(found[1])):
                 # A host that was killed has left it.
                 keys.revoke(key["id"])
-        minted = keys.mint(_HOST_KEY, may)
+        minted = keys.mint(f"API Host of process {os.getpid()}", may)
         print(f'{minted.key}\n\nThis is the access token; send it as "token" with each request to /api.', flush=True)
         try:
             self._serve({})
@@ -105,6 +107,17 @@ class ApiHost:
     def _serve(self, gates: dict[str, Gate]) -> None:
         if serve(self._settings, gates):
             raise OSError(f"the server could not be started on {self._settings.host}:{self._settings.port}")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is somebody else's.
+        return True
+    return process != os.getpid()
 
 
 def _settings() -> Settings:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -74,12 +75,16 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     parts = app.extensions["hearth"]
     with ExitStack() as closing:
         # The engine first, so that streams end with an error event rather than in the middle of a word.
-        closing.enter_context(_stopping_on_signals(parts["jobs"].close, pool.close, parts["sessions"].close))
+        jobs = parts["jobs"]
+        closing.enter_context(_stopping_on_signals(jobs.close, pool.close, parts["sessions"].close, jobs.release))
         store.retain(parts["sessions"].names_of_all())
         try:
             server = make_server(app, settings)
         except OSError as error:
+            for close in (pool.close, parts["sessions"].close, jobs.release):
+                close()
             return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        jobs.start(takes_up=_is_alone(settings.data / "jobs.lock", closing))
         url = f"http://{settings.host}:{port_of(server)}"
         _introduce(url, parts["keys"].mint_master())
         threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
@@ -137,6 +142,19 @@ def tune(settings: Settings, name: str | None, save: bool) -> int:
 
 def _bytes(megabytes: int | None) -> int | None:
     return None if megabytes is None else megabytes * 10**6
+
+
+def _is_alone(lock: Path, closing: ExitStack) -> bool:
+    """Whether no other server works on this data folder; until `closing` closes, none will think so."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        return False
+    closing.callback(held.release)
+    return True
 
 
 def _open_tunnel(url: str, closing: ExitStack) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, cast
 
-from flask import Flask, Request, abort, g, request
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Request, g, request
 
 from auth.keys import Identity, KeyStore
-from services.errors import HearthError, NotAuthenticated, NotPermitted
+from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused
+from services.json_text import read_json_text
 from services.settings import read_settings
 
 # Endpoints whose clients send the key in the body, as `token`.
@@ -50,19 +50,33 @@ class Gate:
         """A guest, known by the key that it sent, or by its address. Raises what `check` raises, as one of our errors."""
         if self.check:
             try:
-                allowed = self.check(request)
-                if inspect.isawaitable(allowed):
-                    asyncio.run(_awaited(allowed))
-            except (HearthError, HTTPException):
+                _run_check(self.check(request))
+            except HearthError:
                 raise
             except Exception as error:
-                # FastAPI's errors, which its users know, have a status and a detail.
-                status, detail = getattr(error, "status_code", None), getattr(error, "detail", None)
-                if isinstance(status, int) and 400 <= status < 600:
-                    abort(status, str(detail or error))
-                raise NotAuthenticated(str(error) or "refused") from error
-        mark = hashlib.sha256((key or request.remote_addr or "").encode()).hexdigest()[:16]
+                raise _refusal(error) from error
+        # A key that reads like an address is no address.
+        known_by = f"key:{key}" if key else f"address:{request.remote_addr}"
+        mark = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return Identity(f"guest-{mark}", None, self.scopes, is_guest=True)
+
+
+def _run_check(allowed: Any) -> None:
+    """Run what a check has returned, where that is not its end: a coroutine, or a generator up to what it yields."""
+    if inspect.isgenerator(allowed):
+        next(allowed, None)
+        allowed.close()
+    elif inspect.isasyncgen(allowed) or inspect.isawaitable(allowed):
+        asyncio.run(_awaited(allowed))
+
+
+def _refusal(error: Exception) -> HearthError:
+    """What a check raises, as our own error: Flask's and FastAPI's have a status and words."""
+    status = getattr(error, "status_code", None) or getattr(error, "code", None)
+    words = getattr(error, "detail", None) or getattr(error, "description", None) or error
+    if isinstance(status, int) and 400 <= status < 600 and status != 401:
+        return Refused(str(words), status)
+    return NotAuthenticated(str(words) or "refused")
 
 
 def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None) -> None:
@@ -117,8 +131,13 @@ def master_only(view: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-async def _awaited(value: Awaitable[Any]) -> Any:
-    return await value
+async def _awaited(value: Any) -> None:
+    if inspect.isasyncgen(value):
+        async for _ in value:
+            break
+        await value.aclose()
+    else:
+        await value
 
 
 def _given_key() -> str:
@@ -135,7 +154,8 @@ def _given_key() -> str:
         given = rest.strip()
     given = given or request.headers.get("X-Api-Key", "").strip()
     if not given and request.endpoint in KEY_IN_BODY:
-        body = request.get_json(force=True, silent=True)
+        # What cannot be read is refused where it is used, if its sender may come in at all.
+        body = read_json_text(request.get_data().decode("utf-8", "replace"))
         token = body.get("token") if isinstance(body, dict) else None
         return token if isinstance(token, str) else ""
     # WSGI hands headers over as latin-1; a typed key may hold any UTF-8.

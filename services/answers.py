@@ -43,7 +43,7 @@ class Answers:
         """
         question = ask.question
         with ExitStack() as stack:
-            stack.enter_context(self._place())
+            stack.enter_context(self.place())
             if question.session_id is not None:
                 stack.enter_context(self._sessions.turn(SessionKey(owner, question.session_id), poll))
             chosen = self._choose(ask.model).changed(ask.load)
@@ -70,19 +70,19 @@ class Answers:
     @contextmanager
     def lease(self, model: str | None) -> Iterator[Model]:
         """The model that a request names, loaded. Raises NotFound, BadModelFile, Unavailable."""
-        with self._place(), self._lease(self._choose(model)) as leased:
+        with self.place(), self._lease(self._choose(model)) as leased:
             yield leased
 
     @contextmanager
     def lease_embedder(self, model: str | None) -> Iterator[tuple[str, Embedder]]:
         """The same, as one that makes embeddings, and its name."""
         chosen = self._choose(model)
-        with self._place(), self._backend.lease_embedder(self._settings(chosen)) as embedder:
+        with self.place(), self._backend.lease_embedder(self._settings(chosen)) as embedder:
             yield chosen.name, embedder
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
-        with self._place(), self._sessions.turn(key, poll):
+        with self.place(), self._sessions.turn(key, poll):
             # In this order: a kill in between costs what was computed, and leaves no trace of what was to be forgotten.
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
@@ -95,7 +95,7 @@ class Answers:
         checked = self._files.check(model)
         chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
         settings = chosen.load_settings(self._files)
-        with self._place(), self._backend.lease(settings):
+        with self.place(), self._backend.lease(settings):
             self._profiles.select(profile, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
             with self._backend.lease(settings) as loaded:
@@ -126,7 +126,7 @@ class Answers:
         return "loading" if health == "down" and self._warming else health
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def place(self) -> Iterator[None]:
         """One of the places for open answers. Raises Unavailable where all are taken."""
         with self._turn:
             if self._n_open >= self._max_open:

@@ -68,6 +68,7 @@ def create_app(
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
     app.extensions["hearth"] = {"answers": answers, "keys": keys, "sessions": sessions}
 
     guard(app, keys, gates)

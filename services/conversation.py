@@ -65,10 +65,9 @@ class Conversation:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
             self._history.add_exchange(exchange, self.wanted if is_new else None, keep)
-        elif self.memory_k:
-            before = () if self._begins_anew else self.sessions.unsaved(self.owner, self.unsaved).exchanges
-            last = min(max(self.kept, self.memory_k), MAX_UNSAVED)
-            self.sessions.keep_unsaved(self.owner, self.unsaved, Unsaved((*before, exchange)[-last:], self.wanted))
+        elif self.memory_k or self.wanted is not None:
+            last = max(1, min(max(self.kept, self.memory_k), MAX_UNSAVED))
+            self.sessions.add_unsaved(self.owner, self.unsaved, exchange, self.wanted, last)
 
     @property
     def _begins_anew(self) -> bool:

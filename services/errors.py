@@ -6,6 +6,7 @@ HearthError
 │   └── Unprocessable       it reads well, and cannot be done: a name that is taken among others
 ├── NotAuthenticated        no key, or a wrong one
 ├── NotPermitted            a good key that may not do this
+├── Refused                 the caller was turned away by a rule of the server's owner
 ├── NotFound                no such session, model, profile or key
 ├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
 ├── PullFailed              a model could not be fetched from where it is
@@ -76,6 +77,17 @@ class NotPermitted(HearthError):
     """A good key that may not do this."""
 
     code = "not_permitted"
+
+
+class Refused(HearthError):
+    """The caller was turned away by a rule of the server's owner, with a status of its own."""
+
+    code = "refused"
+    status = 403
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NotFound(HearthError):

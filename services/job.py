@@ -68,10 +68,12 @@ class Job:
                 part = self._parts[n]
             yield part
 
-    def follow(self) -> None:
-        """Say that somebody waits for it."""
+    def follow(self) -> bool:
+        """Say that somebody waits for it; False where it is given up already."""
         with self._changed:
-            self._followers += 1
+            if not self.is_given_up:
+                self._followers += 1
+            return not self.is_given_up
 
     def leave(self) -> None:
         """Say that one who waited no longer does."""
@@ -81,7 +83,8 @@ class Job:
 
     def cancel(self) -> None:
         """Stop computing it."""
-        self.is_given_up = True
+        with self._changed:
+            self.is_given_up = True
 
     def poll(self) -> None:
         """What the computing thread calls while it waits. Raises ClientGone where nobody wants the answer."""

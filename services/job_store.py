@@ -17,13 +17,19 @@ JobState = Literal["queued", "running", "done", "failed"]
 # Seconds for which what came of a job can be had.
 KEPT_FOR = 24 * 3600.0
 
-_TABLE = """
-CREATE TABLE IF NOT EXISTS jobs (
-    owner TEXT NOT NULL, id TEXT NOT NULL, digest TEXT NOT NULL, path TEXT NOT NULL, body BLOB NOT NULL,
-    state TEXT NOT NULL, created REAL NOT NULL, finished REAL, status INTEGER, content_type TEXT, reply BLOB,
-    PRIMARY KEY (owner, id)
+# Seconds between two looks for what is older.
+_PRUNE_EVERY = 60.0
+_SET_UP = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    # What is deleted is written over.
+    "PRAGMA secure_delete=ON",
+    "CREATE TABLE IF NOT EXISTS jobs (owner TEXT NOT NULL, id TEXT NOT NULL, digest TEXT NOT NULL, path TEXT NOT NULL, "
+    "body BLOB NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, finished REAL, status INTEGER, content_type TEXT, "
+    "reply BLOB, PRIMARY KEY (owner, id))",
+    "CREATE INDEX IF NOT EXISTS by_end ON jobs (finished)",
+    "CREATE INDEX IF NOT EXISTS by_state ON jobs (state)",
 )
-"""
 _COLUMNS = "owner, id, path, body, digest, state, created, finished, status, content_type, reply"
 
 
@@ -69,53 +75,60 @@ class JobStore:
     """The table. Any thread may call it; `_turn` lets one statement run at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be made."""
+        """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""
         self._path = path
         self._turn = threading.Lock()
-        try:
+        self._pruned = 0.0
+        with self._explained():
             path.touch(mode=0o600)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(_TABLE)
+            for statement in _SET_UP:
+                self._db.execute(statement)
             self._db.execute(f"SELECT {_COLUMNS} FROM jobs LIMIT 1")  # noqa: S608
-        except sqlite3.DatabaseError as error:
-            raise DamagedFile(path, f"is no table of jobs ({error}); move it away to begin with none") from error
-        except OSError as error:
-            raise StorageFailed(f"{path.parent.name}/{path.name} could not be made: {error.strerror}") from error
 
     def get(self, key: JobKey) -> StoredJob | None:
-        """The job called so; None where there is none, or none any more."""
+        """The job called so; None where there is none, or none any more. Raises StorageFailed."""
         return next(iter(self._select("owner = ? AND id = ?", (key.owner, key.id))), None)
 
     def unfinished(self) -> list[StoredJob]:
-        """What is still to be computed, in the order in which it came."""
+        """What is still to be computed, in the order in which it came. Raises StorageFailed."""
         return self._select("state IN ('queued', 'running')", ())
 
     def add(self, job: StoredJob) -> None:
-        """Store a job durably, in the place of one of the same key. Raises StorageFailed."""
+        """Store a job durably, in the place of one of the same key. Raises StorageFailed.
+
+        What was asked is not kept once it is over.
+        """
         reply = job.reply
         row = (
-            *(job.key.owner, job.key.id, job.request.digest, job.request.path, job.request.body),
-            *(job.state, job.created, job.finished),
+            *(job.key.owner, job.key.id, job.request.path, job.request.body if job.finished is None else b""),
+            *(job.request.digest, job.state, job.created, job.finished),
             *((reply.status, reply.content_type, reply.body) if reply else (None, None, None)),
         )
-        with self._writing() as db:
-            db.execute("DELETE FROM jobs WHERE finished < ?", (time.time() - KEPT_FOR,))
-            db.execute(f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+        with self._turn, self._explained():
+            self._prune()
+            places = ", ".join("?" * len(row))
+            self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
 
     def remove(self, key: JobKey) -> None:
-        """Forget a job. Raises StorageFailed."""
-        with self._writing() as db:
-            db.execute("DELETE FROM jobs WHERE owner = ? AND id = ?", (key.owner, key.id))
+        """Forget a job, and leave no trace of it on the disk. Raises StorageFailed."""
+        with self._turn, self._explained():
+            self._db.execute("DELETE FROM jobs WHERE owner = ? AND id = ?", (key.owner, key.id))
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file."""
         with self._turn:
             self._db.close()
 
+    def _prune(self) -> None:
+        """Forget what has been kept for long enough, once in a while."""
+        if time.monotonic() - self._pruned > _PRUNE_EVERY:
+            self._pruned = time.monotonic()
+            self._db.execute("DELETE FROM jobs WHERE finished < ?", (time.time() - KEPT_FOR,))
+
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredJob]:
-        with self._turn:
+        with self._turn, self._explained():
             query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY created"  # noqa: S608
             rows = self._db.execute(query, values).fetchall()
         jobs = [
@@ -125,9 +138,15 @@ class JobStore:
         return [job for job in jobs if job.finished is None or job.finished > time.time() - KEPT_FOR]
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _explained(self) -> Iterator[None]:
+        """Raise what goes wrong with the file as one of our errors."""
+        name = f"{self._path.parent.name}/{self._path.name}"
         try:
-            with self._turn, self._db:
-                yield self._db
+            yield
+        except (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
+            # Locked, full, read-only, closed.
+            raise StorageFailed(f"{name} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise StorageFailed(f"{self._path.parent.name}/{self._path.name} could not be written: {error}") from error
+            raise DamagedFile(self._path, f"is no table of jobs ({error}); move it away to begin with none") from error
+        except OSError as error:
+            raise StorageFailed(f"{name} cannot be used: {error.strerror}") from error

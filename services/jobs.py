@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,8 +22,8 @@ log = logging.getLogger(__name__)
 
 # Jobs computed at once that nobody waits for: half of the default slots, so that the others are free for people.
 WORKERS = 4
-# Jobs that may wait; more get 503.
-MAX_QUEUED = 1000
+# Jobs that may wait, of all keys and of each; more get 503.
+MAX_QUEUED, MAX_QUEUED_EACH = 1000, 250
 # Seconds for which a job that nobody waits for is tried again while the server has no room for it.
 _PATIENCE = 600.0
 
@@ -62,19 +61,25 @@ class JobStatus:
 class Jobs:
     """All jobs.
 
-    Any thread may call it. `_changed` protects the table of those under way and the line of those that wait, and wakes the
-    workers.
+    Any thread may call it. `_changed` protects the table of those under way, the line of those that wait and whose turn it
+    is, and wakes the workers.
     """
 
     def __init__(self, store: JobStore, perform: Perform) -> None:
-        """Go on with what was still to be computed when the server last stopped."""
         self._store = store
         self._perform = perform
         self._changed = threading.Condition()
         self._under_way: dict[JobKey, Job] = {}
-        self._line: deque[Job] = deque()
+        self._line: list[Job] = []
+        self._served: dict[str, int] = {}
+        """How many of a key's jobs have had their turn."""
+        self._unkept: list[Job] = []
+        """What is over, and could not be stored yet."""
         self._closed = False
-        for stored in store.unfinished():
+
+    def start(self, takes_up: bool = True) -> None:
+        """Begin to work; `takes_up` says whether on what was still to be computed when the server last stopped."""
+        for stored in self._store.unfinished() if takes_up else ():
             self._enqueue(Job(stored.key, stored.request, True, stored.created))
         for n in range(WORKERS):
             threading.Thread(target=self._work, name=f"job-{n}", daemon=True).start()
@@ -85,36 +90,48 @@ class Jobs:
         Raises Unprocessable where another request has that name, Unavailable while the server stops.
         """
         with self._changed:
-            if known := self._known(key, request):
-                if isinstance(known, Job):
-                    known.follow()
-                    return known
-                if known.reply and known.state == "done":
-                    return known.reply
+            known = self._known(key, request)
+            if isinstance(known, Job) and known.follow():
+                return known
+            if isinstance(known, StoredJob) and known.state == "done" and known.reply:
+                return known.reply
             self._check_open()
-            job = self._under_way[key] = Job(key, request, False, time.time())
+            waits = isinstance(known, StoredJob) and known.finished is None
+            job = Job(key, request, waits, time.time())
             job.follow()
+            if waits:
+                # It waits on the disk alone, since it could not be stored or taken up before.
+                self._enqueue(job)
+                return job
+            self._under_way[key] = job
         threading.Thread(target=self._compute, args=(job,), name="keyed", daemon=True).start()
         return job
 
     def enqueue(self, key: JobKey, request: JobRequest) -> None:
-        """Have a request computed in its turn, after a restart too. Nothing happens where it is known already.
+        """Have a request computed in its turn, after a restart too. Where it is computed already, it goes on.
 
         Raises Unprocessable where another request has that name, Unavailable where too many wait, StorageFailed.
         """
         with self._changed:
             known = self._known(key, request)
-            if known and known.state != "failed":
+            if isinstance(known, Job) and (known.waits or known.is_over):
+                return
+            if isinstance(known, StoredJob) and known.state == "done":
                 return
             self._check_open()
-            if len(self._line) >= MAX_QUEUED:
+            mine = sum(job.key.owner == key.owner for job in self._line)
+            if mine >= MAX_QUEUED_EACH or len(self._line) >= MAX_QUEUED:
                 raise Unavailable("too many jobs are waiting; try again later", code="too_many_jobs", retry_after=30)
-            job = Job(key, request, True, time.time())
+            job = known if isinstance(known, Job) else Job(key, request, True, time.time())
             self._store.add(StoredJob(key, request, "queued", job.created, None, None))
-            self._enqueue(job)
+            if job is known:
+                # Somebody waits for it, and will not have to.
+                job.waits = True
+            else:
+                self._enqueue(job)
 
     def status(self, key: JobKey) -> JobStatus:
-        """How a job is getting on. Raises NotFound."""
+        """How a job is getting on. Raises NotFound, StorageFailed."""
         with self._changed:
             if job := self._under_way.get(key):
                 place = self._line.index(job) + 1 if job in self._line else 0
@@ -125,7 +142,7 @@ class Jobs:
         return JobStatus(stored.state, 0, stored.created, stored.finished, stored.reply)
 
     def remove(self, key: JobKey) -> None:
-        """Stop computing a job, or forget what came of it. Raises NotFound."""
+        """Stop computing a job, or forget what came of it. Raises NotFound, StorageFailed."""
         with self._changed:
             job = self._under_way.pop(key, None)
             if job:
@@ -143,8 +160,15 @@ class Jobs:
             self._closed = True
             self._changed.notify_all()
 
+    def release(self) -> None:
+        """Let go of the file, once nothing is computed any more."""
+        with self._changed:
+            self._keep_all()
+            self._store.close()
+
     def _known(self, key: JobKey, request: JobRequest) -> Job | StoredJob | None:
-        known = self._under_way.get(key) or self._store.get(key)
+        job = self._under_way.get(key)
+        known = job if job and not job.is_given_up else self._store.get(key)
         if known and known.request.digest != request.digest:
             what = f"{_shown(key)} was sent before, with another request: a new request needs a name of its own"
             param = "job_id" if key.id.startswith("job:") else "Idempotency-Key"
@@ -169,7 +193,12 @@ class Jobs:
                     self._changed.wait()
                 if self._closed:
                     return
-                job = self._line.popleft()
+                # The key that has had the fewest turns comes first, and of its jobs the one that came first.
+                job = min(self._line, key=lambda each: self._served.get(each.key.owner, 0))
+                self._line.remove(job)
+                self._served[job.key.owner] = self._served.get(job.key.owner, 0) + 1
+                if not self._line:
+                    self._served.clear()
             self._compute(job)
 
     def _compute(self, job: Job) -> None:
@@ -177,7 +206,11 @@ class Jobs:
         job.state = "running"
         state: JobState = "failed"
         try:
-            running = self._attempt(job)
+            running = self._perform(job.key, job.request, job.poll)
+            if running.status == 503 and "Retry-After" in running.headers and self._may_wait(job):
+                time.sleep(1)
+                job.state = "queued"
+                return self._enqueue(job)
             job.begin(running.status, running.headers)
             for part in running.parts():
                 job.add(part)
@@ -186,17 +219,14 @@ class Jobs:
         except Exception:
             log.exception("a job failed")
         finally:
-            job.end(state)
-            self._keep(job)
+            if job.state == "running":
+                job.end(state)
+                self._keep(job)
+        return None
 
-    def _attempt(self, job: Job) -> Running:
-        """Begin to compute a job; one that nobody waits for is tried again while the server has no room for it."""
-        deadline = time.monotonic() + _PATIENCE
-        running = self._perform(job.key, job.request, job.poll)
-        while running.status == 503 and job.waits and time.monotonic() < deadline and not (self._closed or job.is_given_up):
-            time.sleep(1)
-            running = self._perform(job.key, job.request, job.poll)
-        return running
+    def _may_wait(self, job: Job) -> bool:
+        """Whether a job that the server has no room for may wait at the end of its line."""
+        return job.waits and time.time() - job.created < _PATIENCE and not (self._closed or job.is_given_up)
 
     def _keep(self, job: Job) -> None:
         with self._changed:
@@ -204,13 +234,24 @@ class Jobs:
                 return
             # What failed is tried again when it is sent again; what a stop has ended goes on after the next start.
             if job.state == "done" or (job.waits and not self._closed):
+                self._unkept.append(job)
+                self._keep_all()
+            else:
+                del self._under_way[job.key]
+
+    def _keep_all(self) -> None:
+        """Store what is over. What the disk does not take stays in memory, and is tried again with the next."""
+        while self._unkept:
+            job = self._unkept[0]
+            if self._under_way.get(job.key) is job:
                 stored = StoredJob(job.key, job.request, job.state, job.created, time.time(), job.reply())
                 try:
                     self._store.add(stored)
                 except HearthError as error:
                     log.error("what came of a job is kept in memory only: %s", error.message)
                     return
-            del self._under_way[job.key]
+                del self._under_way[job.key]
+            self._unkept.pop(0)
 
 
 def _shown(key: JobKey) -> str:

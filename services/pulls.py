@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -68,8 +69,9 @@ class Pull:
     def _describe(self, remote: Remote, state: str) -> dict[str, Any]:
         received = remote.size
         if state == "arriving":
-            part = part_of(self._folder, remote.file)
-            received = part.stat().st_size if part.exists() else 0
+            # It may be given its name just now.
+            with contextlib.suppress(FileNotFoundError):
+                received = part_of(self._folder, remote.file).stat().st_size
         described = {"file": remote.file, "source": remote.source, "size": remote.size}
         return {**described, "received": received, "state": state}
 

@@ -25,6 +25,8 @@ from services.session_table import SessionTable
 from services.validation import explain
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+# Conversations that are kept in memory only; the one that went on longest ago is forgotten first.
+MOST_UNSAVED = 10_000
 _LOOSE = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
@@ -145,10 +147,14 @@ class Sessions:
         with self._turn:
             return self._unsaved.get((owner, name), Unsaved())
 
-    def keep_unsaved(self, owner: str, name: str, talk: Unsaved) -> None:
-        """Remember it, in the place of what it was."""
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
+        """Add to it, of which the `last` exchanges are kept; another system prompt begins it anew."""
         with self._turn:
-            self._unsaved[owner, name] = talk
+            talk = self._unsaved.pop((owner, name), Unsaved())
+            before = talk.exchanges if system is None or talk.system in (None, system) else ()
+            self._unsaved[owner, name] = Unsaved((*before, exchange)[-last:], system)
+            while len(self._unsaved) > MOST_UNSAVED:
+                del self._unsaved[next(iter(self._unsaved))]
 
 
 def parse_number(digits: str) -> int | None:

@@ -12,10 +12,12 @@ from pathlib import Path, PurePosixPath
 from services.errors import InvalidRequest, NotFound
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_REVISION = re.compile(r"[\w][\w./-]{0,127}")
+_REVISION = re.compile(r"\w[\w.-]{0,127}")
 _OLLAMA = re.compile(r"(?:[A-Za-z0-9][\w.:-]*/){0,2}[A-Za-z0-9][\w.-]*(?::[\w][\w.-]{0,127})?")
 # Of several files of one model, the first of these quantizations: small enough for a CPU, and good enough to talk to.
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q4_K_S", "Q5_K_M", "IQ4_XS", "Q6_K", "Q8_0")
+# What is put behind it while it arrives has to fit too (255 bytes on most disks).
+_LONGEST_NAME = 200
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 FORMS = "hf:REPO/FILE.gguf, hf:REPO or ollama:NAME"
@@ -71,6 +73,8 @@ def hub_file(repo: str, file: str, param: str, revision: str | None = None) -> H
         raise InvalidRequest(f"{param}: {repo!r} names no repository: it should be USER/REPO", param=param)
     if file and (not file.endswith(".gguf") or any(part in ("", ".", "..") for part in PurePosixPath(file).parts)):
         raise InvalidRequest(f"{param}: {file!r} should be the name of a .gguf file", param=param)
+    if PurePosixPath(file).name.startswith(".") or len(PurePosixPath(file).name) > _LONGEST_NAME:
+        raise InvalidRequest(f"{param}: {file[:80]!r} cannot be the name of a model file here", param=param)
     if _PART.search(file):
         what = f"{file} is one of several parts of a model; only models in one file can be pulled"
         raise InvalidRequest(f"{param}: {what}", param=param)

@@ -41,6 +41,8 @@ class Tunnel:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            # Ctrl+C is the server's, which ends the program itself.
+            start_new_session=True,
         )
         self._thread = threading.Thread(target=self._read, name="tunnel", daemon=True)
         self._thread.start()

@@ -67,6 +67,8 @@ def test_the_key_may_stand_in_the_header_too(server: Server) -> None:
     assert post(server, {**body, "token": "wrong"}).status_code == 401
     assert post(server, {**body, "token": 5}).status_code == 401
     assert server.post("/api", body).status_code == 200
+    for odd in (b"[" * 200_000, b'{"token": "\\ud800", "inputs": "x"}', b"\xff\xfe", b""):
+        assert requests.post(f"{server.url}/api", data=odd, timeout=60).status_code == 401
     # Nowhere else does the body hold the key.
     assert requests.post(f"{server.url}/answer", json={"prompt": "Hi", "token": server.key}, timeout=60).status_code == 401
 

@@ -121,6 +121,29 @@ async def slowly(request):
         assert (refused.status_code, refused.json()["message"]) == (status, says)
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_dependency_may_be_a_generator(run: Callable[..., Script], kind: str) -> None:
+    lines = f"""
+{kind} check(request):
+    if request.headers.get("X-User") != "ana":
+        raise PermissionError("only Ana may")
+    yield "ana"
+
+"""
+    script = run(lines + generator("'gguf', 'Guide', check"))
+    assert "Paris" in script.generate(**{"X-User": "ana"})
+    refused = requests.post(f"{script.url}/api/generate", json=FRANCE, timeout=10)
+    assert (refused.status_code, refused.json()["message"]) == (401, "only Ana may")
+
+
+def test_what_a_dependency_says_is_told(run: Callable[..., Script]) -> None:
+    lines = "from flask import abort\n\ndef check(request):\n    abort(int(request.headers['X-Status']), 'so it is')\n\n"
+    script = run(lines + generator("'gguf', 'Guide', check"))
+    for status in (401, 403, 404, 429, 503):
+        refused = requests.post(f"{script.url}/api/generate", json=FRANCE, headers={"X-Status": str(status)}, timeout=10)
+        assert (refused.status_code, refused.json()["message"]) == (status, "so it is")
+
+
 def test_guests_are_told_apart_by_what_they_send(run: Callable[..., Script]) -> None:
     script = run(generator("'gguf', 'Guide', lambda request: None"))
 
@@ -131,6 +154,10 @@ def test_guests_are_told_apart_by_what_they_send(run: Callable[..., Script]) -> 
     ask("My name is Ana.", "one")
     assert "Ana" in ask("What is my name?", "one")
     assert "Ana" not in ask("What is my name?", "two")
+    # Nor is a key that reads like an address the guest who comes from there.
+    client = StreamProcessor(headers={})
+    "".join(client.process(f"{script.url}/api/generate", {"prompt": "My name is Bob.", "temperature": 0}))
+    assert "Bob" not in ask("What is my name?", "127.0.0.1")
 
 
 def test_a_repository_and_ollamas_models_are_served(run: Callable[..., Script], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ RANDOM = {"temperature": 1.5, "max_tokens": 24, "memory_k": 0}
 def slow(serve: Callable[..., Server], models: Path) -> Server:
     """A server whose model goes on talking until it is stopped."""
     server = serve(models=models)
-    server.edit_config(model="random.gguf", max_tokens=1500, temperature=1.0, n_ctx=2048)
+    server.edit_config(model="random.gguf", max_tokens=1500, temperature=0, n_ctx=2048)
     server.ask("Hello", max_tokens=1, memory_k=0)
     return server
 
@@ -126,11 +126,11 @@ def test_an_answer_outlives_the_server(serve: Callable[..., Server]) -> None:
 
 
 def test_jobs_are_computed_in_their_turn(slow: Server) -> None:
-    content = {"meta": {"tokens_limit": 40}, "content": "Tell me"}
+    content = {"meta": {"tokens_limit": 40, "temperature": 0}, "content": "Tell me"}
     for n in range(6):
         posted = slow.post("/jobs", {"job_id": f"j{n}", **content})
         assert (posted.status_code, posted.json()["job_id"]) == (202, f"j{n}")
-    long = {"meta": {"tokens_limit": 1400}, "content": "Tell me more"}
+    long = {"meta": {"tokens_limit": 1400, "temperature": 0}, "content": "Tell me more"}
     for n in range(5):
         slow.post("/jobs", {"job_id": f"long{n}", **long})
     assert slow.get("/jobs/long4").json()["state"] == "queued"
@@ -146,11 +146,16 @@ def test_jobs_are_computed_in_their_turn(slow: Server) -> None:
         assert slow.delete(f"/jobs/long{n}").json() == {"deleted": True}
         assert slow.get(f"/jobs/long{n}").status_code == 404
     # Nothing of what was stopped goes on.
-    assert slow.post("/generate", {"job_id": "after", "meta": {"tokens_limit": 2}, "content": "Hi"}).status_code == 200
+    assert (
+        slow.post(
+            "/generate", {"job_id": "after", "meta": {"tokens_limit": 2, "temperature": 0}, "content": "Hi"}
+        ).status_code
+        == 200
+    )
 
 
 def test_who_follows_a_job_that_is_stopped_is_told(slow: Server) -> None:
-    long = {"meta": {"tokens_limit": 1400}, "content": "Tell me"}
+    long = {"meta": {"tokens_limit": 1400, "temperature": 0}, "content": "Tell me"}
     for n in range(5):
         slow.post("/jobs", {"job_id": f"stop{n}", **long})
     told: list[int] = []
@@ -170,12 +175,12 @@ def test_who_follows_a_job_that_is_stopped_is_told(slow: Server) -> None:
 
 
 def test_what_cannot_be_stored_is_told_all_the_same(slow: Server) -> None:
-    slow.post("/generate", {"job_id": "before", "meta": {"tokens_limit": 2}, "content": "Hi"})
+    slow.post("/generate", {"job_id": "before", "meta": {"tokens_limit": 2, "temperature": 0}, "content": "Hi"})
     with sqlite3.connect(slow.data / "jobs.sqlite") as db:
         # As a full disk would: nothing more can be written.
         db.execute("CREATE TRIGGER full BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'disk full'); END")
     db.close()
-    body = {"job_id": "full", "meta": {"tokens_limit": 8}, "content": "Hi"}
+    body = {"job_id": "full", "meta": {"tokens_limit": 8, "temperature": 0}, "content": "Hi"}
     first = slow.post("/generate", body)
     assert first.status_code == 200
     assert slow.post("/generate", body).json() == first.json()
@@ -184,9 +189,97 @@ def test_what_cannot_be_stored_is_told_all_the_same(slow: Server) -> None:
     assert slow.get("/jobs/refused").status_code == 404
 
 
+def test_a_job_that_somebody_waited_for_is_durable_too(serve: Callable[..., Server], slow: Server) -> None:
+    body = {"job_id": "d", "meta": {"tokens_limit": 700, "temperature": 0}, "content": "Tell me"}
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(f"{slow.url}/generate", json=body, headers={"Authorization": slow.key}, timeout=0.5)
+    assert slow.post("/jobs", body).status_code == 202
+    slow.kill()
+    again = serve(data=slow.data, models=slow.models)
+    again.key = slow.key
+    assert wait_for(again, "d", "done")["result"]["content"]
+
+
+def test_what_could_not_be_stored_is_stored_later(slow: Server) -> None:
+    db = sqlite3.connect(slow.data / "jobs.sqlite", isolation_level=None)
+    slow.post("/jobs", {"job_id": "q", "meta": {"tokens_limit": 300, "temperature": 0}, "content": "Hi"})
+    db.execute("BEGIN IMMEDIATE")
+    done = wait_for(slow, "q", "done")
+    body = {"prompt": "Hello", "session_id": 9, "max_tokens": 4}
+    first = keyed(slow, "twice", body)
+    assert (first.status_code, keyed(slow, "twice", body).json()) == (200, first.json())
+    assert len(slow.get("/answer/9").json()["messages"]) == 2
+    db.execute("ROLLBACK")
+    db.close()
+    keyed(slow, "next", {"prompt": "Hello", "max_tokens": 1, "memory_k": 0})
+    slow.kill()
+    with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+        rows = dict(db.execute("SELECT id, state FROM jobs").fetchall())
+    db.close()
+    assert (rows["job:q"], rows["key:twice"], done["state"]) == ("done", "done", "done")
+
+
+def test_keys_take_turns_and_one_cannot_fill_the_line(slow: Server) -> None:
+    long = {"meta": {"tokens_limit": 1400, "temperature": 0}, "content": "Tell me"}
+    refused = [slow.post("/jobs", {"job_id": f"m{n}", **long}).status_code for n in range(256)]
+    assert refused.count(503) >= 1
+    key, _ = slow.mint()
+    posted = slow.post("/jobs", {"job_id": "mine", "meta": {"tokens_limit": 2, "temperature": 0}, "content": "Hi"}, key=key)
+    assert posted.status_code == 202
+    # Those that are computed are stopped; the next in turn is the other key's.
+    for n in range(4):
+        slow.delete(f"/jobs/m{n}")
+    deadline = time.monotonic() + 30
+    while slow.get("/jobs/mine", key=key).json()["state"] != "done":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert slow.get("/jobs/m200").json()["state"] == "queued"
+
+
+def test_neither_keys_nor_what_is_over_stays_on_disk(slow: Server) -> None:
+    body = {"token": slow.key, "inputs": "a secret sentence", "file_name": "random.gguf", "parameters": {"max_tokens": 2}}
+    for _ in range(2):
+        sent = requests.post(f"{slow.url}/api", json=body, headers={"Idempotency-Key": "host"}, timeout=60)
+        assert sent.status_code == 200
+    long = {"meta": {"tokens_limit": 1400, "temperature": 0}, "content": "another secret sentence"}
+    for n in range(5):
+        slow.post("/jobs", {"job_id": f"gone{n}", **long})
+    for n in range(5):
+        slow.delete(f"/jobs/gone{n}")
+    left = b"".join(path.read_bytes() for path in slow.data.glob("jobs.sqlite*"))
+    assert slow.key.encode() not in left
+    assert b"secret sentence" not in left
+
+
+def test_followers_leave_threads_for_others(serve: Callable[..., Server], models: Path) -> None:
+    server = serve("--threads", "12", "--reserve", "6", models=models)
+    server.edit_config(model="random.gguf", max_tokens=1500, temperature=0, n_ctx=2048)
+    server.ask("Hello", max_tokens=1, memory_k=0)
+    body = {"prompt": "Tell", "max_tokens": 1200, "memory_k": 0}
+    statuses: list[int] = []
+    threads = [threading.Thread(target=lambda: statuses.append(keyed(server, "same", body).status_code)) for _ in range(14)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    assert server.get("/health").elapsed.total_seconds() < 1
+    for thread in threads:
+        thread.join()
+    assert {*statuses} == {200, 503}
+
+
+def test_a_server_that_cannot_listen_leaves_the_jobs_alone(serve: Callable[..., Server], slow: Server) -> None:
+    slow.post("/jobs", {"job_id": "one", "meta": {"tokens_limit": 900, "temperature": 0}, "content": "Hi"})
+    other = serve("--log-level", "INFO", data=slow.data, models=slow.models)
+    other.key = slow.key
+    wait_for(slow, "one", "done")
+    with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+    db.close()
+
+
 def test_jobs_go_on_after_a_kill(serve: Callable[..., Server], slow: Server) -> None:
     for n in range(6):
-        slow.post("/jobs", {"job_id": f"k{n}", "meta": {"tokens_limit": 300}, "content": f"Tell me {n}"})
+        slow.post("/jobs", {"job_id": f"k{n}", "meta": {"tokens_limit": 300, "temperature": 0}, "content": f"Tell me {n}"})
     time.sleep(0.3)
     slow.kill()
     again = serve(data=slow.data, models=slow.models)
@@ -196,7 +289,7 @@ def test_jobs_go_on_after_a_kill(serve: Callable[..., Server], slow: Server) -> 
 
 
 def test_jobs_go_on_after_a_stop(serve: Callable[..., Server], slow: Server) -> None:
-    slow.post("/jobs", {"job_id": "s", "meta": {"tokens_limit": 1000}, "content": "Tell me"})
+    slow.post("/jobs", {"job_id": "s", "meta": {"tokens_limit": 1000, "temperature": 0}, "content": "Tell me"})
     wait_for(slow, "s", "running")
     assert slow.stop() == 0
     again = serve(data=slow.data, models=slow.models)
@@ -215,7 +308,7 @@ def test_a_job_that_fails_says_why(server: Server) -> None:
 
 def test_a_revoked_keys_jobs_end(slow: Server) -> None:
     for n in range(5):
-        slow.post("/jobs", {"job_id": f"mine{n}", "meta": {"tokens_limit": 1000}, "content": "Tell me"})
+        slow.post("/jobs", {"job_id": f"mine{n}", "meta": {"tokens_limit": 1000, "temperature": 0}, "content": "Tell me"})
     key, id_ = slow.mint()
     slow.post("/jobs", {"job_id": "theirs", "content": "Hello"}, key=key)
     slow.delete(f"/auth/key/{id_}")

@@ -117,7 +117,8 @@ class ApiHostResource(Resource):
         if not caller().may("models:pull"):
             what = f"{json.file_name} is not in the models folder, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
-        return self._pulls.start(source).wait(poll_of_caller()).name
+        with self._answers.place():
+            return self._pulls.start(source).wait(poll_of_caller()).name
 
 
 def _ask(json: HostBody, model: str | None) -> Ask:

@@ -19,6 +19,7 @@ STATUSES: dict[type[errors.HearthError], int] = {
     errors.Unprocessable: 422,
     errors.NotAuthenticated: 401,
     errors.NotPermitted: 403,
+    errors.Refused: 403,
     errors.NotFound: 404,
     errors.BadModelFile: 422,
     # Another server, behind this one, is at fault.
@@ -49,6 +50,8 @@ def unforeseen_body() -> dict[str, Any]:
 
 def status_of(error: errors.HearthError) -> int:
     """The HTTP status of one of our errors."""
+    if isinstance(error, errors.Refused):
+        return error.status
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json as json_module
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any, cast, get_type_hints
 
 from flask import Flask, Response, current_app, g, request
 
-from auth.authentication import caller
+from auth.authentication import KEY_IN_BODY, caller
 from auth.keys import KeyStore
 from services.answer import Poll
 from services.api import sse
@@ -35,7 +36,7 @@ def once(view: Callable[..., Any]) -> Callable[..., Any]:
         # A guest has no name to keep a job by.
         if not name or _COMPUTING in request.environ or caller().is_guest:
             return view(self, json=json)
-        key, asked = JobKey(caller().id, name), job_request(request.path)
+        key, asked = JobKey(caller().id, name), job_request(request.path.rstrip("/"))
         return _follow(current_jobs().once(key, asked))
 
     # SpecTree goes by the annotations, and would look the names in them up in this module.
@@ -50,7 +51,11 @@ def current_jobs() -> Jobs:
 
 def job_request(path: str) -> JobRequest:
     """The request that is being served, as one to `path`. Bodies that say the same have one digest."""
-    body = json_module.dumps(read_json(request), sort_keys=True).encode()
+    asked = read_json(request)
+    if isinstance(asked, dict) and request.endpoint in KEY_IN_BODY:
+        # Keys are kept as hashes only.
+        asked.pop("token", None)
+    body = json_module.dumps(asked, sort_keys=True, ensure_ascii=False).encode()
     return JobRequest(path, body, hashlib.sha256(path.encode() + b"\0" + body).hexdigest())
 
 
@@ -121,16 +126,15 @@ def _follow(job: Job | Reply) -> Response:
         response.headers["Idempotent-Replayed"] = "true"
         return response
     poll = poll_of_caller()
-    streams = False
-    try:
+    with ExitStack() as stack:
+        stack.callback(job.leave)
+        # A thread is held meanwhile, as by any answer.
+        stack.enter_context(current_app.extensions["hearth"]["answers"].place())
         status, headers = job.head(poll)
-        streams = headers.get("Content-Type", "").startswith(sse.MIMETYPE)
-        if streams:
-            return sse.stream(_parts(job, poll), job.leave)
+        if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
+            close = stack.pop_all().close
+            return sse.stream(_parts(job, poll), close)
         return Response(b"".join(job.parts(poll)), status, headers=dict(headers))
-    finally:
-        if not streams:
-            job.leave()
 
 
 def _parts(job: Job, poll: Poll) -> Iterator[bytes]:

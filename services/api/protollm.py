@@ -168,7 +168,7 @@ def _answer(answers: Answers, messages: list[dict[str, Any]], meta: Meta) -> dic
 
 
 def _describe(job_id: str, status: JobStatus) -> dict[str, Any]:
-    said = json_module.loads(status.reply.body) if status.reply else {}
+    said = json_module.loads(status.reply.body) if status.reply and status.reply.body else {}
     failed = status.state == "failed"
     return {
         "job_id": job_id,
@@ -177,5 +177,7 @@ def _describe(job_id: str, status: JobStatus) -> dict[str, Any]:
         "created": status.created,
         "finished": status.finished,
         "result": said if said and not failed else None,
-        "error": {"message": said["message"], "code": said["error"]["code"]} if said and failed else None,
+        "error": {"message": said.get("message", "it failed"), "code": said.get("error", {}).get("code")}
+        if failed
+        else None,
     }
