@@ -213,7 +213,8 @@ def test_what_could_not_be_stored_is_stored_later(slow: Server) -> None:
     db.close()
     keyed(slow, "next", {"prompt": "Hello", "max_tokens": 1, "memory_k": 0})
     assert done["state"] == "done"
-    wanted, rows = {"job:q": "done", "key:twice": "done", "key:next": "done"}, {}
+    wanted = {"job:q": "done", "key:twice": "done", "key:next": "done"}
+    rows: dict[str, str] = {}
     deadline = time.monotonic() + 20
     while rows != wanted and time.monotonic() < deadline:
         with sqlite3.connect(slow.data / "jobs.sqlite") as db:
