@@ -31,6 +31,7 @@ class Answers:
         self._max_open = max_open
         self._turn = threading.Lock()
         self._n_open = 0
+        self._here = threading.local()
         self._warming = False
         self._broken: LoadSettings | None = None
         """What could not be loaded when last tried."""
@@ -126,8 +127,20 @@ class Answers:
         return "loading" if health == "down" and self._warming else health
 
     @contextmanager
+    def needing_no_place(self) -> Iterator[None]:
+        """What this thread opens meanwhile takes no place: whoever waits for it has taken one."""
+        self._here.needs_no_place = True
+        try:
+            yield
+        finally:
+            self._here.needs_no_place = False
+
+    @contextmanager
     def place(self) -> Iterator[None]:
         """One of the places for open answers. Raises Unavailable where all are taken."""
+        if getattr(self._here, "needs_no_place", False):
+            yield
+            return
         with self._turn:
             if self._n_open >= self._max_open:
                 raise Unavailable("too many answers are under way; try again soon", code="too_busy", retry_after=2)

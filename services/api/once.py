@@ -84,7 +84,8 @@ class Performer:
                 g.identity = self._keys.identity(key.owner)
                 if g.identity is None:
                     raise NotAuthenticated("the key that sent this job has been revoked")
-                response = self._app.make_response(self._app.dispatch_request())
+                with self._app.extensions["hearth"]["answers"].needing_no_place():
+                    response = self._app.make_response(self._app.dispatch_request())
             except Exception as error:
                 response = self._app.make_response(self._app.handle_user_exception(error))
         return _Performed(response)
@@ -128,7 +129,7 @@ def _follow(job: Job | Reply) -> Response:
     poll = poll_of_caller()
     with ExitStack() as stack:
         stack.callback(job.leave)
-        # A thread is held meanwhile, as by any answer.
+        # A thread is held meanwhile, as by any answer; the thread that computes holds none of the server's.
         stack.enter_context(current_app.extensions["hearth"]["answers"].place())
         status, headers = job.head(poll)
         if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
