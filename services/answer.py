@@ -66,6 +66,13 @@ class Answer:
             yield chunk
         self.summary = self._finished("".join(parts))
 
+    def whole(self) -> str:
+        """The whole text, and the end. Raises what `chunks` raises."""
+        try:
+            return "".join(self.chunks())
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Let go of the session and the model; cancel what is not finished. Calling it again does nothing."""
         self._end.close()

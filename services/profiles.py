@@ -24,6 +24,7 @@ from services.sources import FORMS, Source, parse_source
 from services.validation import (
     MaxTokens,
     MemoryK,
+    NCtx,
     RepeatPenalty,
     Seed,
     Share,
@@ -58,7 +59,7 @@ class Profile(Strict):
 
     model: Annotated[str, Field(min_length=1)]
     template: str
-    n_ctx: Annotated[int, Field(ge=32, le=2**24)] = 2048
+    n_ctx: NCtx = 2048
     temperature: Temperature = 0.8
     max_tokens: MaxTokens = 512
     top_p: Share = 0.95

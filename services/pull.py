@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from services.errors import BadModelFile, HearthError, InvalidRequest, NotFound, PullFailed, StorageFailed, Unavailable
 from services.gguf import BadGguf, read_gguf
+from services.json_file import sync_folder
 from services.sources import HubFile, Source, best_file, file_name, ollama_blob
 
 ARRIVING = ".arriving"
@@ -86,7 +87,7 @@ def fetch(remote: Remote, folder: Path) -> Path:
         _check_arrived(part, remote)
         path.parent.mkdir(parents=True, exist_ok=True)
         part.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
         _note_of(part).unlink(missing_ok=True)
         return path
 
@@ -282,14 +283,6 @@ def _written(part: Path) -> Iterator[None]:
     except OSError as error:
         what = f"{part.name.removesuffix('.part')} could not be written: {error.strerror or error}"
         raise StorageFailed(f"{what}. {KEPT}") from error
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _gb(n_bytes: int) -> str:

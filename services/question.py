@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from services.backend import ChatFormat
 from services.prompts import Form
 from services.validation import (
     AnswerPenalty,
+    Keep,
     MaxTokens,
     MemoryK,
     RepeatPenalty,
@@ -43,7 +42,7 @@ class Question(Strict):
     """The person's own words, by which the exchange is stored."""
     session_id: SessionId | None = None
     memory_k: MemoryK | None = None
-    keep: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    keep: Keep | None = None
     """How many messages of the session stay before this prompt: to answer one of them anew. None: all."""
     temperature: Temperature | None = None
     max_tokens: MaxTokens | None = None

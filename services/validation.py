@@ -19,6 +19,8 @@ AnswerPenalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 MemoryK = Annotated[int, Field(ge=0, le=2**31 - 1)]
+NCtx = Annotated[int, Field(ge=32, le=2**24)]
+Keep = Annotated[int, Field(ge=0, le=2**31 - 1)]
 SessionId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 

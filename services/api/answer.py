@@ -49,13 +49,9 @@ class AnswerResource(Resource):
         """
         answer = self._answers.open(caller().id, Ask(json), poll_of_caller())
         if json.stream:
-            return sse.stream(sse.guarded(_events(answer), answer.close), answer.close)
-        try:
-            for _ in answer.chunks():
-                pass
-            return answer.summary
-        finally:
-            answer.close()
+            return sse.stream(_events(answer), answer.close)
+        answer.whole()
+        return answer.summary
 
     @spec.validate(resp=replies(SessionNames))
     def get(self) -> Any:

@@ -25,9 +25,7 @@ from services.prompts import Form
 from services.pulls import Pulls
 from services.question import Ask, Question
 from services.sources import hub_file
-from services.validation import MaxTokens, Share, Strict, Temperature, TopK
-
-NCtx = Annotated[int, Field(ge=32, le=2**24)]
+from services.validation import MaxTokens, NCtx, Share, Strict, Temperature, TopK
 
 
 class Parameters(Strict):
@@ -97,10 +95,7 @@ class ApiHostResource(Resource):
         """
         ask = _ask(json, self._model(json))
         answer = self._answers.open(caller().id, ask, poll_of_caller())
-        try:
-            return {"answer": {"role": "assistant", "content": "".join(answer.chunks())}}
-        finally:
-            answer.close()
+        return {"answer": {"role": "assistant", "content": answer.whole()}}
 
     def _model(self, json: HostBody) -> str | None:
         """The model file's name in the models folder, where it is now if it was not before."""

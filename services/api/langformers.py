@@ -17,7 +17,7 @@ from services.api.once import once
 from services.api.openai_asks import chat_form
 from services.api.schemas import replies, spec
 from services.question import Ask, Question
-from services.validation import MaxTokens, Prompt, SessionId, Share, Strict
+from services.validation import Keep, MaxTokens, Prompt, SessionId, Share, Strict
 
 # What Langformers takes where a body leaves it out.
 MEMORY_K, TEMPERATURE, TOP_P, MAX_LENGTH = 10, 0.5, 1.0, 5000
@@ -36,7 +36,7 @@ class GenerateBody(Strict):
     top_p: Share = TOP_P
     max_length: MaxTokens = MAX_LENGTH
     session_id: SessionId | None = None
-    keep: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    keep: Keep | None = None
 
 
 class Chunk(BaseModel):
@@ -72,7 +72,7 @@ class LangformersResource(Resource):
         form = chat_form([*messages, {"role": "user", "content": json.prompt}])
         ask = Ask(question, form=form, system=json.system_prompt, talk="generate")
         answer = self._answers.open(caller().id, ask, poll_of_caller())
-        return sse.stream(sse.guarded(_events(answer), answer.close), answer.close)
+        return sse.stream(_events(answer), answer.close)
 
 
 def _events(answer: Answer) -> Iterator[str]:

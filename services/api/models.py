@@ -81,7 +81,7 @@ class PullResource(Resource):
         progress = self._pulls.start(*self._profiles.config().source(json.source)).progress(poll)
         # What goes wrong before anything arrives has a status of its own.
         first = next(progress)
-        return sse.stream(sse.guarded(_events(first, progress)), progress.close)
+        return sse.stream(_events(first, progress), progress.close)
 
 
 def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Iterator[str]:

@@ -134,12 +134,5 @@ def _follow(job: Job | Reply) -> Response:
         status, headers = job.head(poll)
         if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
             close = stack.pop_all().close
-            return sse.stream(_parts(job, poll), close)
+            return sse.stream(job.parts(poll), close)
         return Response(b"".join(job.parts(poll)), status, headers=dict(headers))
-
-
-def _parts(job: Job, poll: Poll) -> Iterator[bytes]:
-    try:
-        yield from job.parts(poll)
-    except ClientGone:
-        return

@@ -206,7 +206,7 @@ def _reply(
         shape = Shape(writer.part_kind if streams else writer.kind, writer.prefix, opened[0].model, writer.n)
         if streams:
             close = stack.pop_all().close
-            return sse.stream(sse.guarded(_events(opened, writer, shape, with_usage), close), close)
+            return sse.stream(_events(opened, writer, shape, with_usage), close)
         choices = [writer.choice(index, answer, "".join(answer.chunks())) for index, answer in enumerate(opened)]
         return shape.whole(choices, opened)
 

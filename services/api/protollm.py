@@ -161,10 +161,7 @@ def _answer(answers: Answers, messages: list[dict[str, Any]], meta: Meta) -> dic
         answer = answers.open(caller().id, Ask(question, model=meta.model, form=chat_form(messages)), poll_of_caller())
     except InvalidRequest as error:
         raise Unprocessable(error.message, param=error.param, code=error.code) from error
-    try:
-        return {"content": "".join(answer.chunks())}
-    finally:
-        answer.close()
+    return {"content": answer.whole()}
 
 
 def _describe(job_id: str, status: JobStatus) -> dict[str, Any]:

@@ -30,24 +30,6 @@ class Failure(str):
     """The event that ends a stream which failed."""
 
 
-def guarded(events: Iterable[str], close: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The same events; where one cannot be had, an event that tells the error, in the one shape, is the last.
-
-    `close` is called at the end, however it comes.
-    """
-    try:
-        yield from events
-    except ClientGone:
-        return
-    except HearthError as error:
-        yield Failure(event(body_of(error)))
-    except Exception as error:
-        log.error("a stream failed", exc_info=error)
-        yield Failure(event(unforeseen_body()))
-    finally:
-        close()
-
-
 class Silences:
     """What to tell the reader of one stream while there is no text. Owned by the thread that streams."""
 
@@ -66,10 +48,25 @@ class Silences:
 
 
 def stream(events: Iterable[str] | Iterable[bytes], close: Callable[[], None]) -> Response:
-    """A response that sends events as they come. `close` is called at its end, however it ends, even if never begun."""
-    response = Response(events, mimetype=MIMETYPE)
+    """A response that sends events as they come; where one cannot be had, one that tells the error is the last.
+
+    `close` is called at its end, however it ends, even if never begun.
+    """
+    response = Response(_guarded(events), mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-cache"
     # nginx would collect the events.
     response.headers["X-Accel-Buffering"] = "no"
     response.call_on_close(close)
     return response
+
+
+def _guarded(events: Iterable[str] | Iterable[bytes]) -> Iterator[Any]:
+    try:
+        yield from events
+    except ClientGone:
+        return
+    except HearthError as error:
+        yield Failure(event(body_of(error)))
+    except Exception as error:
+        log.error("a stream failed", exc_info=error)
+        yield Failure(event(unforeseen_body()))
