@@ -76,12 +76,13 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     with ExitStack() as closing:
         # The engine first, so that streams end with an error event rather than in the middle of a word.
         jobs = parts["jobs"]
-        closing.enter_context(_stopping_on_signals(jobs.close, pool.close, parts["sessions"].close, jobs.release))
+        closers = (pool.close, parts["sessions"].close, parts["keys"].close, jobs.release)
+        closing.enter_context(_stopping_on_signals(jobs.close, *closers))
         store.retain(parts["sessions"].names_of_all())
         try:
             server = make_server(app, settings)
         except OSError as error:
-            for close in (pool.close, parts["sessions"].close, jobs.release):
+            for close in closers:
                 close()
             return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
         jobs.start(takes_up=_is_alone(settings.data / "jobs.lock", closing))

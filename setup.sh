@@ -36,6 +36,9 @@ find_python() {
     done
 }
 
+# Whether there is a browser that the tests can drive.
+has_browser() { has chromium || has chromium-browser || has google-chrome; }
+
 # Debian's packages for what is lacking, by apt-get; through sudo where that is needed.
 install_system_packages() {
     local missing=() python
@@ -50,6 +53,7 @@ install_system_packages() {
     has cmake || missing+=(cmake)
     has ninja || has make || missing+=(ninja-build)
     has curl || missing+=(curl)
+    [[ $command != test ]] || has_browser || missing+=(chromium)
     [[ ${#missing[@]} -gt 0 ]] || return 0
 
     local as_root=()
@@ -176,8 +180,10 @@ esac
 
 wanted=requirements.txt
 [[ $command != test ]] || wanted=requirements-dev.txt
-if ! is_installed "$wanted"; then
+if ! is_installed "$wanted" || { [[ $command == test ]] && ! has_browser; }; then
     install_system_packages
+fi
+if ! is_installed "$wanted"; then
     make_venv
     install_requirements "$wanted"
 fi

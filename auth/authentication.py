@@ -20,7 +20,7 @@ from services.settings import read_settings
 # Endpoints whose clients send the key in the body, as `token`.
 KEY_IN_BODY = frozenset({"apihost"})
 # Endpoints that anybody may ask. Every other route needs a key, one that is added later included.
-PUBLIC = frozenset({"health", "openapi", "docs", "docs_file"})
+PUBLIC = frozenset({"health", "openapi", "docs", "docs_file", "page", "page_file"})
 
 
 def generate_api_key(name: str | None = None) -> str:
@@ -96,6 +96,8 @@ def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None) -
         if identity is None:
             what = "this key is not valid" if key else "a key is needed: send it as the header Authorization: KEY"
             raise NotAuthenticated(what, param="Authorization")
+        if not identity.is_guest:
+            keys.note_use(identity.id)
         g.identity = identity
 
 

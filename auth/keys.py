@@ -19,11 +19,14 @@ from typing import Any
 from cryptography.hazmat.primitives import constant_time, hashes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from auth.key_use import KeyUse
 from services.errors import InvalidRequest, NotFound, Unavailable
 from services.json_file import JsonFile, JsonObject, Misfit
 
 MASTER = "0"
 PREFIX = "hearth-"
+_EVERYBODY = ("answer", "models:read", "models:switch")
+_MASTER_ONLY = ("keys", "models:pull")
 # From OWASP's password storage cheat sheet: of its equal choices, the one that takes 16 MiB.
 _SCRYPT = {"n": 2**14, "r": 8, "p": 5}
 # How many seconds a request may wait for others' keys to be stretched, so that guesses do not take every thread.
@@ -45,6 +48,10 @@ class Identity:
     def is_master(self) -> bool:
         """Whether this is the master key, which may mint and revoke."""
         return self.id == MASTER
+
+    def all_scopes(self) -> list[str]:
+        """Everything that it may do, by name."""
+        return sorted({*_EVERYBODY, *(_MASTER_ONLY if self.is_master else self.scopes - {"keys"})})
 
     def may(self, scope: str) -> bool:
         """Whether it may do what `scope` names; the master may do everything."""
@@ -75,6 +82,7 @@ class KeyStore:
         self._secret = secrets.token_bytes(32)
         self._stretching = threading.Lock()
         self._proofs: set[bytes] = set()
+        self._use = KeyUse(path.with_name("key_use.json"), self._entries)
         self._entries()
 
     def check(self, key: str) -> Identity | None:
@@ -111,8 +119,19 @@ class KeyStore:
         return self._add(MASTER, "master")
 
     def list(self) -> list[dict[str, Any]]:
-        """Every key's id, name and time of making; neither keys nor hashes."""
-        return [{"id": id_, "name": e.get("name"), "created": e.get("created")} for id_, e in self._entries().items()]
+        """Every key's id, name, and times of making and of its last use; neither keys nor hashes."""
+        return [
+            {"id": id_, "name": entry.get("name"), "created": entry.get("created"), "last_used": self._use.of(id_)}
+            for id_, entry in self._entries().items()
+        ]
+
+    def note_use(self, id_: str) -> None:
+        """The key of this id is being used."""
+        self._use.note(id_)
+
+    def close(self) -> None:
+        """Write what is kept in memory only: when the keys were used."""
+        self._use.close()
 
     def revoke(self, id_: str) -> None:
         """Forget a key, at once. Raises NotFound for an unknown id, InvalidRequest for the master's."""

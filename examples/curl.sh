@@ -6,13 +6,17 @@ AUTH="Authorization: ${KEY:?set KEY to your master key}"
 
 curl -s "$URL/health"
 curl -s "$URL/auth" -H "$AUTH"
+curl -s "$URL/auth/me" -H "$AUTH"
+curl -s "$URL/status" -H "$AUTH"
 
 curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "My name is Ana.", "session_id": 1}'
 curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id": 1}'
 curl -sN "$URL/answer" -H "$AUTH" -d '{"prompt": "Count to 9.", "session_id": 1, "stream": true}'
 curl -s "$URL/answer" -H "$AUTH"
 curl -s "$URL/answer/1" -H "$AUTH"
-curl -s "$URL/sessions" -H "$AUTH"
+curl -s "$URL/sessions?q=Ana" -H "$AUTH"
+curl -s -X POST "$URL/answer/1/stop" -H "$AUTH"
+curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "Hello", "model": "Pirate", "system_prompt": "Be kind.", "memory_k": 0}'
 curl -s -X PATCH "$URL/answer/1" -H "$AUTH" -d '{"name": "My talk"}'
 curl -s -X DELETE "$URL/answer/1" -H "$AUTH"
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from services.answer import Answer, Poll, summary
+from services.answer import Answer, Poll, finish_of, summary
 from services.backend import EVERYBODY, Backend, Embedder, GenerationRequest, Health, LoadSettings, Model, Thought
 from services.conversation import Conversation
 from services.errors import BadModelFile, HearthError, Unavailable
@@ -18,6 +18,8 @@ from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
 from services.question import Ask, Question
 from services.session_history import SessionKey
 from services.sessions import Sessions
+from services.status import Status
+from services.stops import Stops
 
 
 class Answers:
@@ -29,6 +31,7 @@ class Answers:
         self._sessions = sessions
         self._backend = backend
         self._max_open = max_open
+        self._stops = Stops()
         self._turn = threading.Lock()
         self._n_open = 0
         self._here = threading.local()
@@ -45,8 +48,11 @@ class Answers:
         question = ask.question
         with ExitStack() as stack:
             stack.enter_context(self.place())
+            stop = None
             if question.session_id is not None:
-                stack.enter_context(self._sessions.turn(SessionKey(owner, question.session_id), poll))
+                key = SessionKey(owner, question.session_id)
+                stop = stack.enter_context(self._stops.of(key))
+                stack.enter_context(self._sessions.turn(key, poll))
             chosen = self._choose(ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             talk = _conversation(self._sessions, owner, ask, chosen.profile.memory_k)
@@ -55,8 +61,12 @@ class Answers:
             fitter = _fitter(chosen, model, ask)
             generation = model.submit(_request(chosen, fitter.fit(window, question.prompt), ask, talk))
 
+            if stop:
+                stop.attach(generation)
+
             def finished(text: str) -> dict[str, Any]:
-                if ask.stores(text):
+                # What was stopped before its first word never happened.
+                if ask.stores(text) and (text or finish_of(generation).reason != "cancelled"):
                     exchange = Exchange(question.prompt, text)
                     talk.store(exchange)
                     # When the answer is out and closed: the caller waits for nothing of it.
@@ -67,6 +77,10 @@ class Answers:
             stack_of_answer = stack.pop_all()
 
             return Answer(generation, poll, ask.trims, finished, stack_of_answer, chosen.name)
+
+    def stop(self, key: SessionKey) -> bool:
+        """End the session's answer that is under way, which keeps what it has said; False where there is none."""
+        return self._stops.ask(key)
 
     @contextmanager
     def lease(self, model: str | None) -> Iterator[Model]:
@@ -125,6 +139,10 @@ class Answers:
             return "down"
         health = self._backend.health()
         return "loading" if health == "down" and self._warming else health
+
+    def status(self) -> Status:
+        """How busy the backend is."""
+        return self._backend.status()
 
     @contextmanager
     def needing_no_place(self) -> Iterator[None]:

@@ -11,13 +11,13 @@ from flask_restful import Api
 from auth.authentication import Gate, guard
 from auth.keys import KeyStore
 from services.answers import Answers
-from services.api.answer import AnswerResource, SessionResource, SessionsResource
+from services.api.answer import AnswerResource, SessionResource, SessionsResource, StopResource
 from services.api.apihost import ApiHostResource
-from services.api.auth import AuthResource, KeyResource, KeysResource
+from services.api.auth import AuthResource, CallerResource, KeyResource, KeysResource
 from services.api.docs import add_docs
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
-from services.api.health import HealthResource
+from services.api.health import HealthResource, StatusResource
 from services.api.langformers import LangformersResource
 from services.api.models import ModelResource, ModelsResource, PullResource
 from services.api.once import Performer
@@ -27,6 +27,7 @@ from services.api.openai import (
     OpenAIModelResource,
     OpenAIModelsResource,
 )
+from services.api.page import add_page
 from services.api.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.backend import Backend
@@ -77,11 +78,13 @@ def create_app(
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
     session_paths = ("/answer/<number>", "/answer/<owner>/<number>")
     api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
+    api.add_resource(StopResource, "/answer/<number>/stop", endpoint="stop", resource_class_args=(answers,))
     api.add_resource(SessionsResource, "/sessions", endpoint="sessions", resource_class_args=(sessions,))
     api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles, backend, pulls))
     api.add_resource(PullResource, "/models/pull", endpoint="pull", resource_class_args=(profiles, pulls))
     api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))
     api.add_resource(AuthResource, "/auth", endpoint="auth")
+    api.add_resource(CallerResource, "/auth/me", endpoint="me")
     api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))
     api.add_resource(KeyResource, "/auth/key/<id_>", endpoint="key", resource_class_args=(keys,))
     api.add_resource(ChatCompletionsResource, "/v1/chat/completions", endpoint="chat", resource_class_args=(answers,))
@@ -99,6 +102,8 @@ def create_app(
     api.add_resource(JobsResource, "/jobs", endpoint="jobs")
     api.add_resource(JobResource, "/jobs/<path:job_id>", endpoint="job")
     api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
+    api.add_resource(StatusResource, "/status", endpoint="status", resource_class_args=(answers,))
     add_docs(app)
+    add_page(app)
     app.extensions["hearth"]["jobs"] = Jobs(JobStore(settings.data / "jobs.sqlite"), Performer(app, keys))
     return app

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-FinishReason = Literal["stop", "length"]
+from services.status import Status
+
+FinishReason = Literal["stop", "length", "cancelled"]
 Health = Literal["ready", "loading", "down"]
 # The owner whose computed states everybody may go on from: the beginnings of templates.
 EVERYBODY = "~everybody"
@@ -169,8 +171,15 @@ class Generation(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """End it within one step with the text so far; its reader gets that, and the finish "cancelled".
+
+        Any thread may call it; again, or after the end, that does nothing.
+        """
+        ...
+
     def cancel(self) -> None:
-        """Stop within one step, wherever it is. Calling it again, or after the end, does nothing."""
+        """Break it off within one step: nothing more comes. Calling it again, or after the end, does nothing."""
         ...
 
 
@@ -232,6 +241,10 @@ class Backend(Protocol):
 
     def loaded(self) -> list[Path]:
         """The files of the models that are loaded."""
+        ...
+
+    def status(self) -> Status:
+        """How busy it is."""
         ...
 
     def forget(self, owner: str, session: str) -> None:

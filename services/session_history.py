@@ -50,8 +50,13 @@ class SessionHistory(BaseChatMessageHistory):
     def _append(self, messages: Sequence[BaseMessage], keep: int | None = None) -> None:
         new = [{"type": message.type, "content": str(message.content)} for message in messages]
         if new:
-            first = next((message for message in new if message["type"] == "human"), new[0])
-            self._table.add(self._key.entry, new, _shorten(first["content"]), keep)
+            self._table.add(self._key.entry, new, self._given_name() or _name_by(new), keep)
+
+    def _given_name(self) -> str:
+        """The name that a person has given it, which stays even if it begins anew; "" for that by its first words."""
+        stored = self._stored() or {}
+        name = str(stored.get("name") or "")
+        return "" if name == _name_by(stored_messages(stored)) else name
 
     def add_exchange(self, exchange: Exchange, system: str | None = None, keep: int | None = None) -> None:
         """Append a prompt and its answer, both or neither, behind a system prompt where one is given.
@@ -126,6 +131,12 @@ def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
         for first, second in pairwise(messages)
         if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
     ]
+
+
+def _name_by(messages: Sequence[Message]) -> str:
+    """What a conversation is called by its first words."""
+    first = next((message for message in messages if message["type"] == "human"), messages[0] if messages else None)
+    return _shorten(first["content"]) if first else ""
 
 
 def _shorten(text: str) -> str:

@@ -98,10 +98,15 @@ class Sessions:
             if owner in (MASTER, key.owner)
         }
 
-    def listed(self, owner: str) -> list[dict[str, Any]]:
-        """The owner's own sessions, the one that went on last first: number, name, times, and how many messages."""
+    def listed(self, owner: str, words: str = "") -> list[dict[str, Any]]:
+        """The owner's own sessions, the one that went on last first: number, name, times, and how many messages.
+
+        `words`: only those that have them in their name or in a message, in whichever case.
+        """
         data = self._table.entries()
         mine = [(key, data[entry]) for entry in data if (key := _key_of(entry)) and key.owner == owner]
+        wanted = words.strip().casefold()
+        mine = [each for each in mine if not wanted or _says(each[1], wanted)]
         mine.sort(key=lambda each: (str(each[1].get("updated") or ""), each[0].number), reverse=True)
         return [
             {
@@ -155,6 +160,12 @@ class Sessions:
             self._unsaved[owner, name] = Unsaved((*before, exchange)[-last:], system)
             while len(self._unsaved) > MOST_UNSAVED:
                 del self._unsaved[next(iter(self._unsaved))]
+
+
+def _says(session: Any, words: str) -> bool:
+    """Whether a session's name or one of its messages has these words, which are casefolded."""
+    texts = (session.get("name") or "", *(message["content"] for message in stored_messages(session)))
+    return any(words in text.casefold() for text in texts)
 
 
 def parse_number(digits: str) -> int | None:

@@ -115,6 +115,11 @@ class CallWatch:
         return self._held
 
 
+def begins_call(text: str) -> bool:
+    """Whether a call begins in a text, whether or not it ends there."""
+    return any(opening in text for opening in _OPENINGS) or text.lstrip().startswith(("{", "["))
+
+
 def _overlap(text: str, opening: str) -> int:
     return next((n for n in range(min(len(opening) - 1, len(text)), 0, -1) if text.endswith(opening[:n])), 0)
 

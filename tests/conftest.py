@@ -3,9 +3,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.browsing import Chat, chromium
 from tests.serving import Server
 from tests.tiny import GUIDE, write_random_model
 
@@ -32,6 +35,28 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for made in started:
         if hasattr(made, "process") and made.process.poll() is None:
             made.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Chat]]:
+    """Opens the page for one person after the other, each in a browser of their own. None may complain."""
+    chats: list[Chat] = []
+
+    def come(server: Server, key: str | None = None, **options: Any) -> Chat:
+        chats.append(Chat(browser.new_context(**options), server, key))
+        return chats[-1]
+
+    yield come
+    complaints = [complaint for chat in chats for complaint in chat.complaints]
+    for chat in chats:
+        chat.context.close()
+    assert complaints == []
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from services.profiles import Profiles
 from services.question import Ask, Question
 from services.session_history import MASTER, SessionKey
 from services.sessions import Sessions
+from services.status import Status
 from tests.serving import ROOT
 
 
@@ -33,6 +34,7 @@ class DummyGeneration:
     def __init__(self, pieces: list[str | Exception]) -> None:
         self.finish: Finish | None = None
         self.cancelled = False
+        self.stopped = False
         self.choices: list[TokenChoice] = []
         self.place: int | None = 0
         self._pieces = pieces
@@ -42,8 +44,13 @@ class DummyGeneration:
             poll()
             if isinstance(piece, Exception):
                 raise piece
+            if self.stopped:
+                break
             yield piece
-        self.finish = Finish("stop", 1, 0, len(self._pieces), {"total_ms": 1.0})
+        self.finish = Finish("cancelled" if self.stopped else "stop", 1, 0, len(self._pieces), {"total_ms": 1.0})
+
+    def stop(self) -> None:
+        self.stopped = True
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -95,6 +102,9 @@ class DummyBackend:
 
     def loaded(self) -> list[Path]:
         return []
+
+    def status(self) -> Status:
+        raise NotImplementedError
 
     def forget(self, owner: str, session: str) -> None:
         self.forgotten.append((owner, session))

@@ -23,7 +23,19 @@ def test_a_key_is_taken_in_every_form(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/answer", "/answer/1", "/models", "/models/model", "/auth", "/auth/", "/auth/key", "/jobs/x", "/nothing", "/"],
+    [
+        "/answer",
+        "/answer/1",
+        "/models",
+        "/models/model",
+        "/auth",
+        "/auth/",
+        "/auth/key",
+        "/jobs/x",
+        "/nothing",
+        "/status",
+        "/sessions",
+    ],
 )
 @pytest.mark.parametrize(
     "headers",

@@ -17,28 +17,8 @@ def write_random_model(
 ) -> Path:
     """A llama of random weights in F16, which goes on talking until it is stopped."""
     rng = np.random.default_rng(0)
-    fields = gguf.GGUFReader(GUIDE).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("Random")
-    writer.add_context_length(n_ctx)
-    writer.add_embedding_length(dim)
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(ffn)
-    writer.add_head_count(dim // 64)
-    writer.add_head_count_kv(dim // 64)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(64)
-    writer.add_vocab_size(len(tokens))
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_merges(fields["tokenizer.ggml.merges"].contents())
-    writer.add_token_types(fields["tokenizer.ggml.token_type"].contents())
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_add_bos_token(False)
+    tokens = _tokens()
+    writer = _llama(path, tokens, dim=dim, layers=layers, ffn=ffn, n_ctx=n_ctx, pre=pre)
 
     def matrix(name: str, *shape: int) -> None:
         writer.add_tensor(f"{name}.weight", (rng.standard_normal(shape, np.float32) * 0.05).astype(np.float16))
@@ -56,6 +36,87 @@ def write_random_model(
         matrix(f"blk.{i}.ffn_gate", ffn, dim)
         matrix(f"blk.{i}.ffn_up", ffn, dim)
         matrix(f"blk.{i}.ffn_down", dim, ffn)
+    return _write(writer, path)
+
+
+def write_parrot_model(path: Path, text: str) -> Path:
+    """A llama that answers whatever it is asked with `text`, in pieces of a few characters, at temperature 0.
+
+    Each piece is a token of its own. Nothing is computed in its one layer, so that a token's embedding alone chooses the
+    next one: the first piece after any other token, and after the last one the end.
+    """
+    known = _tokens()
+    pieces = _unique_pieces(text, set(known))
+    dim, ffn = -(-(len(pieces) + 2) // 64) * 64, 64
+    writer = _llama(path, [*known, *pieces], dim=dim, layers=1, ffn=ffn, n_ctx=4096, pre="gpt-2")
+    # The directions are at right angles: 0 is any other token's, n that of piece n - 1.
+    embeddings = np.zeros((len(known) + len(pieces), dim), np.float16)
+    embeddings[: len(known), 0] = 1
+    outputs = np.zeros_like(embeddings)
+    for n in range(len(pieces)):
+        embeddings[len(known) + n, n + 1] = 1
+        outputs[len(known) + n, n] = 1
+    outputs[0, len(pieces)] = 1
+    writer.add_tensor("token_embd.weight", embeddings)
+    writer.add_tensor("output.weight", outputs)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(dim, np.float32))
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        writer.add_tensor(f"blk.0.{name}.weight", np.zeros((dim, dim), np.float16))
+    for name, shape in (("ffn_gate", (ffn, dim)), ("ffn_up", (ffn, dim)), ("ffn_down", (dim, ffn))):
+        writer.add_tensor(f"blk.0.{name}.weight", np.zeros(shape, np.float16))
+    return _write(writer, path)
+
+
+def _tokens() -> list[str]:
+    return list(gguf.GGUFReader(GUIDE).fields["tokenizer.ggml.tokens"].contents())
+
+
+def _unique_pieces(text: str, taken: set[str]) -> list[str]:
+    """`text` cut into tokens as GPT-2 writes them, none of which is among `taken` or comes twice."""
+    # GPT-2 writes each byte that is no printable sign as one from 256 on.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    written = "".join(chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in text.encode())
+    pieces: list[str] = []
+    while written:
+        n = next((n for n in range(5, len(written)) if written[:n] not in taken), len(written))
+        # What would be left is too short to be the only one of its kind.
+        n = len(written) if len(written) - n < 5 else n
+        pieces.append(written[:n])
+        taken.add(written[:n])
+        written = written[n:]
+    return pieces
+
+
+def _llama(path: Path, tokens: list[str], *, dim: int, layers: int, ffn: int, n_ctx: int, pre: str) -> gguf.GGUFWriter:
+    """The header of a llama in F16 with the guide's vocabulary; what `tokens` has beyond that are plain tokens."""
+    fields = gguf.GGUFReader(GUIDE).fields
+    types = list(fields["tokenizer.ggml.token_type"].contents())
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("Made for a test")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(dim)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(dim // 64)
+    writer.add_head_count_kv(dim // 64)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(64)
+    writer.add_vocab_size(len(tokens))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_merges(fields["tokenizer.ggml.merges"].contents())
+    writer.add_token_types([*types, *[gguf.TokenType.NORMAL] * (len(tokens) - len(types))])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+    return writer
+
+
+def _write(writer: gguf.GGUFWriter, path: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -96,11 +157,7 @@ def write_embedding_model(path: Path, dim: int = 64) -> Path:
     for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"):
         add(f"blk.0.{name}.weight", dim, dim)
         add(f"blk.0.{name}.bias", dim)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return _write(writer, path)
 
 
 def write_adapter(
@@ -120,8 +177,4 @@ def write_adapter(
         n_in, n_out = (int(n) for n in shapes[name])
         writer.add_tensor(f"{name}.lora_a", (rng.standard_normal((8, n_in + extra)) * 0.1).astype(dtype))
         writer.add_tensor(f"{name}.lora_b", (rng.standard_normal((n_out, 8)) * 0.1).astype(dtype))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return _write(writer, path)

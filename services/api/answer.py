@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from flask import request
 from flask_restful import Resource
 
 from auth.authentication import caller
@@ -13,6 +14,7 @@ from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
 from services.api.once import once
+from services.api.openai_asks import chat_form
 from services.api.schemas import (
     AnswerRequest,
     AnswerResult,
@@ -21,10 +23,11 @@ from services.api.schemas import (
     SessionList,
     SessionName,
     SessionNames,
+    Stopped,
     replies,
     spec,
 )
-from services.errors import NotFound
+from services.errors import InvalidRequest, NotFound
 from services.question import Ask
 from services.session_history import SessionKey
 from services.sessions import Sessions, parse_number
@@ -37,17 +40,25 @@ class AnswerResource(Resource):
         self._answers = answers
         self._sessions = sessions
 
-    @spec.validate(json=AnswerRequest, resp=replies(AnswerResult, 400, 413, 422, 500, 503))
+    @spec.validate(json=AnswerRequest, resp=replies(AnswerResult, 400, 404, 413, 422, 500, 503))
     @once
     def post(self, json: AnswerRequest) -> Any:
         """Answer a prompt.
 
-        The selected profile's template is filled with the session's last exchanges and the prompt. With `stream` true
+        The profile's template is filled with the session's last exchanges and the prompt. With `stream` true
         the reply is text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
         `data: [DONE]`. An error on the way is an event of its own, and the last. The first event has a `queue_position`: 0,
         or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
-        answer = self._answers.open(caller().id, Ask(json), poll_of_caller())
+        form = None
+        if json.system_prompt:
+            form = chat_form([{"role": "system", "content": json.system_prompt}, {"role": "user", "content": json.prompt}])
+        try:
+            answer = self._answers.open(caller().id, Ask(json, model=json.model, form=form), poll_of_caller())
+        except InvalidRequest as error:
+            # What a chat template will not write.
+            error.param = "system_prompt" if error.param == "messages" else error.param
+            raise
         if json.stream:
             return sse.stream(_events(answer), answer.close)
         answer.whole()
@@ -67,8 +78,11 @@ class SessionsResource(Resource):
 
     @spec.validate(resp=replies(SessionList))
     def get(self) -> Any:
-        """List the caller's own sessions with their times, the one that went on last first."""
-        return {"sessions": self._sessions.listed(caller().id)}
+        """List the caller's own sessions with their times, the one that went on last first.
+
+        With ?q=WORDS only those that have these words in their name or their messages, in whichever case.
+        """
+        return {"sessions": self._sessions.listed(caller().id, request.args.get("q", ""))}
 
 
 class SessionResource(Resource):
@@ -94,6 +108,18 @@ class SessionResource(Resource):
         """Forget a conversation."""
         self._answers.forget(_session_key(number, owner), poll_of_caller())
         return {"deleted": True}
+
+
+class StopResource(Resource):
+    """The answer that a session is given just now."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(resp=replies(Stopped, 404))
+    def post(self, number: str) -> Any:
+        """End the answer where it is, and keep what it has said. Whoever reads it gets its end as always."""
+        return {"stopped": self._answers.stop(_session_key(number, None))}
 
 
 def _session_key(number: str, owner: str | None) -> SessionKey:

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from flask_restful import Resource
+from pydantic import BaseModel, Field
 
-from auth.authentication import master_only
+from auth.authentication import caller, master_only
 from auth.keys import KeyStore
-from services.api.schemas import Deleted, KeyGood, KeyList, MintedKeyBody, NewKey, replies, spec
+from services.api.schemas import Deleted, replies, spec
+from services.validation import Strict
+
+
+class KeyGood(BaseModel):
+    """The key is good."""
+
+    auth: bool
+
+
+class Caller(BaseModel):
+    """Whose key it is, and what it may do."""
+
+    id: str
+    name: str | None
+    scopes: list[str]
+
+
+class NewKey(Strict):
+    """The body of POST /auth/key."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class MintedKeyBody(BaseModel):
+    """A new key, shown this once."""
+
+    key: str
+    id: str
+
+
+class KeyEntry(BaseModel):
+    """A key, as it is listed. `last_used` is right to the minute after a restart; None: never, so far as is known."""
+
+    id: str
+    name: str | None
+    created: str | None
+    last_used: str | None
+
+
+class KeyList(BaseModel):
+    """All keys."""
+
+    keys: list[KeyEntry]
 
 
 class AuthResource(Resource):
@@ -18,6 +62,16 @@ class AuthResource(Resource):
     def get(self) -> Any:
         """Say that the key is good; a wrong one gets 401."""
         return {"auth": True}
+
+
+class CallerResource(Resource):
+    """Whose key it is."""
+
+    @spec.validate(resp=replies(Caller))
+    def get(self) -> Any:
+        """Say whose the caller's key is, and what it may do."""
+        me = caller()
+        return {"id": me.id, "name": me.name, "scopes": me.all_scopes()}
 
 
 class KeysResource(Resource):
@@ -36,7 +90,7 @@ class KeysResource(Resource):
     @master_only
     @spec.validate(resp=replies(KeyList, 403))
     def get(self) -> Any:
-        """List the keys' ids and names."""
+        """List the keys' ids and names, and when each was last used."""
         return {"keys": self._keys.list()}
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, send_from_directory
+from flask import Flask, Response
 
 from services.api.once import HEADER
 from services.api.schemas import spec
+from services.api.static import StaticFiles
 
-STATIC = Path(__file__).resolve().parent.parent / "web" / "static"
 _FILES = ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css")
 # Nothing comes from elsewhere, but for icons that Swagger UI draws from data: addresses.
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
@@ -25,7 +24,7 @@ _TAGS = (
     ("Other clients", "Langformers', API Host's and ProtoLLM's ways.", ("/api", "/generate", "/chat_completion", "/jobs")),
     ("Models", "The model files, and switching between them.", ("/models",)),
     ("Keys", "Who may ask.", ("/auth",)),
-    ("Server", "How it is, and this document.", ("/health", "/openapi.json", "/docs")),
+    ("Server", "How it is, and this document.", ("/health", "/status", "/openapi.json", "/docs")),
 )
 # Replies that are server-sent events where `stream` is true, and those that always are.
 _MAY_STREAM = ("/answer", "/v1/chat/completions", "/v1/completions")
@@ -46,18 +45,16 @@ def add_docs(app: Flask) -> None:
             document.update(complete(spec.spec))
         return app.json.response(document)
 
+    shell, files = StaticFiles(["docs.html"]), StaticFiles(_FILES)
+
     def docs() -> Response:
-        response = send_from_directory(STATIC, "docs.html")
+        response = shell.response("docs.html")
         response.headers["Content-Security-Policy"] = _POLICY
         return response
 
-    def docs_file(name: str) -> Response:
-        # Only these, whatever else may lie beside them.
-        return send_from_directory(STATIC, name if name in _FILES else "no such file", max_age=3600)
-
     app.add_url_rule("/openapi.json", "openapi", openapi)
     app.add_url_rule("/docs", "docs", docs)
-    app.add_url_rule("/docs/<path:name>", "docs_file", docs_file)
+    app.add_url_rule("/docs/<path:name>", "docs_file", files.response)
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +63,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     whole["info"]["description"] = _ABOUT
     whole["tags"] = [{"name": name, "description": about} for name, about, _ in _TAGS]
     # What the page loads is no part of the API.
-    whole["paths"].pop("/docs/{name}", None)
+    for path in ("/", "/docs/{name}", "/page/{name}"):
+        whole["paths"].pop(path, None)
     whole["paths"] |= _own_paths()
     for path, operations in whole["paths"].items():
         for operation in (operations[method] for method in _METHODS if method in operations):
@@ -84,6 +82,9 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
             responses.pop(status, None)
     if posts and path in _ONCE:
         operation.setdefault("parameters", []).append(_once_header())
+    if path == "/sessions":
+        about = "Words that the session's name, or one of its messages, has."
+        operation["parameters"] = [{"name": "q", "in": "query", "schema": {"type": "string"}, "description": about}]
     content = responses.get("200", {}).get("content", {})
     if posts and path in _MAY_STREAM:
         content["text/event-stream"] = _EVENTS

@@ -1,13 +1,78 @@
-"""/health: whether an answer can be had. Public."""
+"""/health: whether an answer can be had, for everybody; and /status: how busy the server is."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from typing import Any
 
 from flask_restful import Resource
+from pydantic import BaseModel
 
+from auth.authentication import caller
 from services.answers import Answers
-from services.api.schemas import HealthBody, replies, spec
+from services.api.schemas import replies, spec
+
+
+class HealthBody(BaseModel):
+    """Ready, loading or down."""
+
+    status: str
+
+
+class AnswerLoad(BaseModel):
+    """How many answers are computed, wait for a slot, and may be computed at once."""
+
+    running: int
+    waiting: int
+    slots: int
+
+
+class Totals(BaseModel):
+    """What has been computed since the start; see services/status.py."""
+
+    answers: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    first_tokens: int
+    first_token_seconds: float
+
+
+class RoomBody(BaseModel):
+    """How many bytes are taken, and may be."""
+
+    used: int
+    limit: int
+
+
+class StateRooms(BaseModel):
+    """Where computed conversations are kept."""
+
+    ram: RoomBody
+    disk: RoomBody
+
+
+class LoadedBody(BaseModel):
+    """A model in memory, and about how many bytes it takes."""
+
+    file: str
+    size: int
+
+
+class StatusBody(BaseModel):
+    """How busy the server is. `time` is a clock in seconds, to count rates by: totals grow from the start on.
+
+    What tells of others' words, if only by counts, is there for the master key only.
+    """
+
+    status: str
+    time: float
+    answers: AnswerLoad
+    totals: Totals | None
+    memory: RoomBody | None
+    states: StateRooms | None
+    models: list[LoadedBody]
 
 
 class HealthResource(Resource):
@@ -20,3 +85,24 @@ class HealthResource(Resource):
     def get(self) -> Any:
         """Say ready, loading or down; always with status 200, since the server itself is there."""
         return {"status": self._answers.health()}
+
+
+class StatusResource(Resource):
+    """What the server is at."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(resp=replies(StatusBody))
+    def get(self) -> Any:
+        """Say how busy the server is: answers, and for the master key tokens, memory and computed conversations."""
+        status, is_master = self._answers.status(), caller().is_master
+        return {
+            "status": self._answers.health(),
+            "time": round(time.monotonic(), 3),
+            "answers": {"running": status.running, "waiting": status.waiting, "slots": status.slots},
+            "totals": asdict(status.counts) if is_master else None,
+            "memory": asdict(status.memory) if is_master else None,
+            "states": {"ram": asdict(status.states_ram), "disk": asdict(status.states_disk)} if is_master else None,
+            "models": [asdict(model) for model in status.models],
+        }

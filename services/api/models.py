@@ -12,11 +12,13 @@ from auth.authentication import needs
 from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
-from services.api.schemas import ModelList, ModelPull, ModelStatus, ModelSwitch, PullProgress, replies, spec
+from services.api.schemas import ModelList, ModelPull, ModelStatus, ModelSwitch, ProfileDetails, PullProgress, replies, spec
 from services.backend import Backend
 from services.models import ModelFile, ModelFiles
 from services.profiles import Profiles
 from services.pulls import Pulls
+
+_TOLD = set(ProfileDetails.model_fields)
 
 
 class ModelsResource(Resource):
@@ -40,6 +42,7 @@ class ModelsResource(Resource):
             "arriving": self._pulls.arriving(),
             "selected": config.selected,
             "profiles": list(config.profiles),
+            "profile_details": {name: profile.model_dump(include=_TOLD) for name, profile in config.profiles.items()},
             **({"config_problem": self._profiles.problem} if self._profiles.problem else {}),
         }
 

@@ -37,7 +37,11 @@ def once(view: Callable[..., Any]) -> Callable[..., Any]:
         if not name or _COMPUTING in request.environ or caller().is_guest:
             return view(self, json=json)
         key, asked = JobKey(caller().id, name), job_request(request.path.rstrip("/"))
-        return _follow(current_jobs().once(key, asked))
+        with ExitStack() as stack:
+            # First of all: what is refused is not computed either. A thread is held meanwhile, as by any answer; the
+            # thread that computes holds none of the server's.
+            stack.enter_context(current_app.extensions["hearth"]["answers"].place())
+            return _follow(current_jobs().once(key, asked), stack)
 
     # SpecTree goes by the annotations, and would look the names in them up in this module.
     keyed.__annotations__ = {"json": get_type_hints(view)["json"]}
@@ -120,19 +124,15 @@ def _header_name() -> str:
     return f"key:{name}"
 
 
-def _follow(job: Job | Reply) -> Response:
-    """The reply of a job: at once where it is known, else as it comes."""
+def _follow(job: Job | Reply, stack: ExitStack) -> Response:
+    """The reply of a job: at once where it is known, else as it comes. A stream takes over what `stack` holds."""
     if isinstance(job, Reply):
         response = Response(job.body, job.status, content_type=job.content_type)
         response.headers["Idempotent-Replayed"] = "true"
         return response
     poll = poll_of_caller()
-    with ExitStack() as stack:
-        stack.callback(job.leave)
-        # A thread is held meanwhile, as by any answer; the thread that computes holds none of the server's.
-        stack.enter_context(current_app.extensions["hearth"]["answers"].place())
-        status, headers = job.head(poll)
-        if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
-            close = stack.pop_all().close
-            return sse.stream(job.parts(poll), close)
-        return Response(b"".join(job.parts(poll)), status, headers=dict(headers))
+    stack.callback(job.leave)
+    status, headers = job.head(poll)
+    if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
+        return sse.stream(job.parts(poll), stack.pop_all().close)
+    return Response(b"".join(job.parts(poll)), status, headers=dict(headers))

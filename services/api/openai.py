@@ -116,7 +116,7 @@ class _ChatWriter:
             "index": index,
             "message": message_of(text, calls),
             "logprobs": chat_logprobs(answer.choices) if self._logprobs else None,
-            "finish_reason": "tool_calls" if calls else answer.finish.reason,
+            "finish_reason": "tool_calls" if calls else _reason(answer),
         }
 
     def parts(self, index: int, answer: Answer) -> Iterator[dict[str, Any] | str]:
@@ -140,7 +140,7 @@ class _ChatWriter:
         # Of tokens that have come to no text of their own, too: those of a stop string, or of a call.
         left = answer.choices[told:]
         logprobs = chat_logprobs(left) if self._logprobs and left else None
-        yield self._part(index, {}, logprobs, "tool_calls" if calls else answer.finish.reason)
+        yield self._part(index, {}, logprobs, "tool_calls" if calls else _reason(answer))
 
     def _part(self, index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
@@ -165,7 +165,7 @@ class _TextWriter:
 
     def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
         logprobs = completion_logprobs(answer.choices, 0) if self._logprobs else None
-        return self._part(index, self._echo(index) + text, logprobs, answer.finish.reason)
+        return self._part(index, self._echo(index) + text, logprobs, _reason(answer))
 
     def parts(self, index: int, answer: Answer) -> Iterator[dict[str, Any] | str]:
         told = offset = 0
@@ -179,15 +179,19 @@ class _TextWriter:
             yield self._part(index, chunk, completion_logprobs(new, offset) if self._logprobs else None)
             offset += len(chunk)
         left = answer.choices[told:]
-        yield self._part(
-            index, "", completion_logprobs(left, offset) if self._logprobs and left else None, answer.finish.reason
-        )
+        yield self._part(index, "", completion_logprobs(left, offset) if self._logprobs and left else None, _reason(answer))
 
     def _echo(self, index: int) -> str:
         return self._echoed[index] if self._echoed else ""
 
     def _part(self, index: int, text: str, logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _reason(answer: Answer) -> str:
+    """Why it ended, in OpenAI's words: what was stopped is not whole."""
+    reason = answer.finish.reason
+    return "length" if reason == "cancelled" else reason
 
 
 def _reply(

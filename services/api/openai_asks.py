@@ -13,7 +13,7 @@ from services.chat_template import chat_template
 from services.errors import InvalidRequest
 from services.prompts import Exchange, Form
 from services.question import Ask, Question
-from services.tools import call_schema, explained, read_calls
+from services.tools import begins_call, call_schema, explained, read_calls
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
         logit_bias=_biases(body),
         n_top=(body.top_logprobs or 0) if body.logprobs else None,
         # An exchange ends in words: a call of a tool, and what that returns, come again with the client's next messages.
-        stores=lambda text: not read_calls(text, names)[1],
+        stores=lambda text: not read_calls(text, names)[1] and not (names and begins_call(text)),
     )
     return _several(ask, body.n or 1)
 

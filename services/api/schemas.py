@@ -24,6 +24,10 @@ class AnswerRequest(Question):
 
     prompt: PromptText
     stream: bool = False
+    model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """A profile, or a file of the models folder. None: the selected profile."""
+    system_prompt: str = ""
+    """Where there is one, the conversation is written by the model's own chat template instead of the profile's."""
 
 
 class Usage(BaseModel):
@@ -64,6 +68,12 @@ class SessionList(BaseModel):
     """The caller's own sessions, the one that went on last first."""
 
     sessions: list[SessionEntry]
+
+
+class Stopped(BaseModel):
+    """Whether there was an answer to stop."""
+
+    stopped: bool
 
 
 class SessionName(Strict):
@@ -125,6 +135,18 @@ class ModelPull(Strict):
     source: Annotated[str, Field(min_length=1, max_length=512)]
 
 
+class ProfileDetails(BaseModel):
+    """What a profile sets for its answers; `source` is where its model can be fetched from."""
+
+    model: str
+    source: str | None
+    n_ctx: int
+    memory_k: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
 class ModelList(BaseModel):
     """The files of the models folder, and the profiles. `config_problem`: what is wrong with an edited config.json."""
 
@@ -134,6 +156,7 @@ class ModelList(BaseModel):
     arriving: list[PullProgress]
     selected: str
     profiles: list[str]
+    profile_details: dict[str, ProfileDetails]
     config_problem: str | None = None
 
 
@@ -148,45 +171,6 @@ class ModelStatus(BaseModel):
     """The model is loaded and selected."""
 
     model_status: bool
-
-
-class KeyGood(BaseModel):
-    """The key is good."""
-
-    auth: bool
-
-
-class NewKey(Strict):
-    """The body of POST /auth/key."""
-
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-
-
-class MintedKeyBody(BaseModel):
-    """A new key, shown this once."""
-
-    key: str
-    id: str
-
-
-class KeyEntry(BaseModel):
-    """A key, as it is listed."""
-
-    id: str
-    name: str | None
-    created: str | None
-
-
-class KeyList(BaseModel):
-    """All keys."""
-
-    keys: list[KeyEntry]
-
-
-class HealthBody(BaseModel):
-    """Ready, loading or down."""
-
-    status: str
 
 
 class ErrorDetail(BaseModel):

@@ -40,7 +40,7 @@ class Silences:
     def comment(self, place: int | None) -> str:
         """A comment, or "", for a quarter of a second without text; `place` is which in line the answer is."""
         count, self._count = self._count, self._count + 1
-        if place and place != self._told:
+        if place is not None and place != (self._told or 0):
             self._told = place
             return QUEUED.format(place)
         # At once, so that the headers leave, and then every ten seconds.

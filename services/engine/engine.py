@@ -22,6 +22,7 @@ from services.engine.state import pack
 from services.engine.steps import Steps
 from services.engine.store import StateStore
 from services.errors import EngineFailure, HearthError, InvalidRequest, Unavailable
+from services.status import Counts
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class _Forget:
 
 
 class Engine:
-    """A loaded model at work. `submit`, `tokenize` and `close` are for any thread; all else happens on the engine's own.
+    """A loaded model at work. Its methods are for any thread; what is computed is on the engine's own.
 
     `_inbox` is the only way in. `_turn` protects `_open`, so that nothing is put into the inbox of a stopped engine,
     and `_n_mailed`, the requests in the inbox.
@@ -79,6 +80,26 @@ class Engine:
     def is_open(self) -> bool:
         """Whether it takes requests: it has neither been closed nor broken."""
         return self._open
+
+    @property
+    def n_slots(self) -> int:
+        """How many sequences may run at once."""
+        return self._runner.n_slots
+
+    @property
+    def n_running(self) -> int:
+        """How many do."""
+        return len(self._steps.scheduler.running)
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return self._steps.scheduler.n_waiting + self._n_mailed
+
+    @property
+    def counts(self) -> Counts:
+        """What it has computed so far."""
+        return self._steps.counts
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""

@@ -35,6 +35,27 @@ def free_memory() -> int:
         return free
 
 
+def all_memory() -> int:
+    """The bytes that this machine has, or the control group's limit (cgroup v2); 0 where the system does not say."""
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+    try:
+        return min(pages, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return pages
+
+
+def used_memory() -> int:
+    """The bytes of memory that this process takes (its resident set); 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _siblings(cpu: int) -> str:
     """The name of the core that `cpu` is a thread of."""
     try:

@@ -7,16 +7,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from services.backend import Health, LoadSettings
 from services.engine.embedder import Embedder
 from services.engine.engine import MAX_WAITING, Engine
-from services.engine.machine import free_memory
+from services.engine.machine import all_memory, free_memory, used_memory
 from services.engine.store import StateStore
 from services.errors import Unavailable
+from services.status import Counts, LoadedModel, Room, Status
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class EnginePool:
         self._loading = threading.Lock()
         self._loaded: list[_Loaded] = []
         self._retiring: list[_Loaded] = []
+        self._past = Counts()
+        """What engines have computed that are no longer loaded."""
         self._closed = False
         self._stopped = threading.Event()
         if idle_seconds:
@@ -102,6 +105,26 @@ class EnginePool:
         """See `Backend.loaded`."""
         with self._turn:
             return [held.settings.file for held in self._loaded if held.engine.is_open]
+
+    def status(self) -> Status:
+        """See `Backend.status`."""
+        with self._turn:
+            present = [*self._loaded, *self._retiring]
+            counts = replace(self._past)
+            engines = [held.engine for held in present if isinstance(held.engine, Engine)]
+            for engine in engines:
+                counts.add(engine.counts)
+        states_ram, states_disk = self._store.rooms()
+        return Status(
+            counts=counts,
+            slots=sum(engine.n_slots for engine in engines),
+            running=sum(engine.n_running for engine in engines),
+            waiting=sum(engine.n_waiting for engine in engines),
+            memory=Room(used_memory(), all_memory()),
+            states_ram=states_ram,
+            states_disk=states_disk,
+            models=[LoadedModel(held.settings.file.name, held.n_bytes) for held in present],
+        )
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`."""
@@ -179,6 +202,8 @@ class EnginePool:
             held.engine.close()
             with self._turn:
                 self._retiring.remove(held)
+                if isinstance(held.engine, Engine):
+                    self._past.add(held.engine.counts)
 
     def _outdated(self) -> list[_Loaded]:
         """The engines that a later one of the same file stands for, those that broke, and those that are idle too long."""

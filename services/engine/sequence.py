@@ -35,7 +35,7 @@ class TokenSampler(Protocol):
 class Sequence:
     """The tokens of one request: those that are known, and how many of them are computed.
 
-    Made by the caller's thread, then owned by the engine's; only `cancelled` is set from outside.
+    Made by the caller's thread, then owned by the engine's; only `cancelled` and `stopped` are set from outside.
     """
 
     def __init__(self, request: GenerationRequest, generation: EngineGeneration) -> None:
@@ -50,6 +50,9 @@ class Sequence:
         self.sampler: TokenSampler | None = None
         self.text = TextAssembler(request.stop)
         self.cancelled = False
+        """Whether its caller has left."""
+        self.stopped = False
+        """Whether its caller wants no more than there is."""
         self._clock = _Clock()
 
     @property
@@ -87,6 +90,11 @@ class Sequence:
         """How many tokens may still be sampled."""
         return self.request.max_tokens - self.n_generated
 
+    @property
+    def first_token_seconds(self) -> float:
+        """For how long its caller waited for the first token, which has come."""
+        return self._clock.between("submitted", "first_token")
+
     def accept(self, token: int, piece: bytes, choice: TokenChoice | None) -> FinishReason | None:
         """Take a sampled token and deliver its text; return why the answer ends with it, where it does."""
         self.tokens.append(token)
@@ -111,7 +119,12 @@ class Sequence:
 
     def finish(self, reason: FinishReason) -> float:
         """Deliver what is left, and how it ended; return for how many seconds it held its slot."""
-        self.deliver(self.text.flush())
+        # What it was stopped before took no time.
+        self._clock.mark("started")
+        self._clock.mark("first_token")
+        if reason != "cancelled":
+            # Of half a character, or of what may begin a stop string, nothing is lost that was said.
+            self.deliver(self.text.flush())
         timings = self._clock.timings()
         self.generation.put(
             Finish(
@@ -164,6 +177,11 @@ class EngineGeneration:
             else:
                 yield event
 
+    def stop(self) -> None:
+        """See `Generation.stop`."""
+        self.sequence.stopped = True
+        self._wake()
+
     def cancel(self) -> None:
         """See `Generation.cancel`."""
         self.sequence.cancelled = True
@@ -179,15 +197,18 @@ class _Clock:
     def mark(self, what: str) -> None:
         self._marks.setdefault(what, time.perf_counter())
 
+    def between(self, first: str, then: str) -> float:
+        """The seconds from one to the other, both of which have happened."""
+        return self._marks[then] - self._marks[first]
+
     def timings(self) -> dict[str, float]:
         """Milliseconds: waiting in the queue, reading the prompt, both together, the tokens after the first, and all."""
         self.mark("ended")
-        at = self._marks
-        milliseconds = {
-            "queued_ms": at["started"] - at["submitted"],
-            "prompt_ms": at["first_token"] - at["started"],
-            "first_token_ms": at["first_token"] - at["submitted"],
-            "generation_ms": at["ended"] - at["first_token"],
-            "total_ms": at["ended"] - at["submitted"],
+        spans = {
+            "queued_ms": ("submitted", "started"),
+            "prompt_ms": ("started", "first_token"),
+            "first_token_ms": ("submitted", "first_token"),
+            "generation_ms": ("first_token", "ended"),
+            "total_ms": ("submitted", "ended"),
         }
-        return {name: round(seconds * 1000, 1) for name, seconds in milliseconds.items()}
+        return {name: round(self.between(*span) * 1000, 1) for name, span in spans.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from services.engine.state import State, StateKey, best_match
 from services.engine.state_file import SUFFIX, DamagedState, Saved, read_saved, read_state, write_state
+from services.status import Room
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class StateFolder:
     def n_used(self) -> int:
         """The bytes of all files."""
         return self._used
+
+    @property
+    def room(self) -> Room:
+        """The same, and how many they may be."""
+        return Room(self._used, self._n_bytes)
 
     def __contains__(self, key: StateKey) -> bool:
         return key in self._listed

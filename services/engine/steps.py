@@ -15,6 +15,7 @@ from services.engine.sequence import Sequence
 from services.engine.state import MIN_SHARED
 from services.engine.thoughts import Thoughts
 from services.errors import HearthError
+from services.status import Counts
 
 
 class Steps:
@@ -26,6 +27,7 @@ class Steps:
         self.thoughts = Thoughts()
         self.is_thinking = False
         """Whether the batch under way is for nobody who waits; read by other threads."""
+        self.counts = Counts()
         self.mean_seconds = 1.0
         """For how long an answer holds its slot, of late."""
         self._runner = runner
@@ -42,11 +44,11 @@ class Steps:
     def is_for_nobody(self) -> bool:
         """Whether the batch under way may be broken off: it is thinking, or all have left for whom it was."""
         running = self.scheduler.running
-        return self.is_thinking or (bool(running) and all(sequence.cancelled for sequence in running))
+        return self.is_thinking or (bool(running) and all(each.cancelled or each.stopped for each in running))
 
     def forget(self, owner: str, session: str) -> None:
         """Drop what is computed of a conversation, and what is to be. An answer that was broken off gives its slot back."""
-        self._drop_cancelled()
+        self._end_unwanted()
         self.thoughts.drop(owner, session)
         self.cache.forget(owner, session)
 
@@ -61,7 +63,7 @@ class Steps:
         self.is_thinking = False
         self._runner.interrupt(False)
         self.cache.save_rested()
-        self._drop_cancelled()
+        self._end_unwanted()
         self._admit()
         if self.scheduler.is_idle:
             self._think(has_mail)
@@ -78,7 +80,9 @@ class Steps:
                 work.sequence.n_computed = kept
             return
         n_decoding = sum(work.sequence.is_decoding for work in plan)
-        self._pace.observe(sum(work.count for work in plan) - n_decoding, n_decoding, time.perf_counter() - started)
+        n_read = sum(work.count for work in plan) - n_decoding
+        self._pace.observe(n_read, n_decoding, time.perf_counter() - started)
+        self.counts.prompt_tokens += n_read
         sampled = []
         for work, row in zip(plan, rows, strict=True):
             completes = work.completes
@@ -91,10 +95,15 @@ class Steps:
         for sequence, token, choice in sampled:
             self._accept(sequence, token, choice)
 
-    def _drop_cancelled(self) -> None:
+    def _end_unwanted(self) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
-            if sequence.cancelled:
+            # Read once: other threads set it.
+            stopped = sequence.stopped
+            if sequence.cancelled or stopped:
                 self._leave(sequence)
+            if stopped:
+                self.counts.answers += 1
+                sequence.finish("cancelled")
 
     def _admit(self) -> None:
         while sequence := self.scheduler.admit():
@@ -102,6 +111,7 @@ class Steps:
             request = sequence.request
             self.thoughts.drop(request.owner, request.session)
             sequence.start(*self.cache.open(request.tokens, request.owner, request.session))
+            self.counts.cached_tokens += sequence.n_cached
             head = request.tokens[: request.n_head]
             if len(head) >= MIN_SHARED and sequence.n_computed < len(head) and not self.cache.knows_head(head):
                 sequence.pause_at = len(head)
@@ -149,6 +159,7 @@ class Steps:
     def _accept(self, sequence: Sequence, token: int | None, choice: TokenChoice | None) -> None:
         """Deliver a sampled token's text, and let its sequence leave where that was the last."""
         reason: FinishReason | None = "stop"
+        is_first = not sequence.is_decoding
         if token is None:
             # Cut off by its grammar.
             sequence.end(token)
@@ -157,8 +168,13 @@ class Steps:
             sequence.end(token)
         else:
             reason = sequence.accept(token, self._runner.vocabulary.piece(token), choice)
+        self.counts.completion_tokens += token is not None
+        if is_first and token is not None:
+            self.counts.first_tokens += 1
+            self.counts.first_token_seconds += sequence.first_token_seconds
         if reason:
             self._leave(sequence)
+            self.counts.answers += 1
             seconds = sequence.finish(reason)
             self.mean_seconds += 0.2 * (seconds - self.mean_seconds)
 

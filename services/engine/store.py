@@ -16,6 +16,7 @@ from services.backend import EVERYBODY
 from services.engine.machine import free_memory
 from services.engine.state import State, StateKey, best_match
 from services.engine.state_folder import StateFolder
+from services.status import Room
 
 # The share of the free memory that states may take, unless told otherwise: 1 / RAM_SHARE.
 RAM_SHARE = 4
@@ -56,6 +57,11 @@ class StateStore:
     def can_save(self) -> bool:
         """Whether states are kept on disk, and none waits to be written."""
         return self.keeps_files and not self._unsaved
+
+    def rooms(self) -> tuple[Room, Room]:
+        """What the states take, and may take: in RAM, and on disk."""
+        on_disk = self._folder.room if self._folder and self._folder.is_usable else Room(0, 0)
+        return Room(self._ram_used, self._ram_cap()), on_disk
 
     def bind(self, model: str, file: Path) -> None:
         """Take note that `model` is the fingerprint of `file`, and remove the file's states of other fingerprints."""

@@ -1,0 +1,57 @@
+"""How busy a backend is, as /status tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+
+@dataclass
+class Counts:
+    """What has been computed since the start, in tokens. Each engine's is changed by its own thread only."""
+
+    answers: int = 0
+    """Answers that came to an end."""
+    prompt_tokens: int = 0
+    """Tokens of prompts that were read."""
+    cached_tokens: int = 0
+    """Those that were computed already, and did not have to be."""
+    completion_tokens: int = 0
+    first_tokens: int = 0
+    """Answers whose first token came."""
+    first_token_seconds: float = 0.0
+    """For how long those were waited for, taken together."""
+
+    def add(self, other: Counts) -> None:
+        """Count what the other has counted, too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much of something is taken, and how much may be, in bytes."""
+
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory: its file, and about what it takes, in bytes."""
+
+    file: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a backend is at. `memory` is the process's, of the machine's; `states` are computed conversations."""
+
+    counts: Counts
+    slots: int
+    running: int
+    waiting: int
+    memory: Room
+    states_ram: Room
+    states_disk: Room
+    models: list[LoadedModel] = field(default_factory=list)

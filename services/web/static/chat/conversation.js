@@ -1,0 +1,177 @@
+// One conversation: its messages as the server has them, and the answer under way below them.
+
+import { Refused, call } from "./api.js";
+import { announce, byId, el, toast } from "./dom.js";
+import { answerArticle, figuresOf, humanArticle, systemNote, welcome } from "./messages.js";
+import { runOf } from "./runs.js";
+import { Scroller } from "./scroller.js";
+import * as store from "./store.js";
+import { Tail } from "./tail.js";
+
+const AREA = byId("messages");
+// How many messages of a long conversation are shown at once; the earlier ones follow, as many at a time.
+const SHOWN = 50;
+
+export class Conversation {
+  /** `ask(prompt, keep)` is called for a prompt that is put anew, `retry(run)` and `edit(run)` for one that failed. */
+  constructor({ ask, retry, edit, renamed }) {
+    this.handlers = { ask, retry, edit };
+    this.renamed = renamed;
+    this.scroller = new Scroller(byId("scroll"), byId("to-end"));
+    this.session = null;
+    this.loading = Promise.resolve();
+    this.#forget();
+  }
+
+  /** Show a session; null is a new chat. */
+  async open(session) {
+    this.session = session;
+    this.#forget();
+    this.#draw();
+    this.scroller.toEnd();
+    if (session !== null) await this.reload();
+  }
+
+  /** The new chat has got its number, or has lost it again. */
+  adopt(session) {
+    this.session = session;
+  }
+
+  /** Read it from the server; what was begun before and comes later does not count. */
+  reload() {
+    const turn = (this.turn += 1);
+    this.loading = this.#read(turn);
+    return this.loading;
+  }
+
+  /** Whether the server has the messages that are shown; where not, show those. */
+  async isCurrent() {
+    const before = JSON.stringify(this.messages);
+    await this.reload();
+    return before === JSON.stringify(this.messages);
+  }
+
+  /** The answer under way has changed; at its end it is one of the messages. */
+  async update(run) {
+    if (run.session !== this.session || (runOf(run.session) ?? run) !== run) return;
+    if (run.state !== "done") {
+      this.#showTail(run);
+      return;
+    }
+    announce(run.isNothing ? "Stopped" : "The answer is complete");
+    this.tail?.show(run);
+    await this.reload().catch((error) => toast(error.message, { isError: true }));
+    if (run.session !== this.session) return;
+    if (!run.isNothing) this.#keepFigures(run.summary);
+    this.#draw();
+  }
+
+  #forget() {
+    this.turn = (this.turn ?? 0) + 1;
+    this.messages = [];
+    this.articles = [];
+    this.first = 0;
+    clearTimeout(this.timer);
+    this.tail?.remove();
+    this.tail = null;
+    AREA.replaceChildren();
+  }
+
+  async #read(turn) {
+    const session = this.session;
+    let found = { name: "", messages: [] };
+    let isMissing = false;
+    try {
+      found = await call("GET", `/answer/${session}`);
+    } catch (error) {
+      if (!(error instanceof Refused && error.status === 404)) throw error;
+      isMissing = !runOf(session) && !store.read("draft", session, "");
+    }
+    if (turn !== this.turn || session !== this.session) return;
+    this.messages = found.messages;
+    this.renamed(isMissing ? "Not found" : found.name);
+    this.#draw();
+    if (isMissing) AREA.replaceChildren(el("p", { className: "notice" }, "There is no such conversation. ", el("a", { href: "#/" }, "Begin a new one")));
+  }
+
+  /** How the last answer came about is kept with it. */
+  #keepFigures(summary) {
+    const at = this.messages.findLastIndex((message) => message.type === "ai" && message.content === summary.result);
+    if (at < 0) return;
+    const figures = store.read("figures", this.session, {});
+    for (const old of Object.keys(figures)) if (Number(old) > at) delete figures[old];
+    figures[at] = figuresOf(summary);
+    store.keep("figures", this.session, figures);
+  }
+
+  /** Bring what is shown in line with the messages: what has not changed stays, with its selection and focus. */
+  #draw() {
+    const figures = store.read("figures", this.session, {});
+    const wanted = this.messages.map((message, n) => ({ message, figures: figures[n], text: JSON.stringify([message, figures[n]]) }));
+    if (!this.articles.length) this.first = Math.max(0, wanted.length - SHOWN);
+    this.first = Math.min(this.first, wanted.length);
+    const shown = wanted.slice(this.first);
+    const same = shown.findIndex(({ text }, n) => text !== this.articles[n]?.text);
+    const from = same < 0 ? shown.length : same;
+    for (const { node } of this.articles.splice(from)) node.remove();
+    AREA.querySelectorAll(".notice, .welcome").forEach((node) => node.remove());
+    if (this.tail && !runOf(this.session)) {
+      this.tail.remove();
+      this.tail = null;
+    }
+    for (const [n, { message, figures: own, text }] of shown.entries()) {
+      if (n < from) continue;
+      const node = this.#article(message, this.first + n, own);
+      this.articles.push({ text, node });
+      AREA.insertBefore(node, this.tail?.element ?? null);
+    }
+    clearTimeout(this.timer);
+    if (this.first) this.timer = setTimeout(() => this.#drawEarlier(wanted));
+    const run = this.session === null ? null : runOf(this.session);
+    if (run) this.#showTail(run);
+    else if (!wanted.length) AREA.append(welcome());
+    this.#mark(run);
+    byId("scroll").setAttribute("aria-busy", String(Boolean(run && !run.isOver)));
+  }
+
+  /** Put the messages before the first that is shown above it, a few at a time. */
+  #drawEarlier(wanted) {
+    const until = this.first;
+    this.first = Math.max(0, until - SHOWN);
+    const made = wanted.slice(this.first, until).map(({ message, figures, text }, n) => ({ text, node: this.#article(message, this.first + n, figures) }));
+    this.articles.unshift(...made);
+    AREA.prepend(...made.map(({ node }) => node));
+    this.scroller.grown();
+    if (this.first) this.timer = setTimeout(() => this.#drawEarlier(wanted));
+  }
+
+  /** Only the last prompt can be put anew, and what is being answered anew is out of sight. */
+  #mark(run) {
+    const last = this.messages.findLastIndex((message) => message.type === "human");
+    this.articles.forEach(({ node }, n) => {
+      node.classList.toggle("last", last >= 0 && this.first + n >= last);
+      node.classList.toggle("replaced", Boolean(run) && run.keep !== null && this.first + n >= run.keep);
+    });
+  }
+
+  #article(message, n, figures) {
+    if (message.type === "system") return systemNote(message.content);
+    if (message.type === "human") return humanArticle(message.content, (prompt) => this.handlers.ask(prompt, n));
+    return answerArticle(message.content, figures, () => {
+      const at = this.messages.findLastIndex((each, m) => m < n && each.type === "human");
+      if (at >= 0) this.handlers.ask(this.messages[at].content, at);
+    });
+  }
+
+  #showTail(run) {
+    if (this.tail?.run !== run) {
+      this.tail?.remove();
+      AREA.querySelectorAll(".notice, .welcome").forEach((node) => node.remove());
+      this.tail = new Tail(run, this.handlers);
+      AREA.append(this.tail.element);
+      this.#mark(run);
+      byId("scroll").setAttribute("aria-busy", "true");
+    }
+    this.tail.update();
+  }
+}

@@ -1,0 +1,108 @@
+// Making elements, and the small things that every part of the page needs.
+
+const SVG = "http://www.w3.org/2000/svg";
+const PATHS = {
+  menu: "M4 7h16M4 12h16M4 17h16",
+  close: "M6 6l12 12M18 6L6 18",
+  copy: "M9 9h10v11H9zM6 15H5V4h10v2",
+  edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
+  again: "M19 12a7 7 0 1 1-2-5l2 2M19 4v5h-5",
+  send: "M12 19V5M6 11l6-6 6 6",
+  stop: "M7 7h10v10H7z",
+  trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
+  settings: "M4 8h9M17 8h3M4 16h3M11 16h9M15 6v4M9 14v4",
+};
+
+/** An element: `props` are its properties, or attributes where the name has a dash or is `role`; null leaves one out. */
+export function el(tag, props = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined) continue;
+    if (name.includes("-") || name === "role" || name === "for" || name === "list") made.setAttribute(name, value);
+    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made[name] = value;
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** One of the drawn signs. */
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", PATHS[name]);
+  svg.append(path);
+  return svg;
+}
+
+/** A button that shows a sign, and says in words what it does. */
+export function iconButton(name, label, onclick) {
+  return el("button", { type: "button", className: "icon-button", title: label, "aria-label": label, onclick }, icon(name));
+}
+
+/** A button that copies what `text()` returns, and says that it has. */
+export function copyButton(label, text) {
+  const button = iconButton("copy", label, async () => {
+    const done = await copy(text());
+    announce(done ? "Copied" : "This browser does not let the page copy");
+    button.classList.toggle("done", done);
+    setTimeout(() => button.classList.remove("done"), 1500);
+  });
+  return button;
+}
+
+/** Put a text on the clipboard. Over plain HTTP from another machine a browser has only the old way. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = el("textarea", { value: text, className: "hidden", readOnly: true });
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    return done;
+  }
+}
+
+/** Have a screen reader say something. */
+export function announce(words) {
+  byId("announce").textContent = words;
+}
+
+/** Show a line for a while, with something that can be done about it; returns what takes it away. */
+export function toast(words, { action, onaction, seconds = 6, isError = false } = {}) {
+  const remove = () => {
+    clearTimeout(timer);
+    shown.remove();
+  };
+  const button = action && el("button", { type: "button", onclick: () => (remove(), onaction()) }, action);
+  const shown = el("div", { className: isError ? "toast error" : "toast" }, el("span", {}, words), button);
+  const timer = setTimeout(remove, seconds * 1000);
+  byId("toasts").append(shown);
+  return remove;
+}
+
+/** "3.8 MB", as the files' sizes are usually told. */
+export function bytes(n) {
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  const power = Math.min(Math.floor(Math.log10(Math.max(n, 1)) / 3), units.length - 1);
+  return `${(n / 1000 ** power).toPrecision(3).replace(/\.0+$|(\.\d*?)0+$/, "$1")} ${units[power]}`;
+}
+
+/** How long ago a time was, in words. */
+export function ago(iso) {
+  if (!iso) return "";
+  const seconds = Math.max(0, (Date.now() - new Date(iso)) / 1000);
+  if (seconds < 60) return "just now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  if (seconds < 604800) return `${Math.floor(seconds / 86400)} d ago`;
+  return new Date(iso).toLocaleDateString();
+}

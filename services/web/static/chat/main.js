@@ -1,0 +1,330 @@
+// The page: who is asking, which conversation is open, and the keyboard.
+
+import { Refused, call, useKey } from "./api.js";
+import { Conversation } from "./conversation.js";
+import { announce, byId, el, icon, toast } from "./dom.js";
+import { openKeys } from "./keys.js";
+import { openModels } from "./models.js";
+import { Panels } from "./panels.js";
+import * as runs from "./runs.js";
+import { openSettings, settingsOf } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
+import { openStatus } from "./status.js";
+import * as store from "./store.js";
+
+const field = byId("prompt");
+const narrow = matchMedia("(max-width: 760px)");
+let me = null;
+
+const conversation = new Conversation({
+  ask: askAnew,
+  retry,
+  edit,
+  renamed: (name) => entitle(name || "Conversation"),
+});
+const sidebar = new Sidebar({
+  onleave: () => go(null),
+  onback: (session) => go(session),
+});
+const panels = new Panels({
+  settings: ["Settings", (body) => openSettings(body, { session: () => conversation.session, onchange: showState, openModels: () => panels.show("models") })],
+  models: ["Models", (body) => openModels(body, { may })],
+  keys: ["Keys", openKeys],
+  status: ["Status", (body) => openStatus(body, { isMaster: may("keys") })],
+}, () => showSidebar(false));
+
+// Who is asking.
+
+function login(message = "", key = "") {
+  useKey("");
+  byId("app").hidden = true;
+  byId("login").hidden = false;
+  byId("login-error").textContent = message;
+  byId("key").value = key;
+  byId("key").focus();
+}
+
+async function enter(key) {
+  useKey(key);
+  await call("GET", "/auth");
+  me = await call("GET", "/auth/me");
+  store.keepKey(key);
+  store.useOwner(me.id);
+  useKey(key, () => login("This key is no longer valid. Whoever runs the server can make a new one."));
+  byId("login").hidden = true;
+  byId("app").hidden = false;
+  byId("open-keys").hidden = !may("keys");
+  byId("leave").title = `Forget the key${me.name ? ` of ${me.name}` : ""} in this browser`;
+  await route();
+  field.focus();
+}
+
+const may = (scope) => me.scopes.includes(scope);
+
+/** Why somebody could not come in, in plain words. */
+function refusal(error) {
+  if (error instanceof Refused && error.status === 401) return "This key is not valid. Look for missing or extra letters.";
+  return error.message;
+}
+
+byId("login-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const key = byId("key").value.trim();
+  byId("login-error").textContent = "";
+  try {
+    // No header can hold these.
+    if (/[\0-\x1f\x7f]/.test(key)) throw new Refused(401, null);
+    await enter(key);
+    byId("key").value = "";
+  } catch (error) {
+    login(refusal(error), error.status === 401 ? "" : key);
+  }
+});
+
+byId("leave").addEventListener("click", () => {
+  store.forgetAll();
+  history.replaceState(null, "", "#/");
+  location.reload();
+});
+
+// Which conversation is open.
+
+/** The session that the address names; null for a new chat. */
+const named = () => /^#\/(\d{1,19})$/.exec(location.hash)?.[1] ?? null;
+
+function go(session) {
+  const hash = session === null ? "#/" : `#/${session}`;
+  if (location.hash === hash) route();
+  else location.hash = hash;
+}
+
+async function route() {
+  const session = named();
+  showSidebar(false);
+  entitle(session === null ? "New chat" : "");
+  sidebar.takeBack(session);
+  sidebar.mark(session);
+  runs.resume(session);
+  const opened = conversation.open(session);
+  showDraft();
+  showState();
+  panels.refresh();
+  try {
+    await Promise.all([opened, sidebar.reload()]);
+  } catch (error) {
+    if (!(error instanceof Refused && error.status === 401)) toast(error.message, { isError: true });
+  }
+}
+
+function entitle(name) {
+  byId("title").textContent = name;
+  document.title = name && name !== "New chat" ? `${name} · Hearth` : "Hearth";
+}
+
+addEventListener("hashchange", () => me && route());
+addEventListener("visibilitychange", () => {
+  if (document.hidden || !me || byId("app").hidden) return;
+  sidebar.reload().catch(() => {});
+  // Another page may have gone on with it.
+  if (conversation.session !== null && !runs.runOf(conversation.session) && !byId("messages").querySelector("form")) {
+    conversation.reload().catch(() => {});
+  }
+});
+
+// Asking.
+
+/** The answer under way in the open conversation, if there is one. */
+const open = () => (conversation.session === null ? null : runs.runOf(conversation.session) ?? null);
+
+/** Whether a prompt can be put now; with `keep` only if what it would replace is what is shown. Says why not. */
+async function mayAsk(keep = null) {
+  const { session } = conversation;
+  const run = open();
+  let problem = null;
+  if (run && !run.isOver) problem = "This conversation is being answered just now.";
+  else if (runs.isFull()) problem = `${runs.MOST} answers are under way in this browser. Wait for one, or stop one.`;
+  else if (session !== null) {
+    try {
+      await conversation.loading.catch(() => conversation.reload());
+      if (keep !== null && !(await conversation.isCurrent())) problem = "This conversation has gone on elsewhere. Look before you ask anew.";
+    } catch (error) {
+      problem = error.message;
+    }
+  }
+  if (problem) toast(problem, { isError: true });
+  return !problem && conversation.session === session;
+}
+
+function begin(prompt, keep = null) {
+  let { session } = conversation;
+  if (session === null) {
+    // The time, so that two pages do not choose the same number.
+    session = String(Date.now());
+    store.move("new", session);
+    conversation.adopt(session);
+    history.replaceState(null, "", `#/${session}`);
+    entitle(prompt.trim().split("\n")[0].slice(0, 60));
+    sidebar.mark(session);
+  }
+  const failed = open();
+  if (failed) {
+    runs.dismiss(failed);
+    giveBack(failed);
+  }
+  changed(runs.ask(session, { prompt, keep, settings: settingsOf(session) }));
+  conversation.scroller.toEnd();
+}
+
+async function askAnew(prompt, keep) {
+  const may = await mayAsk(keep);
+  if (may) begin(prompt, keep);
+  return may;
+}
+
+function retry(run) {
+  changed(runs.askAgain(run, settingsOf(run.session)));
+}
+
+function edit(run) {
+  runs.dismiss(run);
+  giveBack(run);
+  if (conversation.session === run.session) conversation.reload().catch(() => {});
+  showState();
+  field.focus();
+}
+
+/** A prompt that was not answered comes back to be written, unless it still stands there. */
+function giveBack(run) {
+  const isOpen = run.session === conversation.session;
+  if (isOpen && run.keep !== null && conversation.messages[run.keep]?.content === run.prompt) return;
+  store.returnPrompt(run.session, run.prompt);
+  const isStored = isOpen ? conversation.messages.length > 0 : sidebar.has(run.session);
+  if (!isStored && !open()) {
+    // It never became a conversation.
+    store.move(run.session, "new");
+    if (isOpen) {
+      history.replaceState(null, "", "#/");
+      entitle("New chat");
+      sidebar.mark(null);
+      conversation.open(null);
+    }
+  }
+  if (isOpen) showDraft();
+}
+
+function showDraft() {
+  field.value = store.read("draft", conversation.session ?? "new", "");
+  fit();
+}
+
+function changed(run) {
+  if (run.isNothing) giveBack(run);
+  conversation.update(run);
+  showState();
+  if (run.isOver) sidebar.reload().catch(() => {});
+  else if (!sidebar.has(run.session)) sidebar.draw();
+}
+runs.onChange(changed);
+
+let shown = "";
+
+/** What is to be seen of the open conversation's settings, and of whether it is being answered. */
+function showState() {
+  const isBusy = Boolean(open() && !open().isOver);
+  const settings = settingsOf(conversation.session);
+  const label = settings.model ? `Settings · ${settings.model}` : "Settings";
+  const now = JSON.stringify([isBusy, label, Object.keys(settings).length]);
+  // An answer under way comes here with each word: what is clicked on meanwhile is to stay.
+  if (now === shown) return;
+  shown = now;
+  byId("send").hidden = isBusy;
+  byId("stop").hidden = !isBusy;
+  byId("messages").classList.toggle("busy", isBusy);
+  byId("open-settings").replaceChildren(icon("settings"), el("span", {}, label));
+  byId("open-settings").classList.toggle("changed", Object.keys(settings).length > 0);
+}
+
+byId("composer").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const prompt = field.value;
+  if (!prompt.trim() || (open() && !open().isOver) || !(await mayAsk()) || field.value !== prompt) return;
+  field.value = "";
+  keepDraft();
+  fit();
+  begin(prompt);
+});
+
+byId("stop").addEventListener("click", stop);
+
+function stop() {
+  const run = open();
+  if (!run || run.isOver) return false;
+  if (!run.stopping) run.stop();
+  return true;
+}
+
+const keepDraft = () => store.keep("draft", conversation.session ?? "new", field.value);
+
+function fit() {
+  field.style.height = "auto";
+  field.style.height = `${Math.min(field.scrollHeight, innerHeight * 0.4)}px`;
+}
+
+field.addEventListener("input", () => {
+  keepDraft();
+  fit();
+});
+
+function showSidebar(isShown) {
+  byId("app").classList.toggle("with-sidebar", isShown);
+  byId("open-sidebar").setAttribute("aria-expanded", String(isShown));
+  // On a narrow screen what is out of sight is out of reach, too.
+  byId("sidebar").inert = narrow.matches && !isShown;
+  if (isShown) byId("close-sidebar").focus();
+}
+
+byId("open-sidebar").addEventListener("click", () => showSidebar(true));
+byId("close-sidebar").addEventListener("click", () => (showSidebar(false), byId("open-sidebar").focus()));
+byId("backdrop").addEventListener("click", () => showSidebar(false));
+byId("new-chat").addEventListener("click", () => setTimeout(() => field.focus()));
+narrow.addEventListener("change", () => showSidebar(false));
+
+// The keyboard.
+
+field.addEventListener("keydown", (event) => {
+  // Safari says only by its code that Enter has ended the choice of a character.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  byId("composer").requestSubmit();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!me || byId("app").hidden || event.defaultPrevented) return;
+  if (event.key === "Escape") {
+    if (event.target.closest("#panel")) panels.hide();
+    else if (event.target.closest("#sidebar input")) field.focus();
+    else if (stop()) announce("Stopping");
+    else if (byId("app").classList.contains("with-sidebar")) showSidebar(false);
+    else panels.hide();
+  } else if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, textarea, select")) {
+    event.preventDefault();
+    field.focus();
+  }
+});
+
+byId("close-sidebar").append(icon("close"));
+byId("open-sidebar").append(icon("menu"));
+byId("close-panel").append(icon("close"));
+byId("send").append(icon("send"));
+byId("stop").append(icon("stop"));
+showSidebar(false);
+
+store.onForgotten(() => location.reload());
+const known = store.readKey();
+if (!known) login();
+else {
+  enter(known).catch((error) => {
+    if (error instanceof Refused && error.status === 401) login("The key that this browser kept is no longer valid.");
+    else login(`${error.message} Continue tries again.`, known);
+  });
+}

@@ -1,0 +1,85 @@
+// What the messages of a conversation look like, and what can be done with each.
+
+import { copyButton, el, iconButton } from "./dom.js";
+import { MarkdownView } from "./markdown.js";
+
+/** A prompt; `askAnew(prompt)` is called with what it was changed to. */
+export function humanArticle(content, askAnew) {
+  const words = el("div", { className: "words" }, content);
+  const actions = el("div", { className: "actions" }, copyButton("Copy the message", () => content));
+  const article = el("article", { className: "message human", "aria-label": "You" }, words, actions);
+  const edit = iconButton("edit", "Edit the prompt", () => openEditor(article, content, askAnew));
+  edit.classList.add("only-last");
+  actions.append(edit);
+  return article;
+}
+
+/** An answer, with `figures` as `figuresOf` gives them; `again()` is called to have another. */
+export function answerArticle(content, figures, again) {
+  const view = new MarkdownView();
+  view.show(content);
+  const button = iconButton("again", "Answer again", again);
+  button.classList.add("only-last");
+  const actions = el("div", { className: "actions" }, copyButton("Copy the answer", () => content), button);
+  if (figures) actions.append(el("span", { className: "figures" }, figuresText(figures)));
+  return el("article", { className: "message ai", "aria-label": "Answer" }, view.element, actions);
+}
+
+/** A system prompt that other clients have set. */
+export function systemNote(content) {
+  return el("p", { className: "system" }, `From here on by this system prompt: ${content}`);
+}
+
+/** What a new chat shows. */
+export function welcome() {
+  return el("div", { className: "welcome" }, el("h2", {}, "What would you like to know?"),
+    el("p", { className: "faint" }, "Answers are computed on your own server. Nothing leaves it."));
+}
+
+/** What is worth keeping of how an answer came about. */
+export const figuresOf = ({ profile, usage, timings, finish_reason }) => ({ profile, usage, timings, finish_reason });
+
+/** "12.3 tokens/s · 40 of 52 prompt tokens cached · first token after 120 ms · Guide". */
+function figuresText({ usage, timings, finish_reason, profile }) {
+  const speed = usage.completion_tokens > 1 && timings.generation_ms > 0
+    ? (usage.completion_tokens - 1) / (timings.generation_ms / 1000) : null;
+  const ended = { length: "cut at its longest", cancelled: "stopped" }[finish_reason];
+  return [
+    speed === null ? null : `${speed >= 100 ? Math.round(speed) : speed.toFixed(1)} tokens/s`,
+    `${usage.cached_tokens} of ${usage.prompt_tokens} prompt tokens cached`,
+    `first token after ${seconds(timings.first_token_ms)}`,
+    profile,
+    ended,
+  ].filter(Boolean).join(" · ");
+}
+
+const seconds = (ms) => (ms < 995 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
+
+function openEditor(article, content, askAnew) {
+  if (article.querySelector("form")) return;
+  const rows = Math.min(content.split("\n").length + 1, 12);
+  const field = el("textarea", { value: content, rows, "aria-label": "The prompt" });
+  const close = () => {
+    form.remove();
+    article.classList.remove("editing");
+  };
+  const submit = async (event) => {
+    event.preventDefault();
+    // Where it may not be asked now, what was written stays.
+    if (!field.value.trim() || (await askAnew(field.value))) close();
+    else field.focus();
+  };
+  const form = el("form", { className: "edit", onsubmit: submit }, field, el("div", { className: "row end" },
+    el("button", { type: "button", onclick: close }, "Cancel"), el("button", { className: "primary" }, "Ask again")));
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      close();
+    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229 && event.target === field) {
+      submit(event);
+    }
+  });
+  article.classList.add("editing");
+  article.prepend(form);
+  field.focus();
+}
