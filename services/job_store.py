@@ -26,11 +26,11 @@ _SET_UP = (
     "PRAGMA secure_delete=ON",
     "CREATE TABLE IF NOT EXISTS jobs (owner TEXT NOT NULL, id TEXT NOT NULL, digest TEXT NOT NULL, path TEXT NOT NULL, "
     "body BLOB NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, finished REAL, status INTEGER, content_type TEXT, "
-    "reply BLOB, PRIMARY KEY (owner, id))",
+    "reply BLOB, session TEXT NOT NULL DEFAULT '', PRIMARY KEY (owner, id))",
     "CREATE INDEX IF NOT EXISTS by_end ON jobs (finished)",
     "CREATE INDEX IF NOT EXISTS by_state ON jobs (state)",
 )
-_COLUMNS = "owner, id, path, body, digest, state, created, finished, status, content_type, reply"
+_COLUMNS = "owner, id, path, body, digest, session, state, created, finished, status, content_type, reply"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class JobRequest:
     path: str
     body: bytes
     digest: str
+    session: str = ""
+    """The number of the caller's session that it goes on with; "" for none."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ class JobStore:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             for statement in _SET_UP:
                 self._db.execute(statement)
+            if "session" not in {column[1] for column in self._db.execute("PRAGMA table_info(jobs)")}:
+                # A file of before there was one.
+                self._db.execute("ALTER TABLE jobs ADD COLUMN session TEXT NOT NULL DEFAULT ''")
             self._db.execute(f"SELECT {_COLUMNS} FROM jobs LIMIT 1")  # noqa: S608
 
     def get(self, key: JobKey) -> StoredJob | None:
@@ -102,7 +107,7 @@ class JobStore:
         reply = job.reply
         row = (
             *(job.key.owner, job.key.id, job.request.path, job.request.body if job.finished is None else b""),
-            *(job.request.digest, job.state, job.created, job.finished),
+            *(job.request.digest, job.request.session, job.state, job.created, job.finished),
             *((reply.status, reply.content_type, reply.body) if reply else (None, None, None)),
         )
         with self._turn, self._explained():
@@ -115,6 +120,13 @@ class JobStore:
         with self._turn, self._explained():
             self._db.execute("DELETE FROM jobs WHERE owner = ? AND id = ?", (key.owner, key.id))
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def remove_session(self, owner: str, session: str) -> None:
+        """Forget what came of all that went on with a session, and leave no trace of it. Raises StorageFailed."""
+        with self._turn, self._explained():
+            done = self._db.execute("DELETE FROM jobs WHERE owner = ? AND session = ?", (owner, session))
+            if done.rowcount:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file."""
@@ -132,7 +144,7 @@ class JobStore:
             query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY created"  # noqa: S608
             rows = self._db.execute(query, values).fetchall()
         jobs = [
-            StoredJob(JobKey(*row[:2]), JobRequest(*row[2:5]), row[5], row[6], row[7], Reply(*row[8:]) if row[8] else None)
+            StoredJob(JobKey(*row[:2]), JobRequest(*row[2:6]), row[6], row[7], row[8], Reply(*row[9:]) if row[9] else None)
             for row in rows
         ]
         return [job for job in jobs if job.finished is None or job.finished > time.time() - KEPT_FOR]

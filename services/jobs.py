@@ -154,6 +154,15 @@ class Jobs:
                 raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")
             self._store.remove(key)
 
+    def forget_session(self, owner: str, session: str) -> None:
+        """Forget what came of requests that went on with a session, which is no more. Raises StorageFailed."""
+        with self._changed:
+            for key, job in list(self._under_way.items()):
+                # Whoever follows it still does; it is not kept.
+                if key.owner == owner and job.request.session == session and not job.waits:
+                    del self._under_way[key]
+            self._store.remove_session(owner, session)
+
     def close(self) -> None:
         """Begin nothing more. What was still to be computed is, after the next start."""
         with self._changed:

@@ -13,7 +13,7 @@ from services.answer import Answer
 from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
-from services.api.once import once
+from services.api.once import current_jobs, once
 from services.api.openai_asks import chat_form
 from services.api.schemas import (
     AnswerRequest,
@@ -106,7 +106,9 @@ class SessionResource(Resource):
     @spec.validate(resp=replies(Deleted, 404))
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
-        self._answers.forget(_session_key(number, owner), poll_of_caller())
+        key = _session_key(number, owner)
+        self._answers.forget(key, poll_of_caller())
+        current_jobs().forget_session(key.owner, str(key.number))
         return {"deleted": True}
 
 

@@ -60,7 +60,8 @@ def job_request(path: str) -> JobRequest:
         # Keys are kept as hashes only.
         asked.pop("token", None)
     body = json_module.dumps(asked, sort_keys=True, ensure_ascii=False).encode()
-    return JobRequest(path, body, hashlib.sha256(path.encode() + b"\0" + body).hexdigest())
+    session = str(asked.get("session_id", "")) if isinstance(asked, dict) else ""
+    return JobRequest(path, body, hashlib.sha256(path.encode() + b"\0" + body).hexdigest(), session)
 
 
 class Performer:

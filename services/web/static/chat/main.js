@@ -1,6 +1,7 @@
 // The page: who is asking, which conversation is open, and the keyboard.
 
 import { Refused, call, useKey } from "./api.js";
+import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { announce, byId, el, icon, toast } from "./dom.js";
 import { openKeys } from "./keys.js";
@@ -12,19 +13,28 @@ import { Sidebar } from "./sidebar.js";
 import { openStatus } from "./status.js";
 import * as store from "./store.js";
 
-const field = byId("prompt");
 const narrow = matchMedia("(max-width: 760px)");
 let me = null;
 
 const conversation = new Conversation({
-  ask: askAnew,
-  retry,
-  edit,
+  ask: (prompt, keep) => composer.askAnew(prompt, keep),
+  retry: (run) => composer.retry(run),
+  edit: (run) => composer.edit(run),
   renamed: (name) => entitle(name || "Conversation"),
 });
 const sidebar = new Sidebar({
   onleave: () => go(null),
   onback: (session) => go(session),
+});
+const composer = new Composer({
+  conversation,
+  sidebar,
+  place: (session, name) => {
+    history.replaceState(null, "", session === null ? "#/" : `#/${session}`);
+    entitle(name);
+    sidebar.mark(session);
+  },
+  onchange: () => showState(),
 });
 const panels = new Panels({
   settings: ["Settings", (body) => openSettings(body, { session: () => conversation.session, onchange: showState, openModels: () => panels.show("models") })],
@@ -56,7 +66,7 @@ async function enter(key) {
   byId("open-keys").hidden = !may("keys");
   byId("leave").title = `Forget the key${me.name ? ` of ${me.name}` : ""} in this browser`;
   await route();
-  field.focus();
+  composer.field.focus();
 }
 
 const may = (scope) => me.scopes.includes(scope);
@@ -106,7 +116,7 @@ async function route() {
   sidebar.mark(session);
   runs.resume(session);
   const opened = conversation.open(session);
-  showDraft();
+  composer.showDraft();
   showState();
   panels.refresh();
   try {
@@ -131,106 +141,11 @@ addEventListener("visibilitychange", () => {
   }
 });
 
-// Asking.
-
-/** The answer under way in the open conversation, if there is one. */
-const open = () => (conversation.session === null ? null : runs.runOf(conversation.session) ?? null);
-
-/** Whether a prompt can be put now; with `keep` only if what it would replace is what is shown. Says why not. */
-async function mayAsk(keep = null) {
-  const { session } = conversation;
-  const run = open();
-  let problem = null;
-  if (run && !run.isOver) problem = "This conversation is being answered just now.";
-  else if (runs.isFull()) problem = `${runs.MOST} answers are under way in this browser. Wait for one, or stop one.`;
-  else if (session !== null) {
-    try {
-      await conversation.loading.catch(() => conversation.reload());
-      if (keep !== null && !(await conversation.isCurrent())) problem = "This conversation has gone on elsewhere. Look before you ask anew.";
-    } catch (error) {
-      problem = error.message;
-    }
-  }
-  if (problem) toast(problem, { isError: true });
-  return !problem && conversation.session === session;
-}
-
-function begin(prompt, keep = null) {
-  let { session } = conversation;
-  if (session === null) {
-    // The time, so that two pages do not choose the same number.
-    session = String(Date.now());
-    store.move("new", session);
-    conversation.adopt(session);
-    history.replaceState(null, "", `#/${session}`);
-    entitle(prompt.trim().split("\n")[0].slice(0, 60));
-    sidebar.mark(session);
-  }
-  const failed = open();
-  if (failed) {
-    runs.dismiss(failed);
-    giveBack(failed);
-  }
-  changed(runs.ask(session, { prompt, keep, settings: settingsOf(session) }));
-  conversation.scroller.toEnd();
-}
-
-async function askAnew(prompt, keep) {
-  const may = await mayAsk(keep);
-  if (may) begin(prompt, keep);
-  return may;
-}
-
-function retry(run) {
-  changed(runs.askAgain(run, settingsOf(run.session)));
-}
-
-function edit(run) {
-  runs.dismiss(run);
-  giveBack(run);
-  if (conversation.session === run.session) conversation.reload().catch(() => {});
-  showState();
-  field.focus();
-}
-
-/** A prompt that was not answered comes back to be written, unless it still stands there. */
-function giveBack(run) {
-  const isOpen = run.session === conversation.session;
-  if (isOpen && run.keep !== null && conversation.messages[run.keep]?.content === run.prompt) return;
-  store.returnPrompt(run.session, run.prompt);
-  const isStored = isOpen ? conversation.messages.length > 0 : sidebar.has(run.session);
-  if (!isStored && !open()) {
-    // It never became a conversation.
-    store.move(run.session, "new");
-    if (isOpen) {
-      history.replaceState(null, "", "#/");
-      entitle("New chat");
-      sidebar.mark(null);
-      conversation.open(null);
-    }
-  }
-  if (isOpen) showDraft();
-}
-
-function showDraft() {
-  field.value = store.read("draft", conversation.session ?? "new", "");
-  fit();
-}
-
-function changed(run) {
-  if (run.isNothing) giveBack(run);
-  conversation.update(run);
-  showState();
-  if (run.isOver) sidebar.reload().catch(() => {});
-  else if (!sidebar.has(run.session)) sidebar.draw();
-}
-runs.onChange(changed);
-
 let shown = "";
 
 /** What is to be seen of the open conversation's settings, and of whether it is being answered. */
 function showState() {
-  const isBusy = Boolean(open() && !open().isOver);
+  const { isBusy } = composer;
   const settings = settingsOf(conversation.session);
   const label = settings.model ? `Settings · ${settings.model}` : "Settings";
   const now = JSON.stringify([isBusy, label, Object.keys(settings).length]);
@@ -244,36 +159,7 @@ function showState() {
   byId("open-settings").classList.toggle("changed", Object.keys(settings).length > 0);
 }
 
-byId("composer").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const prompt = field.value;
-  if (!prompt.trim() || (open() && !open().isOver) || !(await mayAsk()) || field.value !== prompt) return;
-  field.value = "";
-  keepDraft();
-  fit();
-  begin(prompt);
-});
-
-byId("stop").addEventListener("click", stop);
-
-function stop() {
-  const run = open();
-  if (!run || run.isOver) return false;
-  if (!run.stopping) run.stop();
-  return true;
-}
-
-const keepDraft = () => store.keep("draft", conversation.session ?? "new", field.value);
-
-function fit() {
-  field.style.height = "auto";
-  field.style.height = `${Math.min(field.scrollHeight, innerHeight * 0.4)}px`;
-}
-
-field.addEventListener("input", () => {
-  keepDraft();
-  fit();
-});
+// The list, the panels and the keyboard.
 
 function showSidebar(isShown) {
   byId("app").classList.toggle("with-sidebar", isShown);
@@ -286,29 +172,20 @@ function showSidebar(isShown) {
 byId("open-sidebar").addEventListener("click", () => showSidebar(true));
 byId("close-sidebar").addEventListener("click", () => (showSidebar(false), byId("open-sidebar").focus()));
 byId("backdrop").addEventListener("click", () => showSidebar(false));
-byId("new-chat").addEventListener("click", () => setTimeout(() => field.focus()));
+byId("new-chat").addEventListener("click", () => setTimeout(() => composer.field.focus()));
 narrow.addEventListener("change", () => showSidebar(false));
-
-// The keyboard.
-
-field.addEventListener("keydown", (event) => {
-  // Safari says only by its code that Enter has ended the choice of a character.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-  event.preventDefault();
-  byId("composer").requestSubmit();
-});
 
 document.addEventListener("keydown", (event) => {
   if (!me || byId("app").hidden || event.defaultPrevented) return;
   if (event.key === "Escape") {
     if (event.target.closest("#panel")) panels.hide();
-    else if (event.target.closest("#sidebar input")) field.focus();
-    else if (stop()) announce("Stopping");
+    else if (event.target.closest("#sidebar input")) composer.field.focus();
+    else if (composer.stop()) announce("Stopping");
     else if (byId("app").classList.contains("with-sidebar")) showSidebar(false);
     else panels.hide();
   } else if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, textarea, select")) {
     event.preventDefault();
-    field.focus();
+    composer.field.focus();
   }
 });
 

@@ -62,6 +62,10 @@ export class Sidebar {
   draw() {
     if (this.list.querySelector("form")) return;
     const listed = [...this.#begun(), ...this.sessions].filter(({ session_id }) => !this.leaving.has(session_id));
+    // An answer under way comes here with each word: what is clicked on meanwhile is to stay.
+    const drawn = JSON.stringify([this.current, this.most, listed.map((each) => [each, ago(each.updated)])]);
+    if (drawn === this.drawn) return;
+    this.drawn = drawn;
     const items = listed.slice(0, this.most).map((session) => this.#item(session));
     if (listed.length > this.most) {
       const more = () => ((this.most += SHOWN), this.draw());
@@ -98,6 +102,7 @@ export class Sidebar {
     const field = el("input", { value: name, maxLength: 200, "aria-label": "Name of the conversation", required: true });
     const done = () => {
       form.remove();
+      this.drawn = null;
       this.draw();
       this.list.querySelector(`a[href="#/${id}"]`)?.focus();
     };
@@ -108,6 +113,7 @@ export class Sidebar {
       try {
         await call("PATCH", `/answer/${id}`, { name: wanted });
         form.remove();
+        this.drawn = null;
         await this.reload();
         if (id === this.current) byId("title").textContent = wanted;
         this.list.querySelector(`a[href="#/${id}"]`)?.focus();

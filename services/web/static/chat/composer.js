@@ -1,0 +1,156 @@
+// Where prompts are written, and what becomes of them: asked, stopped, asked again, or given back.
+
+import { byId, toast } from "./dom.js";
+import * as runs from "./runs.js";
+import { settingsOf } from "./settings.js";
+import * as store from "./store.js";
+
+export class Composer {
+  /** `place(session, name)` puts a conversation that has just begun, or has not after all (null), into the address and the list. */
+  constructor({ conversation, sidebar, place, onchange }) {
+    Object.assign(this, { conversation, sidebar, place, onchange });
+    this.field = byId("prompt");
+    runs.onChange((run) => this.#changed(run));
+    byId("composer").addEventListener("submit", (event) => this.#submit(event));
+    byId("stop").addEventListener("click", () => this.stop());
+    this.field.addEventListener("input", () => {
+      this.#keepDraft();
+      this.#fit();
+    });
+    this.field.addEventListener("keydown", (event) => {
+      // Safari says only by its code that Enter has ended the choice of a character.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+      event.preventDefault();
+      byId("composer").requestSubmit();
+    });
+  }
+
+  /** The answer under way in the open conversation, or the one that failed; null where there is none. */
+  get run() {
+    return runs.runOf(this.conversation.session) ?? null;
+  }
+
+  get isBusy() {
+    return Boolean(this.run && !this.run.isOver);
+  }
+
+  /** Put a prompt in the place of what is behind the first `keep` messages; returns whether it was. */
+  async askAnew(prompt, keep) {
+    const may = await this.#mayAsk(keep);
+    if (may) this.#begin(prompt, keep);
+    return may;
+  }
+
+  /** Ask once more for what failed. */
+  retry(run) {
+    this.#changed(runs.askAgain(run, settingsOf(run.session)));
+  }
+
+  /** Write on at the prompt of what failed. */
+  edit(run) {
+    runs.dismiss(run);
+    this.#giveBack(run);
+    if (this.conversation.session === run.session) this.conversation.reload().catch(() => {});
+    this.onchange();
+    this.field.focus();
+  }
+
+  /** End the answer under way; false where there is none. */
+  stop() {
+    if (!this.isBusy) return false;
+    if (!this.run.stopping) this.run.stop();
+    return true;
+  }
+
+  /** Show what was being written in the open conversation. */
+  showDraft() {
+    this.field.value = store.read("draft", this.conversation.session ?? "new", "");
+    this.#fit();
+  }
+
+  async #submit(event) {
+    event.preventDefault();
+    const prompt = this.field.value;
+    if (!prompt.trim() || this.isBusy || !(await this.#mayAsk()) || this.field.value !== prompt) return;
+    this.field.value = "";
+    this.#keepDraft();
+    this.#fit();
+    this.#begin(prompt);
+  }
+
+  /** Whether a prompt can be put now; with `keep` only if what it would replace is what is shown. Says why not. */
+  async #mayAsk(keep = null) {
+    const { session } = this.conversation;
+    let problem = null;
+    if (this.isBusy) problem = "This conversation is being answered just now.";
+    else if (runs.isFull()) problem = `${runs.MOST} answers are under way in this browser. Wait for one, or stop one.`;
+    else if (session !== null) problem = await this.#outdated(keep);
+    if (problem) toast(problem, { isError: true });
+    return !problem && this.conversation.session === session;
+  }
+
+  /** Why the open conversation is not to be gone on with as it is shown; null where it is. */
+  async #outdated(keep) {
+    try {
+      await this.conversation.loading.catch(() => this.conversation.reload());
+      if (keep === null || (await this.conversation.isCurrent())) return null;
+      return "This conversation has gone on elsewhere. Look before you ask anew.";
+    } catch (error) {
+      return error.message;
+    }
+  }
+
+  #begin(prompt, keep = null) {
+    const failed = this.run;
+    let { session } = this.conversation;
+    if (session === null) {
+      // The time, so that two pages do not choose the same number.
+      session = String(Date.now());
+      store.move("new", session);
+      this.conversation.adopt(session);
+      this.place(session, prompt.trim().split("\n")[0].slice(0, 60));
+    }
+    if (failed) runs.dismiss(failed);
+    const run = runs.ask(session, { prompt, keep, settings: settingsOf(session) });
+    if (failed) {
+      store.returnPrompt(session, failed.prompt);
+      this.showDraft();
+    }
+    this.#changed(run);
+    this.conversation.scroller.toEnd();
+  }
+
+  /** A prompt that was not answered comes back to be written, unless it still stands there. */
+  #giveBack({ session, prompt, keep }) {
+    const { messages } = this.conversation;
+    const isOpen = session === this.conversation.session;
+    if (isOpen && keep !== null && messages[keep]?.content === prompt) return;
+    store.returnPrompt(session, prompt);
+    if (!(isOpen ? messages.length : this.sidebar.has(session)) && !runs.runOf(session)) {
+      // It never became a conversation.
+      store.move(session, "new");
+      if (isOpen) {
+        this.place(null, "New chat");
+        this.conversation.open(null);
+      }
+    }
+    if (isOpen) this.showDraft();
+  }
+
+  #changed(run) {
+    if (run.isNothing) this.#giveBack(run);
+    this.conversation.update(run);
+    this.onchange();
+    if (run.isOver) this.sidebar.reload().catch(() => {});
+    else if (!this.sidebar.has(run.session)) this.sidebar.draw();
+  }
+
+  #keepDraft() {
+    store.keep("draft", this.conversation.session ?? "new", this.field.value);
+  }
+
+  #fit() {
+    this.field.style.height = "auto";
+    this.field.style.height = `${Math.min(this.field.scrollHeight, innerHeight * 0.4)}px`;
+  }
+}
