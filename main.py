@@ -197,10 +197,10 @@ def _introduce(url: str, master: Any) -> None:
     """Say where it listens and, the first time, what the master key is."""
     if master:
         print(
-            f"\nYour master key, shown this once:\n\n    {master.key}\n\nTry it:\n\n"
+            f"\nYour master key, shown this once:\n\n    {master.key}\n\nPaste it at {url} in a browser, or try:\n\n"
             f"""    curl -s {url}/answer -H 'Authorization: {master.key}' -d '{{"prompt": "What can you do?"}}'\n"""
         )
-    print(f"Hearth listens on {url} (Ctrl+C stops it).", flush=True)
+    print(f"Hearth listens on {url} (Ctrl+C stops it). Open it in a browser to chat.", flush=True)
 
 
 def _warm_up(answers: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browsing import Chat
@@ -63,6 +64,7 @@ def test_a_stopped_prompt_comes_back_before_what_was_typed_since(endless: Server
     chat = visit(endless).enter()
     chat.send("The first")
     expect(chat.page.locator(".state")).to_contain_text("number 1 in line")
+    assert [each["id"] for each in Axe().run(chat.page).response["violations"]] == []
     chat.prompt.fill("The second")
     chat.page.keyboard.press("Escape")
     expect(chat.prompt).to_have_value("The first\n\nThe second")

@@ -77,6 +77,19 @@ def test_settings_are_kept_for_each_conversation(serve: Serve, visit: Visit) -> 
     assert chat.ask("What is the capital of Spain?") == "The capital of Spain is Madrid."
 
 
+def test_a_conversation_is_saved_as_a_file(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
+    chat.ask("What is the capital of France?")
+    chat.panel("Settings")
+    with chat.page.expect_download() as saving:
+        chat.button("Save the conversation as a file").click()
+    assert saving.value.suggested_filename == "What is the capital of France.md"
+    assert saving.value.path().read_text(encoding="utf-8") == (
+        "# What is the capital of France?\n\n**You**\n\nWhat is the capital of France?\n\n"
+        "**Answer**\n\nThe capital of France is Paris."
+    )
+
+
 def test_a_setting_that_cannot_be_is_not_taken(server: Server, visit: Visit) -> None:
     chat = visit(server).enter()
     panel = chat.panel("Settings")
@@ -259,6 +272,12 @@ def test_nothing_stands_in_the_way_of_anybody(
             expect(chat.page.locator("#panel")).to_contain_text("tokens/s")
         _check(chat.page)
         chat.button("Close the panel").click()
+    server.edit_config("Gone", model="gone.gguf", template="{input}")
+    server.select("Gone")
+    chat.page.get_by_role("link", name="New chat").first.evaluate("link => link.click()")
+    chat.send("Will this work?")
+    expect(chat.button("Try again")).to_be_visible()
+    _check(chat.page)
     if size is DESKTOP:
         # What comes and goes, too.
         chat.sessions.first.hover()

@@ -66,6 +66,12 @@ export class Conversation {
     this.#draw();
   }
 
+  /** All of it as Markdown. */
+  asMarkdown(name) {
+    const said = { human: "You", ai: "Answer", system: "System prompt" };
+    return [`# ${name}`, ...this.messages.map(({ type, content }) => `**${said[type]}**\n\n${content}`)].join("\n\n");
+  }
+
   #forget() {
     this.turn = (this.turn ?? 0) + 1;
     this.messages = [];

@@ -71,6 +71,13 @@ export async function copy(text) {
   }
 }
 
+/** Save a text as a file. */
+export function download(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "text/markdown" }));
+  el("a", { href: url, download: `${name.replace(/[^\p{L}\p{N} -]/gu, "").trim() || "conversation"}.md` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
 /** Have a screen reader say something. */
 export function announce(words) {
   byId("announce").textContent = words;

@@ -3,7 +3,7 @@
 import { Refused, call, useKey } from "./api.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { announce, byId, el, icon, toast } from "./dom.js";
+import { announce, byId, download, el, icon, toast } from "./dom.js";
 import { openKeys } from "./keys.js";
 import { openModels } from "./models.js";
 import { Panels } from "./panels.js";
@@ -37,7 +37,7 @@ const composer = new Composer({
   onchange: () => showState(),
 });
 const panels = new Panels({
-  settings: ["Settings", (body) => openSettings(body, { session: () => conversation.session, onchange: showState, openModels: () => panels.show("models") })],
+  settings: ["Settings", (body) => openSettings(body, { session: () => conversation.session, onchange: showState, openModels: () => panels.show("models"), save })],
   models: ["Models", (body) => openModels(body, { may })],
   keys: ["Keys", openKeys],
   status: ["Status", (body) => openStatus(body, { isMaster: may("keys") })],
@@ -124,6 +124,11 @@ async function route() {
   } catch (error) {
     if (!(error instanceof Refused && error.status === 401)) toast(error.message, { isError: true });
   }
+}
+
+function save() {
+  const name = byId("title").textContent;
+  download(name, conversation.asMarkdown(name));
 }
 
 function entitle(name) {

@@ -18,10 +18,10 @@ const NUMBERS = [
 /** The settings kept for a session; for a new chat, those that its first prompt will take along. */
 export const settingsOf = (session) => store.read("settings", session ?? "new", {});
 
-/** Show the settings of `session()`; `onchange` is called when they change. */
-export function openSettings(body, { session, onchange, openModels }) {
+/** Show the settings of `session()`; `onchange` is called when they change, `openModels` and `save` by their buttons. */
+export function openSettings(body, { session, onchange, openModels, save }) {
   const fields = new Map();
-  const save = () => {
+  const keepAll = () => {
     const settings = {};
     for (const [name, field] of fields) {
       if (!field.reportValidity()) return;
@@ -34,7 +34,7 @@ export function openSettings(body, { session, onchange, openModels }) {
     const tip = `help-${name}`;
     field.id = `setting-${name}`;
     field.setAttribute("aria-describedby", tip);
-    field.addEventListener("change", save);
+    field.addEventListener("change", keepAll);
     fields.set(name, field);
     return el("div", { className: "field" },
       el("div", { className: "label" }, el("label", { for: field.id, title: help }, label),
@@ -57,6 +57,7 @@ export function openSettings(body, { session, onchange, openModels }) {
     add("system_prompt", "System prompt", system, "What the model is to be and to do, before the conversation begins. With one, the model's own chat format is used instead of the profile's template."),
     ...numbers,
     el("button", { type: "button", className: "wide", onclick: reset }, "Reset to the profile's settings"),
+    el("button", { type: "button", className: "wide", onclick: save }, "Save the conversation as a file"),
   );
 
   let models = null;
