@@ -66,6 +66,10 @@ def test_missing_packages_are_installed_by_apt_get(bare: Path) -> None:
     assert "Installing system packages: cmake" in done.stdout
     assert re.search(r"apt-get .* install .*recommends cmake$", done.stdout, re.MULTILINE)
     assert "build-essential" not in done.stdout
+    # The tests need a browser.
+    assert "Installing system packages: cmake chromium" in run(bare, "test").stdout
+    (bare / "bin" / "google-chrome").symlink_to("/bin/true")
+    assert "chromium" not in run(bare, "test").stdout
 
 
 def test_a_system_without_apt_get_is_told_what_it_needs(bare: Path) -> None:
