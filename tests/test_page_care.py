@@ -48,13 +48,22 @@ def test_a_first_prompt_under_way_is_listed_and_found_again(endless: Server, vis
     chat = visit(endless).enter()
     chat.send("Go on and on")
     expect(chat.answers).to_have_text(re.compile(r"\S+\s+\S"))
+    session = chat.session
     chat.page.get_by_role("link", name="New chat").click()
     expect(chat.prompts).to_have_count(0)
     chat.page.get_by_role("link", name="Go on and on").click()
     expect(chat.prompts).to_have_text(["Go on and on"])
+    chat.page.get_by_role("link", name="New chat").click()
+    endless.post(f"/answer/{session}/stop")
+    expect(chat.page.locator("#sessions time")).to_have_count(1)
+    chat.page.get_by_role("link", name="Go on and on").click()
+    # How it came about is known, though nobody looked when it ended.
+    expect(chat.page.locator(".figures")).to_contain_text("stopped")
+    chat.send("Go on")
+    expect(chat.answers.last).to_have_text(re.compile(r"\S+\s+\S"))
     assert chat.page.locator("#scroll").get_attribute("aria-busy") == "true"
     chat.button("Stop the answer").click()
-    expect(chat.page.locator(".figures")).to_contain_text("stopped")
+    expect(chat.page.locator(".figures")).to_have_count(2)
     expect(chat.page.locator("#scroll")).to_have_attribute("aria-busy", "false")
 
 

@@ -53,6 +53,8 @@ export class Conversation {
 
   /** The answer under way has changed; at its end it is one of the messages. */
   async update(run) {
+    // It may be another conversation's: then they are found when that is read.
+    if (run.state === "done" && !run.isNothing) store.keep("late", run.session, { result: run.summary.result, figures: figuresOf(run.summary) });
     if (run.session !== this.session || (runOf(run.session) ?? run) !== run) return;
     if (run.state !== "done") {
       this.#showTail(run);
@@ -61,9 +63,6 @@ export class Conversation {
     announce(run.isNothing ? "Stopped" : "The answer is complete");
     this.tail?.show(run);
     await this.reload().catch((error) => toast(error.message, { isError: true }));
-    if (run.session !== this.session) return;
-    if (!run.isNothing) this.#keepFigures(run.summary);
-    this.#draw();
   }
 
   /** All of it as Markdown. */
@@ -95,19 +94,21 @@ export class Conversation {
     }
     if (turn !== this.turn || session !== this.session) return;
     this.messages = found.messages;
+    this.#keepFigures();
     this.renamed(isMissing ? "Not found" : found.name);
     this.#draw();
     if (isMissing) AREA.replaceChildren(el("p", { className: "notice" }, "There is no such conversation. ", el("a", { href: "#/" }, "Begin a new one")));
   }
 
-  /** How the last answer came about is kept with it. */
-  #keepFigures(summary) {
-    const at = this.messages.findLastIndex((message) => message.type === "ai" && message.content === summary.result);
+  /** How the last answer came about is kept with it, by its place. */
+  #keepFigures() {
+    const late = store.read("late", this.session, null);
+    const at = late ? this.messages.findLastIndex(({ type, content }) => type === "ai" && content === late.result) : -1;
     if (at < 0) return;
     const figures = store.read("figures", this.session, {});
     for (const old of Object.keys(figures)) if (Number(old) > at) delete figures[old];
-    figures[at] = figuresOf(summary);
-    store.keep("figures", this.session, figures);
+    store.keep("figures", this.session, { ...figures, [at]: late.figures });
+    store.keep("late", this.session, null);
   }
 
   /** Bring what is shown in line with the messages: what has not changed stays, with its selection and focus. */
