@@ -208,6 +208,38 @@ def test_a_second_page_shows_the_answer_under_way(endless: Server, visit: Visit)
     assert len(chat.stored()) == 2
 
 
+def test_a_prompt_whose_page_was_closed_comes_back(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
+    chat.ask("My name is Ana.")
+    # As a page leaves it that was closed some minutes ago, before its answers began.
+    left = """(session, prompt, isFirst) => localStorage.setItem(`hearth.pending.0.${session}/${prompt.length}`,
+        JSON.stringify({ name: String(prompt.length), at: Date.now() - 1e6, isFirst, body: { prompt, stream: true } }))"""
+    chat.page.evaluate(f"({left})('777777', 'A first prompt', true)")
+    chat.page.evaluate(f"({left})('{chat.session}', 'Another one', false)")
+    chat.page.evaluate("sessionStorage.clear()")
+    chat.page.reload()
+    expect(chat.prompt).to_have_value("Another one")
+    chat.page.get_by_role("link", name="New chat").click()
+    expect(chat.prompt).to_have_value("A first prompt")
+    assert [key for key in chat.page.evaluate("Object.keys(localStorage)") if "pending" in key] == []
+
+
+def test_a_stop_that_nobody_hears_throws_nothing_away(endless: Server, visit: Visit) -> None:
+    chat = visit(endless).enter()
+    chat.send("Go on and on")
+    expect(chat.answers).to_have_text(re.compile(r"\S+\s+\S"))
+    chat.context.set_offline(True)
+    chat.button("Stop the answer").click()
+    expect(chat.page.get_by_role("alert").filter(has_text="could not be stopped")).to_be_visible()
+    expect(chat.answers).to_have_text(re.compile(r"\S+\s+\S"))
+    chat.context.set_offline(False)
+    chat.button("Try again").click()
+    expect(chat.button("Stop the answer")).to_be_visible()
+    chat.button("Stop the answer").click()
+    expect(chat.page.locator(".figures")).to_contain_text("stopped")
+    assert len(chat.stored()) == 2
+
+
 def test_deleting_a_conversation_leaves_no_word_of_it(serve: Serve, visit: Visit) -> None:
     server = serve()
     chat = visit(server).enter()

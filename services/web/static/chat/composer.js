@@ -42,15 +42,20 @@ export class Composer {
   }
 
   /** Ask once more for what failed. */
-  retry(run) {
-    this.#changed(runs.askAgain(run, settingsOf(run.session)));
+  async retry(run) {
+    if (await this.#mayAsk(run.keep)) this.#changed(runs.askAgain(run, settingsOf(run.session)));
+  }
+
+  /** What was asked and left unanswered, in a page that was closed say, comes back to be written. */
+  takeBackLeft() {
+    for (const asked of runs.takeLeft()) this.#giveBack(asked);
   }
 
   /** Write on at the prompt of what failed. */
   edit(run) {
     runs.dismiss(run);
     this.#giveBack(run);
-    if (this.conversation.session === run.session) this.conversation.reload().catch(() => {});
+    this.conversation.redraw();
     this.onchange();
     this.field.focus();
   }
@@ -86,24 +91,29 @@ export class Composer {
     else if (runs.isFull()) problem = `${runs.MOST} answers are under way in this browser. Wait for one, or stop one.`;
     else if (session !== null) problem = await this.#outdated(keep);
     if (problem) toast(problem, { isError: true });
-    return !problem && this.conversation.session === session;
+    return !problem && this.conversation.session === session && !this.isBusy;
   }
 
   /** Why the open conversation is not to be gone on with as it is shown; null where it is. */
   async #outdated(keep) {
     try {
-      await this.conversation.loading.catch(() => this.conversation.reload());
-      if (keep === null || (await this.conversation.isCurrent())) return null;
+      if (keep !== null ? await this.conversation.isCurrent() : await this.#isLoaded()) return null;
       return "This conversation has gone on elsewhere. Look before you ask anew.";
     } catch (error) {
       return error.message;
     }
   }
 
+  async #isLoaded() {
+    await this.conversation.loading.catch(() => this.conversation.reload());
+    return true;
+  }
+
   #begin(prompt, keep = null) {
     const failed = this.run;
     let { session } = this.conversation;
-    if (session === null) {
+    const isFirst = session === null;
+    if (isFirst) {
       // The time, so that two pages do not choose the same number.
       session = String(Date.now());
       store.move("new", session);
@@ -111,7 +121,7 @@ export class Composer {
       this.place(session, prompt.trim().split("\n")[0].slice(0, 60));
     }
     if (failed) runs.dismiss(failed);
-    const run = runs.ask(session, { prompt, keep, settings: settingsOf(session) });
+    const run = runs.ask(session, { prompt, keep, isFirst, settings: settingsOf(session) });
     if (failed) {
       store.returnPrompt(session, failed.prompt);
       this.showDraft();
@@ -121,12 +131,12 @@ export class Composer {
   }
 
   /** A prompt that was not answered comes back to be written, unless it still stands there. */
-  #giveBack({ session, prompt, keep }) {
+  #giveBack({ session, prompt, keep, isFirst }) {
     const { messages } = this.conversation;
     const isOpen = session === this.conversation.session;
     if (isOpen && keep !== null && messages[keep]?.content === prompt) return;
     store.returnPrompt(session, prompt);
-    if (!(isOpen ? messages.length : this.sidebar.has(session)) && !runs.runOf(session)) {
+    if (isFirst && !(isOpen && messages.length) && !this.sidebar.has(session) && !runs.runOf(session)) {
       // It never became a conversation.
       store.move(session, "new");
       if (isOpen) {
@@ -134,7 +144,7 @@ export class Composer {
         this.conversation.open(null);
       }
     }
-    if (isOpen) this.showDraft();
+    if (isOpen || this.conversation.session === null) this.showDraft();
   }
 
   #changed(run) {

@@ -37,7 +37,7 @@ export class Conversation {
     this.session = session;
   }
 
-  /** Read it from the server; what was begun before and comes later does not count. */
+  /** Read it from the server; returns whether it is shown: what was begun before and comes later does not count. */
   reload() {
     const turn = (this.turn += 1);
     this.loading = this.#read(turn);
@@ -47,8 +47,12 @@ export class Conversation {
   /** Whether the server has the messages that are shown; where not, show those. */
   async isCurrent() {
     const before = JSON.stringify(this.messages);
-    await this.reload();
-    return before === JSON.stringify(this.messages);
+    return (await this.reload()) && before === JSON.stringify(this.messages);
+  }
+
+  /** Show what is known, without asking the server. */
+  redraw() {
+    this.#draw();
   }
 
   /** The answer under way has changed; at its end it is one of the messages. */
@@ -92,12 +96,13 @@ export class Conversation {
       if (!(error instanceof Refused && error.status === 404)) throw error;
       isMissing = !runOf(session) && !store.read("draft", session, "");
     }
-    if (turn !== this.turn || session !== this.session) return;
+    if (turn !== this.turn || session !== this.session) return false;
     this.messages = found.messages;
     this.#keepFigures();
     this.renamed(isMissing ? "Not found" : found.name);
     this.#draw();
     if (isMissing) AREA.replaceChildren(el("p", { className: "notice" }, "There is no such conversation. ", el("a", { href: "#/" }, "Begin a new one")));
+    return true;
   }
 
   /** How the last answer came about is kept with it, by its place. */
@@ -177,8 +182,8 @@ export class Conversation {
       this.tail = new Tail(run, this.handlers);
       AREA.append(this.tail.element);
       this.#mark(run);
-      byId("scroll").setAttribute("aria-busy", "true");
     }
+    byId("scroll").setAttribute("aria-busy", String(!run.isOver));
     this.tail.update();
   }
 }

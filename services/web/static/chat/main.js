@@ -57,8 +57,11 @@ function login(message = "", key = "") {
 async function enter(key) {
   useKey(key);
   await call("GET", "/auth");
+  const wasHere = me !== null;
   me = await call("GET", "/auth/me");
   store.keepKey(key);
+  // What was under way for somebody else is not for whoever comes next.
+  if (wasHere) return location.reload();
   store.useOwner(me.id);
   useKey(key, () => login("This key is no longer valid. Whoever runs the server can make a new one."));
   byId("login").hidden = true;
@@ -66,7 +69,9 @@ async function enter(key) {
   byId("open-keys").hidden = !may("keys");
   byId("leave").title = `Forget the key${me.name ? ` of ${me.name}` : ""} in this browser`;
   await route();
-  composer.field.focus();
+  // Only now it is known which conversations there are.
+  composer.takeBackLeft();
+  if (document.activeElement === document.body) composer.field.focus();
 }
 
 const may = (scope) => me.scopes.includes(scope);

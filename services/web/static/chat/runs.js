@@ -7,6 +7,8 @@ import * as store from "./store.js";
 // A request that nobody has followed for so long, in milliseconds, is not sent again: its prompt comes back as a draft.
 const FRESH = 10 * 60 * 1000;
 const RETRIES = 12;
+// Whoever follows one says so once a minute; after so long nobody does.
+const LEFT = 3 * 60 * 1000;
 // A browser has six connections to a server, and what is not an answer needs some.
 export const MOST = 4;
 // What the server says while it stops, or its engine does, and what a proxy says in its place: it may be back soon.
@@ -31,10 +33,10 @@ export const all = () => [...runs.values()];
 /** Whether another may begin. */
 export const isFull = () => all().filter((run) => !run.isOver).length >= MOST;
 
-/** Ask in a session; `keep` is how many messages stay where some go, else null. */
-export function ask(session, { prompt, keep = null, settings = {} }) {
+/** Ask in a session; `keep` is how many messages stay where some go, else null; `isFirst`: it begins with this. */
+export function ask(session, { prompt, keep = null, isFirst = false, settings = {} }) {
   const body = { ...settings, prompt, stream: true, ...(keep === null ? {} : { keep }) };
-  return begin(session, { name: randomName(), at: Date.now(), body });
+  return begin(session, { name: randomName(), at: Date.now(), isFirst, body });
 }
 
 /** Ask once more for what failed. Under its old name, since it may have been answered all the same. */
@@ -42,22 +44,29 @@ export function askAgain(run, settings) {
   const body = { ...settings, prompt: run.prompt, stream: true, ...(run.keep === null ? {} : { keep: run.keep }) };
   const isTheSame = JSON.stringify(body) === JSON.stringify(run.asked.body);
   dismiss(run);
-  return begin(run.session, { name: isTheSame ? run.asked.name : randomName(), at: Date.now(), body });
+  const { name, isFirst } = run.asked;
+  return begin(run.session, { name: isTheSame ? name : randomName(), at: Date.now(), isFirst, body });
 }
 
 /** Go on with what this page had asked before it was loaded anew, and with what was asked in the open session. */
 export function resume(session) {
-  for (const at of store.namesOf("pending")) {
-    const [owner, name] = at.split("/");
-    const asked = store.read("pending", at, null);
-    if (runs.has(owner) || !(mine.has(name) || owner === session)) continue;
-    if (asked?.failed) show(owner, asked);
-    else if (asked?.body && Date.now() - asked.at < FRESH) begin(owner, asked);
-    else {
-      store.keep("pending", at, null);
-      if (asked?.body) store.returnPrompt(owner, asked.body.prompt);
-    }
+  for (const [owner, name, asked] of pending()) {
+    if (asked.failed) show(owner, asked);
+    else if ((mine.has(name) || owner === session) && Date.now() - asked.at < FRESH) begin(owner, asked);
   }
+}
+
+/** What was asked and nobody follows any more, so that it will not be answered: session, prompt, keep and isFirst of each. */
+export function takeLeft() {
+  const left = pending().filter(([, , asked]) => Date.now() - asked.at > LEFT);
+  for (const [owner, name] of left) store.keep("pending", `${owner}/${name}`, null);
+  return left.map(([session, , { body, isFirst }]) => ({ session, prompt: body.prompt, keep: body.keep ?? null, isFirst }));
+}
+
+/** What was asked, and is not among the runs: session, name and request of each. */
+function pending() {
+  return store.namesOf("pending").map((at) => [...at.split("/"), store.read("pending", at, null)])
+    .filter(([owner, , asked]) => asked?.body && !runs.has(owner));
 }
 
 /** A failed run is dealt with. */
@@ -93,6 +102,7 @@ class Run {
     this.place = null;
     this.state = "waiting";
     this.stopping = false;
+    this.isStopped = false;
     this.summary = null;
     this.error = null;
     this.abort = new AbortController();
@@ -100,6 +110,10 @@ class Run {
 
   get isOver() {
     return this.state === "done" || this.state === "failed";
+  }
+
+  get isFirst() {
+    return Boolean(this.asked.isFirst);
   }
 
   /** Whether it was stopped before its first word, so that nothing is stored. */
@@ -128,7 +142,10 @@ class Run {
     told(this);
     for (let tries = 0; tries < 5 && !this.isOver; tries += 1) {
       const reply = await call("POST", `/answer/${this.session}/stop`).catch(() => null);
-      if (reply?.stopped) return;
+      if (reply?.stopped) {
+        this.isStopped = true;
+        return;
+      }
       await sleep(200);
     }
     // It never began, or cannot be reached.
@@ -174,15 +191,16 @@ class Run {
   #fail(error, attempt) {
     const passes = error instanceof Unreachable || (error instanceof Refused &&
       (PASSING_CODES.includes(error.code) || (!error.code && PASSING_STATUSES.includes(error.status))));
-    if (passes && attempt < RETRIES && !this.stopping) {
+    if (passes && attempt < RETRIES && (!this.stopping || this.isStopped)) {
       this.state = "reconnecting";
-    } else if (error.name === "AbortError" || this.stopping) {
+    } else if ((error.name === "AbortError" || this.stopping) && !this.text) {
       this.summary = { result: "", finish_reason: "cancelled" };
       this.#finish();
     } else {
-      this.error = error;
+      // What is half said is not thrown away: to try again is to follow it, or what came of it.
+      this.error = this.stopping ? new Error("The server does not answer, so the answer could not be stopped.") : error;
       this.state = "failed";
-      this.asked = { ...this.asked, failed: error.message };
+      this.asked = { ...this.asked, failed: this.error.message };
       this.remember();
     }
   }

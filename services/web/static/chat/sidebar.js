@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { ago, byId, el, iconButton, toast } from "./dom.js";
-import { all, runOf } from "./runs.js";
+import { all, dismiss, runOf } from "./runs.js";
 import * as store from "./store.js";
 
 const UNDO_SECONDS = 7;
@@ -22,7 +22,7 @@ export class Sidebar {
     let timer;
     this.search.addEventListener("input", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => this.reload(), 150);
+      timer = setTimeout(() => this.reload().catch((error) => toast(error.message, { isError: true })), 150);
     });
     // What is on its way out does not stay because the page does not.
     addEventListener("pagehide", () => [...this.leaving.keys()].forEach((session) => this.#delete(session, { keepalive: true })));
@@ -81,14 +81,14 @@ export class Sidebar {
   #begun() {
     if (this.search.value.trim()) return [];
     const known = new Set(this.sessions.map(({ session_id }) => session_id));
-    return all().filter((run) => !known.has(run.session)).map((run) => ({ session_id: run.session, name: run.prompt.trim().split("\n")[0], isBegun: true }));
+    return all().filter((run) => !known.has(run.session)).map((run) => ({ session_id: run.session, name: run.prompt.trim().split("\n")[0], isBegun: true, isFailed: run.isOver }));
   }
 
   #item(session) {
-    const { session_id: id, name, updated, isBegun } = session;
+    const { session_id: id, name, updated, isBegun, isFailed } = session;
     const link = el("a", { href: `#/${id}`, title: name, "aria-current": id === this.current ? "page" : null },
       el("span", { className: "name" }, name || `Conversation ${id}`),
-      isBegun ? el("span", { className: "faint" }, "being answered")
+      isBegun ? el("span", { className: "faint" }, isFailed ? "not answered" : "being answered")
         : el("time", { dateTime: updated ?? "", title: updated ? new Date(updated).toLocaleString() : "" }, ago(updated)));
     const item = el("li", {}, link);
     if (isBegun) return item;
@@ -151,6 +151,7 @@ export class Sidebar {
     try {
       await call("DELETE", `/answer/${id}`, undefined, options);
       store.forget(id);
+      if (runOf(id)) dismiss(runOf(id));
     } catch (error) {
       if (error.status !== 404) toast(`It could not be deleted: ${error.message}`, { isError: true });
     }

@@ -75,13 +75,13 @@ export function keep(kind, name, value) {
 /** Put a prompt that was not answered before what is being written in its conversation. */
 export function returnPrompt(session, prompt) {
   const draft = read("draft", session, "");
-  keep("draft", session, draft && draft !== prompt ? `${prompt}\n\n${draft}` : prompt);
+  keep("draft", session, draft.startsWith(prompt) ? draft : [prompt, draft].filter(Boolean).join("\n\n"));
 }
 
 /** A chat without a number has got one, or has lost it again: what was kept for it goes along. */
 export function move(from, to) {
   const settings = read("settings", from, null);
-  if (settings) keep("settings", to, settings);
+  if (settings && !read("settings", to, null)) keep("settings", to, settings);
   const draft = read("draft", from, "");
   if (draft) returnPrompt(to, draft);
   forget(from);
