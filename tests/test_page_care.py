@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,7 +111,9 @@ def test_a_failed_prompt_is_kept_over_reload_and_other_prompts(serve: Serve, vis
 def test_a_deleted_conversation_that_is_opened_again_stays(server: Server, visit: Visit) -> None:
     key = server.mint("Bob")[0]
     server.ask("My name is Ana.", key=key, session_id=1)
-    chat = visit(server, key=key).enter()
+    chat = visit(server, key=key)
+    chat.page.clock.install()
+    chat.enter()
     chat.page.get_by_role("link", name="My name is Ana.").click()
     expect(chat.answers).to_have_count(1)
     chat.sessions.first.hover()
@@ -122,7 +123,8 @@ def test_a_deleted_conversation_that_is_opened_again_stays(server: Server, visit
     expect(chat.answers).to_have_count(1)
     expect(chat.button("Undo")).to_have_count(0)
     assert chat.ask("What is my name?") == "Your name is Ana."
-    time.sleep(8)
+    chat.page.clock.fast_forward(10_000)
+    chat.page.wait_for_timeout(500)
     assert len(server.get("/answer/1", key=key).json()["messages"]) == 4
 
 
