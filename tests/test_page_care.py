@@ -108,6 +108,24 @@ def test_a_failed_prompt_is_kept_over_reload_and_other_prompts(serve: Serve, vis
     expect(chat.prompts).to_have_count(2)
 
 
+def test_a_prompt_that_is_being_edited_outlives_the_page(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
+    chat.ask("My name is Ana.")
+    chat.prompts.last.hover()
+    chat.button("Edit the prompt").click()
+    field = chat.page.get_by_role("textbox", name="The prompt")
+    expect(field).to_be_focused()
+    field.fill("My name is Bob.")
+    chat.page.reload()
+    expect(field).to_have_value("My name is Bob.")
+    chat.button("Ask again").click()
+    expect(chat.answers).to_have_text(["Nice to meet you, Bob!"])
+    expect(field).to_have_count(0)
+    chat.page.reload()
+    expect(chat.answers).to_have_count(1)
+    expect(field).to_have_count(0)
+
+
 def test_a_deleted_conversation_that_is_opened_again_stays(server: Server, visit: Visit) -> None:
     key = server.mint("Bob")[0]
     server.ask("My name is Ana.", key=key, session_id=1)

@@ -168,7 +168,7 @@ export class Conversation {
 
   #article(message, n, figures) {
     if (message.type === "system") return systemNote(message.content);
-    if (message.type === "human") return humanArticle(message.content, (prompt) => this.handlers.ask(prompt, n));
+    if (message.type === "human") return humanArticle(message.content, (prompt) => this.handlers.ask(prompt, n), keptEdit(this.session, n));
     return answerArticle(message.content, figures, () => {
       const at = this.messages.findLastIndex((each, m) => m < n && each.type === "human");
       if (at >= 0) this.handlers.ask(this.messages[at].content, at);
@@ -186,4 +186,15 @@ export class Conversation {
     byId("scroll").setAttribute("aria-busy", String(!run.isOver));
     this.tail.update();
   }
+}
+
+/** What the session's message `n` is being changed to. */
+function keptEdit(session, n) {
+  return {
+    read: () => {
+      const edit = store.read("edit", session, null);
+      return edit?.n === n ? edit.text : null;
+    },
+    write: (text) => store.keep("edit", session, text === null ? null : { n, text }),
+  };
 }

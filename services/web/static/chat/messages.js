@@ -3,14 +3,18 @@
 import { copyButton, el, iconButton } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 
-/** A prompt; `askAnew(prompt)` is called with what it was changed to. */
-export function humanArticle(content, askAnew) {
+/**
+ * A prompt; `askAnew(prompt)` is called with what it was changed to, and resolves to whether it was asked. `kept` reads and
+ * writes what it is being changed to (null: nothing), so that this outlives the page.
+ */
+export function humanArticle(content, askAnew, kept) {
   const words = el("div", { className: "words" }, content);
   const actions = el("div", { className: "actions" }, copyButton("Copy the message", () => content));
   const article = el("article", { className: "message human", "aria-label": "You" }, words, actions);
-  const edit = iconButton("edit", "Edit the prompt", () => openEditor(article, content, askAnew));
+  const edit = iconButton("edit", "Edit the prompt", () => openEditor(article, content, askAnew, kept).focus());
   edit.classList.add("only-last");
   actions.append(edit);
+  if (kept.read() !== null) openEditor(article, content, askAnew, kept);
   return article;
 }
 
@@ -55,11 +59,14 @@ function figuresText({ usage, timings, finish_reason, profile }) {
 
 const seconds = (ms) => (ms < 995 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
 
-function openEditor(article, content, askAnew) {
-  if (article.querySelector("form")) return;
+function openEditor(article, content, askAnew, kept) {
+  const opened = article.querySelector("form textarea");
+  if (opened) return opened;
   const rows = Math.min(content.split("\n").length + 1, 12);
-  const field = el("textarea", { value: content, rows, "aria-label": "The prompt" });
+  const oninput = () => kept.write(field.value);
+  const field = el("textarea", { value: kept.read() ?? content, rows, oninput, "aria-label": "The prompt" });
   const close = () => {
+    kept.write(null);
     form.remove();
     article.classList.remove("editing");
   };
@@ -81,5 +88,5 @@ function openEditor(article, content, askAnew) {
   });
   article.classList.add("editing");
   article.prepend(form);
-  field.focus();
+  return field;
 }
