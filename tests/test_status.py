@@ -87,7 +87,7 @@ def test_keys_are_listed_with_their_last_use(serve: Serve) -> None:
     assert used()[id_] == last
     server.stop()
     file = server.data / "key_use.json"
-    for broken in ("{ broken", '{"0": "9999-12-31T23:59:59-23:00"}', '{"0": "2026-01-01"}', '{"0": 5}'):
+    for broken in ("{ broken", '{"0": "2026-01-01", "1": "9999-12-31T23:59:59-23:00"}'):
         file.write_text(broken)
         server.start()
         assert server.get("/auth", key=key).status_code == 200

@@ -103,7 +103,7 @@ class SessionResource(Resource):
         self._sessions.history(_session_key(number, owner)).rename(json.name)
         return {"name": json.name}
 
-    @spec.validate(resp=replies(Deleted, 404))
+    @spec.validate(resp=replies(Deleted, 404, 500, 503))
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
         key = _session_key(number, owner)
