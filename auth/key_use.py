@@ -56,7 +56,8 @@ class KeyUse:
         """The writer's thread: once for each while in which keys are used."""
         self._closing.wait(WRITE_AFTER)
         with self._turn:
-            self._writer = None if not self._closing.is_set() else self._writer
+            if not self._closing.is_set():
+                self._writer = None
             used = dict(self._used)
         try:
             known = self._known()

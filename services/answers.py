@@ -65,8 +65,9 @@ class Answers:
                 stop.attach(generation)
 
             def finished(text: str) -> dict[str, Any]:
+                is_whole = finish_of(generation).reason != "cancelled"
                 # What was stopped before its first word never happened.
-                if ask.stores(text) and (text or finish_of(generation).reason != "cancelled"):
+                if (text or is_whole) and ask.stores(text, is_whole):
                     exchange = Exchange(question.prompt, text)
                     talk.store(exchange)
                     # When the answer is out and closed: the caller waits for nothing of it.

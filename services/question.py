@@ -73,8 +73,8 @@ class Ask:
     """Which of the caller's conversations it is where it is no session."""
     form: Callable[[ChatFormat], Form] | None = None
     """How the prompt is written, by the model's way of reading conversations; None: by the profile's template."""
-    stores: Callable[[str], bool] = lambda _text: True
-    """Whether an exchange that ends in this answer is one of the conversation."""
+    stores: Callable[[str, bool], bool] = lambda _text, _is_whole: True
+    """Whether an exchange that ends in this answer, which was stopped where it is not whole, is one of the conversation."""
     load: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the profile that are other for this request."""
     trims: bool = True

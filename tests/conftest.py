@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browsing import Chat, chromium
-from tests.serving import Server
+from tests.serving import ENDLESS, Server
 from tests.tiny import GUIDE, write_random_model
 
 
@@ -73,3 +73,13 @@ def models(tmp_path: Path, random_model: Path) -> Path:
     shutil.copy(GUIDE, folder)
     (folder / "random.gguf").hardlink_to(random_model)
     return folder
+
+
+@pytest.fixture
+def endless(serve: Callable[..., Server], models: Path) -> Server:
+    """A server whose selected model goes on talking, with one answer at a time."""
+    server = serve(models=models)
+    server.edit_config("Random", **ENDLESS)
+    server.select("Random")
+    server.ask("Hi", max_tokens=1, memory_k=0)
+    return server

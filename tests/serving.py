@@ -18,6 +18,15 @@ import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
+# A profile whose model goes on talking, with one answer at a time.
+ENDLESS: dict[str, Any] = {
+    "model": "random.gguf",
+    "template": "{input}",
+    "n_ctx": 4096,
+    "n_parallel": 1,
+    "temperature": 0,
+    "max_tokens": 4000,
+}
 
 
 class Server:

@@ -9,17 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Server
+from tests.serving import ENDLESS, Server
 
 Serve = Callable[..., Server]
-ENDLESS = {
-    "model": "random.gguf",
-    "template": "{input}",
-    "n_ctx": 4096,
-    "n_parallel": 1,
-    "temperature": 0,
-    "max_tokens": 4000,
-}
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:
@@ -323,16 +315,6 @@ def test_an_unknown_session_is_not_found(server: Server, path: str) -> None:
         reply = server.request(method, path)
         assert reply.status_code == 404
         assert reply.json()["error"]["type"] == "not_found_error"
-
-
-@pytest.fixture
-def endless(serve: Serve, models: Path) -> Server:
-    """A server whose selected model never stops by itself."""
-    server = serve(models=models)
-    server.edit_config("Random", **ENDLESS)
-    server.select("Random")
-    server.ask("Hi", max_tokens=1, memory_k=0)
-    return server
 
 
 def test_hanging_up_on_a_stream_frees_the_engine(endless: Server) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Server
-from tests.test_api_answer import ENDLESS
+from tests.serving import ENDLESS, Server
 from tests.tiny import GUIDE, write_embedding_model
 
 Serve = Callable[..., Server]

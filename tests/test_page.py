@@ -12,22 +12,10 @@ import requests
 from playwright.sync_api import expect
 
 from tests.browsing import Chat
-from tests.serving import Server
+from tests.serving import ENDLESS, Server
 
 Serve = Callable[..., Server]
 Visit = Callable[..., Chat]
-
-
-@pytest.fixture
-def endless(serve: Serve, models: Path) -> Server:
-    """A server whose selected model goes on talking, with one answer at a time."""
-    server = serve(models=models)
-    server.edit_config(
-        "Random", model="random.gguf", template="{input}", max_tokens=3000, n_parallel=1, n_ctx=8192, temperature=0
-    )
-    server.select("Random")
-    server.ask("hi", max_tokens=1)
-    return server
 
 
 def test_a_key_is_asked_for_once_and_kept_in_the_browser_only(server: Server, visit: Visit) -> None:
@@ -295,7 +283,7 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(endless: Server, visi
 
 def test_a_killed_server_comes_back_to_its_reader(serve: Serve, models: Path, visit: Visit) -> None:
     server = serve(models=models)
-    server.edit_config("Random", model="random.gguf", template="{input}", max_tokens=600, temperature=0)
+    server.edit_config("Random", **{**ENDLESS, "max_tokens": 600})
     chat = visit(server).enter()
     chat.ask("My name is Ana.")
     server.select("Random")
@@ -338,9 +326,7 @@ def test_what_goes_wrong_is_said_and_can_be_tried_again(serve: Serve, models: Pa
 
 
 def test_another_conversation_can_be_had_while_one_is_answered(endless: Server, visit: Visit) -> None:
-    endless.edit_config(
-        "Random", model="random.gguf", template="{input}", max_tokens=6000, n_parallel=2, n_ctx=8192, temperature=0
-    )
+    endless.edit_config("Random", n_parallel=2)
     chat = visit(endless).enter()
     chat.send("Go on and on")
     expect(chat.answers).to_have_text(re.compile(r"\S+\s+\S"))

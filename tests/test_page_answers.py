@@ -179,11 +179,8 @@ def test_a_long_conversation_is_shown_whole(serve: Serve, visit: Visit, tmp_path
     expect(chat.answers.last).to_have_text("1, 2, 3.")
 
 
-def test_the_end_is_followed_until_the_reader_scrolls_up(serve: Serve, models: Path, visit: Visit) -> None:
-    server = serve(models=models)
-    server.edit_config("Random", model="random.gguf", template="{input}", max_tokens=6000, n_ctx=8192, temperature=0)
-    server.select("Random")
-    chat = visit(server, viewport={"width": 500, "height": 400}).enter()
+def test_the_end_is_followed_until_the_reader_scrolls_up(endless: Server, visit: Visit) -> None:
+    chat = visit(endless, viewport={"width": 500, "height": 400}).enter()
     chat.send("Go on and on")
     area = "document.getElementById('scroll')"
     chat.wait_for(f"{area}.scrollHeight > {area}.clientHeight + 200")

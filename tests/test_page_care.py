@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
@@ -16,17 +14,6 @@ from tests.serving import Server
 
 Serve = Callable[..., Server]
 Visit = Callable[..., Chat]
-
-
-@pytest.fixture
-def endless(serve: Serve, models: Path) -> Server:
-    """A server whose selected model goes on talking, with one answer at a time."""
-    server = serve(models=models)
-    sizes = {"n_ctx": 8192, "max_tokens": 6000, "n_parallel": 1}
-    server.edit_config("Random", model="random.gguf", template="{input}", temperature=0, **sizes)
-    server.select("Random")
-    server.ask("hi", max_tokens=1)
-    return server
 
 
 def test_what_another_device_has_said_is_not_replaced_unseen(server: Server, visit: Visit) -> None:

@@ -187,18 +187,13 @@ def test_keys_are_made_shown_once_and_revoked(serve: Serve, visit: Visit) -> Non
     assert server.get("/auth", key=key).status_code == 401
 
 
-def test_the_status_is_drawn_as_it_happens(serve: Serve, models: Path, visit: Visit) -> None:
-    server = serve(models=models)
-    server.edit_config(
-        "Random", model="random.gguf", template="{input}", max_tokens=6000, n_parallel=1, n_ctx=8192, temperature=0
-    )
-    server.select("Random")
-    chat = visit(server).enter()
+def test_the_status_is_drawn_as_it_happens(endless: Server, visit: Visit) -> None:
+    chat = visit(endless).enter()
     panel = chat.panel("Status")
     plots = panel.locator("figure")
     expect(plots).to_have_count(5)
     chat.send("Go on and on")
-    waiting = server.stream("me too")
+    waiting = endless.stream("me too")
     expect(plots.nth(0)).to_contain_text(re.compile(r"[1-9][\d.]* tokens/s written"))
     expect(plots.nth(1)).to_contain_text("1 under way, 1 in the queue")
     expect(plots.nth(2)).to_contain_text(re.compile(r"[1-9]\d* m?s waited for"))

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.serving import Server
+from tests.tiny import write_parrot_model
 
 Serve = Callable[..., Server]
 
@@ -150,3 +151,15 @@ def test_nobody_stops_anothers(endless: Server) -> None:
     assert stop(endless, 10)
     assert endless.post("/answer/x/stop").status_code == 404
     assert not stop(endless, 999)
+
+
+def test_json_beside_tools_is_an_answer_like_any_other(serve: Serve, models: Path) -> None:
+    """Only half a call is none: what is whole and calls nothing is stored."""
+    said = '{"colour": "red", "size": 5}'
+    write_parrot_model(models / "parrot.gguf", said)
+    server = serve(models=models)
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    asked = {"model": "parrot.gguf", "messages": [{"role": "user", "content": "Which?"}], "tools": [tool], "session_id": 1}
+    reply = server.post("/v1/chat/completions", {**asked, "temperature": 0, "max_tokens": 100})
+    assert reply.json()["choices"][0]["message"]["content"] == said
+    assert messages(server, 1) == ["Which?", said]

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from auth.authentication import caller
 from services.answers import Answers
 from services.api.schemas import replies, spec
+from services.status import Counts, LoadedModel, Room
 
 
 class HealthBody(BaseModel):
@@ -28,36 +29,11 @@ class AnswerLoad(BaseModel):
     slots: int
 
 
-class Totals(BaseModel):
-    """What has been computed since the start; see services/status.py."""
-
-    answers: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    first_tokens: int
-    first_token_seconds: float
-
-
-class RoomBody(BaseModel):
-    """How many bytes are taken, and may be."""
-
-    used: int
-    limit: int
-
-
 class StateRooms(BaseModel):
     """Where computed conversations are kept."""
 
-    ram: RoomBody
-    disk: RoomBody
-
-
-class LoadedBody(BaseModel):
-    """A model in memory, and about how many bytes it takes."""
-
-    file: str
-    size: int
+    ram: Room
+    disk: Room
 
 
 class StatusBody(BaseModel):
@@ -69,10 +45,10 @@ class StatusBody(BaseModel):
     status: str
     time: float
     answers: AnswerLoad
-    totals: Totals | None
-    memory: RoomBody | None
+    totals: Counts | None
+    memory: Room | None
     states: StateRooms | None
-    models: list[LoadedBody]
+    models: list[LoadedModel]
 
 
 class HealthResource(Resource):

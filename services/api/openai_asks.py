@@ -59,7 +59,7 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
         logit_bias=_biases(body),
         n_top=(body.top_logprobs or 0) if body.logprobs else None,
         # An exchange ends in words: a call of a tool, and what that returns, come again with the client's next messages.
-        stores=lambda text: not read_calls(text, names)[1] and not (names and begins_call(text)),
+        stores=lambda text, is_whole: not read_calls(text, names)[1] and (is_whole or not names or not begins_call(text)),
     )
     return _several(ask, body.n or 1)
 

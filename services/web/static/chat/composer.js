@@ -1,6 +1,6 @@
 // Where prompts are written, and what becomes of them: asked, stopped, asked again, or given back.
 
-import { byId, toast } from "./dom.js";
+import { byId, isSend, toast } from "./dom.js";
 import * as runs from "./runs.js";
 import { settingsOf } from "./settings.js";
 import * as store from "./store.js";
@@ -18,8 +18,7 @@ export class Composer {
       this.#fit();
     });
     this.field.addEventListener("keydown", (event) => {
-      // Safari says only by its code that Enter has ended the choice of a character.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+      if (!isSend(event)) return;
       event.preventDefault();
       byId("composer").requestSubmit();
     });

@@ -78,6 +78,9 @@ export function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
+/** Whether a key says that what was written is to be sent. Safari says only by its code that Enter has ended the choice of a character. */
+export const isSend = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
+
 /** Have a screen reader say something. */
 export function announce(words) {
   byId("announce").textContent = words;

@@ -1,6 +1,6 @@
 // What the messages of a conversation look like, and what can be done with each.
 
-import { copyButton, el, iconButton } from "./dom.js";
+import { copyButton, el, iconButton, isSend } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 
 /**
@@ -82,7 +82,7 @@ function openEditor(article, content, askAnew, kept) {
     if (event.key === "Escape") {
       event.stopPropagation();
       close();
-    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229 && event.target === field) {
+    } else if (isSend(event) && event.target === field) {
       submit(event);
     }
   });

@@ -35,18 +35,19 @@ export const isFull = () => all().filter((run) => !run.isOver).length >= MOST;
 
 /** Ask in a session; `keep` is how many messages stay where some go, else null; `isFirst`: it begins with this. */
 export function ask(session, { prompt, keep = null, isFirst = false, settings = {} }) {
-  const body = { ...settings, prompt, stream: true, ...(keep === null ? {} : { keep }) };
-  return begin(session, { name: randomName(), at: Date.now(), isFirst, body });
+  return begin(session, { name: randomName(), at: Date.now(), isFirst, body: bodyOf(prompt, keep, settings) });
 }
 
 /** Ask once more for what failed. Under its old name, since it may have been answered all the same. */
 export function askAgain(run, settings) {
-  const body = { ...settings, prompt: run.prompt, stream: true, ...(run.keep === null ? {} : { keep: run.keep }) };
+  const body = bodyOf(run.prompt, run.keep, settings);
   const isTheSame = JSON.stringify(body) === JSON.stringify(run.asked.body);
   dismiss(run);
   const { name, isFirst } = run.asked;
   return begin(run.session, { name: isTheSame ? name : randomName(), at: Date.now(), isFirst, body });
 }
+
+const bodyOf = (prompt, keep, settings) => ({ ...settings, prompt, stream: true, ...(keep === null ? {} : { keep }) });
 
 /** Go on with what this page had asked before it was loaded anew, and with what was asked in the open session. */
 export function resume(session) {
