@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from auth.authentication import Gate
+from auth.identity import USUAL, Terms
 from auth.keys import KeyStore
 from main import serve
 from services.errors import HearthError
@@ -97,7 +98,8 @@ class ApiHost:
             if found and not _runs(int(found[1])):
                 # A host that was killed has left it.
                 keys.revoke(key["id"])
-        minted = keys.mint(f"API Host of process {os.getpid()}", may)
+        terms = Terms(name=f"API Host of process {os.getpid()}", scopes=[*USUAL, "models:pull"])
+        minted = keys.mint(terms)
         print(f'{minted.key}\n\nThis is the access token; send it as "token" with each request to /api.', flush=True)
         try:
             self._serve({})
@@ -129,7 +131,7 @@ def _settings() -> Settings:
 
 def _fetched(source: Source, settings: Settings) -> str:
     """The name of a source's file in the models folder, where it is now if it was not before."""
-    pull = Pulls(settings.models).start(source)
+    pull = Pulls(settings.models, settings.pull_hosts).start(source)
     show(pull)
     assert pull.path
     return pull.path.relative_to(settings.models).as_posix()

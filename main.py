@@ -9,13 +9,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from services.errors import HearthError
+from services.logs import set_up
 from services.settings import Settings, add_flags, read_settings
 from services.sources import FORMS
 
@@ -24,8 +26,15 @@ log = logging.getLogger("hearth")
 
 def main() -> int:
     """Run the command that the arguments name; return the exit status."""
+    if sys.argv[1:2] == ["keys"]:
+        from auth.command import keys
+
+        return _explained("manage keys", lambda: keys(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
-    commands = "serve (the default), pull: fetch a model file, or tune: measure which settings make a profile fastest here"
+    commands = (
+        "serve (the default), keys: mint, change and revoke them, and see what they used (keys --help), "
+        "pull: fetch a model file, or tune: measure which settings make a profile fastest here"
+    )
     parser.add_argument("command", nargs="?", choices=["serve", "pull", "tune"], default="serve", help=commands)
     what = f"tune: which profile (the selected one); pull: a profile with a source, or {FORMS}"
     parser.add_argument("what", nargs="?", metavar="PROFILE|SOURCE", help=what)
@@ -40,19 +49,23 @@ def main() -> int:
         settings = read_settings(vars(given), os.environ)
     except ValueError as error:
         parser.error(str(error))
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # waitress warns of every request that waits for a thread.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # It tells of every request.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    set_up(settings.log_level, settings.log_format)
+    runs: dict[str, Callable[[], int]] = {
+        "serve": lambda: serve(settings),
+        "pull": lambda: pull(settings, given.what),
+        "tune": lambda: tune(settings, given.what, given.save),
+    }
+    return _explained("start" if given.command == "serve" else given.command, runs[given.command])
+
+
+def _explained(what: str, run: Callable[[], int]) -> int:
+    """The exit status of `run`, or of what it raises, which is told."""
     try:
-        if given.command == "pull":
-            return pull(settings, given.what)
-        return serve(settings) if given.command == "serve" else tune(settings, given.what, given.save)
+        return run()
     except HearthError as error:
-        return _refuse(error.message, given.command)
+        return _refuse(error.message, what)
     except OSError as error:
-        return _refuse(str(error), given.command)
+        return _refuse(str(error), what)
     except ModuleNotFoundError as error:
         return _refuse(f"There is no {error.name} in this Python. Type: source .venv/bin/activate, or use ./setup.sh run")
     except KeyboardInterrupt:
@@ -67,7 +80,7 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     from services.app import create_app
     from services.engine.pool import EnginePool
     from services.engine.store import StateStore
-    from services.server import make_server, port_of
+    from services.server import make_server
 
     store = StateStore(settings.data / "states", _bytes(settings.cache_ram), settings.cache_disk * 10**6)
     pool = EnginePool(store, settings.think_ahead, settings.queue, _bytes(settings.model_ram), 60 * settings.idle_minutes)
@@ -75,9 +88,11 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     parts = app.extensions["hearth"]
     with ExitStack() as closing:
         # The engine first, so that streams end with an error event rather than in the middle of a word.
-        jobs = parts["jobs"]
-        closers = (pool.close, parts["sessions"].close, parts["keys"].close, jobs.release)
-        closing.enter_context(_stopping_on_signals(jobs.close, *closers))
+        answers, jobs = parts["answers"], parts["jobs"]
+        closers = (pool.close, parts["sessions"].close, parts["keys"].close, jobs.release, parts["usage"].close)
+        begin, all_closers = parts["stopping"].begin, (jobs.close, *closers)
+        stop = _Stop(begin, lambda: answers.n_open, settings.stop_seconds, all_closers)
+        closing.enter_context(stop.on_signals())
         store.retain(parts["sessions"].names_of_all())
         try:
             server = make_server(app, settings)
@@ -86,11 +101,11 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
                 close()
             return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
         jobs.start(takes_up=_is_alone(settings.data / "jobs.lock", closing))
-        url = f"http://{settings.host}:{port_of(server)}"
+        url = f"{'https' if settings.cert else 'http'}://{settings.host}:{server.port}"
         _introduce(url, parts["keys"].mint_master())
-        threading.Thread(target=_warm_up, args=(parts["answers"],), name="warm-up", daemon=True).start()
+        threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
         if settings.tunnel:
-            _open_tunnel(url, closing)
+            _open_tunnel(url, closing, parts["hosts"].add)
         server.run()
     return 0
 
@@ -107,7 +122,7 @@ def pull(settings: Settings, what: str) -> int:
     # The bar shows it.
     logging.getLogger("services.pulls").setLevel(logging.ERROR)
     source, target = Profiles(settings.data / "config.json").config().source(what)
-    arriving = Pulls(settings.models).start(source, target)
+    arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
     show(arriving)
     print(f"{arriving.path} is there and whole.")
     if not target:
@@ -158,39 +173,76 @@ def _is_alone(lock: Path, closing: ExitStack) -> bool:
     return True
 
 
-def _open_tunnel(url: str, closing: ExitStack) -> None:
+def _open_tunnel(url: str, closing: ExitStack, allow: Callable[[str], None]) -> None:
     """Have a public address for the server, until `closing` closes; where that cannot be, say so and go on."""
     from services.tunnel import Tunnel
 
+    def tell(public: str) -> None:
+        allow(public.removeprefix("https://"))
+        print(f"Public address: {public}", flush=True)
+
     try:
-        closing.callback(Tunnel(url, lambda public: print(f"Public address: {public}", flush=True)).close)
+        closing.callback(Tunnel(url, tell).close)
     except (HearthError, OSError) as error:
         print(f"Hearth opens no tunnel: {error}", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _stopping_on_signals(*closers: Callable[[], None]) -> Iterator[None]:
-    """Close everything on SIGTERM and SIGINT, and leave by SystemExit. In a thread of somebody's, signals are theirs."""
+class _Stop:
+    """How the server stops: it takes nothing new, lets answers under way end, closes everything, and leaves.
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, signal.SIG_IGN)
-        for close in closers:
+    Its methods are for the main thread; a thread of its own waits and closes, so that the server goes on meanwhile.
+    """
+
+    def __init__(
+        self, refuse: Callable[[], None], n_open: Callable[[], int], seconds: float, closers: Sequence[Callable[[], None]]
+    ) -> None:
+        self._refuse = refuse
+        self._n_open = n_open
+        self._seconds = seconds
+        self._closers = closers
+        self._begun = False
+        self._closed = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, and leave by SystemExit. In a thread of somebody's, signals are theirs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            # A notebook goes on after its server has been interrupted.
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._closed:
+            with contextlib.suppress(OSError):
+                print("Hearth stops.", flush=True)
+            raise SystemExit(0)
+        if self._begun:
+            # Whatever was answered is on the disk already.
+            os._exit(128 + number)
+        self._begun = True
+        self._refuse()
+        if count := self._n_open():
+            with contextlib.suppress(OSError):
+                what = "1 answer" if count == 1 else f"{count} answers"
+                limit = f"for {self._seconds} s at most; Ctrl+C again stops it at once"
+                print(f"Hearth ends {what} first, {limit}.", flush=True)
+        threading.Thread(target=self._close, name="stop", daemon=True).start()
+
+    def _close(self) -> None:
+        deadline = time.monotonic() + self._seconds
+        while self._n_open() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for close in self._closers:
             close()
-        with contextlib.suppress(OSError):
-            print("Hearth stops.", flush=True)
-        raise SystemExit(0)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        # A notebook goes on after its server has been interrupted.
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        self._closed = True
+        # Only a signal gets the main thread out of its loop.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _introduce(url: str, master: Any) -> None:
@@ -209,8 +261,8 @@ def _warm_up(answers: Any) -> None:
         log.error("%s", problem.message)
 
 
-def _refuse(reason: str, command: str = "serve") -> int:
-    print(f"Hearth cannot {'start' if command == 'serve' else command}: {reason}", file=sys.stderr)
+def _refuse(reason: str, what: str = "start") -> int:
+    print(f"Hearth cannot {what}: {reason}", file=sys.stderr)
     return 1
 
 

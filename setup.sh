@@ -54,6 +54,7 @@ install_system_packages() {
     has ninja || has make || missing+=(ninja-build)
     has curl || missing+=(curl)
     [[ $command != test ]] || has_browser || missing+=(chromium)
+    [[ $command != test ]] || has redis-server || missing+=(redis-server)
     [[ ${#missing[@]} -gt 0 ]] || return 0
 
     local as_root=()

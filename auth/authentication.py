@@ -7,12 +7,12 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, cast
 
 from flask import Flask, Request, g, request
 
-from auth.keys import Identity, KeyStore
+from auth.identity import USUAL, Identity, Scope, Terms
+from auth.keys import KeyStore
 from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused
 from services.json_text import read_json_text
 from services.settings import read_settings
@@ -21,6 +21,16 @@ from services.settings import read_settings
 KEY_IN_BODY = frozenset({"apihost"})
 # Endpoints that anybody may ask. Every other route needs a key, one that is added later included.
 PUBLIC = frozenset({"health", "openapi", "docs", "docs_file", "page", "page_file"})
+# What a key must be allowed, endpoint by endpoint; None: nothing in particular. One that is missing is the master's only.
+SCOPE_OF: dict[str, Scope | None] = {
+    **dict.fromkeys(("auth", "me", "status", "usage"), None),
+    **dict.fromkeys(("answer", "session", "stop", "sessions", "chat", "completions", "embeddings"), "answer"),
+    **dict.fromkeys(("tokenize", "detokenize", "apihost", "langformers", "generate", "chat_job", "jobs", "job"), "answer"),
+    **dict.fromkeys(("models", "openai_models", "openai_model"), "models:read"),
+    "model": "models:switch",
+    "pull": "models:pull",
+    **dict.fromkeys(("keys", "key", "key_rotation"), "keys"),
+}
 
 
 def generate_api_key(name: str | None = None) -> str:
@@ -35,7 +45,7 @@ def generate_api_key(name: str | None = None) -> str:
     settings = read_settings({}, os.environ)
     settings.data.mkdir(parents=True, exist_ok=True)
     store = KeyStore(settings.data / "api_keys.json")
-    return (store.mint_master() or store.mint(name)).key
+    return (store.mint_master() or store.mint(Terms(name=name))).key
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Gate:
 
     check: Callable[[Request], Any] | None = None
     scopes: frozenset[str] = frozenset()
-    """What they may do there; see `Identity`."""
+    """What they may do there beside what every key may."""
 
     def let_in(self, key: str) -> Identity:
         """A guest, known by the key that it sent, or by its address. Raises what `check` raises, as one of our errors."""
@@ -58,7 +68,7 @@ class Gate:
         # A key that reads like an address is no address.
         known_by = f"key:{key}" if key else f"address:{request.remote_addr}"
         mark = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return Identity(f"guest-{mark}", None, self.scopes, is_guest=True)
+        return Identity(f"guest-{mark}", None, self.scopes.union(USUAL), is_guest=True)
 
 
 def _run_check(allowed: Any) -> None:
@@ -79,15 +89,15 @@ def _refusal(error: Exception) -> HearthError:
     return NotAuthenticated(str(words) or "refused")
 
 
-def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None) -> None:
+def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None, *, takes_preflights: bool = False) -> None:
     """Make every route of `app` that is not public ask for a key, before anything of the request is done.
 
-    `gates` say who gets into some of the endpoints without one.
+    `gates` say who gets into some of the endpoints without one; `takes_preflights`, whether browsers may ask what they may.
     """
 
     @app.before_request
     def authenticate() -> None:
-        if request.endpoint in PUBLIC:
+        if request.endpoint in PUBLIC or (takes_preflights and _is_preflight()):
             return
         key = _given_key()
         gate = (gates or {}).get(request.endpoint or "")
@@ -99,6 +109,7 @@ def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None) -
         if not identity.is_guest:
             keys.note_use(identity.id)
         g.identity = identity
+        _check_scope(identity)
 
 
 def caller() -> Identity:
@@ -106,31 +117,25 @@ def caller() -> Identity:
     return cast(Identity, g.identity)
 
 
-def needs(scope: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Guard a resource's method: a key that may not do what `scope` names gets NotPermitted."""
-
-    def guarding(view: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(view)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            if not caller().may(scope):
-                raise NotPermitted(f"this key may not do this: it needs the scope {scope}")
-            return view(*args, **kwargs)
-
-        return guarded
-
-    return guarding
+def caller_or_none() -> Identity | None:
+    """The same; None where nobody has been let in."""
+    return cast("Identity | None", g.get("identity"))
 
 
-def master_only(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Guard a resource's method: a key that is not the master's gets NotPermitted."""
+def _check_scope(identity: Identity) -> None:
+    """Raises NotPermitted where this key may not use the endpoint that is asked for. What is nowhere gets its 404."""
+    if request.endpoint is None or identity.is_master:
+        return
+    if request.endpoint not in SCOPE_OF:
+        raise NotPermitted("only the master key may do this")
+    scope = SCOPE_OF[request.endpoint]
+    if scope and not identity.may(scope):
+        raise NotPermitted(f"this key may not do this: it needs the scope {scope}", code="scope_missing")
 
-    @wraps(view)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        if not caller().is_master:
-            raise NotPermitted("only the master key may do this")
-        return view(*args, **kwargs)
 
-    return guarded
+def _is_preflight() -> bool:
+    """Whether a browser asks what it may ask: it cannot send a key with that, and learns what is the same for everybody."""
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
 
 
 async def _awaited(value: Any) -> None:

@@ -1,61 +1,30 @@
-"""The key store, data/api_keys.json: mint, check, list and revoke. It holds hashes; a key itself is shown once.
+"""The key store, data/api_keys.json: mint, check, change, rotate, list and revoke. It holds hashes; a key is shown once.
 
-The file is `{ID: {"name", "created", "hash"}, …}`; the ID "0" is the master key. A random key of 256 bits is hashed with
-SHA-256, which suffices for it. Where a person has typed a key (`"0": "my key"`), it is stretched with scrypt (RFC 7914)
-and replaced by its hash when the file is next read.
+The file is `{ID: {"name", "created", "hash", …}, …}`, with the fields of `Terms`, "minted_by" and "previous" as needed; the
+ID "0" is the master key. Where a person has typed a key (`"0": "my key"`), it is replaced by its hash when the file is
+next read.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import constant_time, hashes
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-
+from auth.hashing import equal, hash_of, sha256, stretch
+from auth.identity import GRACE, MASTER, Identity, Limits, Terms, check_grant, duration, identity_of
+from auth.key_file import check_keys
 from auth.key_use import KeyUse
-from services.errors import InvalidRequest, NotFound, Unavailable
-from services.json_file import JsonFile, JsonObject, Misfit
+from services.errors import InvalidRequest, NotAuthenticated, NotFound, Unavailable
+from services.json_file import JsonFile, JsonObject
 
-MASTER = "0"
 PREFIX = "hearth-"
-_EVERYBODY = ("answer", "models:read", "models:switch")
-_MASTER_ONLY = ("keys", "models:pull")
-# From OWASP's password storage cheat sheet: of its equal choices, the one that takes 16 MiB.
-_SCRYPT = {"n": 2**14, "r": 8, "p": 5}
 # How many seconds a request may wait for others' keys to be stretched, so that guesses do not take every thread.
 _PATIENCE = 1.0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who is asking: a key's id and name, never the key."""
-
-    id: str
-    name: str | None
-    scopes: frozenset[str] = frozenset()
-    """What it may do beside answering, reading and switching models."""
-    is_guest: bool = False
-    """Whether it is somebody without a key of this server, whom a gate let in."""
-
-    @property
-    def is_master(self) -> bool:
-        """Whether this is the master key, which may mint and revoke."""
-        return self.id == MASTER
-
-    def all_scopes(self) -> list[str]:
-        """Everything that it may do, by name."""
-        return sorted({*_EVERYBODY, *(_MASTER_ONLY if self.is_master else self.scopes - {"keys"})})
-
-    def may(self, scope: str) -> bool:
-        """Whether it may do what `scope` names; the master may do everything."""
-        return self.is_master or scope in self.scopes
 
 
 @dataclass(frozen=True)
@@ -74,11 +43,13 @@ class KeyStore:
 
     Any thread may call it; the file protects itself. `_stretching` lets one scrypt run at a time, so that guesses at a
     typed key cannot take every core; `_proofs` holds what was proven, under a secret of this process.
+
+    `by` is who asks for it: a key with the scope "keys" manages those that it has minted; None is the machine's owner.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is there and is not what it should be."""
-        self._file = JsonFile(path, check=_check, private=True)
+        self._file = JsonFile(path, check=check_keys, private=True)
         self._secret = secrets.token_bytes(32)
         self._stretching = threading.Lock()
         self._proofs: set[bytes] = set()
@@ -88,42 +59,104 @@ class KeyStore:
     def check(self, key: str) -> Identity | None:
         """Whose key it is; None where it is nobody's. Every random key's hash is compared, even after one has matched.
 
-        Raises Unavailable where a typed key cannot be checked soon, since others' are.
+        Raises NotAuthenticated where it has expired, Unavailable where a typed key cannot be checked soon.
         """
         entries = self._entries()
-        digest = _sha256(key.encode())
+        digest = sha256(key.encode())
+        wanted = f"sha256:{digest.hex()}"
+        now = _now()
         found = None
         for id_, entry in entries.items():
-            if entry["hash"].startswith("sha256:") and _equal(entry["hash"], f"sha256:{digest.hex()}"):
-                found = _identity(id_, entry)
-        if found:
-            return found
-        for id_, entry in entries.items():
-            if entry["hash"].startswith("scrypt:") and self._proves(key, digest, entry["hash"]):
-                found = _identity(id_, entry)
-        return found
+            for stored, until in _hashes(entry):
+                if equal(stored, wanted) and (until is None or now < _time(until)):
+                    found = id_
+        for id_, entry in () if found else entries.items():
+            for stored, until in _hashes(entry):
+                if stored.startswith("scrypt:") and (until is None or now < _time(until)):
+                    found = id_ if self._proves(key, digest, stored) else found
+        return None if found is None else _unexpired(identity_of(found, entries[found]))
 
     def identity(self, id_: str) -> Identity | None:
-        """Whose the key of this id is; None where there is none, or none any more."""
+        """Whose the key of this id is; None where there is none. Raises NotAuthenticated where it has expired."""
         entry = self._entries().get(id_)
-        return None if entry is None else _identity(id_, entry)
+        return None if entry is None else _unexpired(identity_of(id_, entry))
 
-    def mint(self, name: str | None = None, scopes: Iterable[str] = ()) -> MintedKey:
-        """Make a key, store its hash, and return it. Raises StorageFailed."""
-        while (minted := self._add(secrets.token_hex(4), name, scopes)) is None:
+    def limits(self, id_: str) -> Limits:
+        """What the key of this id may ask for."""
+        return Limits.model_validate(self._entries().get(id_, {}).get("limits", {}))
+
+    def names(self) -> dict[str, str | None]:
+        """The keys' names, by their ids."""
+        return {id_: entry.get("name") for id_, entry in self._entries().items()}
+
+    def mint(self, terms: Terms | None = None, by: Identity | None = None) -> MintedKey:
+        """Make a key, store its hash, and return it.
+
+        Raises InvalidRequest for an end that is over, NotPermitted where `by` would give more than it has, StorageFailed.
+        """
+        entry = _stored(terms or Terms())
+        if by:
+            check_grant(by, entry)
+            entry |= {} if by.is_master else {"minted_by": by.id}
+        while (minted := self._add(secrets.token_hex(4), entry)) is None:
             pass
         return minted
 
     def mint_master(self) -> MintedKey | None:
         """Make the master key, where there is none yet. Raises StorageFailed."""
-        return self._add(MASTER, "master")
+        return self._add(MASTER, {"name": "master"})
 
-    def list(self) -> list[dict[str, Any]]:
-        """Every key's id, name, and times of making and of its last use; neither keys nor hashes."""
-        return [
-            {"id": id_, "name": entry.get("name"), "created": entry.get("created"), "last_used": self._use.of(id_)}
-            for id_, entry in self._entries().items()
-        ]
+    def change(self, id_: str, terms: Terms, by: Identity | None = None) -> None:
+        """Change what a key was given: the fields that are set, None taking one away, and of the limits those that are set.
+
+        Raises NotFound, InvalidRequest, NotPermitted, StorageFailed.
+        """
+        if id_ == MASTER:
+            raise InvalidRequest("the master key has no terms that could be changed", param="id")
+        new = _stored(terms)
+        with self._file.edit() as data:
+            entry = self._managed(data, id_, by)
+            kept = {name: value for name, value in entry.items() if name not in terms.model_fields_set}
+            changed = {"name": None, **kept, **new}
+            if terms.limits:
+                taken = terms.limits.model_fields_set - new["limits"].keys()
+                limits = {name: most for name, most in entry.get("limits", {}).items() if name not in taken}
+                changed["limits"] = {**limits, **new["limits"]}
+            if by:
+                check_grant(by, changed)
+            data[id_] = changed
+
+    def rotate(self, id_: str, grace: str = GRACE, by: Identity | None = None) -> tuple[MintedKey, str]:
+        """Give a key a new form; the old one works for as long as `grace` says. Returns the new, and when the old one ends.
+
+        Raises NotFound, NotPermitted, StorageFailed.
+        """
+        key, until = PREFIX + secrets.token_urlsafe(32), _now() + min(duration(grace), timedelta(days=3650))
+        with self._file.edit() as data:
+            entry = self._managed(data, id_, by)
+            before = [old for old in entry.get("previous", ()) if _time(old["until"]) > _now()]
+            old = [{"hash": entry["hash"], "until": until.isoformat()}] if until > _now() else []
+            data[id_] = {**entry, "hash": hash_of(key), "previous": [*before, *old]}
+        return MintedKey(id_, key), until.isoformat(timespec="seconds")
+
+    def revoke(self, id_: str, by: Identity | None = None) -> None:
+        """Forget a key, at once. Raises NotFound for an unknown id, InvalidRequest for the master's."""
+        if id_ == MASTER:
+            raise InvalidRequest("the master key cannot be revoked; it can be rotated, with a grace of 0s", param="id")
+        with self._file.edit() as data:
+            self._managed(data, id_, by)
+            del data[id_]
+
+    def list(self, by: Identity | None = None) -> list[dict[str, Any]]:
+        """What each key was given, and the times of its making and of its last use; neither keys nor hashes."""
+        return [self._describe(id_, entry) for id_, entry in self._entries().items() if _may_manage(by, entry)]
+
+    def describe(self, id_: str) -> dict[str, Any]:
+        """The same of one key. Raises NotFound."""
+        entries = self._entries()
+        if id_ not in entries:
+            raise _no_key()
+        return self._describe(id_, entries[id_])
 
     def note_use(self, id_: str) -> None:
         """The key of this id is being used."""
@@ -133,24 +166,34 @@ class KeyStore:
         """Write what is kept in memory only: when the keys were used."""
         self._use.close()
 
-    def revoke(self, id_: str) -> None:
-        """Forget a key, at once. Raises NotFound for an unknown id, InvalidRequest for the master's."""
-        if id_ == MASTER:
-            raise InvalidRequest(
-                'the master key cannot be revoked; to replace it, type a new one at "0" in data/api_keys.json'
-            )
-        with self._file.edit() as data:
-            if data.pop(id_, None) is None:
-                raise NotFound(f"there is no key {id_}", param="id", code="key_not_found")
+    def _describe(self, id_: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        known = identity_of(id_, entry)
+        return {
+            "id": id_,
+            "name": known.name,
+            "created": entry.get("created"),
+            "last_used": self._use.of(id_),
+            "expires": known.expires,
+            "scopes": known.all_scopes(),
+            "profiles": entry.get("profiles"),
+            "limits": known.limits.given(),
+            "minted_by": entry.get("minted_by"),
+        }
 
-    def _add(self, id_: str, name: str | None, scopes: Iterable[str] = ()) -> MintedKey | None:
+    def _managed(self, data: JsonObject, id_: str, by: Identity | None) -> dict[str, Any]:
+        """The entry of a key that `by` may manage. Raises NotFound: others' keys do not exist for it."""
+        if id_ not in data or not _may_manage(by, data[id_]):
+            raise _no_key()
+        return dict(data[id_])
+
+    def _add(self, id_: str, entry: Mapping[str, Any]) -> MintedKey | None:
         """Make a key of this id; None where there is one already."""
         key = PREFIX + secrets.token_urlsafe(32)
         with self._file.edit() as data:
             if id_ in data:
                 return None
-            granted = {"scopes": sorted(scopes)} if scopes else {}
-            data[id_] = {"name": name, "created": _now(), "hash": f"sha256:{_sha256(key.encode()).hex()}", **granted}
+            created = _now().isoformat(timespec="seconds")
+            data[id_] = {"name": None, "created": created, "hash": hash_of(key), **entry}
         return MintedKey(id_, key)
 
     def _entries(self) -> Mapping[str, dict[str, Any]]:
@@ -162,20 +205,20 @@ class KeyStore:
                     if isinstance(entry, str):
                         data[id_] = {
                             "name": "master" if id_ == MASTER else None,
-                            "created": _now(),
-                            "hash": _stretch(entry.strip()),
+                            "created": _now().isoformat(timespec="seconds"),
+                            "hash": stretch(entry.strip()),
                         }
         return data
 
     def _proves(self, key: str, digest: bytes, stored: str) -> bool:
         """Whether `key` is the one behind a scrypt hash. Once proven, it costs no more stretching."""
-        mark = _sha256(self._secret + digest + stored.encode())
+        mark = sha256(self._secret + digest + stored.encode())
         if mark in self._proofs:
             return True
         if not self._stretching.acquire(timeout=_PATIENCE):
             raise Unavailable("too many unknown keys are being checked", code="too_busy", retry_after=2)
         try:
-            proven = _equal(stored, _stretch(key, salt=bytes.fromhex(stored.split(":")[1])))
+            proven = equal(stored, stretch(key, salt=bytes.fromhex(stored.split(":")[1])))
         finally:
             self._stretching.release()
         if proven:
@@ -183,52 +226,37 @@ class KeyStore:
         return proven
 
 
-def _identity(id_: str, entry: Mapping[str, Any]) -> Identity:
-    return Identity(id_, entry.get("name"), frozenset(entry.get("scopes", ())))
-
-
-def _stretch(key: str, salt: bytes | None = None) -> str:
-    salt = salt or os.urandom(16)
-    return f"scrypt:{salt.hex()}:{Scrypt(salt=salt, length=32, **_SCRYPT).derive(key.encode()).hex()}"
-
-
-def _sha256(data: bytes) -> bytes:
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(data)
-    return digest.finalize()
-
-
-def _equal(a: str, b: str) -> bool:
-    return constant_time.bytes_eq(a.encode(), b.encode())
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _check(data: JsonObject) -> None:
-    """Raise Misfit, naming the entry, where `data` does not hold keys."""
-    for id_, entry in data.items():
-        if not id_ or "/" in id_:
-            raise Misfit((id_,), f'"{id_}" is no id of a key')
-        if isinstance(entry, str):
-            if not entry.strip():
-                raise Misfit((id_,), f'key "{id_}" is empty; remove the line, and a start of the server makes a master key')
-        elif not isinstance(entry, dict) or not _is_hash(entry.get("hash")):
-            raise Misfit((id_,), f'key "{id_}" should be a key, or an object with a "hash" that the server wrote')
-        elif not _is_list_of_texts(entry.get("scopes", [])):
-            raise Misfit((id_, "scopes"), f'the "scopes" of key "{id_}" should be a list of texts')
-
-
-def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _is_hash(value: Any) -> bool:
-    """Whether it is `sha256:HEX` or `scrypt:SALT:HEX`."""
-    kind, *parts = value.split(":") if isinstance(value, str) else [""]
+def _stored(terms: Terms) -> dict[str, Any]:
     try:
-        sizes = [len(bytes.fromhex(part)) for part in parts]
-    except ValueError:
-        return False
-    return (kind, sizes) in (("sha256", [32]), ("scrypt", [16, 32]))
+        return terms.stored()
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="expires") from None
+
+
+def _may_manage(by: Identity | None, entry: Mapping[str, Any]) -> bool:
+    return by is None or by.is_master or entry.get("minted_by") == by.id
+
+
+def _hashes(entry: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """A key's hash, and those of its old forms with the time until which they work."""
+    return [(entry["hash"], None), *((old["hash"], old["until"]) for old in entry.get("previous", ()))]
+
+
+def _unexpired(identity: Identity) -> Identity:
+    if identity.expires and _now() >= _time(identity.expires):
+        what = f"this key expired at {identity.expires}: ask whoever gave it to you"
+        raise NotAuthenticated(what, param="Authorization", code="key_expired")
+    return identity
+
+
+def _no_key() -> NotFound:
+    # The id is not repeated: somebody may have pasted a key there.
+    return NotFound("there is no key with this id", param="id", code="key_not_found")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

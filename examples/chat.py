@@ -1,10 +1,11 @@
-"""A chat on the command line: python3 -m examples.chat --key KEY [--url URL] [--session N]."""
+"""A chat on the command line: python3 -m examples.chat [--url URL] [--session N]."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from getpass import getpass
 
 import requests
 
@@ -15,12 +16,10 @@ def main() -> int:
     """Ask for prompts until the end of input (Ctrl+D)."""
     parser = argparse.ArgumentParser(description="Chat with a Hearth server.")
     parser.add_argument("--url", default="http://127.0.0.1:5000")
-    parser.add_argument("--key", default=os.environ.get("HEARTH_KEY"), help="your key; or HEARTH_KEY in the environment")
     parser.add_argument("--session", type=int, help="a number: the conversation is kept under it")
     options = parser.parse_args()
-    if not options.key:
-        parser.error("a key is needed: --key KEY, or HEARTH_KEY in the environment")
-    client = Client(options.url, options.key)
+    # Not an argument: others on the machine could read it there.
+    client = Client(options.url, os.environ.get("HEARTH_KEY") or getpass("your key> "))
     while True:
         try:
             prompt = input("you> ").strip()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 from services.backend import Finish, Generation, TokenChoice
-from services.errors import EngineFailure
+from services.errors import EngineFailure, Unavailable
 from services.profiles import Chosen
 from services.question import Question
 
@@ -76,6 +77,33 @@ class Answer:
     def close(self) -> None:
         """Let go of the session and the model; cancel what is not finished. Calling it again does nothing."""
         self._end.close()
+
+
+class Deadline:
+    """How long one answer may take. Owned by the thread that waits for it."""
+
+    def __init__(self, poll: Poll, seconds: float) -> None:
+        self._poll = poll
+        self._seconds = seconds
+        self._ends = time.monotonic() + seconds
+        self._generation: Generation | None = None
+
+    def attach(self, generation: Generation) -> None:
+        """This is what is to end in time."""
+        self._generation = generation
+
+    def poll(self) -> None:
+        """What is called while waiting: at the end an answer that has begun is stopped, and keeps what it has said.
+
+        Raises Unavailable where nothing has been said yet, and what the caller's own raises.
+        """
+        self._poll()
+        if time.monotonic() < self._ends:
+            return
+        if self._generation is None or not self._generation.spent.completion_tokens:
+            what = f"there was no answer within {self._seconds:g} seconds"
+            raise Unavailable(what, code="timeout", retry_after=10)
+        self._generation.stop()
 
 
 def finish_of(generation: Generation) -> Finish:

@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from services.answer import Answer, Poll, finish_of, summary
+from auth.metering import Meter, Ticket
+from services.answer import Answer, Deadline, Poll, finish_of, summary
 from services.backend import EVERYBODY, Backend, Embedder, GenerationRequest, Health, LoadSettings, Model, Thought
 from services.conversation import Conversation
-from services.errors import BadModelFile, HearthError, Unavailable
+from services.errors import BadModelFile, HearthError, NotPermitted, Unavailable
 from services.models import ModelFiles
 from services.profiles import Chosen, Profiles
 from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
@@ -25,12 +26,23 @@ from services.stops import Stops
 class Answers:
     """Opens answers. Any thread may call it; `_turn` protects the count of those that are open."""
 
-    def __init__(self, profiles: Profiles, files: ModelFiles, sessions: Sessions, backend: Backend, max_open: int) -> None:
+    def __init__(
+        self,
+        profiles: Profiles,
+        files: ModelFiles,
+        sessions: Sessions,
+        backend: Backend,
+        meter: Meter,
+        max_open: int,
+        max_seconds: float = 600,
+    ) -> None:
+        self._meter = meter
         self._profiles = profiles
         self._files = files
         self._sessions = sessions
         self._backend = backend
         self._max_open = max_open
+        self._max_seconds = max_seconds
         self._stops = Stops()
         self._turn = threading.Lock()
         self._n_open = 0
@@ -46,21 +58,27 @@ class Answers:
         what `poll` raises; then nothing is left open.
         """
         question = ask.question
+        deadline = Deadline(poll, self._max_seconds)
+        poll = deadline.poll
         with ExitStack() as stack:
             stack.enter_context(self.place())
+            ticket = stack.enter_context(self._meter.enter(owner))
             stop = None
             if question.session_id is not None:
                 key = SessionKey(owner, question.session_id)
                 stop = stack.enter_context(self._stops.of(key))
                 stack.enter_context(self._sessions.turn(key, poll))
-            chosen = self._choose(ask.model).changed(ask.load)
+            chosen = self._choose(owner, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             talk = _conversation(self._sessions, owner, ask, chosen.profile.memory_k)
             talk.check()
             window = talk.window()
-            fitter = _fitter(chosen, model, ask)
-            generation = model.submit(_request(chosen, fitter.fit(window, question.prompt), ask, talk))
+            fitter = _fitter(chosen, model, ask, ticket)
+            fitted = fitter.fit(window, question.prompt)
+            most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
+            generation = model.submit(_request(chosen, replace(fitted, max_tokens=most), ask, talk))
 
+            deadline.attach(generation)
             if stop:
                 stop.attach(generation)
 
@@ -74,6 +92,7 @@ class Answers:
                     stack_of_answer.callback(_think_ahead, fitter, model, question, talk, [*window, exchange])
                 return summary(text, question, chosen, generation)
 
+            stack.callback(lambda: setattr(ticket, "spent", generation.spent))
             stack.callback(generation.cancel)
             stack_of_answer = stack.pop_all()
 
@@ -84,17 +103,18 @@ class Answers:
         return self._stops.ask(key)
 
     @contextmanager
-    def lease(self, model: str | None) -> Iterator[Model]:
-        """The model that a request names, loaded. Raises NotFound, BadModelFile, Unavailable."""
-        with self.place(), self._lease(self._choose(model)) as leased:
+    def lease(self, owner: str, model: str | None) -> Iterator[Model]:
+        """The model that a request names, loaded. Raises NotFound, NotPermitted, BadModelFile, Unavailable."""
+        with self.place(), self._lease(self._choose(owner, model)) as leased:
             yield leased
 
     @contextmanager
-    def lease_embedder(self, model: str | None) -> Iterator[tuple[str, Embedder]]:
-        """The same, as one that makes embeddings, and its name."""
-        chosen = self._choose(model)
-        with self.place(), self._backend.lease_embedder(self._settings(chosen)) as embedder:
-            yield chosen.name, embedder
+    def lease_embedder(self, owner: str, model: str | None) -> Iterator[tuple[str, Embedder, Ticket]]:
+        """The same, as one that makes embeddings, its name, and what the request is counted by."""
+        chosen = self._choose(owner, model)
+        settings = self._settings(chosen)
+        with self.place(), self._meter.enter(owner) as ticket, self._backend.lease_embedder(settings) as embedder:
+            yield chosen.name, embedder, ticket
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
@@ -103,11 +123,13 @@ class Answers:
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
 
-    def switch(self, model: str, profile: str) -> None:
+    def switch(self, owner: str, model: str, profile: str) -> None:
         """Set the profile's model and select it, once the model is loaded; where anything fails, nothing changes.
 
-        Raises InvalidRequest for a name that leaves the models folder, NotFound, BadModelFile, DamagedFile, StorageFailed.
+        Raises InvalidRequest for a name that leaves the models folder, NotPermitted, NotFound, BadModelFile, DamagedFile,
+        StorageFailed.
         """
+        self._check_profile(owner, profile)
         checked = self._files.check(model)
         chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
         settings = chosen.load_settings(self._files)
@@ -122,7 +144,7 @@ class Answers:
         """Load the selected profile's model; return why that failed, where it did."""
         self._warming = True
         try:
-            chosen = self._choose(None)
+            chosen = self._profiles.config().chosen
             with self._lease(chosen) as model:
                 _read_head(chosen.profile.template, model)
                 return None
@@ -134,7 +156,7 @@ class Answers:
     def health(self) -> Health:
         """Whether an answer can be had: ready, loading or down."""
         try:
-            if self._settings(self._choose(None)) == self._broken:
+            if self._settings(self._profiles.config().chosen) == self._broken:
                 return "down"
         except HearthError:
             return "down"
@@ -144,6 +166,11 @@ class Answers:
     def status(self) -> Status:
         """How busy the backend is."""
         return self._backend.status()
+
+    @property
+    def n_open(self) -> int:
+        """How many answers are open, those included that wait."""
+        return self._n_open
 
     @contextmanager
     def needing_no_place(self) -> Iterator[None]:
@@ -170,9 +197,20 @@ class Answers:
             with self._turn:
                 self._n_open -= 1
 
-    def _choose(self, model: str | None) -> Chosen:
-        config = self._profiles.config()
-        return config.chosen if model is None else config.choose(model, self._files)
+    def _choose(self, owner: str, model: str | None) -> Chosen:
+        """What a request is for: what it names, else the selected profile, else the first that its key may use."""
+        config, allowed = self._profiles.config(), self._meter.profiles(owner)
+        if model is None and allowed is not None and config.selected not in allowed:
+            model = next((name for name in allowed if name in config.profiles), config.selected)
+        chosen = config.chosen if model is None else config.choose(model, self._files)
+        self._check_profile(owner, chosen.name)
+        return chosen
+
+    def _check_profile(self, owner: str, name: str) -> None:
+        allowed = self._meter.profiles(owner)
+        if allowed is not None and name not in allowed:
+            what = f'this key may not use "{name}": it may use {", ".join(allowed)}'
+            raise NotPermitted(what, param="model", code="profile_not_permitted")
 
     @contextmanager
     def _lease(self, chosen: Chosen) -> Iterator[Model]:
@@ -199,9 +237,10 @@ def _conversation(sessions: Sessions, owner: str, ask: Ask, usual: int) -> Conve
     return Conversation(sessions, owner, ask.question.session_id, memory_k, usual, ask.system, ask.talk, ask.question.keep)
 
 
-def _fitter(chosen: Chosen, model: Model, ask: Ask) -> PromptFitter:
+def _fitter(chosen: Chosen, model: Model, ask: Ask, ticket: Ticket) -> PromptFitter:
     form = ask.form(model.chat_format) if ask.form else TemplateForm(chosen.profile.template)
-    return PromptFitter(form, model.tokenize, model.n_ctx, ask.question.max_tokens or chosen.profile.max_tokens)
+    longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
+    return PromptFitter(form, model.tokenize, model.n_ctx, longest)
 
 
 def _request(chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation) -> GenerationRequest:

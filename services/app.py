@@ -8,16 +8,21 @@ from typing import Any
 from flask import Flask
 from flask_restful import Api
 
+from auth.audit import AuditLog
 from auth.authentication import Gate, guard
 from auth.keys import KeyStore
+from auth.metering import Meter
+from auth.usage import UsageStore
 from services.answers import Answers
 from services.api.answer import AnswerResource, SessionResource, SessionsResource, StopResource
 from services.api.apihost import ApiHostResource
-from services.api.auth import AuthResource, CallerResource, KeyResource, KeysResource
+from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
+from services.api.cors import allow_origins
 from services.api.docs import add_docs
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
 from services.api.health import HealthResource, StatusResource
+from services.api.hosts import Hosts
 from services.api.langformers import LangformersResource
 from services.api.models import ModelResource, ModelsResource, PullResource
 from services.api.once import Performer
@@ -29,7 +34,10 @@ from services.api.openai import (
 )
 from services.api.page import add_page
 from services.api.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
+from services.api.seen import see_requests
+from services.api.stopping import Stopping
 from services.api.tokens import DetokenizeResource, TokenizeResource
+from services.api.usage import UsageResource
 from services.backend import Backend
 from services.job_store import JobStore
 from services.jobs import Jobs
@@ -54,15 +62,19 @@ def create_app(
     """The application over the files that `settings` name; `backend` computes.
 
     `gates` let callers without a key into some endpoints (auth/authentication.py); `preferred` is the profile to begin
-    with. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and the Jobs. Raises DamagedFile
+    with. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and so on. Raises DamagedFile
     where one of the files is broken.
     """
     profiles = Profiles(settings.data / "config.json", preferred)
     keys = KeyStore(settings.data / "api_keys.json")
     sessions = Sessions(settings.data / "sessions.json")
     files = ModelFiles(settings.models)
-    pulls = Pulls(settings.models)
-    answers = Answers(profiles, files, sessions, backend, settings.max_answers)
+    pulls = Pulls(settings.models, settings.pull_hosts)
+    usage = UsageStore(settings.data / "usage.sqlite")
+    meter = Meter(keys, usage, settings.limits_store)
+    audit = AuditLog(settings.data / "audit.jsonl")
+    hosts = Hosts(settings.host, settings.allowed_hosts)
+    answers = Answers(profiles, files, sessions, backend, meter, settings.max_answers, settings.max_seconds)
 
     app = Flask("hearth", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -70,9 +82,16 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+    stopping = Stopping()
     app.extensions["hearth"] = {"answers": answers, "keys": keys, "sessions": sessions}
+    app.extensions["hearth"] |= {"usage": usage, "hosts": hosts, "stopping": stopping}
 
-    guard(app, keys, gates)
+    # In this order: each of them may refuse a request that the later ones then never see.
+    see_requests(app, meter, audit, is_tls=settings.cert is not None)
+    allow_origins(app, settings.cors_origins)
+    hosts.check_requests(app)
+    stopping.refuse_requests(app)
+    guard(app, keys, gates, takes_preflights=bool(settings.cors_origins))
     handle_errors(app)
     api = _Api(app)
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
@@ -87,6 +106,8 @@ def create_app(
     api.add_resource(CallerResource, "/auth/me", endpoint="me")
     api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))
     api.add_resource(KeyResource, "/auth/key/<id_>", endpoint="key", resource_class_args=(keys,))
+    api.add_resource(KeyRotationResource, "/auth/key/<id_>/rotate", endpoint="key_rotation", resource_class_args=(keys,))
+    api.add_resource(UsageResource, "/auth/usage", endpoint="usage", resource_class_args=(usage, keys))
     api.add_resource(ChatCompletionsResource, "/v1/chat/completions", endpoint="chat", resource_class_args=(answers,))
     api.add_resource(CompletionsResource, "/v1/completions", endpoint="completions", resource_class_args=(answers,))
     api.add_resource(EmbeddingsResource, "/v1/embeddings", endpoint="embeddings", resource_class_args=(answers,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -154,6 +154,19 @@ class Finish:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a request has cost: tokens read (and those of them that were computed already), written, and seconds of CPU."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cpu_seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
 class Generation(Protocol):
     """One request under way. Owned by the thread that submitted it."""
 
@@ -162,6 +175,11 @@ class Generation(Protocol):
     """The tokens so far, where `Sampling.n_top` asks for them: none comes later than its text."""
     place: int | None
     """Which in line it is while it waits for a slot; 0 once it has one, None before that is known."""
+
+    @property
+    def spent(self) -> Spent:
+        """What it has cost so far; all that it has, once it has ended or been cancelled."""
+        ...
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
         """The text as it is decoded, and "" each quarter of a second in which none came; then `finish` says how it ended.
@@ -220,8 +238,11 @@ class Embedder(Protocol):
         """See `Model.tokenize`."""
         ...
 
-    def embed(self, tokens: Sequence[int]) -> list[float]:
-        """The text's vector, of length 1. Raises InvalidRequest where there are no tokens, or too many."""
+    def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
+        """The text's vector, of length 1, and what it cost.
+
+        Raises InvalidRequest where there are no tokens, or too many.
+        """
         ...
 
 

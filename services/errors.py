@@ -11,6 +11,7 @@ HearthError
 ├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
 ├── PullFailed              a model could not be fetched from where it is
 ├── Unavailable             not now: no model, too many waiting, stopping
+│   └── LimitPassed         the key has asked for as much as it may
 ├── ClientGone              the caller hung up, so that nobody waits for the answer
 ├── EngineFailure           the engine broke while it worked on this request
 ├── DamagedFile             a file of ours that a person or a fault has broken
@@ -85,8 +86,8 @@ class Refused(HearthError):
     code = "refused"
     status = 403
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param=param, code=code)
         self.status = status
 
 
@@ -113,9 +114,17 @@ class Unavailable(HearthError):
 
     code = "unavailable"
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
-        super().__init__(message, code=code)
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
         self.retry_after = retry_after
+
+
+class LimitPassed(Unavailable):
+    """The key has asked for as much as it may; `param` names the limit."""
+
+    code = "rate_limit_exceeded"
 
 
 class ClientGone(HearthError):

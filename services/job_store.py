@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from services.errors import DamagedFile, StorageFailed
+from services.table_file import TableFile
 
 JobState = Literal["queued", "running", "done", "failed"]
 # Seconds for which what came of a job can be had.
@@ -78,14 +75,11 @@ class JobStore:
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""
-        self._path = path
         self._turn = threading.Lock()
         self._pruned = 0.0
-        with self._explained():
-            path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            for statement in _SET_UP:
-                self._db.execute(statement)
+        self._file = TableFile(path, "jobs", _SET_UP)
+        self._db = self._file.db
+        with self._file.explained():
             if "session" not in {column[1] for column in self._db.execute("PRAGMA table_info(jobs)")}:
                 # A file of before there was one.
                 self._db.execute("ALTER TABLE jobs ADD COLUMN session TEXT NOT NULL DEFAULT ''")
@@ -110,20 +104,20 @@ class JobStore:
             *(job.request.digest, job.request.session, job.state, job.created, job.finished),
             *((reply.status, reply.content_type, reply.body) if reply else (None, None, None)),
         )
-        with self._turn, self._explained():
+        with self._turn, self._file.explained():
             self._prune()
             places = ", ".join("?" * len(row))
             self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
 
     def remove(self, key: JobKey) -> None:
         """Forget a job, and leave no trace of it on the disk. Raises StorageFailed."""
-        with self._turn, self._explained():
+        with self._turn, self._file.explained():
             self._db.execute("DELETE FROM jobs WHERE owner = ? AND id = ?", (key.owner, key.id))
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def remove_session(self, owner: str, session: str) -> None:
         """Forget what came of all that went on with a session, and leave no trace of it. Raises StorageFailed."""
-        with self._turn, self._explained():
+        with self._turn, self._file.explained():
             done = self._db.execute("DELETE FROM jobs WHERE owner = ? AND session = ?", (owner, session))
             if done.rowcount:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -140,7 +134,7 @@ class JobStore:
             self._db.execute("DELETE FROM jobs WHERE finished < ?", (time.time() - KEPT_FOR,))
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredJob]:
-        with self._turn, self._explained():
+        with self._turn, self._file.explained():
             query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY created"  # noqa: S608
             rows = self._db.execute(query, values).fetchall()
         jobs = [
@@ -148,17 +142,3 @@ class JobStore:
             for row in rows
         ]
         return [job for job in jobs if job.finished is None or job.finished > time.time() - KEPT_FOR]
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Raise what goes wrong with the file as one of our errors."""
-        name = f"{self._path.parent.name}/{self._path.name}"
-        try:
-            yield
-        except (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
-            # Locked, full, read-only, closed.
-            raise StorageFailed(f"{name} cannot be used: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise DamagedFile(self._path, f"is no table of jobs ({error}); move it away to begin with none") from error
-        except OSError as error:
-            raise StorageFailed(f"{name} cannot be used: {error.strerror}") from error

@@ -216,7 +216,7 @@ class Jobs:
         state: JobState = "failed"
         try:
             running = self._perform(job.key, job.request, job.poll)
-            if running.status == 503 and "Retry-After" in running.headers and self._may_wait(job):
+            if running.status in (429, 503) and "Retry-After" in running.headers and self._may_wait(job):
                 time.sleep(1)
                 job.state = "queued"
                 return self._enqueue(job)

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from services.answer import Poll
 from services.errors import EngineFailure, HearthError
 from services.pull import Remote, begun, fetch, locate, part_of
-from services.sources import Source
+from services.sources import HubFile, Source
 
 # Seconds between two lines in the log of how much has arrived.
 _TELL_EVERY = 5.0
@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 class Pull:
     """One file that is being fetched. Any thread may follow it; its own thread sets what it is at."""
 
-    def __init__(self, source: Source, target: str, folder: Path) -> None:
+    def __init__(self, source: Source, target: str, folder: Path, hosts: Sequence[str]) -> None:
         self.source = source
+        self._hosts = hosts
         self.error: HearthError | None = None
         self.path: Path | None = None
         self._target = target
@@ -78,6 +79,10 @@ class Pull:
     def _run(self) -> None:
         started = time.monotonic()
         try:
+            if isinstance(self.source, HubFile):
+                from services.hub_client import reach_only
+
+                reach_only(self._hosts)
             self._remote = locate(self.source, self._target)
             log.info("fetching %s from %s, %.0f MB", self._remote.file, self._remote.source, self._remote.size / 1e6)
             self.path = fetch(self._remote, self._folder)
@@ -95,8 +100,10 @@ class Pull:
 class Pulls:
     """What is being fetched into one models folder. Any thread may call it; `_turn` protects the table."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: Sequence[str]) -> None:
+        """`hosts` are those that models may be fetched from; see `reach_only`."""
         self.folder = folder
+        self._hosts = hosts
         self._turn = threading.Lock()
         self._under_way: dict[tuple[Source, str], Pull] = {}
 
@@ -105,7 +112,7 @@ class Pulls:
         with self._turn:
             self._under_way = {key: pull for key, pull in self._under_way.items() if not pull.is_over}
             if (source, target) not in self._under_way:
-                self._under_way[source, target] = Pull(source, target, self.folder)
+                self._under_way[source, target] = Pull(source, target, self.folder, self._hosts)
             return self._under_way[source, target]
 
     def arriving(self) -> list[dict[str, Any]]:

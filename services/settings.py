@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -34,6 +35,23 @@ class Settings:
     """After how long without use a model leaves memory; 0: never."""
     think_ahead: bool = True
     """Whether the beginning of each conversation's next prompt is read while nothing else is to be done."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server may be asked, beside localhost, this machine's and the address that it listens on."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (https://NAME) whose pages may ask from a browser."""
+    pull_hosts: tuple[str, ...] = ("huggingface.co", "*.huggingface.co", "hf.co", "*.hf.co")
+    """Where models may be fetched from; what HF_ENDPOINT names is one of them."""
+    cert: Path | None = None
+    """TLS certificate, with those that lead to it (PEM)."""
+    cert_key: Path | None = None
+    """Its private key (PEM); the flag is --key."""
+    max_seconds: int = 600
+    """Seconds that one answer may take, waiting for its turn included."""
+    stop_seconds: int = 20
+    """Seconds that answers under way have to end when the server stops."""
+    limits_store: str = "memory://"
+    """Where the minute's limits are counted; redis://HOST:PORT shares them."""
+    log_format: str = "text"
     log_level: str = "INFO"
     tunnel: bool = False
     """Whether Cloudflare's program gives the server a public address."""
@@ -57,6 +75,15 @@ _HELP = {
     "model_ram": "megabytes that loaded models may take together (three quarters of what is free)",
     "idle_minutes": "minutes without use after which a model leaves memory; 0: never",
     "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",
+    "allowed_hosts": "names under which it may be asked, with commas between; * for any",
+    "cors_origins": "origins whose pages may ask from a browser, with commas between (none)",
+    "pull_hosts": "hosts that models may be fetched from, with commas between",
+    "cert": "TLS certificate chain (PEM); with --key it serves https",
+    "cert_key": "the certificate's private key (PEM)",
+    "max_seconds": "seconds that one answer may take, its waiting included",
+    "stop_seconds": "seconds that answers under way have to end when the server stops",
+    "limits_store": "where the minute's limits are counted: memory://, or redis://HOST:PORT",
+    "log_format": "text, or json with a line for each request",
     "tunnel": "give the server a public address, by the program cloudflared",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }
@@ -65,12 +92,12 @@ _HELP = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give `parser` a flag for every setting."""
     for field in fields(Settings):
-        shown = "" if field.default is None or isinstance(field.default, Path) else f" ({_shown(field.default)})"
-        flag, what = f"--{field.name.replace('_', '-')}", _HELP[field.name] + shown
+        shown = "" if field.default in (None, ()) or isinstance(field.default, Path) else f" ({_shown(field.default)})"
+        flag, what = _flag(field.name), _HELP[field.name] + shown
         if field.default is False:
             parser.add_argument(flag, action="store_const", const="on", help=what)
         else:
-            parser.add_argument(flag, metavar="…", help=what)
+            parser.add_argument(flag, dest=field.name, metavar="…", help=what)
 
 
 def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
@@ -80,18 +107,30 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
     """
     values: dict[str, object] = {}
     for field in fields(Settings):
-        flag, variable = f"--{field.name.replace('_', '-')}", f"HEARTH_{field.name.upper()}"
+        flag, variable = _flag(field.name), f"HEARTH_{field.name.upper()}"
         given, source = flags.get(field.name), flag
         if given is None:
             given, source = environ.get(variable), variable
         if given is not None:
-            values[field.name] = _convert(given, int if field.default is None else type(field.default), source)
+            values[field.name] = _convert(given, _kind(field), source)
     settings = Settings(**values)  # type: ignore[arg-type]
     _check(settings)
     return settings
 
 
+def _flag(name: str) -> str:
+    return "--key" if name == "cert_key" else f"--{name.replace('_', '-')}"
+
+
+def _kind(field: Field[Any]) -> type:
+    if field.default is None:
+        return Path if "Path" in str(field.type) else int
+    return type(field.default)
+
+
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -100,6 +139,8 @@ def _convert(given: str, kind: type, source: str) -> object:
         if given not in ("on", "off"):
             raise ValueError(f"{source} should be on or off, not {given!r}")
         return given == "on"
+    if kind is tuple:
+        return tuple(part.strip() for part in given.split(",") if part.strip())
     if kind is int:
         try:
             return int(given)
@@ -115,9 +156,15 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"threads should be 2 or more, not {settings.threads}")
     if settings.reserve < 0:
         raise ValueError(f"reserve should be 0 or more, not {settings.reserve}")
-    for name in ("queue", "cache_ram", "cache_disk", "model_ram", "idle_minutes"):
+    if settings.max_seconds < 1:
+        raise ValueError(f"max_seconds should be 1 or more, not {settings.max_seconds}")
+    for name in ("stop_seconds", "queue", "cache_ram", "cache_disk", "model_ram", "idle_minutes"):
         if (getattr(settings, name) or 0) < 0:
             raise ValueError(f"{name} should be 0 or more, not {getattr(settings, name)}")
+    if (settings.cert is None) != (settings.cert_key is None):
+        raise ValueError("cert and key belong together: the one is no use without the other")
+    if settings.log_format not in ("text", "json"):
+        raise ValueError(f"the log format should be text or json, not {settings.log_format!r}")
     if settings.log_level not in _LEVELS:
         raise ValueError(f"the log level should be one of {', '.join(_LEVELS)}, not {settings.log_level!r}")
 

@@ -24,6 +24,8 @@ class Hub:
         """While it is not set, no file goes on behind its first half."""
         self.pause.set()
         self.gated: set[str] = set()
+        self.leads_to = ""
+        """Where it redirects downloads to; "": it sends the files itself."""
         self.requests: list[tuple[str, str, str | None]] = []
         hub = self
 
@@ -85,6 +87,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(404, {"error": "no such revision"}, {"X-Error-Code": "RevisionNotFound"})
         if name not in self.hub.files[repo]:
             return self._json(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        if self.hub.leads_to and self.command == "GET":
+            self.send_response(302)
+            self.send_header("Location", self.hub.leads_to)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
         return self._bytes(self.hub.files[repo][name])
 
     def _bytes(self, data: bytes) -> None:

@@ -117,10 +117,11 @@ class Server:
         """An answer's stream, just begun."""
         return Stream(self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True))
 
-    def mint(self, name: str | None = None) -> tuple[str, str]:
+    def mint(self, name: str | None = None, **terms: Any) -> tuple[str, str]:
         """A new key, and its id."""
-        body = self.post("/auth/key", {"name": name}).json()
-        return body["key"], body["id"]
+        reply = self.post("/auth/key", {"name": name, **terms})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["key"], reply.json()["id"]
 
     def edit_config(self, profile: str = "Guide", **changes: Any) -> None:
         """Change a profile as a person with an editor would."""

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from auth.keys import KeyStore
+from auth.metering import Meter
+from auth.usage import UsageStore
 from services.answers import Answers
 from services.backend import (
     ChatFormat,
@@ -17,6 +20,7 @@ from services.backend import (
     Health,
     LoadSettings,
     Prompt,
+    Spent,
     Thought,
     TokenChoice,
 )
@@ -48,6 +52,10 @@ class DummyGeneration:
                 break
             yield piece
         self.finish = Finish("cancelled" if self.stopped else "stop", 1, 0, len(self._pieces), {"total_ms": 1.0})
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(1, 0, len(self._pieces))
 
     def stop(self) -> None:
         self.stopped = True
@@ -127,9 +135,10 @@ def sessions(tmp_path: Path) -> Sessions:
 
 
 @pytest.fixture
-def answers(backend: DummyBackend, sessions: Sessions) -> Answers:
+def answers(backend: DummyBackend, sessions: Sessions, tmp_path: Path) -> Answers:
     profiles = Profiles(ROOT / "data" / "config.json")
-    return Answers(profiles, ModelFiles(ROOT / "models"), sessions, backend, max_open=2)
+    meter = Meter(KeyStore(tmp_path / "api_keys.json"), UsageStore(tmp_path / "usage.sqlite"))
+    return Answers(profiles, ModelFiles(ROOT / "models"), sessions, backend, meter, max_open=2)
 
 
 def never() -> None:
@@ -210,7 +219,7 @@ def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBacke
     for call in (
         lambda: answers.open(MASTER, Ask(Question(prompt="hi")), never),
         lambda: answers.forget(SessionKey(MASTER, 1), never),
-        lambda: answers.switch("guide.gguf", "Guide"),
+        lambda: answers.switch(MASTER, "guide.gguf", "Guide"),
     ):
         with pytest.raises(Unavailable, match="too many answers"):
             call()

@@ -24,9 +24,11 @@ def test_a_text_in_pieces_has_the_vector_that_it_has_whole(monkeypatch: pytest.M
     embedder = Embedder(LoadSettings(GUIDE, 1024))
     tokens = embedder.tokenize(Prompt("The capital of France is Paris. " * 60))
     assert len(tokens) > 3 * PIECE
-    vector = embedder.embed(tokens)
+    vector, spent = embedder.embed(tokens)
+    assert spent.prompt_tokens == len(tokens)
+    assert spent.cpu_seconds > 0
     monkeypatch.setattr(embedder, "_piece", 1024)
-    assert cosine(vector, embedder.embed(tokens)) > 0.9999
+    assert cosine(vector, embedder.embed(tokens)[0]) > 0.9999
     assert math.isclose(cosine(vector, vector), 1, abs_tol=1e-5)
     with pytest.raises(InvalidRequest, match="too long"):
         embedder.embed(tokens * 5)

@@ -73,8 +73,9 @@ def test_the_chat_talks(server: Server) -> None:
 
 
 def test_the_chat_says_what_is_wrong() -> None:
-    command = [sys.executable, "-m", "examples.chat", "--url", "http://127.0.0.1:9", "--key", "x"]
-    done = subprocess.run(command, cwd=ROOT, input="Hi\n", capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "examples.chat", "--url", "http://127.0.0.1:9"]
+    env = {**os.environ, "HEARTH_KEY": "x"}
+    done = subprocess.run(command, cwd=ROOT, env=env, input="Hi\n", capture_output=True, text=True, timeout=60)
     assert "Connection refused" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from auth.keys import MASTER, Identity, KeyStore
+from auth.identity import MASTER, Identity, Terms
+from auth.keys import KeyStore
 from services.errors import DamagedFile, InvalidRequest, NotFound, Unavailable
 
 
@@ -18,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_minted_key_is_good_and_only_its_hash_is_stored(path: Path) -> None:
     store = KeyStore(path)
-    minted = store.mint("Ana")
+    minted = store.mint(Terms(name="Ana"))
     assert re.fullmatch(r"hearth-[\w-]{43}", minted.key)
     assert minted.key not in repr(minted)
     assert minted.key not in path.read_text()
@@ -49,7 +50,7 @@ def test_there_is_one_master_key(path: Path) -> None:
 
 def test_a_revoked_key_stops_working_at_once_and_everywhere(path: Path) -> None:
     store, other = KeyStore(path), KeyStore(path)
-    minted = store.mint("Ana")
+    minted = store.mint(Terms(name="Ana"))
     assert other.check(minted.key)
     store.revoke(minted.id)
     assert store.check(minted.key) is None

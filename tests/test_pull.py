@@ -48,7 +48,8 @@ def pull(hub: Hub, folder: Path, what: str, **options: Any) -> subprocess.Comple
     if not config.exists():
         config.mkdir()
         (config / "config.json").write_bytes((ROOT / "data" / "config.json").read_bytes())
-    command = [sys.executable, "main.py", "pull", what, "--models", str(folder), "--data", str(config)]
+    flags = options.pop("flags", ())
+    command = [sys.executable, "main.py", "pull", what, "--models", str(folder), "--data", str(config), *flags]
     env = {**os.environ, **hub.env, **options.pop("env", {})}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=90, check=False, **options)
 
@@ -277,3 +278,46 @@ def test_errors_before_anything_arrives_have_their_status(
     threading.Timer(1, hub.pause.set).start()
     events = Stream(server.post("/models/pull", {"source": SOURCE}, stream=True)).rest()
     assert events[-1]["error"]["code"] == "wrong_checksum"
+
+
+def test_a_hub_cannot_lead_to_what_only_this_machine_can_reach(hub: Hub, folder: Path) -> None:
+    other = Hub()
+    other.files[REPO] = {NAME: DATA}
+    port = other.url.rsplit(":", 1)[1]
+    path = f"/{REPO}/resolve/main/{NAME}"
+    cases = [
+        (f"http://localhost:{port}{path}", (), "the hub leads to localhost"),
+        (f"http://localhost:{port}{path}", ("--pull-hosts", "localhost"), "no public address"),
+        (f"http://127.0.0.2:{port}{path}", ("--pull-hosts", "*"), "127.0.0.2, which is no public address"),
+        (f"http://[::1]:{port}{path}", ("--pull-hosts", "*"), "no public address"),
+        (f"http://[::ffff:10.0.0.1]:{port}{path}", ("--pull-hosts", "*"), "no public address"),
+        ("http://169.254.169.254/latest/meta-data", ("--pull-hosts", "*"), "no public address"),
+        ("file:///etc/passwd", ("--pull-hosts", "*"), "could not be fetched"),
+    ]
+    for leads_to, flags, says in cases:
+        hub.leads_to = leads_to
+        done = pull(hub, folder, SOURCE, flags=flags)
+        assert done.returncode == 1, leads_to
+        assert says in done.stderr
+        assert not (folder / NAME).exists()
+    assert other.requests == []
+    hub.leads_to = f"{hub.url}/elsewhere"
+    assert pull(hub, folder, SOURCE).returncode == 1
+    other.close()
+
+
+def test_models_come_from_the_hosts_that_are_allowed(folder: Path) -> None:
+    """Without HF_ENDPOINT the hub itself is one of them, and nothing is asked of a host that is not."""
+    from services.hub_client import _is_public
+
+    config = folder.parent / "data"
+    config.mkdir()
+    (config / "config.json").write_bytes((ROOT / "data" / "config.json").read_bytes())
+    command = [sys.executable, "main.py", "pull", SOURCE, "--models", str(folder), "--data", str(config)]
+    env = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT"}
+    flags = ["--pull-hosts", "models.example"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert "models are fetched from models.example only" in done.stderr
+    private = ("10.0.0.1", "127.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1")
+    assert not any(map(_is_public, (*private, "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:0a00:0001::")))
+    assert all(map(_is_public, ("8.8.8.8", "2606:4700:4700::1111")))

@@ -69,8 +69,8 @@ def pieces(page: str) -> list[Piece]:
     return found
 
 
-def run(piece: Piece, server: Server) -> str:
-    """Type it to a server; return what it says."""
+def run(piece: Piece, server: Server, minted: str = "") -> str:
+    """Type it to a server; return what it says. ID is the id of the key that was `minted` last."""
     if piece.kind == "console":
         # As "localhost" where it is a host, and with no progress of curl's.
         typed = ["bash", "-c", re.sub(r"curl ", "curl -s ", piece.typed.replace("localhost:5000", server.url), count=1)]
@@ -78,7 +78,7 @@ def run(piece: Piece, server: Server) -> str:
         address, port = server.url.removeprefix("http://").split(":")
         code = piece.typed.replace("localhost:5000", f"{address}:{port}").replace('localhost", 5000', f'{address}", {port}')
         typed = [sys.executable, "-c", f"{LIGHT_LANGFORMERS}\nKEY = {server.key!r}\n{code}"]
-    environ = {**os.environ, "KEY": server.key, "PYTHONWARNINGS": "ignore"}
+    environ = {**os.environ, "KEY": server.key, "ID": minted, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(typed, env=environ, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + (done.stderr if done.returncode else "")
 
@@ -87,9 +87,12 @@ def run(piece: Piece, server: Server) -> str:
 def test_every_command_gives_the_output_shown(serve: Callable[..., Server], page: str) -> None:
     server = serve()
     assert len(pieces(page)) > 10
+    minted = ""
     for piece in pieces(page):
-        if not piece.typed.startswith("KEY="):
-            assert masked(run(piece, server)) == masked(piece.output), piece.typed
+        if not piece.typed.startswith(("KEY=", "ID=")):
+            said = run(piece, server, minted)
+            assert masked(said) == masked(piece.output), piece.typed
+            minted = found[1] if (found := re.search(r'"key":"hearth-[\w-]{43}","id":"([0-9a-f]{8})"', said)) else minted
 
 
 def test_every_key_of_a_profile_is_explained() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from flask import g
 from flask_restful import Resource
 from pydantic import BaseModel, Field
 
-from auth.authentication import caller, master_only
+from auth.authentication import caller
+from auth.identity import GRACE, Duration, Limits, Terms
 from auth.keys import KeyStore
 from services.api.schemas import Deleted, replies, spec
 from services.validation import Strict
@@ -20,24 +22,14 @@ class KeyGood(BaseModel):
 
 
 class Caller(BaseModel):
-    """Whose key it is, and what it may do."""
+    """Whose key it is, and what it may do. `profiles` None: every one."""
 
     id: str
     name: str | None
     scopes: list[str]
-
-
-class NewKey(Strict):
-    """The body of POST /auth/key."""
-
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-
-
-class MintedKeyBody(BaseModel):
-    """A new key, shown this once."""
-
-    key: str
-    id: str
+    profiles: list[str] | None
+    limits: Limits
+    expires: str | None
 
 
 class KeyEntry(BaseModel):
@@ -47,10 +39,35 @@ class KeyEntry(BaseModel):
     name: str | None
     created: str | None
     last_used: str | None
+    expires: str | None
+    scopes: list[str]
+    profiles: list[str] | None
+    limits: Limits
+    minted_by: str | None
+
+
+class MintedKeyBody(KeyEntry):
+    """A new key, shown this once."""
+
+    key: str
+
+
+class RotatedKey(BaseModel):
+    """A key's new form, shown this once, and when the old one ends."""
+
+    key: str
+    id: str
+    old_key_until: str
+
+
+class Rotation(Strict):
+    """The body of POST /auth/key/ID/rotate: for how long the old form goes on working, like 1d, 12h or 0s."""
+
+    grace: Annotated[Duration, Field(max_length=20)] = GRACE
 
 
 class KeyList(BaseModel):
-    """All keys."""
+    """The keys that the caller may manage."""
 
     keys: list[KeyEntry]
 
@@ -71,38 +88,64 @@ class CallerResource(Resource):
     def get(self) -> Any:
         """Say whose the caller's key is, and what it may do."""
         me = caller()
-        return {"id": me.id, "name": me.name, "scopes": me.all_scopes()}
+        terms = {"profiles": me.profiles and list(me.profiles), "limits": me.limits.given(), "expires": me.expires}
+        return {"id": me.id, "name": me.name, "scopes": me.all_scopes(), **terms}
 
 
 class KeysResource(Resource):
-    """All keys; for the master key only."""
+    """Keys, for those with the scope "keys": the master's sees all, another those that it has minted."""
 
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
 
-    @master_only
-    @spec.validate(json=NewKey, resp=replies(MintedKeyBody, 400, 403, 413, 500))
-    def post(self, json: NewKey) -> Any:
-        """Mint a key. It is shown in this reply and never again."""
-        minted = self._keys.mint(json.name)
-        return {"key": minted.key, "id": minted.id}
+    @spec.validate(json=Terms, resp=replies(MintedKeyBody, 400, 403, 413, 500))
+    def post(self, json: Terms) -> Any:
+        """Mint a key. It is shown in this reply and never again.
 
-    @master_only
+        `expires` is a time (ISO 8601) or how long from now (30d). Without `scopes` it may answer, read and switch models;
+        with `profiles` it may use only these; `limits` counts tokens of prompts and answers together. A key cannot give
+        more than it has.
+        """
+        minted = self._keys.mint(json, caller())
+        g.audited = {"of": minted.id, "name": json.name, "scopes": json.scopes}
+        return {"key": minted.key, **self._keys.describe(minted.id)}
+
     @spec.validate(resp=replies(KeyList, 403))
     def get(self) -> Any:
-        """List the keys' ids and names, and when each was last used."""
-        return {"keys": self._keys.list()}
+        """List the keys: what each may do, and when it was last used."""
+        return {"keys": self._keys.list(caller())}
 
 
 class KeyResource(Resource):
-    """One key; for the master key only."""
+    """One key."""
 
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
 
-    @master_only
+    @spec.validate(json=Terms, resp=replies(KeyEntry, 400, 403, 404, 413, 500))
+    def patch(self, json: Terms, id_: str) -> Any:
+        """Change what a key may do: the fields that are sent. null takes one away; of the limits, too."""
+        self._keys.change(id_, json, caller())
+        g.audited = {"of": id_, "fields": sorted(json.model_fields_set)}
+        return self._keys.describe(id_)
+
     @spec.validate(resp=replies(Deleted, 400, 403, 404, 500))
     def delete(self, id_: str) -> Any:
         """Revoke a key: it stops working at once."""
-        self._keys.revoke(id_)
+        self._keys.revoke(id_, caller())
+        g.audited = {"of": id_}
         return {"deleted": True}
+
+
+class KeyRotationResource(Resource):
+    """A key's new form."""
+
+    def __init__(self, keys: KeyStore) -> None:
+        self._keys = keys
+
+    @spec.validate(json=Rotation, resp=replies(RotatedKey, 400, 403, 404, 413, 500))
+    def post(self, json: Rotation, id_: str) -> Any:
+        """Give a key a new form, with the same id, sessions and limits. The old one goes on working for `grace`."""
+        minted, until = self._keys.rotate(id_, json.grace, caller())
+        g.audited = {"of": id_, "old_key_until": until}
+        return {"key": minted.key, "id": minted.id, "old_key_until": until}

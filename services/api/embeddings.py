@@ -9,6 +9,7 @@ from typing import Any
 
 from flask_restful import Resource
 
+from auth.authentication import caller
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
 from services.api.once import once
@@ -28,11 +29,13 @@ class EmbeddingsResource(Resource):
     def post(self, json: EmbeddingsRequest) -> Any:
         """Give a vector of length 1 for each text, by a model for embeddings, or the mean of any other's last layer."""
         poll, n_tokens, data = poll_of_caller(), 0, []
-        with self._answers.lease_embedder(json.model) as (name, embedder):
+        with self._answers.lease_embedder(caller().id, json.model) as (name, embedder, ticket):
             for index, prompt in enumerate(prompts_of(json.input)):
                 poll()
                 tokens = embedder.tokenize(prompt)
-                vector = embedder.embed(tokens)
+                ticket.hold(len(tokens), 0)
+                vector, spent = embedder.embed(tokens)
+                ticket.spent += spent
                 n_tokens += len(tokens)
                 data.append({"object": "embedding", "index": index, "embedding": _encoded(vector, json.encoding_format)})
         usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}

@@ -9,6 +9,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from services import errors
+from services.logs import redacted
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,15 @@ STATUSES: dict[type[errors.HearthError], int] = {
     # nginx's "client closed request": nobody reads it, but it tells in a log.
     errors.ClientGone: 499,
     errors.Unavailable: 503,
+    errors.LimitPassed: 429,
 }
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """The shape, for an error of this HTTP status."""
+    message = redacted(message)
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -62,7 +65,7 @@ def handle_errors(app: Flask) -> None:
     def ours(error: errors.HearthError) -> Response:
         status = status_of(error)
         if status >= 500 and not isinstance(error, errors.Unavailable):
-            log.error("%s %s: %s", request.method, request.path, error.message)
+            log.error("%s %s: %s", request.method, request.url_rule, error.message)
         response = _response(status, body_of(error))
         if status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
@@ -83,7 +86,7 @@ def handle_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unforeseen(error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        log.error("%s %s failed", request.method, request.url_rule, exc_info=error)
         return _response(500, unforeseen_body())
 
 

@@ -6,9 +6,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from flask import g
 from flask_restful import Resource
 
-from auth.authentication import needs
+from auth.authentication import caller
 from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
@@ -32,17 +33,18 @@ class ModelsResource(Resource):
 
     @spec.validate(resp=replies(ModelList))
     def get(self) -> Any:
-        """List the GGUF files, what each is, which are loaded, which are still arriving, and the profiles."""
+        """List the GGUF files, what each is, which are loaded, which are still arriving, and the key's profiles."""
         files = self._files.list()
-        config, loaded = self._profiles.config(), self._backend.loaded()
+        config, loaded, me = self._profiles.config(), self._backend.loaded(), caller()
+        profiles = {name: profile for name, profile in config.profiles.items() if me.may_use(name)}
         return {
             "models": [file.name for file in files],
             "details": {file.name: _details(file) for file in files},
             "loaded": [file.name for file in files if self._files.folder / file.name in loaded],
             "arriving": self._pulls.arriving(),
             "selected": config.selected,
-            "profiles": list(config.profiles),
-            "profile_details": {name: profile.model_dump(include=_TOLD) for name, profile in config.profiles.items()},
+            "profiles": list(profiles),
+            "profile_details": {name: profile.model_dump(include=_TOLD) for name, profile in profiles.items()},
             **({"config_problem": self._profiles.problem} if self._profiles.problem else {}),
         }
 
@@ -60,18 +62,18 @@ class ModelResource(Resource):
         Answers in flight finish on the old model, later ones use the new. Where the new one cannot be loaded, nothing
         changes.
         """
-        self._answers.switch(json.model, json.model_config_)
+        self._answers.switch(caller().id, json.model, json.model_config_)
+        g.audited = {"model": json.model, "profile": json.model_config_}
         return {"model_status": True}
 
 
 class PullResource(Resource):
-    """Models from elsewhere; for the master key only."""
+    """Models from elsewhere."""
 
     def __init__(self, profiles: Profiles, pulls: Pulls) -> None:
         self._profiles = profiles
         self._pulls = pulls
 
-    @needs("models:pull")
     @spec.validate(json=ModelPull, resp=replies(PullProgress, 400, 403, 404, 413, 500, 502, 503))
     def post(self, json: ModelPull) -> Any:
         """Fetch a model file into the models folder.
@@ -81,6 +83,7 @@ class PullResource(Resource):
         an event of its own, and the last. Whoever hangs up leaves it going on, and can follow it again.
         """
         poll = poll_of_caller()
+        g.audited = {"source": json.source}
         progress = self._pulls.start(*self._profiles.config().source(json.source)).progress(poll)
         # What goes wrong before anything arrives has a status of its own.
         first = next(progress)

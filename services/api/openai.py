@@ -77,7 +77,7 @@ class OpenAIModelsResource(Resource):
         files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info and not file.info.adapter}
         usable = {name: files[profile.model] for name, profile in config.profiles.items() if profile.model in files}
         first = {config.selected: usable[config.selected]} if config.selected in usable else {}
-        return {**first, **usable, **files}
+        return {name: created for name, created in {**first, **usable, **files}.items() if caller().may_use(name)}
 
 
 class OpenAIModelResource(OpenAIModelsResource):

@@ -189,6 +189,10 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+# What any request may get: no key, not with this key, not under this name, too often.
+_USUAL_ERRORS = (401, 403, 421, 429)
+
+
 def read_json(request: Request) -> Any:
     """The body as JSON, whatever its Content-Type says; {} for an empty one.
 
@@ -257,5 +261,6 @@ spec = SpecTree(
 
 
 def replies(body: type[BaseModel], *errors: int, good: int = 200) -> Response:
-    """The replies of a resource's method, for OpenAPI: `body`, and the shape of errors for these statuses besides 401."""
-    return Response(**{f"HTTP_{good}": body}, **{f"HTTP_{status}": ErrorBody for status in (401, *errors)})
+    """The replies of a resource's method, for OpenAPI: `body`, and the shape of errors for these statuses and the usual."""
+    statuses = sorted({*_USUAL_ERRORS, *errors})
+    return Response(**{f"HTTP_{good}": body}, **{f"HTTP_{status}": ErrorBody for status in statuses})

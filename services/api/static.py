@@ -45,8 +45,6 @@ class StaticFiles:
         response.vary.add("Accept-Encoding")
         response.set_etag(tag + "-gzip" * takes_gzip)
         response.cache_control.no_cache = True
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
         response.make_conditional(request)
         return response
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask_restful import Resource
 
+from auth.authentication import caller
 from services.answers import Answers
 from services.api.openai_replies import Text, Tokens
 from services.api.openai_schemas import DetokenizeRequest, TokenizeRequest
@@ -26,7 +27,7 @@ class TokenizeResource(Resource):
         """Give the token ids of `content`, as plain text, or of `messages` as the model's chat template writes them."""
         if (json.content is None) == (json.messages is None):
             raise InvalidRequest("content: give either content or messages", param="content")
-        with self._answers.lease(json.model) as model:
+        with self._answers.lease(caller().id, json.model) as model:
             if json.messages is not None:
                 prompt = chat_template(model.chat_format).render([message.plain() for message in json.messages])
             else:
@@ -44,5 +45,5 @@ class DetokenizeResource(Resource):
     @spec.validate(json=DetokenizeRequest, resp=replies(Text, 400, 404, 413, 422, 503))
     def post(self, json: DetokenizeRequest) -> Any:
         """Give the text of `tokens`."""
-        with self._answers.lease(json.model) as model:
+        with self._answers.lease(caller().id, json.model) as model:
             return {"content": model.detokenize(json.tokens)}

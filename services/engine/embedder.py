@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from services.backend import LoadSettings, Prompt
+from services.backend import LoadSettings, Prompt, Spent
 from services.engine import native_log
 from services.engine.batch import Batch, Run
 from services.engine.machine import usable_cores
@@ -81,7 +82,7 @@ class Embedder:
         self._vocabulary.check(prompt.ids, "input")
         return self._vocabulary.tokenize(prompt) + (self._vocabulary.ending if not prompt.ids else [])
 
-    def embed(self, tokens: Many[int]) -> list[float]:
+    def embed(self, tokens: Many[int]) -> tuple[list[float], Spent]:
         """See `Embedder.embed` of the backend."""
         if not tokens:
             raise InvalidRequest("the input holds no tokens", param="input")
@@ -91,13 +92,15 @@ class Embedder:
         with self._turn:
             if self._context is None:
                 raise Unavailable("the model has left memory", code="engine_down", retry_after=1)
+            cpu = time.process_time()
             pieces = self._worker.submit(self._embed_pieces, tokens).result()
+            spent = Spent(len(tokens), cpu_seconds=round(time.process_time() - cpu, 6))
         if self._pooling == _MEAN:
             vector = sum((piece * count for piece, count in pieces), np.zeros(self._width, np.float32))
         else:
             vector = pieces[0 if self._pooling == _CLS else -1][0]
         length = float(np.linalg.norm(vector))
-        return [float(value) for value in (vector / length if length else vector)]
+        return [float(value) for value in (vector / length if length else vector)], spent
 
     def _embed_pieces(self, tokens: Many[int]) -> list[tuple[npt.NDArray[np.float32], int]]:
         """The vectors of a text's parts, and of how many tokens each is. On the worker's thread."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ MAX_WAITING = 32
 # How long a stopping engine may write computed states to disk.
 SAVE_SECONDS = 5.0
 _STOP = None
+MakeGeneration = Callable[[GenerationRequest, Callable[[], None]], EngineGeneration]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +111,8 @@ class Engine:
         """See `Model.detokenize`."""
         return self._runner.vocabulary.detokenize(tokens)
 
-    def submit(self, request: GenerationRequest) -> EngineGeneration:
-        """See `Model.submit`."""
+    def submit(self, request: GenerationRequest, make: MakeGeneration = EngineGeneration) -> EngineGeneration:
+        """See `Model.submit`. `make` makes what the caller holds."""
         if not request.tokens:
             # Nothing to compute logits from: it would never end.
             raise InvalidRequest("the prompt holds no tokens", param="prompt")
@@ -118,7 +120,7 @@ class Engine:
             self._refuse_crowd()
         # Here, on the caller's thread, since reading a file would hold up everybody's streams.
         self._store.fetch(self._model, request.owner, pack(request.tokens), whole=not self._runner.can_cut)
-        generation = EngineGeneration(request, self._wake)
+        generation = make(request, self._wake)
         sampler = generation.sequence.sampler = self._runner.sampler(request)
         try:
             with self._turn:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
-from services.backend import Finish, FinishReason, GenerationRequest, TokenChoice
+from services.backend import Finish, FinishReason, GenerationRequest, Spent, TokenChoice
+from services.engine.delivery import Delivery
 from services.engine.text import TextAssembler
 from services.errors import HearthError
-
-POLL_SECONDS = 0.25
-# While a prompt is read no tokens come, at which it would be seen that the caller has left.
-LOOK_SECONDS = 0.02
 
 
 class TokenSampler(Protocol):
@@ -51,6 +47,8 @@ class Sequence:
         self.text = TextAssembler(request.stop)
         self.cancelled = False
         """Whether its caller has left."""
+        self.cpu_seconds = 0.0
+        """Its share of the CPU's time in the steps so far."""
         self.stopped = False
         """Whether its caller wants no more than there is."""
         self._clock = _Clock()
@@ -94,6 +92,12 @@ class Sequence:
     def first_token_seconds(self) -> float:
         """For how long its caller waited for the first token, which has come."""
         return self._clock.between("submitted", "first_token")
+
+    @property
+    def spent(self) -> Spent:
+        """What it has cost so far."""
+        n_read = min(self.n_computed, len(self.request.tokens))
+        return Spent(n_read, min(self.n_cached, n_read), self.n_generated, round(self.cpu_seconds, 6))
 
     def accept(self, token: int, piece: bytes, choice: TokenChoice | None) -> FinishReason | None:
         """Take a sampled token and deliver its text; return why the answer ends with it, where it does."""
@@ -142,40 +146,21 @@ class Sequence:
         self.generation.put(error)
 
 
-class EngineGeneration:
-    """What the caller holds. `put` is the engine's side, the rest the caller's; a queue lies between."""
+class EngineGeneration(Delivery):
+    """A request's way out of the engine; its caller may hold it itself."""
 
     def __init__(self, request: GenerationRequest, wake: Callable[[], None]) -> None:
-        self.finish: Finish | None = None
-        self.choices: list[TokenChoice] = []
-        self.place: int | None = None
+        super().__init__()
         self.sequence = Sequence(request, self)
         self._wake = wake
-        self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()
 
-    def put(self, event: str | Finish | HearthError) -> None:
-        """Hand the caller text, the end, or an error."""
-        self._events.put(event)
+    @property
+    def spent(self) -> Spent:
+        """See `Generation.spent`."""
+        return self.sequence.spent
 
-    def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        """See `Generation.chunks`."""
-        silent_since, begun = time.monotonic(), False
-        while self.finish is None:
-            poll()
-            try:
-                event = self._events.get(timeout=POLL_SECONDS if begun or self.place else LOOK_SECONDS)
-            except queue.Empty:
-                if time.monotonic() - silent_since >= POLL_SECONDS:
-                    silent_since = time.monotonic()
-                    yield ""
-                continue
-            silent_since, begun = time.monotonic(), True
-            if isinstance(event, HearthError):
-                raise event
-            if isinstance(event, Finish):
-                self.finish = event
-            else:
-                yield event
+    def leave(self) -> None:
+        """The sequence has left the engine: what it has cost is known."""
 
     def stop(self) -> None:
         """See `Generation.stop`."""

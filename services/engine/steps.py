@@ -72,13 +72,16 @@ class Steps:
         plan = self.scheduler.plan(most, self._pace.chunk(most + 1), self._pace.burst())
         # llama.cpp computes sequences together only where they come in the order of their slots.
         plan.sort(key=lambda work: work.sequence.slot or 0)
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         try:
             rows = self._runner.decode([_run_of(work) for work in plan])
         except Interrupted as stopped:
             for work, kept in zip(plan, stopped.kept, strict=True):
                 work.sequence.n_computed = kept
             return
+        cpu = (time.process_time() - cpu) / sum(work.count for work in plan)
+        for work in plan:
+            work.sequence.cpu_seconds += cpu * work.count
         n_decoding = sum(work.sequence.is_decoding for work in plan)
         n_read = sum(work.count for work in plan) - n_decoding
         self._pace.observe(n_read, n_decoding, time.perf_counter() - started)
@@ -187,6 +190,7 @@ class Steps:
         if sequence.sampler is not None:
             sequence.sampler.close()
             sequence.sampler = None
+        sequence.generation.leave()
 
     def fail_all(self, error: HearthError, waiting: bool = True) -> None:
         """End the running sequences, and the waiting ones too unless told otherwise, with `error`."""

@@ -1,0 +1,166 @@
+"""Who is asking, and what a key may do: scopes, expiry, profiles and limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+from services.errors import NotPermitted
+from services.validation import Strict
+
+MASTER = "0"
+Scope = Literal["answer", "models:read", "models:switch", "models:pull", "keys", "metrics"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+# What a key may do that was minted without scopes.
+USUAL: tuple[Scope, ...] = ("answer", "models:read", "models:switch")
+# A rotated key's old form goes on working for so long, unless told otherwise.
+GRACE = "1d"
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]{1,6})\s*([smhdw])")
+_Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+def duration(text: str) -> timedelta:
+    """How long "30d", "12h", "90m", "45s" or "2w" is. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip().lower())
+    if not found:
+        raise ValueError("should be a time like 30d, 12h, 90m, 45s or 2w")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+
+
+def _as_duration(text: str) -> str:
+    duration(text)
+    return text
+
+
+def _as_time(text: str) -> str:
+    moment(text)
+    return text
+
+
+def moment(text: str) -> datetime:
+    """The time that `text` names: ISO 8601, in UTC where it names no zone, or so long from now. Raises ValueError."""
+    try:
+        return datetime.now(timezone.utc) + duration(text)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        named = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
+        return (named if named.tzinfo else named.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise ValueError("should be a time like 2027-01-31T18:00:00Z, or how long from now: 30d, 12h, 2w") from None
+
+
+Duration = Annotated[str, AfterValidator(_as_duration)]
+Moment = Annotated[str, AfterValidator(_as_time)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Limits(Strict):
+    """How much a key may ask for; None: as much as it wants. Tokens are those of prompts and answers together."""
+
+    requests_per_minute: _Count | None = None
+    tokens_per_minute: _Count | None = None
+    tokens_per_day: _Count | None = None
+    parallel: _Count | None = None
+    max_tokens: _Count | None = None
+
+    def given(self) -> dict[str, int]:
+        """Those that there are."""
+        return self.model_dump(exclude_none=True)
+
+
+class Terms(Strict):
+    """What a key is given. None: no name, no end, the usual scopes, every profile, no limits."""
+
+    name: Name | None = None
+    expires: Moment | None = None
+    scopes: list[Scope] | None = None
+    profiles: Annotated[list[Name], Field(min_length=1, max_length=100)] | None = None
+    limits: Limits | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """The given ones, as an entry of the key store has them: `expires` is a time from now on.
+
+        Raises ValueError where that is over.
+        """
+        entry = self.model_dump(exclude_none=True, exclude_unset=True)
+        if self.limits:
+            entry["limits"] = self.limits.given()
+        if self.scopes is not None:
+            entry["scopes"] = sorted(set(self.scopes), key=SCOPES.index)
+        if self.expires:
+            until = moment(self.expires)
+            if until <= datetime.now(timezone.utc):
+                raise ValueError("expires: that time is over")
+            entry["expires"] = until.isoformat(timespec="seconds")
+        return entry
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who is asking: a key's id, name and terms, never the key."""
+
+    id: str
+    name: str | None
+    scopes: frozenset[str] = frozenset(USUAL)
+    """What it may do; the master may do everything."""
+    profiles: tuple[str, ...] | None = None
+    """Which profiles it may use; None: every one, and the files of the models folder."""
+    limits: Limits = field(default=Limits())
+    expires: str | None = None
+    is_guest: bool = False
+    """Whether it is somebody without a key of this server, whom a gate let in."""
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this is the master key."""
+        return self.id == MASTER
+
+    def all_scopes(self) -> list[str]:
+        """Everything that it may do, by name."""
+        return [scope for scope in SCOPES if self.may(scope)]
+
+    def may(self, scope: str) -> bool:
+        """Whether it may do what `scope` names."""
+        return self.is_master or scope in self.scopes
+
+    def may_use(self, profile: str) -> bool:
+        """Whether it may use this profile, or the file of this name."""
+        return self.profiles is None or profile in self.profiles
+
+
+def identity_of(id_: str, entry: Mapping[str, Any]) -> Identity:
+    """Whose entry of the key store it is, which has been checked."""
+    return Identity(
+        id_,
+        entry.get("name"),
+        frozenset(entry.get("scopes", USUAL)),
+        tuple(entry["profiles"]) if entry.get("profiles") else None,
+        Limits.model_validate(entry.get("limits", {})),
+        entry.get("expires"),
+    )
+
+
+def check_grant(giver: Identity, entry: Mapping[str, Any]) -> None:
+    """Raises NotPermitted, naming the field, where `giver` would give a key more than it has itself."""
+    if giver.is_master:
+        return
+    wanted = identity_of("", entry)
+    if more := [scope for scope in wanted.all_scopes() if not giver.may(scope)]:
+        raise NotPermitted(f"scopes: this key cannot give {', '.join(more)}, which it has not itself", param="scopes")
+    if giver.profiles is not None and not set(wanted.profiles or ("",)) <= set(giver.profiles):
+        raise NotPermitted(f"profiles: this key can give {', '.join(giver.profiles)} only", param="profiles")
+    if giver.expires and (
+        not wanted.expires or datetime.fromisoformat(wanted.expires) > datetime.fromisoformat(giver.expires)
+    ):
+        raise NotPermitted(f"expires: this key itself ends at {giver.expires}: name a time until then", param="expires")
+    for name, most in giver.limits.given().items():
+        if (getattr(wanted.limits, name) or most + 1) > most:
+            raise NotPermitted(f"limits.{name}: this key's own is {most}: name one up to it", param=f"limits.{name}")

@@ -1,0 +1,81 @@
+"""What every request and reply has: an id, headers that keep browsers careful, the limits, and its lines in the logs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from flask import Flask, Response, g, request
+
+from auth.audit import AuditLog
+from auth.authentication import SCOPE_OF, caller_or_none
+from auth.metering import Meter
+from services.logs import request_id
+
+log = logging.getLogger("hearth.requests")
+
+ID_HEADER = "X-Request-Id"
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# What is done with keys and models, by endpoint and method.
+_DEEDS = {
+    ("keys", "POST"): "mint",
+    ("key", "PATCH"): "change",
+    ("key", "DELETE"): "revoke",
+    ("key_rotation", "POST"): "rotate",
+    ("model", "POST"): "switch",
+    ("pull", "POST"): "pull",
+}
+_REFUSED = (401, 403, 421, 429)
+_SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # The pages have policies of their own; nothing else here is to be shown as one.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    # An answer is the caller's alone.
+    "Cache-Control": "no-store",
+}
+
+
+def see_requests(app: Flask, meter: Meter, audit: AuditLog, is_tls: bool = False) -> None:
+    """Give every reply of `app` its headers, and write down who did what, and who was refused."""
+    safe = {**_SAFE, **({"Strict-Transport-Security": "max-age=31536000"} if is_tls else {})}
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get(ID_HEADER, "")
+        request_id.set(given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8))
+        g.began = time.perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        response.headers[ID_HEADER] = request_id.get()
+        for name, value in safe.items():
+            response.headers.setdefault(name, value)
+        who = caller_or_none()
+        if who and request.endpoint and request.method == "POST" and SCOPE_OF.get(request.endpoint) == "answer":
+            response.headers.extend(meter.headers(who.id))
+        _note(audit, response)
+        return response
+
+
+def rule() -> str:
+    """The route that is asked for, as it is declared: what stands in its place may be private."""
+    return request.url_rule.rule if request.url_rule else "nothing here"
+
+
+def _note(audit: AuditLog, response: Response) -> None:
+    who = caller_or_none()
+    key, status = who.id if who else None, response.status_code
+    what = {"status": status, "address": request.remote_addr, "request_id": request_id.get()}
+    if status in _REFUSED:
+        audit.note_refusal(key, method=request.method, route=rule(), **what)
+    elif deed := _DEEDS.get((request.endpoint or "", request.method)):
+        audit.note(deed, key, **g.get("audited", {}), **what)
+    seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)
+    told = {"method": request.method, "route": rule(), "key": key, "status": status, "seconds": seconds}
+    log.info("%s %s %d", request.method, told["route"], status, extra=told)

@@ -1,0 +1,51 @@
+"""The log: lines for people, or JSON for programs, each with the id of the request that it is about."""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextvars import ContextVar
+
+# The id of the request that this thread serves; "" for none.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+# A key of this server. Somebody may paste one where it does not belong, and be told of it in an error.
+_KEY = re.compile(r"hearth-[\w-]{20,}")
+
+
+def redacted(text: str) -> str:
+    """The same text without keys."""
+    return _KEY.sub("hearth-…", text)
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def set_up(level: str, form: str) -> None:
+    """Write the log to standard error, from `level` on, in the form "text", or "json" with a line for each request."""
+    handler = _Handler()
+    handler.addFilter(_with_request_id)
+    if form == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
+        named = {"asctime": "time", "levelname": "level", "name": "logger"}
+        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=named))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    if form == "text":
+        logging.getLogger("hearth.requests").setLevel(logging.WARNING)
+    logging.getLogger("filelock").setLevel(logging.WARNING)
+    # waitress warns of every request that waits for a thread.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # It tells of every request.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    if known := request_id.get():
+        record.request_id = known
+    return True
