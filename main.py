@@ -77,23 +77,43 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
 
     Raises HearthError or OSError where it cannot start.
     """
+    from services.engine.life import EngineOptions
+    from services.engine.process import EngineProcess
+    from services.engine.trial import Trials
+
+    options = EngineOptions(
+        settings.data / "states",
+        _bytes(settings.cache_ram),
+        settings.cache_disk * 10**6,
+        settings.think_ahead,
+        settings.queue,
+        _bytes(settings.model_ram),
+        60 * settings.idle_minutes,
+        settings.log_level,
+        settings.log_format,
+    )
+    # It starts while what follows is imported.
+    engine = EngineProcess(options, Trials(settings.data / "tried.json").check)
+    try:
+        return _serve(settings, engine, gates, preferred)
+    finally:
+        engine.close()
+
+
+def _serve(settings: Settings, engine: Any, gates: Mapping[str, Any] | None, preferred: Any) -> int:
     from services.app import create_app
-    from services.engine.pool import EnginePool
-    from services.engine.store import StateStore
     from services.server import make_server
 
-    store = StateStore(settings.data / "states", _bytes(settings.cache_ram), settings.cache_disk * 10**6)
-    pool = EnginePool(store, settings.think_ahead, settings.queue, _bytes(settings.model_ram), 60 * settings.idle_minutes)
-    app = create_app(settings, pool, gates, preferred)
+    app = create_app(settings, engine, gates, preferred)
     parts = app.extensions["hearth"]
     with ExitStack() as closing:
         # The engine first, so that streams end with an error event rather than in the middle of a word.
         answers, jobs = parts["answers"], parts["jobs"]
-        closers = (pool.close, parts["sessions"].close, parts["keys"].close, jobs.release, parts["usage"].close)
+        closers = (engine.close, parts["sessions"].close, parts["keys"].close, jobs.release, parts["usage"].close)
         begin, all_closers = parts["stopping"].begin, (jobs.close, *closers)
         stop = _Stop(begin, lambda: answers.n_open, settings.stop_seconds, all_closers)
         closing.enter_context(stop.on_signals())
-        store.retain(parts["sessions"].names_of_all())
+        engine.retain(parts["sessions"].names_of_all())
         try:
             server = make_server(app, settings)
         except OSError as error:
@@ -103,6 +123,7 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
         jobs.start(takes_up=_is_alone(settings.data / "jobs.lock", closing))
         url = f"{'https' if settings.cert else 'http'}://{settings.host}:{server.port}"
         _introduce(url, parts["keys"].mint_master())
+        engine.on_restart = lambda: _warm_up(answers)
         threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
         if settings.tunnel:
             _open_tunnel(url, closing, parts["hosts"].add)

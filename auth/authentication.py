@@ -20,7 +20,7 @@ from services.settings import read_settings
 # Endpoints whose clients send the key in the body, as `token`.
 KEY_IN_BODY = frozenset({"apihost"})
 # Endpoints that anybody may ask. Every other route needs a key, one that is added later included.
-PUBLIC = frozenset({"health", "openapi", "docs", "docs_file", "page", "page_file"})
+PUBLIC = frozenset({"health", "healthz", "readyz", "openapi", "docs", "docs_file", "page", "page_file"})
 # What a key must be allowed, endpoint by endpoint; None: nothing in particular. One that is missing is the master's only.
 SCOPE_OF: dict[str, Scope | None] = {
     **dict.fromkeys(("auth", "me", "status", "usage"), None),
@@ -29,6 +29,7 @@ SCOPE_OF: dict[str, Scope | None] = {
     **dict.fromkeys(("models", "openai_models", "openai_model"), "models:read"),
     "model": "models:switch",
     "pull": "models:pull",
+    "metrics": "metrics",
     **dict.fromkeys(("keys", "key", "key_rotation"), "keys"),
 }
 

@@ -103,6 +103,16 @@ class UsageStore:
                     stored[k, d] = stored.get((k, d), Used()) + used
         return [UsageRow(k, d, used) for (k, d), used in sorted(stored.items(), key=lambda row: (row[0][1], row[0][0]))]
 
+    def totals(self) -> dict[str, Used]:
+        """What each key has used since ever. Raises StorageFailed."""
+        sums = ", ".join(f"SUM({name})" for name in _COUNTS)
+        with self._turn, self._file.explained():
+            rows = self._file.db.execute(f"SELECT key, {sums} FROM usage GROUP BY key")  # noqa: S608
+            totals = {key: Used(*counts) for key, *counts in rows}
+            for (key, _), used in self._unkept.items():
+                totals[key] = totals.get(key, Used()) + used
+        return totals
+
     def close(self) -> None:
         """Close the file."""
         with self._turn:

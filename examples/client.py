@@ -101,17 +101,29 @@ class Client:
                 return False
             raise
 
-    def mint_key(self, name: str | None = None) -> tuple[str, str]:
-        """Make a key for somebody else, with the master key: the new key, and its id."""
-        minted = self._call("POST", "/auth/key", {"name": name} if name else {})
+    def mint_key(self, name: str | None = None, **terms: Any) -> tuple[str, str]:
+        """Make a key for somebody else: the new key, and its id. `terms` are expires, scopes, profiles and limits."""
+        minted = self._call("POST", "/auth/key", {"name": name, **terms})
         return minted["key"], minted["id"]
 
+    def change_key(self, key_id: str, **terms: Any) -> dict[str, Any]:
+        """Change what a key may do; None takes a thing away. Returns what it may do now."""
+        return self._call("PATCH", f"/auth/key/{key_id}", terms)
+
+    def rotate_key(self, key_id: str, grace: str = "1d") -> str:
+        """Give a key a new form, and return it; the old one works on for so long."""
+        return str(self._call("POST", f"/auth/key/{key_id}/rotate", {"grace": grace})["key"])
+
+    def usage(self) -> list[dict[str, Any]]:
+        """What was used, by key and day: your own, or with the master key everybody's."""
+        return list(self._call("GET", "/auth/usage")["usage"])
+
     def keys(self) -> list[dict[str, Any]]:
-        """All keys' ids and names; master only."""
+        """The keys that you may manage, and what each may do."""
         return list(self._call("GET", "/auth/key")["keys"])
 
     def revoke_key(self, key_id: str) -> None:
-        """Make a key stop working; master only."""
+        """Make a key stop working."""
         self._call("DELETE", f"/auth/key/{key_id}")
 
     def health(self) -> str:

@@ -5,6 +5,9 @@ URL=${1:-http://127.0.0.1:5000}
 AUTH="Authorization: ${KEY:?set KEY to your master key}"
 
 curl -s "$URL/health"
+curl -s "$URL/healthz"
+curl -s "$URL/readyz"
+curl -s "$URL/metrics" -H "$AUTH" | head -3
 curl -s "$URL/auth" -H "$AUTH"
 curl -s "$URL/auth/me" -H "$AUTH"
 curl -s "$URL/status" -H "$AUTH"
@@ -42,8 +45,11 @@ curl -s "$URL/models" -H "$AUTH"
 # curl -sN "$URL/models/pull" -H "$AUTH" -d '{"source": "Qwen"}'
 curl -s "$URL/models/model" -H "$AUTH" -d '{"model": "guide.gguf", "model_config": "Guide"}'
 
-MINTED=$(curl -s "$URL/auth/key" -H "$AUTH" -d '{"name": "Bob"}')
+MINTED=$(curl -s "$URL/auth/key" -H "$AUTH" -d '{"name": "Bob", "expires": "30d", "limits": {"tokens_per_day": 50000}}')
 echo "$MINTED" | sed 's/"key":"[^"]*"/"key":"…"/'
 curl -s "$URL/auth/key" -H "$AUTH"
 ID=$(echo "$MINTED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+curl -s -X PATCH "$URL/auth/key/$ID" -H "$AUTH" -d '{"limits": {"parallel": 2}}'
+curl -s "$URL/auth/key/$ID/rotate" -H "$AUTH" -d '{"grace": "1d"}' | sed 's/"key":"[^"]*"/"key":"…"/'
+curl -s "$URL/auth/usage?format=csv" -H "$AUTH"
 curl -s -X DELETE "$URL/auth/key/$ID" -H "$AUTH"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import Any
 
 from auth.metering import Meter, Ticket
-from services.answer import Answer, Deadline, Poll, finish_of, summary
-from services.backend import EVERYBODY, Backend, Embedder, GenerationRequest, Health, LoadSettings, Model, Thought
-from services.conversation import Conversation
+from services.answer import Answer, Deadline, Poll
+from services.backend import EVERYBODY, Backend, Embedder, Finish, Health, LoadSettings, Model, Thought
 from services.errors import BadModelFile, HearthError, NotPermitted, Unavailable
 from services.models import ModelFiles
+from services.opening import Opening, conversation_of
 from services.profiles import Chosen, Profiles
-from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
-from services.question import Ask, Question
+from services.prompts import PromptFitter, TemplateForm
+from services.question import Ask
 from services.session_history import SessionKey
 from services.sessions import Sessions
 from services.status import Status
@@ -43,6 +41,8 @@ class Answers:
         self._backend = backend
         self._max_open = max_open
         self._max_seconds = max_seconds
+        self.on_finish: Callable[[Finish], None] = lambda _finish: None
+        """Called with each answer that came to its end."""
         self._stops = Stops()
         self._turn = threading.Lock()
         self._n_open = 0
@@ -57,46 +57,37 @@ class Answers:
         Raises NotFound for an unknown model, PromptTooLong, InvalidRequest for what the model cannot do, Unavailable, or
         what `poll` raises; then nothing is left open.
         """
-        question = ask.question
-        deadline = Deadline(poll, self._max_seconds)
-        poll = deadline.poll
+        return self.open_all(owner, [ask], poll)[0]
+
+    def open_all(self, owner: str, asks: Sequence[Ask], poll: Poll) -> list[Answer]:
+        """The same for several asks of one model, which are computed together. Raises as `open` does, for any of them."""
+        with ExitStack() as stack:
+            openings = []
+            for ask in asks:
+                openings.append(self._prepare(owner, ask, Deadline(poll, self._max_seconds)))
+                stack.callback(openings[-1].end.close)
+            generations = openings[0].model.submit_all([opening.request for opening in openings])
+            stack.pop_all()
+        return [
+            opening.answer(generation, self.on_finish) for opening, generation in zip(openings, generations, strict=True)
+        ]
+
+    def _prepare(self, owner: str, ask: Ask, deadline: Deadline) -> Opening:
+        """Everything that an answer needs before it is computed."""
         with ExitStack() as stack:
             stack.enter_context(self.place())
             ticket = stack.enter_context(self._meter.enter(owner))
             stop = None
-            if question.session_id is not None:
-                key = SessionKey(owner, question.session_id)
+            if ask.question.session_id is not None:
+                key = SessionKey(owner, ask.question.session_id)
                 stop = stack.enter_context(self._stops.of(key))
-                stack.enter_context(self._sessions.turn(key, poll))
+                stack.enter_context(self._sessions.turn(key, deadline.poll))
             chosen = self._choose(owner, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
-            talk = _conversation(self._sessions, owner, ask, chosen.profile.memory_k)
-            talk.check()
-            window = talk.window()
-            fitter = _fitter(chosen, model, ask, ticket)
-            fitted = fitter.fit(window, question.prompt)
-            most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
-            generation = model.submit(_request(chosen, replace(fitted, max_tokens=most), ask, talk))
-
-            deadline.attach(generation)
-            if stop:
-                stop.attach(generation)
-
-            def finished(text: str) -> dict[str, Any]:
-                is_whole = finish_of(generation).reason != "cancelled"
-                # What was stopped before its first word never happened.
-                if (text or is_whole) and ask.stores(text, is_whole):
-                    exchange = Exchange(question.prompt, text)
-                    talk.store(exchange)
-                    # When the answer is out and closed: the caller waits for nothing of it.
-                    stack_of_answer.callback(_think_ahead, fitter, model, question, talk, [*window, exchange])
-                return summary(text, question, chosen, generation)
-
-            stack.callback(lambda: setattr(ticket, "spent", generation.spent))
-            stack.callback(generation.cancel)
-            stack_of_answer = stack.pop_all()
-
-            return Answer(generation, poll, ask.trims, finished, stack_of_answer, chosen.name)
+            opening = Opening(ask, chosen, model, conversation_of(self._sessions, owner, ask, chosen), ticket)
+            opening.deadline, opening.stop = deadline, stop
+            opening.end = stack.pop_all()
+            return opening
 
     def stop(self, key: SessionKey) -> bool:
         """End the session's answer that is under way, which keeps what it has said; False where there is none."""
@@ -232,49 +223,9 @@ class Answers:
             raise _no_model(chosen, error) from error
 
 
-def _conversation(sessions: Sessions, owner: str, ask: Ask, usual: int) -> Conversation:
-    memory_k = usual if ask.question.memory_k is None else ask.question.memory_k
-    return Conversation(sessions, owner, ask.question.session_id, memory_k, usual, ask.system, ask.talk, ask.question.keep)
-
-
-def _fitter(chosen: Chosen, model: Model, ask: Ask, ticket: Ticket) -> PromptFitter:
-    form = ask.form(model.chat_format) if ask.form else TemplateForm(chosen.profile.template)
-    longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
-    return PromptFitter(form, model.tokenize, model.n_ctx, longest)
-
-
-def _request(chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation) -> GenerationRequest:
-    question = ask.question
-    sampling = replace(
-        chosen.profile.sampling(),
-        json_schema=ask.json_schema,
-        logit_bias=ask.logit_bias,
-        n_top=ask.n_top,
-        **question.sampling(),  # type: ignore[arg-type]
-    )
-    return GenerationRequest(
-        tokens=fitted.tokens,
-        max_tokens=fitted.max_tokens,
-        sampling=sampling,
-        stop=tuple(chosen.profile.stop if question.stop is None else question.stop),
-        owner=talk.owner,
-        session=talk.name,
-        n_head=fitted.n_head,
-    )
-
-
-def _think_ahead(
-    fitter: PromptFitter, model: Model, question: Question, talk: Conversation, exchanges: list[Exchange]
-) -> None:
-    """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
-    if talk.name:
-        window = exchanges[-talk.memory_k :] if talk.memory_k else []
-        model.think(Thought(fitter.beginning(window, question.prompt), talk.owner, talk.name))
-
-
 def _read_head(template: str, model: Model) -> None:
     """Have a template's beginning read, which every first prompt has."""
-    model.think(Thought(PromptFitter(TemplateForm(template), model.tokenize, model.n_ctx).head(), EVERYBODY, ""))
+    model.think(Thought(PromptFitter(TemplateForm(template), model.tokenize_all, model.n_ctx).head(), EVERYBODY, ""))
 
 
 def _no_model(chosen: Chosen, error: HearthError) -> Unavailable:

@@ -21,9 +21,10 @@ from services.api.cors import allow_origins
 from services.api.docs import add_docs
 from services.api.embeddings import EmbeddingsResource
 from services.api.errors import handle_errors
-from services.api.health import HealthResource, StatusResource
+from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
 from services.api.hosts import Hosts
 from services.api.langformers import LangformersResource
+from services.api.metrics import Metrics, MetricsResource, Now
 from services.api.models import ModelResource, ModelsResource, PullResource
 from services.api.once import Performer
 from services.api.openai import (
@@ -74,7 +75,9 @@ def create_app(
     meter = Meter(keys, usage, settings.limits_store)
     audit = AuditLog(settings.data / "audit.jsonl")
     hosts = Hosts(settings.host, settings.allowed_hosts)
+    metrics = Metrics()
     answers = Answers(profiles, files, sessions, backend, meter, settings.max_answers, settings.max_seconds)
+    answers.on_finish = metrics.note_answer
 
     app = Flask("hearth", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -87,7 +90,7 @@ def create_app(
     app.extensions["hearth"] |= {"usage": usage, "hosts": hosts, "stopping": stopping}
 
     # In this order: each of them may refuse a request that the later ones then never see.
-    see_requests(app, meter, audit, is_tls=settings.cert is not None)
+    see_requests(app, meter, audit, metrics, is_tls=settings.cert is not None)
     allow_origins(app, settings.cors_origins)
     hosts.check_requests(app)
     stopping.refuse_requests(app)
@@ -123,6 +126,10 @@ def create_app(
     api.add_resource(JobsResource, "/jobs", endpoint="jobs")
     api.add_resource(JobResource, "/jobs/<path:job_id>", endpoint="job")
     api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
+    api.add_resource(LivenessResource, "/healthz", endpoint="healthz")
+    api.add_resource(ReadinessResource, "/readyz", endpoint="readyz", resource_class_args=(answers, stopping))
+    metrics.registry.register(Now(answers, usage))
+    api.add_resource(MetricsResource, "/metrics", endpoint="metrics", resource_class_args=(metrics,))
     api.add_resource(StatusResource, "/status", endpoint="status", resource_class_args=(answers,))
     add_docs(app)
     add_page(app)

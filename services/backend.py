@@ -211,15 +211,19 @@ class Model(Protocol):
         """The prompt as token ids, the model's own beginning included. Raises InvalidRequest for ids that it has not."""
         ...
 
+    def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The same for several prompts."""
+        ...
+
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of token ids, special ones included. Raises InvalidRequest for ids that it has not."""
         ...
 
-    def submit(self, request: GenerationRequest) -> Generation:
-        """Queue a request; returns at once.
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
+        """Queue requests, which are begun together; returns at once.
 
-        Raises InvalidRequest where it has no tokens, or asks for what the model has not; Unavailable where the engine has
-        stopped.
+        Raises InvalidRequest where one has no tokens, or asks for what the model has not; Unavailable where the engine has
+        stopped, or where too many wait. Then none is queued.
         """
         ...
 

@@ -66,7 +66,7 @@ class PromptFitter:
     """Fits prompts of one form into a model's context. `n_ctx` and `max_tokens` (of the answer) count tokens."""
 
     form: Form
-    tokenize: Callable[[Prompt], list[int]]
+    tokenize_all: Callable[[Sequence[Prompt]], list[list[int]]]
     n_ctx: int
     max_tokens: int = 1
 
@@ -77,37 +77,42 @@ class PromptFitter:
         The prompt alone may fill all of the context but one token.
         Raises PromptTooLong where even the prompt alone does not fit.
         """
-        tokens, _ = self._fit(window, words)
+        tokens, _, head = self._fit(window, words, [self.form.bare(probe) for probe in _PROBES])
         left = self.n_ctx - len(tokens)
         if left < 1:
             raise PromptTooLong(len(tokens), self.n_ctx)
-        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, self.head()])))
+        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, _common(head)])))
 
     def head(self) -> tuple[int, ...]:
         """The tokens before anything that a person wrote."""
-        return tuple(_common([self.tokenize(self.form.bare(probe)) for probe in _PROBES]))
+        return tuple(_common(self.tokenize_all([self.form.bare(probe) for probe in _PROBES])))
 
     def beginning(self, window: Sequence[Exchange], words: str) -> tuple[int, ...]:
         """The tokens that the prompt after `window` begins with, whatever its words: about as many, say, as `words`.
 
         The last tokens before the words may depend on them, and are left out.
         """
-        _, fitting = self._fit(window, words)
-        return tuple(_common([self.tokenize(self.form.fill(fitting, probe)) for probe in _PROBES]))
+        _, fitting, rows = self._fit(window, words, [self.form.fill(window, probe) for probe in _PROBES])
+        if len(fitting) < len(window):
+            rows = self.tokenize_all([self.form.fill(fitting, probe) for probe in _PROBES])
+        return tuple(_common(rows))
 
-    def _fit(self, window: Sequence[Exchange], words: str) -> tuple[list[int], Sequence[Exchange]]:
-        """The tokens of the prompt with as much of the window's end as fits, and that much of the window."""
+    def _fit(
+        self, window: Sequence[Exchange], words: str, others: Sequence[Prompt]
+    ) -> tuple[list[int], Sequence[Exchange], list[list[int]]]:
+        """The tokens of the prompt with as much of the window's end as fits, that much of it, and those of `others`."""
         promised = min(self.max_tokens, max(1, self.n_ctx // 4))
 
         def tokens_from(start: int) -> list[int]:
-            return self.tokenize(self.form.fill(window[start:], words))
+            return self.tokenize_all([self.form.fill(window[start:], words)])[0]
 
-        tokens = tokens_from(0)
+        # All at once: the model may be in another process.
+        tokens, *rest = self.tokenize_all([self.form.fill(window, words), *others])
         if len(tokens) + promised <= self.n_ctx:
-            return tokens, window
+            return tokens, window, rest
         # Fewer exchanges are fewer tokens, so the first start that fits is found by halves.
         start = bisect_left(range(len(window)), True, key=lambda n: len(tokens_from(n)) + promised <= self.n_ctx)
-        return tokens_from(start), window[start:]
+        return tokens_from(start), window[start:], rest
 
 
 def _common(rows: Sequence[Sequence[int]]) -> list[int]:

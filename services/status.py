@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
+
+Tier = Literal["context", "ram", "disk", "none"]
 
 
 @dataclass
@@ -16,10 +19,20 @@ class Counts:
     cached_tokens: int = 0
     """Those that were computed already, and did not have to be."""
     completion_tokens: int = 0
+    context_hits: int = 0
+    """Prompts whose beginning was computed in the context already."""
+    ram_hits: int = 0
+    disk_hits: int = 0
+    misses: int = 0
     first_tokens: int = 0
     """Answers whose first token came."""
     first_token_seconds: float = 0.0
     """For how long those were waited for, taken together."""
+
+    def note_prompt(self, tier: Tier) -> None:
+        """A prompt's computed beginning was there."""
+        name = "misses" if tier == "none" else f"{tier}_hits"
+        setattr(self, name, getattr(self, name) + 1)
 
     def add(self, other: Counts) -> None:
         """Count what the other has counted, too."""

@@ -29,8 +29,15 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers of the test's own; what still runs afterwards is ended."""
     started: list[Server] = []
 
-    def start(*flags: str, ready: bool = True, models: Path | None = None, data: Path | None = None) -> Server:
+    def start(
+        *flags: str,
+        ready: bool = True,
+        models: Path | None = None,
+        data: Path | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> Server:
         made = Server(data or tmp_path / f"data{len(started)}", *flags, models=models or GUIDE.parent)
+        made.environ = environ or {}
         started.append(made)
         return made.start(ready)
 

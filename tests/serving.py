@@ -38,6 +38,9 @@ class Server:
         self.flags = flags
         self.key = key
         self.output = ""
+        self.prefix: list[str] = []
+        """What the command stands behind: unshare, prlimit."""
+        self.environ: dict[str, str] = {}
         data.mkdir(exist_ok=True)
         if not (data / "config.json").exists():
             shutil.copy(ROOT / "data" / "config.json", data)
@@ -45,9 +48,9 @@ class Server:
     def start(self, ready: bool = True) -> Server:
         """Start, wait until it listens and, unless told otherwise, until its model is loaded."""
         folders = ["--data", str(self.data), "--models", str(self.models)]
-        command = [sys.executable, "main.py", "--port", "0", *folders, *self.flags]
+        command = [*self.prefix, sys.executable, "main.py", "--port", "0", *folders, *self.flags]
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
-        environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self.process.stdout
         self.output = ""
@@ -162,3 +165,15 @@ class Stream:
     def close(self) -> None:
         """Hang up."""
         self.reply.close()
+
+
+def child_of(server: Server) -> int:
+    """The number of the engine's process, once it has one."""
+    command = ["pgrep", "-f", "services.engine.child", "-P", str(server.process.pid)]
+    deadline = time.monotonic() + 20
+    while True:
+        found = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        if found:
+            return int(found[0])
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -97,10 +97,14 @@ class DummyBackend:
     def detokenize(self, tokens: Sequence[int]) -> str:
         return " ".join("x" * token for token in tokens)
 
-    def submit(self, request: GenerationRequest) -> DummyGeneration:
-        self.requests.append(request)
-        self.generations.append(DummyGeneration(self.pieces))
-        return self.generations[-1]
+    def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return [self.tokenize(prompt) for prompt in prompts]
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[DummyGeneration]:
+        self.requests += requests
+        new = [DummyGeneration(self.pieces) for _ in requests]
+        self.generations += new
+        return new
 
     def think(self, thought: Thought) -> None:
         self.thoughts.append(thought)

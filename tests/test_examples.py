@@ -33,6 +33,11 @@ def test_the_client_has_a_method_for_every_request(serve: Callable[..., Server])
     listed = client.keys()
     assert [entry["name"] for entry in listed] == ["master", "Bob"]
     assert Client(server.url, key).is_key_good()
+    assert client.change_key(key_id, limits={"parallel": 2})["limits"] == {"parallel": 2}
+    new = client.rotate_key(key_id, grace="0s")
+    assert [Client(server.url, each).is_key_good() for each in (key, new)] == [False, True]
+    assert client.usage()[0]["key"] == "0"
+    key = new
     client.revoke_key(key_id)
     assert not Client(server.url, key).is_key_good()
 

@@ -33,13 +33,14 @@ ONLY = {
     "flask_cors": ("services.api.cors",),
     "httpx2": ("services.hub_client", "services.pull"),
     "sqlite3": ("services.table_file",),
+    "prometheus_client": ("services.api.metrics",),
     "services.engine": ("services.engine", "main"),
     "services.app": ("main",),
     "services.server": ("main",),
     "services.api": ("services.api", "services.app", "services.server"),
     "services.answers": ("services.api", "services.app"),
     "auth.keys": ("auth", "services.app", "services.api"),
-    "auth.metering": ("services.answers", "services.app", "services.api"),
+    "auth.metering": ("services.answers", "services.opening", "services.app", "services.api"),
     "auth.authentication": ("services.api", "services.app"),
 }
 

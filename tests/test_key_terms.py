@@ -68,7 +68,7 @@ def test_every_route_needs_a_key_but_for_the_public_ones(server: Server, tmp_pat
             assert (status == 401) != is_public, f"{method} {path}: {status}"
         # A new endpoint is the master's until somebody says who else may use it.
         assert route.endpoint in PUBLIC or route.endpoint in SCOPE_OF, route.endpoint
-    assert sorted(PUBLIC) == ["docs", "docs_file", "health", "openapi", "page", "page_file"]
+    assert sorted(PUBLIC) == ["docs", "docs_file", "health", "healthz", "openapi", "page", "page_file", "readyz"]
 
 
 def test_an_expired_key_is_told_so(server: Server) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_other_braces_are_literal_and_the_history_optional() -> None:
 
 def test_older_exchanges_make_room() -> None:
     def fit(n_ctx: int, max_tokens: int = 4) -> tuple[int, int]:
-        fitted = PromptFitter(TemplateForm("{chat_history} {input}"), words, n_ctx, max_tokens).fit(WINDOW, "w")
+        fitted = PromptFitter(TemplateForm("{chat_history} {input}"), all_of(words), n_ctx, max_tokens).fit(WINDOW, "w")
         return len(fitted.tokens), fitted.max_tokens
 
     assert fit(100) == (17, 4)
@@ -47,8 +48,12 @@ def test_older_exchanges_make_room() -> None:
 
 def test_a_prompt_that_cannot_fit_is_refused_with_both_counts() -> None:
     with pytest.raises(PromptTooLong, match=r"10 tokens.*holds 10"):
-        PromptFitter(TemplateForm("{input}"), words, 10).fit(WINDOW, "w " * 10)
-    assert PromptFitter(TemplateForm("{input}"), words, 10, max_tokens=5).fit(WINDOW, "w " * 9).max_tokens == 1
+        PromptFitter(TemplateForm("{input}"), all_of(words), 10).fit(WINDOW, "w " * 10)
+    assert PromptFitter(TemplateForm("{input}"), all_of(words), 10, max_tokens=5).fit(WINDOW, "w " * 9).max_tokens == 1
+
+
+def all_of(tokenize: Callable[[Prompt], list[int]]) -> Callable[[Sequence[Prompt]], list[list[int]]]:
+    return lambda prompts: [tokenize(prompt) for prompt in prompts]
 
 
 def letters(prompt: Prompt) -> list[int]:
@@ -57,7 +62,7 @@ def letters(prompt: Prompt) -> list[int]:
 
 
 def test_the_next_prompts_beginning_is_known_before_its_words() -> None:
-    filled = PromptFitter(TemplateForm("S\n{chat_history}\nHuman: {input}\nAI:"), letters, 1000)
+    filled = PromptFitter(TemplateForm("S\n{chat_history}\nHuman: {input}\nAI:"), all_of(letters), 1000)
     assert bytes(filled.head()) == b"S\nHuman: "
     before = filled.beginning(WINDOW[:1], "w")
     assert bytes(before) == b"S\nHuman: q0\nAI: a0\nHuman: "
@@ -69,7 +74,7 @@ def test_the_next_prompts_beginning_is_known_before_its_words() -> None:
 
 
 def test_the_beginning_has_the_window_that_will_fit() -> None:
-    filled = PromptFitter(TemplateForm("{chat_history} {input}"), letters, 60, max_tokens=10)
+    filled = PromptFitter(TemplateForm("{chat_history} {input}"), all_of(letters), 60, max_tokens=10)
     fitted = filled.fit(WINDOW, "word")
     assert len(fitted.tokens) < len(letters(filled.form.fill(WINDOW, "word")))
     before = filled.beginning(WINDOW, "word")
@@ -78,5 +83,5 @@ def test_the_beginning_has_the_window_that_will_fit() -> None:
 
 
 def test_nothing_after_the_words_belongs_to_the_beginning() -> None:
-    filled = PromptFitter(TemplateForm("Answer this: {input} {chat_history}"), letters, 99)
+    filled = PromptFitter(TemplateForm("Answer this: {input} {chat_history}"), all_of(letters), 99)
     assert bytes(filled.beginning(WINDOW, "w")) == b"Answer this: "

@@ -68,6 +68,15 @@ def write_parrot_model(path: Path, text: str) -> Path:
     return _write(writer, path)
 
 
+def write_twin_token_model(path: Path) -> Path:
+    """A llama whose vocabulary has a token twice, for which llama.cpp ends the process."""
+    tokens, dim = [*_tokens(), "again", "again"], 64
+    writer = _llama(path, tokens, dim=dim, layers=1, ffn=64, n_ctx=256, pre="gpt-2")
+    for name in ("token_embd", "output"):
+        writer.add_tensor(f"{name}.weight", np.zeros((len(tokens), dim), np.float16))
+    return _write(writer, path)
+
+
 def _tokens() -> list[str]:
     return list(gguf.GGUFReader(GUIDE).fields["tokenizer.ggml.tokens"].contents())
 

@@ -73,7 +73,9 @@ def start(server: Server, rng: Random) -> Numbers:
     flights = [server.send(talk, words, 24) for talk, words in asked]
     for flight, (talk, words) in zip(flights, asked, strict=True):
         server.finish(flight, talk, words, 24)
-    resident, model = memory_mb(server.running.pid, server.model.name)
+    children = Path(f"/proc/{server.running.pid}/task/{server.running.pid}/children").read_text(encoding="ascii").split()
+    of_each = [memory_mb(pid, server.model.name) for pid in (server.running.pid, *map(int, children))]
+    resident, model = (sum(each) for each in zip(*of_each, strict=True))
     return {
         "seconds": answered - read,
         "ready": ready - read,
@@ -84,13 +86,13 @@ def start(server: Server, rng: Random) -> Numbers:
 
 
 def memory_mb(pid: int, model: str) -> tuple[float, float]:
-    """A process's resident memory, and how much of it is the mapped model file, in MB."""
+    """A process's memory, and how much of it is the mapped model file, in MB; what several processes share is divided."""
     resident = mapped = 0
     is_model = False
     for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
             is_model = line.endswith(model)
-        elif found := re.match(r"Rss: +(\d+) kB", line):
+        elif found := re.match(r"Pss: +(\d+) kB", line):
             resident += int(found[1])
             mapped += int(found[1]) if is_model else 0
     return resident * 1024 / 1e6, mapped * 1024 / 1e6

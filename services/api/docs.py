@@ -24,14 +24,30 @@ _TAGS = (
     ("Other clients", "Langformers', API Host's and ProtoLLM's ways.", ("/api", "/generate", "/chat_completion", "/jobs")),
     ("Models", "The model files, and switching between them.", ("/models",)),
     ("Keys", "Who may ask.", ("/auth",)),
-    ("Server", "How it is, and this document.", ("/health", "/status", "/openapi.json", "/docs")),
+    (
+        "Server",
+        "How it is, and this document.",
+        ("/health", "/healthz", "/readyz", "/status", "/metrics", "/openapi.json", "/docs"),
+    ),
 )
 # Replies that are server-sent events where `stream` is true, and those that always are.
 _MAY_STREAM = ("/answer", "/v1/chat/completions", "/v1/completions")
 _STREAM = ("/api/generate", "/models/pull")
 # Requests that are computed once by their Idempotency-Key.
 _ONCE = (*_MAY_STREAM, "/v1/embeddings", "/api/generate", "/api")
-_PUBLIC = ("/health", "/openapi.json", "/docs")
+# What is asked for behind a question mark.
+_QUERIES = {
+    "/sessions": {"q": "Words that the session's name, or one of its messages, has."},
+    "/auth/usage": {
+        "from": "The first day (UTC), like 2026-11-01.",
+        "to": "The last day.",
+        "key": "A key's id; for the master key.",
+        "format": "json or csv.",
+    },
+}
+# Replies that are, or may be, plain text.
+_TEXTS = {"/metrics": "text/plain", "/auth/usage": "text/csv"}
+_PUBLIC = ("/health", "/healthz", "/readyz", "/openapi.json", "/docs")
 _EVENTS = {"schema": {"type": "string", "description": "Server-sent events, each a line `data: …` and an empty one."}}
 _METHODS = ("get", "post", "delete", "patch", "put")
 
@@ -82,15 +98,19 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
             responses.pop(status, None)
     if posts and path in _ONCE:
         operation.setdefault("parameters", []).append(_once_header())
-    if path == "/sessions":
-        about = "Words that the session's name, or one of its messages, has."
-        operation["parameters"] = [{"name": "q", "in": "query", "schema": {"type": "string"}, "description": about}]
+    for name, about in _QUERIES.get(path, {}).items():
+        asked = {"name": name, "in": "query", "schema": {"type": "string"}, "description": about}
+        operation.setdefault("parameters", []).append(asked)
     content = responses.get("200", {}).get("content", {})
     if posts and path in _MAY_STREAM:
         content["text/event-stream"] = _EVENTS
     if posts and path in _STREAM:
         content.clear()
         content["text/event-stream"] = _EVENTS
+    if path in _TEXTS:
+        content[_TEXTS[path]] = {"schema": {"type": "string"}}
+    if path == "/metrics":
+        content.pop("application/json")
     if "503" in responses:
         about = "Seconds after which it may be worth asking again."
         responses["503"]["headers"] = {"Retry-After": {"description": about, "schema": {"type": "integer"}}}

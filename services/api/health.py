@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from auth.authentication import caller
 from services.answers import Answers
 from services.api.schemas import replies, spec
+from services.api.stopping import Stopping
 from services.status import Counts, LoadedModel, Room
 
 
@@ -61,6 +62,29 @@ class HealthResource(Resource):
     def get(self) -> Any:
         """Say ready, loading or down; always with status 200, since the server itself is there."""
         return {"status": self._answers.health()}
+
+
+class LivenessResource(Resource):
+    """Whether the server is there."""
+
+    @spec.validate(resp=replies(HealthBody))
+    def get(self) -> Any:
+        """Say ok: the process serves. Whoever watches it starts it anew where nobody says so."""
+        return {"status": "ok"}
+
+
+class ReadinessResource(Resource):
+    """Whether an answer can be had."""
+
+    def __init__(self, answers: Answers, stopping: Stopping) -> None:
+        self._answers = answers
+        self._stopping = stopping
+
+    @spec.validate(resp=replies(HealthBody, 503))
+    def get(self) -> Any:
+        """Say ready; with status 503, why not: loading, down or stopping."""
+        status = "stopping" if self._stopping.has_begun else self._answers.health()
+        return ({"status": status}, 200) if status == "ready" else ({"status": status}, 503)
 
 
 class StatusResource(Resource):

@@ -199,14 +199,13 @@ def _reply(
 ) -> Any:
     """Open an answer for each, so that all are computed together, and write them one after the other."""
     with ExitStack() as stack:
-        opened = []
-        for ask in asks:
-            try:
-                opened.append(answers.open(caller().id, ask, poll_of_caller()))
-            except InvalidRequest as error:
-                writer.explain(error)
-                raise
-            stack.callback(opened[-1].close)
+        try:
+            opened = answers.open_all(caller().id, asks, poll_of_caller())
+        except InvalidRequest as error:
+            writer.explain(error)
+            raise
+        for answer in opened:
+            stack.callback(answer.close)
         shape = Shape(writer.part_kind if streams else writer.kind, writer.prefix, opened[0].model, writer.n)
         if streams:
             close = stack.pop_all().close

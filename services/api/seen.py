@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from auth.audit import AuditLog
 from auth.authentication import SCOPE_OF, caller_or_none
 from auth.metering import Meter
+from services.api.metrics import Metrics
 from services.logs import request_id
 
 log = logging.getLogger("hearth.requests")
@@ -41,7 +42,7 @@ _SAFE = {
 }
 
 
-def see_requests(app: Flask, meter: Meter, audit: AuditLog, is_tls: bool = False) -> None:
+def see_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is_tls: bool = False) -> None:
     """Give every reply of `app` its headers, and write down who did what, and who was refused."""
     safe = {**_SAFE, **({"Strict-Transport-Security": "max-age=31536000"} if is_tls else {})}
 
@@ -59,16 +60,16 @@ def see_requests(app: Flask, meter: Meter, audit: AuditLog, is_tls: bool = False
         who = caller_or_none()
         if who and request.endpoint and request.method == "POST" and SCOPE_OF.get(request.endpoint) == "answer":
             response.headers.extend(meter.headers(who.id))
-        _note(audit, response)
+        _note(audit, metrics, response)
         return response
 
 
 def rule() -> str:
     """The route that is asked for, as it is declared: what stands in its place may be private."""
-    return request.url_rule.rule if request.url_rule else "nothing here"
+    return request.url_rule.rule if request.url_rule else "none"
 
 
-def _note(audit: AuditLog, response: Response) -> None:
+def _note(audit: AuditLog, metrics: Metrics, response: Response) -> None:
     who = caller_or_none()
     key, status = who.id if who else None, response.status_code
     what = {"status": status, "address": request.remote_addr, "request_id": request_id.get()}
@@ -77,5 +78,6 @@ def _note(audit: AuditLog, response: Response) -> None:
     elif deed := _DEEDS.get((request.endpoint or "", request.method)):
         audit.note(deed, key, **g.get("audited", {}), **what)
     seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)
+    metrics.note_request(rule(), status, seconds)
     told = {"method": request.method, "route": rule(), "key": key, "status": status, "seconds": seconds}
     log.info("%s %s %d", request.method, told["route"], status, extra=told)

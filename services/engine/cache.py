@@ -18,6 +18,7 @@ from typing import Protocol
 from services.backend import EVERYBODY, PASSING
 from services.engine.state import MIN_SHARED, Buffer, State, StateKey, common_prefix, count, is_worth, pack
 from services.engine.store import StateStore, has_rested
+from services.status import Tier
 
 
 class Memory(Protocol):
@@ -59,6 +60,8 @@ class SlotCache:
         self._store = store
         self._model = model
         self._numbers = itertools.count()
+        self.tier: Tier = "none"
+        """Where what the last `open` laid out was."""
         self._slots = [_Slot(number, self._nobody()) for number in range(n_slots)]
 
     def open(self, tokens: Many[int], owner: str, session: str = "", *, spare: int = 1) -> tuple[int, int]:
@@ -77,6 +80,7 @@ class SlotCache:
         # A smaller state does as well where a slot would have to be copied.
         beyond = n_shared if goes_on else n_shared - 1
         state, n_stored = self._store.find(self._model, owner, prompt, beyond, whole=not self._memory.can_cut)
+        self.tier = self._store.tier_of(state.key) if state else "context" if source else "none"
         if state:
             slot, n_shared = self._lay(own or _longest_unused(free), own, state.data, n_stored)
             if not n_shared:

@@ -32,7 +32,7 @@ MAX_WAITING = 32
 # How long a stopping engine may write computed states to disk.
 SAVE_SECONDS = 5.0
 _STOP = None
-MakeGeneration = Callable[[GenerationRequest, Callable[[], None]], EngineGeneration]
+MakeGeneration = Callable[[int, GenerationRequest, Callable[[], None]], EngineGeneration]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._store = store or StateStore()
         self._think_ahead = think_ahead
-        self._inbox: queue.SimpleQueue[Sequence | Thought | _Forget | str | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Sequence] | Thought | _Forget | str | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._n_mailed = 0
         self._open = True
@@ -107,30 +107,43 @@ class Engine:
         """See `Model.tokenize`."""
         return self._runner.vocabulary.tokenize(prompt)
 
+    def tokenize_all(self, prompts: Many[Prompt]) -> list[list[int]]:
+        """See `Model.tokenize_all`."""
+        return [self.tokenize(prompt) for prompt in prompts]
+
     def detokenize(self, tokens: Many[int]) -> str:
         """See `Model.detokenize`."""
         return self._runner.vocabulary.detokenize(tokens)
 
-    def submit(self, request: GenerationRequest, make: MakeGeneration = EngineGeneration) -> EngineGeneration:
-        """See `Model.submit`. `make` makes what the caller holds."""
-        if not request.tokens:
+    def submit(self, request: GenerationRequest) -> EngineGeneration:
+        """The same as `submit_all` for one request."""
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Many[GenerationRequest], make: MakeGeneration | None = None) -> list[EngineGeneration]:
+        """See `Model.submit_all`. `make` makes what the caller holds, of a request's index and itself."""
+        if not all(request.tokens for request in requests):
             # Nothing to compute logits from: it would never end.
             raise InvalidRequest("the prompt holds no tokens", param="prompt")
         with self._turn:
-            self._refuse_crowd()
-        # Here, on the caller's thread, since reading a file would hold up everybody's streams.
-        self._store.fetch(self._model, request.owner, pack(request.tokens), whole=not self._runner.can_cut)
-        generation = make(request, self._wake)
-        sampler = generation.sequence.sampler = self._runner.sampler(request)
+            self._refuse_crowd(len(requests))
+        generations = []
         try:
+            for number, request in enumerate(requests):
+                # Here, on the caller's thread, since reading a file would hold up everybody's streams.
+                self._store.fetch(self._model, request.owner, pack(request.tokens), whole=not self._runner.can_cut)
+                made = make(number, request, self._wake) if make else EngineGeneration(request, self._wake)
+                generations.append(made)
+                made.sequence.sampler = self._runner.sampler(request)
             with self._turn:
-                self._refuse_crowd()
-                self._n_mailed += 1
-                self._put(generation.sequence)
-        except Unavailable:
-            sampler.close()
+                self._refuse_crowd(len(requests))
+                self._n_mailed += len(requests)
+                self._put([generation.sequence for generation in generations])
+        except HearthError:
+            for generation in generations:
+                if generation.sequence.sampler:
+                    generation.sequence.sampler.close()
             raise
-        return generation
+        return generations
 
     def think(self, thought: Thought) -> None:
         """See `Model.think`."""
@@ -160,12 +173,12 @@ class Engine:
         self.stop()
         self._runner.close()
 
-    def _refuse_crowd(self) -> None:
-        """Raises Unavailable where as many wait as may, and where the engine has stopped."""
+    def _refuse_crowd(self, n_coming: int) -> None:
+        """Raises Unavailable where there is no room for so many more, and where the engine has stopped."""
         if not self._open:
             raise Unavailable("the engine has stopped", code="engine_down", retry_after=1)
         n_waiting = self._steps.scheduler.n_waiting + self._n_mailed - self._steps.scheduler.n_free
-        if n_waiting >= self._max_waiting:
+        if n_waiting + n_coming > self._max_waiting:
             seconds = self._steps.mean_seconds * (n_waiting + 1) / self._runner.n_slots
             raise Unavailable(
                 f"{max(n_waiting, 0)} answers wait for their turn already; try again later",
@@ -176,7 +189,7 @@ class Engine:
     def _wake(self) -> None:
         self._put("look")
 
-    def _put(self, item: Sequence | _Forget | str) -> None:
+    def _put(self, item: list[Sequence] | _Forget | str) -> None:
         """Tell the engine's thread, at once if what it is at is for nobody."""
         self._inbox.put(item)
         if self._steps.is_for_nobody:
@@ -218,10 +231,11 @@ class Engine:
                 return go_on
             if item is _STOP:
                 go_on = False
-            elif isinstance(item, Sequence):
-                self._steps.scheduler.add(item)
+            elif isinstance(item, list):
+                for sequence in item:
+                    self._steps.scheduler.add(sequence)
                 with self._turn:
-                    self._n_mailed -= 1
+                    self._n_mailed -= len(item)
             elif isinstance(item, Thought):
                 self._steps.thoughts.add(item)
             elif isinstance(item, _Forget):

@@ -201,8 +201,19 @@ class Runner:
         self._context = self._model = None
 
 
+def _check_room(settings: LoadSettings) -> None:
+    """Raises BadModelFile, with both numbers, where the weights are larger than the memory that is free."""
+    files = (settings.file, *(adapter.file for adapter in settings.lora))
+    # What is not there llama.cpp will say.
+    size, free = sum(file.stat().st_size for file in files if file.is_file()), free_memory()
+    if size > free:
+        what = f"{settings.file.name} takes {size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        raise BadModelFile(f"{what}; a smaller model, or a smaller quantization of it, would fit", param="model")
+
+
 def load_model(settings: LoadSettings) -> Any:
     """The model's weights, as llama.cpp's pointer. Raises BadModelFile with llama.cpp's own words where that fails."""
+    _check_room(settings)
     native_log.show_all(settings.verbose)
     native_log.take_errors()
     llama_cpp.llama_backend_init()

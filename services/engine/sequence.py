@@ -160,7 +160,7 @@ class EngineGeneration(Delivery):
         return self.sequence.spent
 
     def leave(self) -> None:
-        """The sequence has left the engine: what it has cost is known."""
+        """The sequence has left the engine, after whatever it had to say."""
 
     def stop(self) -> None:
         """See `Generation.stop`."""

@@ -104,9 +104,10 @@ class Steps:
             stopped = sequence.stopped
             if sequence.cancelled or stopped:
                 self._leave(sequence)
-            if stopped:
-                self.counts.answers += 1
-                sequence.finish("cancelled")
+                if stopped:
+                    self.counts.answers += 1
+                    sequence.finish("cancelled")
+                sequence.generation.leave()
 
     def _admit(self) -> None:
         while sequence := self.scheduler.admit():
@@ -115,6 +116,7 @@ class Steps:
             self.thoughts.drop(request.owner, request.session)
             sequence.start(*self.cache.open(request.tokens, request.owner, request.session))
             self.counts.cached_tokens += sequence.n_cached
+            self.counts.note_prompt(self.cache.tier if sequence.n_cached else "none")
             head = request.tokens[: request.n_head]
             if len(head) >= MIN_SHARED and sequence.n_computed < len(head) and not self.cache.knows_head(head):
                 sequence.pause_at = len(head)
@@ -180,6 +182,7 @@ class Steps:
             self.counts.answers += 1
             seconds = sequence.finish(reason)
             self.mean_seconds += 0.2 * (seconds - self.mean_seconds)
+            sequence.generation.leave()
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a sequence out of the engine; its slot keeps what was computed."""
@@ -190,13 +193,13 @@ class Steps:
         if sequence.sampler is not None:
             sequence.sampler.close()
             sequence.sampler = None
-        sequence.generation.leave()
 
     def fail_all(self, error: HearthError, waiting: bool = True) -> None:
         """End the running sequences, and the waiting ones too unless told otherwise, with `error`."""
         for sequence in [*self.scheduler.running, *(self.scheduler.waiting if waiting else ())]:
             self._leave(sequence)
             sequence.fail(error)
+            sequence.generation.leave()
 
 
 def _run_of(work: Work) -> Run:

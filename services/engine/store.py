@@ -16,7 +16,7 @@ from services.backend import EVERYBODY
 from services.engine.machine import free_memory
 from services.engine.state import State, StateKey, best_match
 from services.engine.state_folder import StateFolder
-from services.status import Room
+from services.status import Room, Tier
 
 # The share of the free memory that states may take, unless told otherwise: 1 / RAM_SHARE.
 RAM_SHARE = 4
@@ -42,6 +42,8 @@ class StateStore:
         self._ram_used = 0
         self._unsaved: OrderedDict[StateKey, State] = OrderedDict()
         self._on_slot: set[StateKey] = set()
+        self._fetched: set[StateKey] = set()
+        """What RAM has from the disk."""
         self._closing = False
         self._writer: threading.Thread | None = None
         if self.keeps_files:
@@ -90,9 +92,14 @@ class StateStore:
             with self._turn:
                 if not self._is_newer(state.key):
                     self._keep(state)
+                    self._fetched.add(state.key)
             if state.key not in self._folder:
                 # Forgotten meanwhile.
                 self.drop(state.key)
+
+    def tier_of(self, key: StateKey) -> Tier:
+        """Where a state in RAM came from last."""
+        return "disk" if key in self._fetched else "ram"
 
     def has(self, key: StateKey) -> bool:
         """Whether the state is in RAM."""
@@ -177,6 +184,7 @@ class StateStore:
             self._drop(next(iter(self._ram)))
 
     def _drop(self, key: StateKey) -> None:
+        self._fetched.discard(key)
         self._unsaved.pop(key, None)
         if state := self._ram.pop(key, None):
             self._ram_used -= state.n_bytes

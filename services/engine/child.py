@@ -1,0 +1,233 @@
+"""The engine's process: loaded models and computed states, served over a socket to the process that started it.
+
+`python3 -m services.engine.child FD` is started by services/engine/process.py. What crashes llama.cpp crashes this process
+alone. It ends when the other end of the socket is closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from services import logs
+from services.backend import Finish, GenerationRequest, LoadSettings, Prompt, Thought
+from services.engine.embedder import Embedder
+from services.engine.engine import Engine
+from services.engine.pool import EnginePool
+from services.engine.sequence import EngineGeneration
+from services.engine.store import StateStore
+from services.engine.wire import Message, Wire, plain, plain_choice, plain_error, read
+from services.errors import HearthError
+
+# Requests of the other process that are worked on at once; most wait for a model to load.
+THREADS = 96
+
+
+class _Outgoing(EngineGeneration):
+    """A generation whose events go over the wire. On the engine's thread, but for its making."""
+
+    def __init__(self, request: GenerationRequest, wake: Callable[[], None], number: int, outbox: Outbox) -> None:
+        self._number = number
+        self._outbox = outbox
+        self._place: int | None = None
+        self._told = 0
+        self._has_left = False
+        super().__init__(request, wake)
+
+    @property
+    def place(self) -> int | None:
+        """See `Generation.place`; the other side is told of each change."""
+        return self._place
+
+    @place.setter
+    def place(self, place: int | None) -> None:
+        if place != self._place:
+            self._place = place
+            self._outbox.put({"of": self._number, "place": place})
+
+    def put(self, event: str | Finish | HearthError) -> None:
+        """Send the event, and before it how the tokens were chosen that are new since the last."""
+        message: Message = {"of": self._number}
+        if new := self.choices[self._told :]:
+            self._told += len(new)
+            message["choices"] = [plain_choice(choice) for choice in new]
+        if isinstance(event, str):
+            message["text"] = event
+        elif isinstance(event, Finish):
+            message["finish"] = plain(event)
+        else:
+            message["error"] = plain_error(event)
+        if not isinstance(event, str):
+            message["left"], self._has_left = plain(self.spent), True
+        self._outbox.put(message)
+
+    def leave(self) -> None:
+        """Send what it has cost, where its end has not told."""
+        if not self._has_left:
+            self._outbox.put({"of": self._number, "left": plain(self.spent)})
+
+
+Outbox = queue.SimpleQueue[Message | None]
+
+
+class Child:
+    """Answers the other process. Its own thread receives; others work, and one sends what the engines say."""
+
+    def __init__(self, wire: Wire, pool: EnginePool, store: StateStore) -> None:
+        self._wire = wire
+        self._pool = pool
+        self._store = store
+        self._outbox: Outbox = queue.SimpleQueue()
+        self._workers = ThreadPoolExecutor(THREADS, "worker")
+        self._numbers = itertools.count()
+        self._leases: dict[int, tuple[ExitStack, Engine | Embedder]] = {}
+        self._generations: dict[int, _Outgoing] = {}
+        threading.Thread(target=self._send_events, name="events", daemon=True).start()
+
+    def serve(self) -> None:
+        """Work until the other end is gone, or asks for the end."""
+        while message := self._wire.receive():
+            do = getattr(self, f"_do_{message['do']}")
+            if message["do"] in ("stop", "cancel"):
+                # At once, and in the order in which they come.
+                do(message)
+            else:
+                self._workers.submit(self._answer, do, message)
+
+    def _answer(self, do: Callable[[Message], Any], message: Message) -> None:
+        try:
+            reply = {"id": message["id"], "ok": do(message)}
+        except BaseException as error:
+            reply = {"id": message["id"], "error": plain_error(error)}
+        self._tell(reply)
+
+    def _tell(self, *messages: Message) -> None:
+        try:
+            self._wire.send(*messages)
+        except OSError:
+            # Nobody is there any more.
+            os._exit(1)
+
+    def _send_events(self) -> None:
+        while True:
+            messages = [self._outbox.get()]
+            # What one step of the engine says goes together.
+            while not self._outbox.empty():
+                messages.append(self._outbox.get())
+            for message in messages:
+                if message and "left" in message:
+                    self._generations.pop(message["of"], None)
+            self._tell(*[message for message in messages if message])
+
+    def _do_lease(self, message: Message) -> Message:
+        settings = read(LoadSettings, message["settings"])
+        stack = ExitStack()
+        if message["embeds"]:
+            embedder = stack.enter_context(self._pool.lease_embedder(settings))
+            return {"lease": self._hold(stack, embedder)}
+        engine = stack.enter_context(self._pool.lease(settings))
+        return {"lease": self._hold(stack, engine), "n_ctx": engine.n_ctx, "chat_format": plain(engine.chat_format)}
+
+    def _hold(self, stack: ExitStack, engine: Engine | Embedder) -> int:
+        number = next(self._numbers)
+        self._leases[number] = (stack, engine)
+        return number
+
+    def _do_release(self, message: Message) -> None:
+        stack, _ = self._leases.pop(message["lease"])
+        stack.close()
+
+    def _do_tokenize_all(self, message: Message) -> list[list[int]]:
+        model = self._leases[message["lease"]][1]
+        return [model.tokenize(read(Prompt, prompt)) for prompt in message["prompts"]]
+
+    def _do_detokenize(self, message: Message) -> str:
+        return self._engine(message).detokenize(message["tokens"])
+
+    def _do_embed(self, message: Message) -> list[Any]:
+        embedder = self._leases[message["lease"]][1]
+        assert isinstance(embedder, Embedder)
+        vector, spent = embedder.embed(message["tokens"])
+        return [vector, plain(spent)]
+
+    def _do_submit_all(self, message: Message) -> None:
+        numbers = [number for number, _ in message["requests"]]
+        requests = [read(GenerationRequest, request) for _, request in message["requests"]]
+
+        def make(index: int, request: GenerationRequest, wake: Callable[[], None]) -> _Outgoing:
+            number = numbers[index]
+            made = self._generations[number] = _Outgoing(request, wake, number, self._outbox)
+            return made
+
+        try:
+            self._engine(message).submit_all(requests, make)
+        except BaseException:
+            for number in numbers:
+                self._generations.pop(number, None)
+            raise
+
+    def _do_stop(self, message: Message) -> None:
+        if generation := self._generations.get(message["number"]):
+            generation.stop()
+
+    def _do_cancel(self, message: Message) -> None:
+        if generation := self._generations.get(message["number"]):
+            generation.cancel()
+
+    def _do_think(self, message: Message) -> None:
+        self._engine(message).think(read(Thought, message["thought"]))
+
+    def _do_forget(self, message: Message) -> None:
+        self._pool.forget(message["owner"], message["session"])
+
+    def _do_retain(self, message: Message) -> None:
+        self._store.retain({(owner, session) for owner, session in message["sessions"]})
+
+    def _do_loaded(self, _message: Message) -> list[str]:
+        return [str(path) for path in self._pool.loaded()]
+
+    def _do_status(self, _message: Message) -> Any:
+        return plain(self._pool.status())
+
+    def _do_health(self, _message: Message) -> str:
+        return self._pool.health()
+
+    def _do_close(self, _message: Message) -> None:
+        self._pool.close()
+
+    def _engine(self, message: Message) -> Engine:
+        engine = self._leases[message["lease"]][1]
+        assert isinstance(engine, Engine)
+        return engine
+
+
+def main() -> None:
+    """Serve on the socket whose number is the argument; the first message says how."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        # Ctrl+C in a terminal is the other process's, which ends this one in its turn.
+        signal.signal(name, signal.SIG_IGN)
+    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
+    hello = wire.receive()
+    if hello is None:
+        return
+    logs.set_up(hello["log_level"], hello["log_format"])
+    store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"])
+    pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
+    wire.send({"ready": True})
+    Child(wire, pool, store).serve()
+    # What could be saved has been, if there was time to ask for it; threads may be deep in llama.cpp.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""One answer on its way: what is asked, of which model, in which conversation, becomes one request; then an Answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from auth.metering import Ticket
+from services.answer import Answer, Deadline, finish_of, summary
+from services.backend import Finish, Generation, GenerationRequest, Model, Thought
+from services.conversation import Conversation
+from services.profiles import Chosen
+from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
+from services.question import Ask
+from services.sessions import Sessions
+from services.stops import Stop
+
+
+class Opening:
+    """What is ready to be computed. Owned by the thread that opens it.
+
+    `deadline`, `stop` and `end`, which lets go of everything that it holds, are set by whoever makes it.
+    """
+
+    deadline: Deadline
+    stop: Stop | None
+    end: ExitStack
+
+    def __init__(self, ask: Ask, chosen: Chosen, model: Model, talk: Conversation, ticket: Ticket) -> None:
+        """Raises PromptTooLong, InvalidRequest, and LimitPassed where the key has not enough tokens left."""
+        talk.check()
+        self.model = model
+        self._ask = ask
+        self._chosen = chosen
+        self._talk = talk
+        self._ticket = ticket
+        self._window = talk.window()
+        form = ask.form(model.chat_format) if ask.form else TemplateForm(chosen.profile.template)
+        longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
+        self._fitter = PromptFitter(form, model.tokenize_all, model.n_ctx, longest)
+        fitted = self._fitter.fit(self._window, ask.question.prompt)
+        most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
+        self.request = _request(chosen, replace(fitted, max_tokens=most), ask, talk)
+
+    def answer(self, generation: Generation, on_finish: Callable[[Finish], None]) -> Answer:
+        """The answer that is now being computed."""
+        self.deadline.attach(generation)
+        if self.stop:
+            self.stop.attach(generation)
+        self.end.callback(lambda: setattr(self._ticket, "spent", generation.spent))
+        self.end.callback(generation.cancel)
+
+        def finished(text: str) -> dict[str, Any]:
+            finish = finish_of(generation)
+            on_finish(finish)
+            is_whole = finish.reason != "cancelled"
+            # What was stopped before its first word never happened.
+            if (text or is_whole) and self._ask.stores(text, is_whole):
+                exchange = Exchange(self._ask.question.prompt, text)
+                self._talk.store(exchange)
+                # When the answer is out and closed: the caller waits for nothing of it.
+                self.end.callback(self._think_ahead, exchange)
+            return summary(text, self._ask.question, self._chosen, generation)
+
+        return Answer(generation, self.deadline.poll, self._ask.trims, finished, self.end, self._chosen.name)
+
+    def _think_ahead(self, exchange: Exchange) -> None:
+        """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
+        talk, exchanges = self._talk, [*self._window, exchange]
+        if talk.name:
+            window = exchanges[-talk.memory_k :] if talk.memory_k else []
+            beginning = self._fitter.beginning(window, self._ask.question.prompt)
+            self.model.think(Thought(beginning, talk.owner, talk.name))
+
+
+def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) -> Conversation:
+    """The conversation that an ask goes on with."""
+    question, usual = ask.question, chosen.profile.memory_k
+    memory_k = usual if question.memory_k is None else question.memory_k
+    return Conversation(sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep)
+
+
+def _request(chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation) -> GenerationRequest:
+    question = ask.question
+    sampling = replace(
+        chosen.profile.sampling(),
+        json_schema=ask.json_schema,
+        logit_bias=ask.logit_bias,
+        n_top=ask.n_top,
+        **question.sampling(),  # type: ignore[arg-type]
+    )
+    return GenerationRequest(
+        tokens=fitted.tokens,
+        max_tokens=fitted.max_tokens,
+        sampling=sampling,
+        stop=tuple(chosen.profile.stop if question.stop is None else question.stop),
+        owner=talk.owner,
+        session=talk.name,
+        n_head=fitted.n_head,
+    )

@@ -1,0 +1,197 @@
+"""The engine's own process: what crashes it, what it costs, and that the server goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.backend import LoadSettings, TokenChoice
+from services.engine.trial import Trials
+from services.engine.wire import plain, plain_choice, plain_error, read, read_choice, read_error
+from services.errors import BadModelFile, HearthError, LimitPassed, PromptTooLong, Unavailable
+from tests.serving import Server, child_of
+from tests.test_api_errors import all_errors
+from tests.tiny import GUIDE, write_twin_token_model
+
+Serve = Callable[..., Server]
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL])
+def test_a_crash_costs_what_is_under_way_and_no_more(endless: Server, number: int) -> None:
+    server = endless
+    kept = server.ask("Hi", session_id=1, max_tokens=5)["result"]
+    before = server.get("/status").json()["totals"]["completion_tokens"]
+    stream = server.stream("Hi", session_id=2)
+    stream.next()
+    replies: list[Any] = []
+    waiting = threading.Thread(target=lambda: replies.append(server.post("/answer", {"prompt": "Hi", "session_id": 3})))
+    waiting.start()
+    while server.get("/status").json()["answers"]["waiting"] == 0:
+        time.sleep(0.02)
+    crashed = child_of(server)
+    os.kill(crashed, number)
+    error = stream.rest()[-1]["error"]
+    assert error["code"] == "engine_crashed"
+    waiting.join()
+    assert (replies[0].status_code, replies[0].json()["error"]["code"]) == (503, "engine_crashed")
+    assert int(replies[0].headers["Retry-After"]) > 0
+    assert not is_there(crashed)
+    server.wait_for("ready")
+    assert child_of(server) != crashed
+    assert server.ask("Hi", session_id=1, max_tokens=5)["result"]
+    assert [message["content"] for message in server.get("/answer/1").json()["messages"]][1] == kept
+    for number_ in (2, 3):
+        assert server.get(f"/answer/{number_}").status_code == 404
+    assert server.get("/status").json()["totals"]["completion_tokens"] >= before
+    assert signal.Signals(number).name in server.log()
+
+
+def test_health_tells_the_truth_throughout(serve: Serve) -> None:
+    server = serve()
+    assert (server.get("/readyz").status_code, server.get("/healthz").status_code) == (200, 200)
+    for _ in range(3):
+        os.kill(child_of(server), signal.SIGABRT)
+        time.sleep(0.05)
+        seen = set()
+        deadline = time.monotonic() + 30
+        while (health := server.get("/health").json()["status"]) != "ready":
+            seen.add(health)
+            ready = server.get("/readyz")
+            assert ready.status_code == 503 or server.get("/health").json()["status"] == "ready"
+            assert server.get("/healthz").status_code == 200
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert seen <= {"loading", "down"}
+        assert server.get("/readyz").status_code == 200
+        assert server.ask("Count to 3.", memory_k=0)["result"] == "1, 2, 3."
+
+
+def test_the_engine_ends_with_the_server(serve: Serve) -> None:
+    server = serve()
+    child = child_of(server)
+    server.kill()
+    deadline = time.monotonic() + 10
+    while is_there(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    server.start()
+    child = child_of(server)
+    assert server.stop() == 0
+    assert not is_there(child)
+
+
+def test_a_file_that_ends_llama_cpp_ends_nothing_here(serve: Serve, models: Path) -> None:
+    """Its vocabulary has a token twice, which llama.cpp asserts that no file has."""
+    write_twin_token_model(models / "twins.gguf")
+    server = serve(models=models)
+    child = child_of(server)
+    stream = server.stream("Count to 20.")
+    stream.next()
+    reply = server.post("/models/model", {"model": "twins.gguf", "model_config": "Guide"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "bad_model_file")
+    assert "GGML_ASSERT" in reply.json()["message"]
+    assert stream.rest()[-1] == "[DONE]"
+    again = server.post("/answer", {"prompt": "Hi", "model": "twins.gguf"})
+    assert again.status_code in (422, 503)
+    assert child_of(server) == child
+    assert server.ask("Count to 3.")["result"] == "1, 2, 3."
+
+
+def test_damaged_headers_never_bring_the_server_down(serve: Serve, models: Path) -> None:
+    """Bytes of the guide's header changed at random, and numbers by some that overflow (CVE-2026-7482 and kin)."""
+    server, rng, whole = serve(models=models), random.Random(7), GUIDE.read_bytes()
+    child, seen = child_of(server), set()
+    for n in range(int(os.environ.get("HEARTH_DAMAGED", "24"))):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            at = rng.randrange(4, 30_000)
+            if rng.random() < 0.5:
+                data[at] = rng.randrange(256)
+            else:
+                data[at : at + 8] = struct.pack("<Q", rng.choice([0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]))
+        (models / f"bad{n}.gguf").write_bytes(data if rng.random() < 0.8 else data[: rng.randrange(len(data))])
+        reply = server.post("/models/model", {"model": f"bad{n}.gguf", "model_config": "Pirate"})
+        seen.add(reply.status_code)
+        assert reply.status_code in (200, 422), reply.text
+        (models / f"bad{n}.gguf").unlink()
+    assert 422 in seen
+    assert child_of(server) == child
+    server.post("/models/model", {"model": "guide.gguf", "model_config": "Guide"})
+    assert server.ask("Count to 3.", memory_k=0)["result"] == "1, 2, 3."
+
+
+def test_a_model_larger_than_the_memory_is_refused_with_both_numbers(serve: Serve, models: Path) -> None:
+    huge = models / "huge.gguf"
+    huge.write_bytes(GUIDE.read_bytes())
+    with huge.open("r+b") as file:
+        # It takes no room on the disk.
+        file.truncate(5 * 10**12)
+    server = serve(models=models)
+    reply = server.post("/models/model", {"model": "huge.gguf", "model_config": "Guide"})
+    assert reply.status_code == 422
+    assert "huge.gguf takes 5000.0 GB of memory, and" in reply.json()["message"]
+    assert "GB are free" in reply.json()["message"]
+    assert server.ask("Count to 3.")["result"] == "1, 2, 3."
+
+
+def test_a_trial_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = LoadSettings(GUIDE, 256)
+    Trials(tmp_path / "tried.json").check(settings)
+    monkeypatch.setattr(subprocess, "run", None)
+    later = Trials(tmp_path / "tried.json")
+    later.check(settings)
+    with pytest.raises(TypeError):
+        later.check(LoadSettings(GUIDE, 512))
+    (tmp_path / "tried.json").write_text("nonsense")
+    with pytest.raises(TypeError):
+        Trials(tmp_path / "tried.json").check(settings)
+
+
+def test_what_went_wrong_is_not_tried_at_once_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(GUIDE.read_bytes()[:5000])
+    trials = Trials(tmp_path / "tried.json")
+    with pytest.raises(BadModelFile, match="cut short"):
+        trials.check(LoadSettings(bad, 256))
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(BadModelFile, match="cut short"):
+        trials.check(LoadSettings(bad, 256))
+
+
+def test_errors_and_choices_cross_the_wire_whole() -> None:
+    for error in (
+        Unavailable("later", code="too_busy", retry_after=3),
+        LimitPassed("enough", param="parallel", retry_after=1),
+        BadModelFile("no", param="model"),
+        PromptTooLong(10, 5),
+    ):
+        told = read_error(plain_error(error))
+        assert type(told) is type(error)
+        assert (told.message, told.param, told.code) == (error.message, error.param, error.code)
+        assert getattr(told, "retry_after", None) == getattr(error, "retry_after", None)
+    for kind in all_errors():
+        made = kind.__new__(kind)
+        HearthError.__init__(made, "what")
+        assert type(read_error(plain_error(made))) is kind
+    assert read_error(plain_error(ValueError("x"))).message == "the engine failed: x"
+    choice = TokenChoice(b"\xff\x00", -0.5, ((b"a", -1.0), (b"\xc3", -2.0)))
+    assert read_choice(plain_choice(choice)) == choice
+    settings = LoadSettings(GUIDE, 256, stamp=(1, 2, 3))
+    assert read(LoadSettings, plain(settings)) == settings
