@@ -79,7 +79,6 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     """
     from services.engine.life import EngineOptions
     from services.engine.process import EngineProcess
-    from services.engine.trial import Trials
 
     options = EngineOptions(
         settings.data / "states",
@@ -93,7 +92,7 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
         settings.log_format,
     )
     # It starts while what follows is imported.
-    engine = EngineProcess(options, Trials(settings.data / "tried.json").check)
+    engine = EngineProcess(options, settings.data / "tried.json")
     try:
         return _serve(settings, engine, gates, preferred)
     finally:

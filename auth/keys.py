@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from auth.hashing import equal, hash_of, sha256, stretch
-from auth.identity import GRACE, MASTER, Identity, Limits, Terms, check_grant, duration, identity_of
+from auth.identity import GRACE, MASTER, Identity, Terms, check_grant, duration, identity_of
 from auth.key_file import check_keys
 from auth.key_use import KeyUse
 from services.errors import InvalidRequest, NotAuthenticated, NotFound, Unavailable
@@ -80,10 +80,6 @@ class KeyStore:
         """Whose the key of this id is; None where there is none. Raises NotAuthenticated where it has expired."""
         entry = self._entries().get(id_)
         return None if entry is None else _unexpired(identity_of(id_, entry))
-
-    def limits(self, id_: str) -> Limits:
-        """What the key of this id may ask for."""
-        return Limits.model_validate(self._entries().get(id_, {}).get("limits", {}))
 
     def names(self) -> dict[str, str | None]:
         """The keys' names, by their ids."""

@@ -20,7 +20,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
-from auth.identity import Limits
+from auth.identity import Identity, Limits
 from auth.keys import KeyStore
 from auth.usage import UsageStore, today
 from services.backend import Spent
@@ -36,9 +36,12 @@ _CLOCK_SLACK = 5.0
 class Ticket:
     """One request of a key that is being computed. Owned by its thread."""
 
-    def __init__(self, meter: Meter, key: str) -> None:
+    def __init__(self, meter: Meter, key: str, identity: Identity | None) -> None:
         self._meter = meter
         self._key = key
+        self.limits = identity.limits if identity else Limits()
+        self.profiles = identity.profiles if identity else None
+        """Which profiles it may use; None: every one, and every file."""
         self.held = 0
         """How many tokens are held back for it."""
         self.spent = Spent()
@@ -47,11 +50,11 @@ class Ticket:
 
     def cap(self, max_tokens: int) -> int:
         """As many tokens as one answer of this key may have, and no more than are asked for."""
-        return min(max_tokens, self._meter.limits(self._key).max_tokens or max_tokens)
+        return min(max_tokens, self.limits.max_tokens or max_tokens)
 
     def hold(self, prompt_tokens: int, max_tokens: int) -> int:
         """Hold tokens back for an answer; return how many it may have. Raises LimitPassed where there is not one."""
-        most = self._meter.room(self._key, prompt_tokens, self.cap(max_tokens))
+        most = self._meter.room(self._key, self.limits, prompt_tokens, self.cap(max_tokens))
         self.held += prompt_tokens + most
         return most
 
@@ -74,10 +77,6 @@ class Meter:
         self._held: Counter[str] = Counter()
         self._clock = _clock()
 
-    def limits(self, key: str) -> Limits:
-        """What a key may ask for."""
-        return self._keys.limits(key)
-
     def profiles(self, key: str) -> tuple[str, ...] | None:
         """Which profiles a key may use; None: every one, and every file."""
         identity = self._keys.identity(key)
@@ -86,7 +85,8 @@ class Meter:
     @contextmanager
     def enter(self, key: str) -> Iterator[Ticket]:
         """Count a request of a key, and at its end what it has spent. Raises LimitPassed."""
-        limits, ticket = self.limits(key), Ticket(self, key)
+        ticket = Ticket(self, key, self._keys.identity(key))
+        limits = ticket.limits
         with self._turn:
             if limits.parallel and self._open[key] >= limits.parallel:
                 what = f"this key may have {_n(limits.parallel, 'answer')} under way at once"
@@ -104,12 +104,12 @@ class Meter:
             with self._turn:
                 self._open[key] -= 1
                 self._held[key] -= ticket.held
-                self._open += Counter()
-                self._held += Counter()
+                for counts in (self._open, self._held):
+                    if not counts[key]:
+                        del counts[key]
 
-    def room(self, key: str, prompt_tokens: int, max_tokens: int) -> int:
+    def room(self, key: str, limits: Limits, prompt_tokens: int, max_tokens: int) -> int:
         """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these."""
-        limits = self.limits(key)
         with self._turn:
             most = max_tokens
             for name, limit, used, reset in self._token_windows(key, limits):
@@ -122,9 +122,8 @@ class Meter:
             self._held[key] += prompt_tokens + most
         return most
 
-    def headers(self, key: str) -> dict[str, str]:
+    def headers(self, key: str, limits: Limits) -> dict[str, str]:
         """The x-ratelimit-* headers for a key, by OpenAI's names: limits, what is left of them, when some is free again."""
-        limits = self.limits(key)
         headers: dict[str, str] = {}
         if limits.requests_per_minute:
             used, reset = self._window("requests", key, limits.requests_per_minute)

@@ -82,7 +82,7 @@ class Answers:
                 key = SessionKey(owner, ask.question.session_id)
                 stop = stack.enter_context(self._stops.of(key))
                 stack.enter_context(self._sessions.turn(key, deadline.poll))
-            chosen = self._choose(owner, ask.model).changed(ask.load)
+            chosen = self._choose(ticket.profiles, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             opening = Opening(ask, chosen, model, conversation_of(self._sessions, owner, ask, chosen), ticket)
             opening.deadline, opening.stop = deadline, stop
@@ -96,13 +96,13 @@ class Answers:
     @contextmanager
     def lease(self, owner: str, model: str | None) -> Iterator[Model]:
         """The model that a request names, loaded. Raises NotFound, NotPermitted, BadModelFile, Unavailable."""
-        with self.place(), self._lease(self._choose(owner, model)) as leased:
+        with self.place(), self._lease(self._choose(self._meter.profiles(owner), model)) as leased:
             yield leased
 
     @contextmanager
     def lease_embedder(self, owner: str, model: str | None) -> Iterator[tuple[str, Embedder, Ticket]]:
         """The same, as one that makes embeddings, its name, and what the request is counted by."""
-        chosen = self._choose(owner, model)
+        chosen = self._choose(self._meter.profiles(owner), model)
         settings = self._settings(chosen)
         with self.place(), self._meter.enter(owner) as ticket, self._backend.lease_embedder(settings) as embedder:
             yield chosen.name, embedder, ticket
@@ -120,7 +120,7 @@ class Answers:
         Raises InvalidRequest for a name that leaves the models folder, NotPermitted, NotFound, BadModelFile, DamagedFile,
         StorageFailed.
         """
-        self._check_profile(owner, profile)
+        _check_profile(self._meter.profiles(owner), profile)
         checked = self._files.check(model)
         chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
         settings = chosen.load_settings(self._files)
@@ -188,20 +188,14 @@ class Answers:
             with self._turn:
                 self._n_open -= 1
 
-    def _choose(self, owner: str, model: str | None) -> Chosen:
+    def _choose(self, allowed: Sequence[str] | None, model: str | None) -> Chosen:
         """What a request is for: what it names, else the selected profile, else the first that its key may use."""
-        config, allowed = self._profiles.config(), self._meter.profiles(owner)
+        config = self._profiles.config()
         if model is None and allowed is not None and config.selected not in allowed:
             model = next((name for name in allowed if name in config.profiles), config.selected)
         chosen = config.chosen if model is None else config.choose(model, self._files)
-        self._check_profile(owner, chosen.name)
+        _check_profile(allowed, chosen.name)
         return chosen
-
-    def _check_profile(self, owner: str, name: str) -> None:
-        allowed = self._meter.profiles(owner)
-        if allowed is not None and name not in allowed:
-            what = f'this key may not use "{name}": it may use {", ".join(allowed)}'
-            raise NotPermitted(what, param="model", code="profile_not_permitted")
 
     @contextmanager
     def _lease(self, chosen: Chosen) -> Iterator[Model]:
@@ -226,6 +220,12 @@ class Answers:
 def _read_head(template: str, model: Model) -> None:
     """Have a template's beginning read, which every first prompt has."""
     model.think(Thought(PromptFitter(TemplateForm(template), model.tokenize_all, model.n_ctx).head(), EVERYBODY, ""))
+
+
+def _check_profile(allowed: Sequence[str] | None, name: str) -> None:
+    if allowed is not None and name not in allowed:
+        what = f'this key may not use "{name}": it may use {", ".join(allowed)}'
+        raise NotPermitted(what, param="model", code="profile_not_permitted")
 
 
 def _no_model(chosen: Chosen, error: HearthError) -> Unavailable:

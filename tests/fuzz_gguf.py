@@ -17,13 +17,14 @@ with atheris.instrument_imports(include=["services.gguf"]):
     from services.gguf import BadGguf, read_gguf
 
 from services.backend import LoadSettings
-from services.engine.trial import Trials
+from services.engine.life import EngineOptions
+from services.engine.process import EngineProcess
 from services.errors import BadModelFile
 
 # Seconds that reading one header may take, and between two trials in llama.cpp.
 SLOW, TRIAL_EVERY = 2.0, 5.0
 _folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-_trials = Trials(_folder / "tried.json")
+_engine = EngineProcess(EngineOptions(_folder / "states"), _folder / "tried.json")
 _counts = {"refused": 0, "described": 0, "tried": 0, "refused by llama.cpp": 0}
 _tried_at = 0.0
 
@@ -48,7 +49,8 @@ def read_one(data: bytes) -> None:
     if time.monotonic() - _tried_at > TRIAL_EVERY:
         _counts["tried"] += 1
         try:
-            _trials.check(LoadSettings(path, 64, stamp=(_counts["tried"], 0, 0)))
+            with _engine.lease(LoadSettings(path, 64, stamp=(_counts["tried"], 0, 0))):
+                pass
         except BadModelFile:
             _counts["refused by llama.cpp"] += 1
         _tried_at = time.monotonic()

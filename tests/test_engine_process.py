@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from services.backend import LoadSettings, TokenChoice
-from services.engine.trial import Trials
+from services.engine.trial import BAD_FOR, Trials
 from services.engine.wire import plain, plain_choice, plain_error, read, read_choice, read_error
 from services.errors import BadModelFile, HearthError, LimitPassed, PromptTooLong, Unavailable
 from tests.serving import Server, child_of
@@ -151,28 +150,41 @@ def test_a_model_larger_than_the_memory_is_refused_with_both_numbers(serve: Serv
     assert server.ask("Count to 3.")["result"] == "1, 2, 3."
 
 
-def test_a_trial_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = LoadSettings(GUIDE, 256)
-    Trials(tmp_path / "tried.json").check(settings)
-    monkeypatch.setattr(subprocess, "run", None)
-    later = Trials(tmp_path / "tried.json")
-    later.check(settings)
-    with pytest.raises(TypeError):
-        later.check(LoadSettings(GUIDE, 512))
+def test_a_trial_is_remembered(tmp_path: Path) -> None:
+    tried: list[LoadSettings] = []
+
+    def run(settings: LoadSettings, _embeds: bool) -> None:
+        tried.append(settings)
+
+    settings, other = LoadSettings(GUIDE, 256), LoadSettings(GUIDE, 512)
+    for _ in range(2):
+        trials = Trials(tmp_path / "tried.json", run)
+        for _ in range(2):
+            trials.check(settings)
+    assert tried == [settings]
+    trials.check(other)
+    trials.check(settings, embeds=True)
+    assert tried == [settings, other, settings]
     (tmp_path / "tried.json").write_text("nonsense")
-    with pytest.raises(TypeError):
-        Trials(tmp_path / "tried.json").check(settings)
+    Trials(tmp_path / "tried.json", run).check(settings)
+    assert len(tried) == 4
 
 
 def test_what_went_wrong_is_not_tried_at_once_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = tmp_path / "bad.gguf"
-    bad.write_bytes(GUIDE.read_bytes()[:5000])
-    trials = Trials(tmp_path / "tried.json")
-    with pytest.raises(BadModelFile, match="cut short"):
-        trials.check(LoadSettings(bad, 256))
-    monkeypatch.setattr(subprocess, "run", None)
-    with pytest.raises(BadModelFile, match="cut short"):
-        trials.check(LoadSettings(bad, 256))
+    now, tried = 1000.0, 0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def run(_settings: LoadSettings, _embeds: bool) -> None:
+        nonlocal tried
+        tried += 1
+        raise BadModelFile("no")
+
+    trials = Trials(tmp_path / "tried.json", run)
+    for seconds in (0, 1, BAD_FOR + 1):
+        now += seconds
+        with pytest.raises(BadModelFile, match="no"):
+            trials.check(LoadSettings(GUIDE, 256))
+    assert tried == 2
 
 
 def test_errors_and_choices_cross_the_wire_whole() -> None:

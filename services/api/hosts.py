@@ -12,6 +12,8 @@ from services.errors import Refused
 
 # Misdirected Request (RFC 9110).
 _STATUS = 421
+# Headers may be as many as somebody likes.
+_MOST_KNOWN = 100
 
 
 class Hosts:
@@ -26,11 +28,14 @@ class Hosts:
         self._names = {"localhost", own, f"{own}.local", listens_on.lower(), *(name.lower() for name in named)}
         self._takes_any = "*" in self._names
         address = _address(listens_on)
+        self._known: dict[str, bool] = {}
+        """What was found out about a Host header before."""
         self._is_local = listens_on == "localhost" or bool(address and address.is_loopback)
 
     def add(self, name: str) -> None:
         """Take this name, too."""
         self._names.add(name.lower())
+        self._known.clear()
 
     def takes(self, host: str) -> bool:
         """Whether a Host header names this server; "" is what a client of HTTP/1.0 sends."""
@@ -48,7 +53,11 @@ class Hosts:
         @app.before_request
         def check() -> None:
             host = request.environ.get("HTTP_HOST", "")
-            if not self.takes(host):
+            if host not in self._known:
+                if len(self._known) > _MOST_KNOWN:
+                    self._known.clear()
+                self._known[host] = self.takes(host)
+            if not self._known.get(host, False):
                 what = "this server does not answer to the name in the Host header; --allowed-hosts NAME makes it"
                 raise Refused(what, _STATUS, param="Host", code="host_not_allowed")
 

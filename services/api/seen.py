@@ -35,6 +35,8 @@ _SAFE = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+_UNLESS_SET = {
     # The pages have policies of their own; nothing else here is to be shown as one.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     # An answer is the caller's alone.
@@ -55,11 +57,12 @@ def see_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is
     @app.after_request
     def end(response: Response) -> Response:
         response.headers[ID_HEADER] = request_id.get()
-        for name, value in safe.items():
+        response.headers.extend(safe)
+        for name, value in _UNLESS_SET.items():
             response.headers.setdefault(name, value)
         who = caller_or_none()
         if who and request.endpoint and request.method == "POST" and SCOPE_OF.get(request.endpoint) == "answer":
-            response.headers.extend(meter.headers(who.id))
+            response.headers.extend(meter.headers(who.id, who.limits))
         _note(audit, metrics, response)
         return response
 

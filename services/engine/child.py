@@ -14,23 +14,26 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from services import logs
-from services.backend import Finish, GenerationRequest, LoadSettings, Prompt, Thought
+from services.backend import ChatFormat, Finish, GenerationRequest, LoadSettings, Prompt, Thought
 from services.engine.embedder import Embedder
 from services.engine.engine import Engine
 from services.engine.pool import EnginePool
 from services.engine.sequence import EngineGeneration
 from services.engine.store import StateStore
+from services.engine.trial import TrialHelper
 from services.engine.wire import Message, Wire, plain, plain_choice, plain_error, read
 from services.errors import HearthError
 
 # Requests of the other process that are worked on at once; most wait for a model to load.
 THREADS = 96
+# Prompts up to this length are tokenized in less than a millisecond.
+QUICK_CHARACTERS = 4000
 
 
 class _Outgoing(EngineGeneration):
@@ -77,20 +80,25 @@ class _Outgoing(EngineGeneration):
             self._outbox.put({"of": self._number, "left": plain(self.spent)})
 
 
+# What nobody waits for.
+_UNANSWERED = frozenset({"stop", "cancel", "think", "release", "retain"})
 Outbox = queue.SimpleQueue[Message | None]
 
 
 class Child:
     """Answers the other process. Its own thread receives; others work, and one sends what the engines say."""
 
-    def __init__(self, wire: Wire, pool: EnginePool, store: StateStore) -> None:
+    def __init__(self, wire: Wire, pool: EnginePool, store: StateStore, helper: TrialHelper) -> None:
         self._wire = wire
+        self._helper = helper
         self._pool = pool
         self._store = store
         self._outbox: Outbox = queue.SimpleQueue()
         self._workers = ThreadPoolExecutor(THREADS, "worker")
         self._numbers = itertools.count()
-        self._leases: dict[int, tuple[ExitStack, Engine | Embedder]] = {}
+        self._leases: dict[int, Future[tuple[ExitStack, Engine | Embedder]]] = {}
+        self._settings: dict[int, LoadSettings] = {}
+        """By the number of the first lease of them."""
         self._generations: dict[int, _Outgoing] = {}
         threading.Thread(target=self._send_events, name="events", daemon=True).start()
 
@@ -98,15 +106,34 @@ class Child:
         """Work until the other end is gone, or asks for the end."""
         while message := self._wire.receive():
             do = getattr(self, f"_do_{message['do']}")
-            if message["do"] in ("stop", "cancel"):
+            if self._is_quick(message):
                 # At once, and in the order in which they come.
-                do(message)
+                self._answer(do, message)
             else:
                 self._workers.submit(self._answer, do, message)
+
+    def _is_quick(self, message: Message) -> bool:
+        """Whether it takes about as long as to hand it to another thread: what loads, compiles or waits does not."""
+        do = message["do"]
+        if do == "lease":
+            # It is there from now on, for whatever comes behind it.
+            self._leases[message["lease"]] = Future()
+            if "settings" in message:
+                self._settings[message["lease"]] = read(LoadSettings, message["settings"])
+            return self._pool.has(self._settings[message["like"]])
+        if do in ("tokenize_all", "submit_all", "think") and not self._leases[message["lease"]].done():
+            return False
+        if do == "tokenize_all":
+            return sum(len(prompt["text"]) for prompt in message["prompts"]) < QUICK_CHARACTERS
+        if do == "submit_all":
+            return not any(request["sampling"]["json_schema"] for _, request in message["requests"])
+        return do in ("stop", "cancel", "think", "health")
 
     def _answer(self, do: Callable[[Message], Any], message: Message) -> None:
         try:
             reply = {"id": message["id"], "ok": do(message)}
+            if message["do"] in _UNANSWERED:
+                return
         except BaseException as error:
             reply = {"id": message["id"], "error": plain_error(error)}
         self._tell(reply)
@@ -130,32 +157,39 @@ class Child:
             self._tell(*[message for message in messages if message])
 
     def _do_lease(self, message: Message) -> Message:
-        settings = read(LoadSettings, message["settings"])
+        leased = self._leases[message["lease"]]
+        settings = self._settings[message["like"]]
         stack = ExitStack()
-        if message["embeds"]:
-            embedder = stack.enter_context(self._pool.lease_embedder(settings))
-            return {"lease": self._hold(stack, embedder)}
-        engine = stack.enter_context(self._pool.lease(settings))
-        return {"lease": self._hold(stack, engine), "n_ctx": engine.n_ctx, "chat_format": plain(engine.chat_format)}
-
-    def _hold(self, stack: ExitStack, engine: Engine | Embedder) -> int:
-        number = next(self._numbers)
-        self._leases[number] = (stack, engine)
-        return number
+        model: Engine | Embedder
+        try:
+            if message["embeds"]:
+                model = stack.enter_context(self._pool.lease_embedder(settings))
+            else:
+                model = stack.enter_context(self._pool.lease(settings))
+        except BaseException as error:
+            leased.set_exception(error)
+            raise
+        leased.set_result((stack, model))
+        if isinstance(model, Embedder):
+            return {"n_ctx": model.n_ctx, "chat_format": plain(ChatFormat("", "", "", ()))}
+        return {"n_ctx": model.n_ctx, "chat_format": plain(model.chat_format)}
 
     def _do_release(self, message: Message) -> None:
-        stack, _ = self._leases.pop(message["lease"])
+        stack, _ = self._leases.pop(message["lease"]).result()
         stack.close()
 
+    def _do_try(self, message: Message) -> None:
+        self._helper.run(message["settings"], message["embeds"])
+
     def _do_tokenize_all(self, message: Message) -> list[list[int]]:
-        model = self._leases[message["lease"]][1]
+        model = self._model(message)
         return [model.tokenize(read(Prompt, prompt)) for prompt in message["prompts"]]
 
     def _do_detokenize(self, message: Message) -> str:
         return self._engine(message).detokenize(message["tokens"])
 
     def _do_embed(self, message: Message) -> list[Any]:
-        embedder = self._leases[message["lease"]][1]
+        embedder = self._model(message)
         assert isinstance(embedder, Embedder)
         vector, spent = embedder.embed(message["tokens"])
         return [vector, plain(spent)]
@@ -205,8 +239,12 @@ class Child:
     def _do_close(self, _message: Message) -> None:
         self._pool.close()
 
+    def _model(self, message: Message) -> Engine | Embedder:
+        """The model of a lease, once it is loaded. Raises what loading it has raised."""
+        return self._leases[message["lease"]].result()[1]
+
     def _engine(self, message: Message) -> Engine:
-        engine = self._leases[message["lease"]][1]
+        engine = self._model(message)
         assert isinstance(engine, Engine)
         return engine
 
@@ -216,7 +254,10 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         # Ctrl+C in a terminal is the other process's, which ends this one in its turn.
         signal.signal(name, signal.SIG_IGN)
-    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
+    number = int(sys.argv[1])
+    # Before anything here has threads.
+    helper = TrialHelper(number)
+    wire = Wire(socket.socket(fileno=number))
     hello = wire.receive()
     if hello is None:
         return
@@ -224,7 +265,7 @@ def main() -> None:
     store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"])
     pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
     wire.send({"ready": True})
-    Child(wire, pool, store).serve()
+    Child(wire, pool, store, helper).serve()
     # What could be saved has been, if there was time to ask for it; threads may be deep in llama.cpp.
     os._exit(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from services.backend import Finish, GenerationRequest, Spent
+from services.backend import Finish, GenerationRequest, LoadSettings, Spent
 from services.engine.delivery import Delivery
 from services.engine.wire import Message, Wire, plain, read, read_choice, read_error
 from services.errors import Unavailable
@@ -60,9 +61,11 @@ class Life:
     def __init__(self, options: EngineOptions, ended: Callable[[Life], None]) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "services.engine.child", str(theirs.fileno())]
+        # numpy's threads would be there before the process forks, and are of no use in it.
+        environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         # A session of its own: Ctrl+C is for the server, which ends this process in its turn.
         self.process = subprocess.Popen(  # noqa: S603
-            command, cwd=HOME, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL
+            command, cwd=HOME, env=environ, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL
         )
         theirs.close()
         self.began = time.monotonic()
@@ -74,6 +77,8 @@ class Life:
         self._replies: dict[int, Future[Any]] = {}
         self._generations: dict[int, RemoteGeneration] = {}
         self._ended = ended
+        self._known: dict[tuple[LoadSettings, bool], tuple[int, Message]] = {}
+        """Of models that were leased before the number of that lease, and what the process has told of them."""
         hello = {**vars(options), "states": str(options.states)}
         threading.Thread(target=self._receive, args=(hello,), name="engine process", daemon=True).start()
 
@@ -102,6 +107,20 @@ class Life:
             self._wire.send({"id": next(self._numbers), "do": do, **what})
         except OSError:
             log.debug("%s comes too late", do)
+
+    def lease(self, settings: LoadSettings, embeds: bool) -> tuple[int, Message]:
+        """Lease a model, loaded first where it is not; return the lease's number and what there is to know of the model.
+
+        Of one that is known it is not waited for: where it cannot be had any more, what is asked of it says so. Raises
+        BadModelFile.
+        """
+        lease = next(self._numbers)
+        if known := self._known.get((settings, embeds)):
+            self.tell("lease", lease=lease, like=known[0], embeds=embeds)
+            return lease, known[1]
+        told = dict(self.call("lease", lease=lease, like=lease, settings=plain(settings), embeds=embeds))
+        self._known[settings, embeds] = lease, told
+        return lease, told
 
     def submit_all(self, lease: int, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
         """See `Model.submit_all`."""

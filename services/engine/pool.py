@@ -101,6 +101,11 @@ class EnginePool:
                 held.used = time.monotonic()
             self._retire()
 
+    def has(self, settings: LoadSettings) -> bool:
+        """Whether a lease of these settings would not have to load anything."""
+        with self._turn:
+            return any(held.settings == settings and held.engine.is_open for held in self._loaded)
+
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
         with self._turn:

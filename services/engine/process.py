@@ -19,8 +19,9 @@ from pathlib import Path
 from services.backend import ChatFormat, GenerationRequest, Health, LoadSettings, Prompt, Spent, Thought
 from services.engine.life import EngineOptions, Life, RemoteGeneration, crashed
 from services.engine.machine import used_memory
+from services.engine.trial import Trials
 from services.engine.wire import Message, plain, read
-from services.errors import BadModelFile, Unavailable
+from services.errors import Unavailable
 from services.status import Counts, Room, Status
 
 log = logging.getLogger(__name__)
@@ -30,20 +31,16 @@ _SOON = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0, 30.0
 # A process that has lived for so long did not crash at once.
 _GOOD_LIFE = 60.0
-_NO_FORMAT = {"template": "", "bos": "", "eos": "", "specials": ()}
-Check = Callable[[LoadSettings, bool], None]
 
 
 class RemoteModel:
     """A loaded model in the engine's process, for as long as its lease lasts; see `Model` and `Embedder`."""
 
-    def __init__(self, life: Life, leased: Message) -> None:
+    def __init__(self, life: Life, lease: int, known: Message) -> None:
         self._life = life
-        self.lease = leased["lease"]
-        self.n_ctx = leased.get("n_ctx", 0)
-        self.chat_format = (
-            read(ChatFormat, leased["chat_format"]) if "chat_format" in leased else ChatFormat("", "", "", ())
-        )
+        self._lease = lease
+        self.n_ctx: int = known["n_ctx"]
+        self.chat_format = read(ChatFormat, known["chat_format"])
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""
@@ -51,23 +48,23 @@ class RemoteModel:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """See `Model.detokenize`."""
-        return str(self._life.call("detokenize", lease=self.lease, tokens=list(tokens)))
+        return str(self._life.call("detokenize", lease=self._lease, tokens=list(tokens)))
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """See `Model.tokenize_all`."""
-        return list(self._life.call("tokenize_all", lease=self.lease, prompts=[plain(prompt) for prompt in prompts]))
+        return list(self._life.call("tokenize_all", lease=self._lease, prompts=[plain(prompt) for prompt in prompts]))
 
     def submit_all(self, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
         """See `Model.submit_all`."""
-        return self._life.submit_all(self.lease, requests)
+        return self._life.submit_all(self._lease, requests)
 
     def think(self, thought: Thought) -> None:
         """See `Model.think`."""
-        self._life.tell("think", lease=self.lease, thought=plain(thought))
+        self._life.tell("think", lease=self._lease, thought=plain(thought))
 
     def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
         """See `Embedder.embed`."""
-        vector, spent = self._life.call("embed", lease=self.lease, tokens=list(tokens))
+        vector, spent = self._life.call("embed", lease=self._lease, tokens=list(tokens))
         return list(vector), read(Spent, spent)
 
 
@@ -77,18 +74,15 @@ class EngineProcess:
     Any thread may call it. `_turn` protects which life is the current one, and what is known of those before.
     """
 
-    def __init__(self, options: EngineOptions, check: Check) -> None:
-        """`check` raises BadModelFile for settings that would crash it; the bool is whether they are for embeddings."""
+    def __init__(self, options: EngineOptions, tried: Path) -> None:
+        """`tried` is the file that remembers which settings went well."""
         self._options = options
-        self._check = check
+        self._trials = Trials(tried, self._try)
         self._turn = threading.Lock()
         self._closing = False
         self._pause = _FIRST_PAUSE
         self._past = Counts()
         self._seen = Counts()
-        self._loading: list[LoadSettings] = []
-        self._fatal: set[LoadSettings] = set()
-        """What the process has ended of while it was loaded."""
         self.on_restart: Callable[[], None] = lambda: None
         """Called once a new process stands in the place of one that crashed."""
         self._life = Life(options, self._ended)
@@ -113,22 +107,12 @@ class EngineProcess:
     @contextmanager
     def _leased(self, settings: LoadSettings, embeds: bool) -> Iterator[RemoteModel]:
         life = self._current()
-        if settings in self._fatal:
-            raise BadModelFile(f"llama.cpp ended its process when it loaded {settings.file.name}", param="model")
-        self._check(settings, embeds)
-        self._loading.append(settings)
+        self._trials.check(settings, embeds)
+        lease, known = life.lease(settings, embeds)
         try:
-            model = RemoteModel(life, life.call("lease", settings=plain(settings), embeds=embeds))
-        except Unavailable as error:
-            if error.code == "engine_crashed" and not embeds and self._loading == [settings]:
-                self._fatal.add(settings)
-            raise
+            yield RemoteModel(life, lease, known)
         finally:
-            self._loading.remove(settings)
-        try:
-            yield model
-        finally:
-            life.tell("release", lease=model.lease)
+            life.tell("release", lease=lease)
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """Keep the states of these sessions (owner and number) only: there are no others."""
@@ -176,6 +160,9 @@ class EngineProcess:
             was_closing, self._closing = self._closing, True
         if not was_closing:
             self._life.stop()
+
+    def _try(self, settings: LoadSettings, embeds: bool) -> None:
+        self._current().call("try", settings=plain(settings), embeds=embeds)
 
     def _current(self) -> Life:
         if self._closing:

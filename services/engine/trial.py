@@ -1,7 +1,7 @@
 """Trying a model in a process of its own before the engine loads it: a file can be such that llama.cpp ends its process.
 
-`python3 -m services.engine.trial` reads the settings from its input, checks the file's header, loads it, computes one
-token, and says what came of it.
+The engine's process forks a helper before it has threads or models, with llama.cpp at hand; the helper forks again for each
+trial. That one checks the file's header, loads it, computes one token, and says what came of it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import select
 import signal
-import subprocess
-import sys
+import socket
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 from services.backend import LoadSettings, Prompt
-from services.engine.wire import plain, plain_error, read, read_error
-from services.errors import BadModelFile, HearthError
+from services.engine.wire import Message, Wire, plain, plain_error, read, read_error
+from services.errors import BadModelFile, EngineFailure, HearthError
 from services.json_file import JsonFile
-from services.settings import HOME
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +35,18 @@ SECONDS, BYTES_A_SECOND = 60.0, 20e6
 BAD_FOR = 20.0
 # Kept results; the oldest is forgotten first.
 KEPT = 200
+Try = Callable[[LoadSettings, bool], None]
 
 
 class Trials:
     """What was tried, remembered over restarts in a file. Any thread may call it; `_turn` lets one run at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Try) -> None:
+        """`run` tries settings, for embeddings where the bool says so; it raises what went wrong."""
         self._file = JsonFile(path)
+        self._run = run
         self._turn = threading.Lock()
-        self._good: set[str] = set()
+        self._good: set[tuple[LoadSettings, bool]] = set()
         self._bad: dict[str, tuple[float, HearthError]] = {}
 
     def check(self, settings: LoadSettings, embeds: bool = False) -> None:
@@ -48,22 +54,22 @@ class Trials:
 
         Raises BadModelFile with what happened.
         """
-        mark = _mark(settings, embeds)
-        if mark in self._good:
+        if (settings, embeds) in self._good:
             return
+        mark = _mark(settings, embeds)
         with self._turn:
-            if mark in self._good or self._remembers(mark):
-                self._good.add(mark)
+            if (settings, embeds) in self._good or self._remembers(mark):
+                self._good.add((settings, embeds))
                 return
             at, error = self._bad.get(mark, (0.0, None))
             if error and time.monotonic() - at < BAD_FOR:
                 raise error
             try:
-                _try(settings, embeds)
-            except HearthError as error:
+                self._run(settings, embeds)
+            except BadModelFile as error:
                 self._bad = {mark: (time.monotonic(), error)}
                 raise
-            self._good.add(mark)
+            self._good.add((settings, embeds))
             try:
                 with self._file.edit() as data:
                     data[mark] = settings.file.name
@@ -81,52 +87,83 @@ class Trials:
             return False
 
 
-def _try(settings: LoadSettings, embeds: bool) -> None:
+class TrialHelper:
+    """The helper, as the engine's process sees it. Any thread may call it; `_turn` lets one trial run at a time."""
+
+    def __init__(self, *inherited: int) -> None:
+        """Fork it: only while this process has no other threads. It closes the files whose numbers are `inherited`."""
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            ours.close()
+            for number in inherited:
+                os.close(number)
+            try:
+                _serve(Wire(theirs))
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._wire = Wire(ours)
+        self._turn = threading.Lock()
+
+    def run(self, settings: Message, embeds: bool) -> None:
+        """Try settings, which are as JSON has them. Raises BadModelFile with what happened, EngineFailure."""
+        with self._turn:
+            self._wire.send({"settings": settings, "embeds": embeds})
+            reply = self._wire.receive()
+        if reply is None:
+            raise EngineFailure("models cannot be tried: the helper process is gone")
+        if reply["error"]:
+            raise read_error(reply["error"])
+
+
+def _serve(wire: Wire) -> None:
+    """The helper's loop, until the engine's process is gone."""
+    while message := wire.receive():
+        try:
+            error = _try(read(LoadSettings, message["settings"]), message["embeds"])
+        except OSError as failure:
+            error = plain_error(failure)
+        wire.send({"error": error})
+
+
+def _try(settings: LoadSettings, embeds: bool) -> Message | None:
+    """Fork, and tell what is wrong with the settings, or None."""
     name = settings.file.name
-    limit = SECONDS + settings.file.stat().st_size / BYTES_A_SECOND
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "services.engine.trial"],
-            cwd=HOME,
-            input=json.dumps([plain(settings), embeds]),
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            check=False,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise BadModelFile(f"llama.cpp was not done with {name} after {limit:.0f} s", param="model") from None
-    if done.returncode < 0:
-        reason = signal.Signals(-done.returncode).name
-        last = next((line for line in reversed(done.stderr.splitlines()) if "GGML_ASSERT" in line or "what()" in line), "")
-        raise BadModelFile(
-            f"llama.cpp cannot use {name}: it ends its process ({reason}) {last.strip()}".strip(), param="model"
-        )
-    try:
-        problem = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        raise BadModelFile(f"{name} could not be tried: {done.stderr.strip()[-200:]}", param="model") from None
-    if problem:
-        raise read_error(problem)
+    size = settings.file.stat().st_size if settings.file.exists() else 0
+    deadline = time.monotonic() + SECONDS + size / BYTES_A_SECOND
+    told, tells = os.pipe()
+    with tempfile.TemporaryFile() as said:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(said.fileno(), 2)
+            os.write(tells, json.dumps(_attempt(settings, embeds)).encode())
+            os._exit(0)
+        os.close(tells)
+        with os.fdopen(told, "rb") as answer:
+            in_time = bool(select.select([answer], [], [], max(deadline - time.monotonic(), 0))[0])
+            if not in_time:
+                os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            text = answer.read()
+        if not in_time:
+            what = f"llama.cpp was not done with {name} in time"
+        elif os.WIFSIGNALED(status):
+            reason = signal.Signals(os.WTERMSIG(status)).name
+            what = f"llama.cpp cannot use {name}: it ends its process ({reason}){_last_words(said)}"
+        else:
+            problem: Message | None = json.loads(text)
+            return problem
+        return plain_error(BadModelFile(what, param="model"))
 
 
-def _mark(settings: LoadSettings, embeds: bool) -> str:
-    """What changes with whatever decides how the trial ends."""
-    told = json.dumps([version("llama-cpp-python"), plain(settings), embeds], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
-
-
-def main() -> None:
-    """Try the settings on standard input; the last line of the output is null, or what is wrong."""
+def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
+    """What is wrong with the settings, as far as a process can say that lives on; else None."""
     from services.engine.batch import Run
     from services.engine.embedder import Embedder
     from services.engine.runner import Runner
     from services.gguf import BadGguf, read_gguf
 
-    plain_settings, embeds = json.load(sys.stdin)
-    settings = replace(read(LoadSettings, plain_settings), n_parallel=1, use_mlock=False, use_mmap=True)
-    problem = None
+    settings = replace(settings, n_parallel=1, use_mlock=False, use_mmap=True)
     try:
         read_gguf(settings.file)
         if embeds:
@@ -135,11 +172,21 @@ def main() -> None:
         else:
             Runner(settings).decode([Run(0, 0, [0], sampled=True)])
     except BadGguf as error:
-        problem = plain_error(BadModelFile(f"{settings.file.name}: {error}", param="model"))
-    except HearthError as error:
-        problem = plain_error(error)
-    sys.stdout.write(f"\n{json.dumps(problem)}\n")
+        return plain_error(BadModelFile(f"{settings.file.name}: {error}", param="model"))
+    except Exception as error:
+        return plain_error(error)
+    return None
 
 
-if __name__ == "__main__":
-    main()
+def _last_words(said: IO[bytes]) -> str:
+    """What llama.cpp said last before it ended the process."""
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").splitlines()
+    last = [line.strip() for line in lines if "GGML_ASSERT" in line or "what()" in line][-1:]
+    return f": {last[0]}" if last else ""
+
+
+def _mark(settings: LoadSettings, embeds: bool) -> str:
+    """What changes with whatever decides how the trial ends."""
+    told = json.dumps([version("llama-cpp-python"), plain(settings), embeds], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
