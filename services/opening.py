@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from auth.metering import Ticket
 from services.answer import Answer, Deadline, finish_of, summary
 from services.backend import Finish, Generation, GenerationRequest, Model, Thought
 from services.conversation import Conversation
+from services.errors import HearthError
 from services.profiles import Chosen
 from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
 from services.question import Ask
@@ -69,8 +70,11 @@ class Opening:
     def _think_ahead(self, exchange: Exchange) -> None:
         """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
         talk, exchanges = self._talk, [*self._window, exchange]
-        if talk.name:
-            window = exchanges[-talk.memory_k :] if talk.memory_k else []
+        if not talk.name:
+            return
+        window = exchanges[-talk.memory_k :] if talk.memory_k else []
+        # The answer is stored: whatever the engine comes to, it is not taken back.
+        with suppress(HearthError):
             beginning = self._fitter.beginning(window, self._ask.question.prompt)
             self.model.think(Thought(beginning, talk.owner, talk.name))
 

@@ -175,8 +175,9 @@ class Child:
         return {"n_ctx": model.n_ctx, "chat_format": plain(model.chat_format)}
 
     def _do_release(self, message: Message) -> None:
-        stack, _ = self._leases.pop(message["lease"]).result()
-        stack.close()
+        leased = self._leases.pop(message["lease"])
+        if not leased.exception():
+            leased.result()[0].close()
 
     def _do_try(self, message: Message) -> None:
         self._helper.run(message["settings"], message["embeds"])

@@ -118,7 +118,11 @@ class Life:
         if known := self._known.get((settings, embeds)):
             self.tell("lease", lease=lease, like=known[0], embeds=embeds)
             return lease, known[1]
-        told = dict(self.call("lease", lease=lease, like=lease, settings=plain(settings), embeds=embeds))
+        try:
+            told = dict(self.call("lease", lease=lease, like=lease, settings=plain(settings), embeds=embeds))
+        except BaseException:
+            self.tell("release", lease=lease)
+            raise
         self._known[settings, embeds] = lease, told
         return lease, told
 

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 # Seconds in which it says how it is, or it is down.
 _SOON = 2.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0, 5.0
 # A process that has lived for so long did not crash at once.
-_GOOD_LIFE = 60.0
+_GOOD_LIFE = 10.0
 
 
 class RemoteModel:
