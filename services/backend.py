@@ -83,9 +83,9 @@ class Prompt:
     token there is plain text, while in the template around them it is the token.
     """
 
-    text: str
+    text: str = field(repr=False)
     typed: tuple[tuple[int, int], ...] = ()
-    ids: tuple[int, ...] = ()
+    ids: tuple[int, ...] = field(default=(), repr=False)
     """The prompt as token ids already, in the place of the text."""
     bos: bool = True
     """Whether the model's own beginning comes first, where it has one."""
@@ -113,7 +113,7 @@ class GenerationRequest:
     with PASSING is never kept on disk.
     """
 
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = field(repr=False)
     max_tokens: int
     sampling: Sampling
     stop: tuple[str, ...] = ()
@@ -126,9 +126,9 @@ class GenerationRequest:
 class TokenChoice:
     """A token of an answer: its bytes, the natural logarithm of its probability, and the likeliest tokens in its place."""
 
-    piece: bytes
+    piece: bytes = field(repr=False)
     logprob: float
-    top: tuple[tuple[bytes, float], ...] = ()
+    top: tuple[tuple[bytes, float], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Thought:
     That of `owner` EVERYBODY is the beginning of a template.
     """
 
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = field(repr=False)
     owner: str
     session: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.backend import Prompt
@@ -17,7 +17,7 @@ class ChatForm:
     """A chat that is to be answered. `messages` are as the template takes them: `role`, `content` and so on."""
 
     template: ChatTemplate
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = field(repr=False)
     tools: tuple[Message, ...] = ()
 
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:

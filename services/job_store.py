@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,7 @@ class JobRequest:
     """What is to be computed: a POST of `body` to `path`. `digest` is equal for equal requests."""
 
     path: str
-    body: bytes
+    body: bytes = field(repr=False)
     digest: str
     session: str = ""
     """The number of the caller's session that it goes on with; "" for none."""
@@ -55,7 +55,7 @@ class Reply:
 
     status: int
     content_type: str
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Protocol
 
@@ -21,8 +21,8 @@ _PROBES = ("A", "0", "\n")
 class Exchange:
     """What a person said, and what the model answered."""
 
-    human: str
-    ai: str
+    human: str = field(repr=False)
+    ai: str = field(repr=False)
 
 
 @dataclass(frozen=True)

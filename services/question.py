@@ -67,7 +67,7 @@ class Ask:
     question: Question
     model: str | None = None
     """A profile's name or a file's; None: the selected profile."""
-    system: str | None = None
+    system: str | None = field(default=None, repr=False)
     """The conversation's system prompt: another than it has had so far begins it anew. None: nothing is said of it."""
     talk: str = "unsaved"
     """Which of the caller's conversations it is where it is no session."""

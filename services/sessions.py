@@ -35,18 +35,18 @@ class StoredMessage(BaseModel):
 
     model_config = _LOOSE
     type: Literal["human", "ai", "system"]
-    content: str
+    content: Annotated[str, Field(repr=False)]
 
 
 class StoredSession(BaseModel):
     """One session as it stands in the file, in either form."""
 
     model_config = _LOOSE
-    name: str = ""
+    name: Annotated[str, Field(repr=False)] = ""
     created: str | None = None
     updated: str | None = None
     messages: list[StoredMessage] = []
-    history: Annotated[list[str], Field(exclude=True)] = []
+    history: Annotated[list[str], Field(exclude=True, repr=False)] = []
 
     @field_validator("history")
     @classmethod

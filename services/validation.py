@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated
@@ -49,7 +49,14 @@ def _says_something(prompt: str) -> str:
 Prompt = Annotated[str, AfterValidator(_says_something)]
 
 
-class Strict(BaseModel):
+class Private(BaseModel):
+    """A model that tells which fields are set when it is printed, and not to what."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, str]]:
+        yield from ((name, "…") for name in type(self).model_fields if name in self.model_fields_set)
+
+
+class Strict(Private):
     """A model that takes no unknown field, converts nothing silently, and cannot be changed."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)

@@ -12,6 +12,16 @@ import pytest
 
 from auth import audit as audit_module
 from auth.audit import REFUSALS, AuditLog
+from auth.keys import MintedKey
+from services.api.openai_schemas import ChatRequest
+from services.api.schemas import AnswerRequest
+from services.backend import ChatFormat, GenerationRequest, Prompt, Sampling, Thought, TokenChoice
+from services.chat import ChatForm
+from services.chat_template import chat_template
+from services.job_store import JobRequest, Reply
+from services.prompts import Exchange
+from services.question import Ask, Question
+from services.sessions import StoredSession
 from tests.serving import Server
 
 Serve = Callable[..., Server]
@@ -136,3 +146,26 @@ def is_ours(path: Path, server: Server) -> bool:
         return str(server.data) in path.read_text(errors="replace")
     except OSError:
         return False
+
+
+def test_what_is_printed_of_our_own_things_has_no_words_of_anybodys() -> None:
+    word = "marzipan-quokka"
+    shown = [
+        AnswerRequest.model_validate({"prompt": word, "system_prompt": word, "stop": word}),
+        ChatRequest.model_validate({"messages": [{"role": "user", "content": word}]}),
+        Ask(Question(prompt=word), system=word),
+        Prompt(word, ids=(424242,)),
+        GenerationRequest((424242,), 5, Sampling()),
+        Thought((424242,), "a", "1"),
+        TokenChoice(word.encode(), -1.0, ((word.encode(), -1.0),)),
+        Exchange(word, word),
+        StoredSession.model_validate({"name": word, "messages": [{"type": "human", "content": word}]}),
+        JobRequest("/answer", word.encode(), "d"),
+        Reply(200, "text/plain", word.encode()),
+        MintedKey("a", f"hearth-{word}"),
+        ChatForm(chat_template(ChatFormat("", "", "", ())), ({"role": "user", "content": word},)),
+    ]
+    for each in shown:
+        for text in (repr(each), str(each), f"{[each]}"):
+            assert word not in text, text
+            assert "424242" not in text, text

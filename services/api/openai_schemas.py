@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from services.backend import Prompt
 from services.json_text import read_json_text
@@ -16,6 +16,7 @@ from services.validation import (
     AnswerPenalty,
     MaxTokens,
     MemoryK,
+    Private,
     RepeatPenalty,
     SessionId,
     Share,
@@ -34,7 +35,7 @@ AnySeed = Annotated[
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class Lenient(BaseModel):
+class Lenient(Private):
     """Converts nothing silently, and passes unknown fields over."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
