@@ -119,7 +119,7 @@ def create_app(
     api.add_resource(OpenAIModelResource, "/v1/models/<path:name>", endpoint="openai_model", resource_class_args=lists)
     api.add_resource(TokenizeResource, "/tokenize", endpoint="tokenize", resource_class_args=(answers,))
     api.add_resource(DetokenizeResource, "/detokenize", endpoint="detokenize", resource_class_args=(answers,))
-    api.add_resource(ApiHostResource, "/api", endpoint="apihost", resource_class_args=(answers, files, pulls))
+    api.add_resource(ApiHostResource, "/api", endpoint="apihost", resource_class_args=(answers, files, pulls, audit))
     api.add_resource(LangformersResource, "/api/generate", endpoint="langformers", resource_class_args=(answers,))
     api.add_resource(GenerateResource, "/generate", endpoint="generate", resource_class_args=(answers,))
     api.add_resource(ChatCompletionResource, "/chat_completion", endpoint="chat_job", resource_class_args=(answers,))

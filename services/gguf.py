@@ -59,6 +59,8 @@ _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
 _MAX_NAME = 65_535
+# More than any model has: without bounds a large file could keep the reader busy for hours.
+_MAX_ENTRIES, _MAX_TENSORS, _MAX_LENGTH = 2**16, 2**18, 2**23
 
 
 class BadGguf(ValueError):
@@ -103,8 +105,8 @@ class _Header:
         version = self._number("I", "the version")
         if version not in (2, 3):
             raise BadGguf(f"GGUF version {version} cannot be read: versions 2 and 3 can")
-        n_tensors = self._count("the count of tensors", least_each=24)
-        n_entries = self._count("the count of metadata entries", least_each=13)
+        n_tensors = self._count("the count of tensors", least_each=24, most=_MAX_TENSORS)
+        n_entries = self._count("the count of metadata entries", least_each=13, most=_MAX_ENTRIES)
         metadata = self._metadata(n_entries)
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str) or not architecture:
@@ -141,7 +143,7 @@ class _Header:
         if kind != _ARRAY:
             return self._number(self._code(kind, key), key)
         kind = self._number("I", f"the element type of {key}")
-        length = self._count(f"the length of {key}", least_each=8 if kind == _STRING else 1)
+        length = self._count(f"the length of {key}", least_each=8 if kind == _STRING else 1, most=_MAX_LENGTH)
         if kind == _STRING:
             for _ in range(length):
                 self._skip(self._number("Q", key), key)
@@ -201,9 +203,11 @@ class _Header:
             raise BadGguf(f"{what} is said to be {length} bytes long")
         return self._take(length, what).decode("utf-8", "replace")
 
-    def _count(self, what: str, least_each: int) -> int:
+    def _count(self, what: str, least_each: int, most: int) -> int:
         """A count of things of at least `least_each` bytes, which must fit in what is left of the file."""
         count: int = self._number("Q", what)
+        if most < count <= (self._size - self._at) // least_each:
+            raise BadGguf(f"{what} is {count}, and {most} is the most that can be read")
         if count * least_each > self._size - self._at:
             raise BadGguf(f"it is cut short: {what} is {count}, more than the file has room for")
         return count

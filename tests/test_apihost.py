@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -152,6 +153,8 @@ def test_a_missing_model_is_fetched_at_the_first_request(
     assert f"fetched {NAME}" in server.log()
     gone = post(server, {**body, "file_name": "gone.gguf"})
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "file_not_found")
+    written = [json.loads(line) for line in (server.data / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"did": "pull", "key": "0"}.items() <= [line for line in written if line["did"] == "pull"][0].items()
 
 
 def write_cloudflared(folder: Path, says: str, ends: bool = False) -> None:

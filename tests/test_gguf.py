@@ -96,3 +96,14 @@ def test_random_damage_is_refused_or_read_and_nothing_else(tmp_path: Path) -> No
         path.write_bytes(data)
         with pytest.raises(BadGguf):
             read_gguf(path)
+
+
+def test_counts_that_no_model_has_are_refused_at_once(tmp_path: Path) -> None:
+    """A large file could otherwise keep the reader busy for hours."""
+    path = tmp_path / "large.gguf"
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 1, 10**6))
+        # It takes no room on the disk.
+        file.truncate(10**9)
+    with pytest.raises(BadGguf, match="metadata entries is 1000000, and 65536 is the most"):
+        read_gguf(path)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from flask_restful import Resource
 from pydantic import BaseModel, Field
 
+from auth.audit import AuditLog
 from auth.authentication import caller
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
@@ -20,6 +21,7 @@ from services.backend import ChatFormat
 from services.chat import words_of
 from services.chat_formats import check_format, named_format
 from services.errors import InvalidRequest, NotFound, NotPermitted
+from services.logs import request_id
 from services.models import ModelFiles
 from services.prompts import Form
 from services.pulls import Pulls
@@ -80,8 +82,9 @@ class HostAnswer(BaseModel):
 class ApiHostResource(Resource):
     """Prompts and chats."""
 
-    def __init__(self, answers: Answers, files: ModelFiles, pulls: Pulls) -> None:
+    def __init__(self, answers: Answers, files: ModelFiles, pulls: Pulls, audit: AuditLog) -> None:
         self._answers = answers
+        self._audit = audit
         self._files = files
         self._pulls = pulls
 
@@ -112,6 +115,7 @@ class ApiHostResource(Resource):
         if not caller().may("models:pull"):
             what = f"{json.file_name} is not in the models folder, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
+        self._audit.note("pull", caller().id, source=str(source), request_id=request_id.get() or None)
         with self._answers.place():
             return self._pulls.start(source).wait(poll_of_caller()).name
 
