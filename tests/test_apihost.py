@@ -154,7 +154,7 @@ def test_a_missing_model_is_fetched_at_the_first_request(
     gone = post(server, {**body, "file_name": "gone.gguf"})
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "file_not_found")
     written = [json.loads(line) for line in (server.data / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {"did": "pull", "key": "0"}.items() <= [line for line in written if line["did"] == "pull"][0].items()
+    assert {"did": "pull", "key": "0"}.items() <= next(line for line in written if line["did"] == "pull").items()
 
 
 def write_cloudflared(folder: Path, says: str, ends: bool = False) -> None:
