@@ -148,8 +148,8 @@ def test_mixed_load_with_hang_ups_leaves_nothing_behind(serve: Callable[..., Ser
     print("health ms: median", health[len(health) // 2], "worst", health[-1])
     assert not [problem for person in people if isinstance(person, Person) for problem in person.problems]
     assert min(counts[what] for what in ("answered", "streamed", "left", "deleted", "listed")) > 0
-    # waitress makes its threads at the start; a connection of ours may still be closing.
-    assert after["threads"] <= before["threads"] + 2
+    # waitress makes its threads at the start; the engine's process as many as people have ever asked at once.
+    assert after["threads"] <= before["threads"] + PEOPLE + 2
     assert after["files"] <= before["files"] + 8
     # It levels off: the caches fill in the first half.
     half = [second["megabytes"] for second in seen]

@@ -96,10 +96,10 @@ def read_all(server: Server) -> None:
 
 
 def test_an_answer_takes_no_longer_than_it_may(talker: Callable[..., Server]) -> None:
-    server = talker("--max-seconds", "1")
+    server = talker("--max-seconds", "3")
     started = time.monotonic()
     answer = server.ask("Hi", session_id=3, max_tokens=100_000)
-    assert 1 <= time.monotonic() - started < 15
+    assert 3 <= time.monotonic() - started < 30
     assert answer["finish_reason"] in ("cancelled", "length")
     assert answer["result"]
     # Who gets no slot within the time is told so, and nothing is stored.
