@@ -10,12 +10,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.backend import LoadSettings, TokenChoice
+from services.backend import LoadSettings, Prompt, TokenChoice
+from services.engine.life import EngineOptions
+from services.engine.process import EngineProcess
 from services.engine.trial import BAD_FOR, Trials
 from services.engine.wire import plain, plain_choice, plain_error, read, read_choice, read_error
 from services.errors import BadModelFile, HearthError, LimitPassed, PromptTooLong, Unavailable
@@ -108,6 +111,24 @@ def ask_on(server: Server, session: int, over: threading.Event, seen: Counter[st
             time.sleep(0.2)
     stored = [message["content"] for message in server.get(f"/answer/{session}").json()["messages"]]
     seen["lost"] += stored[::2] != [f"My number is {n}." for n in range(answered)]
+
+
+def test_a_reply_that_nobody_has_taken_yet_keeps_no_process_from_starting(tmp_path: Path) -> None:
+    """A crash at that moment once left the server without an engine for good."""
+    engine = EngineProcess(EngineOptions(tmp_path / "states"), tmp_path / "tried.json")
+    with engine.lease(LoadSettings(GUIDE, 256)) as model:
+        assert model.tokenize(Prompt("Hi"))
+    life, taken = engine._life, Future[Any]()
+    taken.set_result(None)
+    life._replies[10**6] = taken
+    os.kill(engine.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while engine._life is life:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with engine.lease(LoadSettings(GUIDE, 256)) as model:
+        assert model.tokenize(Prompt("Hi"))
+    engine.close()
 
 
 def test_the_engine_ends_with_the_server(serve: Serve) -> None:

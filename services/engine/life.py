@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -141,6 +142,12 @@ class Life:
             raise
         return made
 
+    def ending(self) -> str:
+        """How the process has ended, in words."""
+        status = self.process.returncode
+        named = {number.value: number.name for number in signal.Signals}
+        return named.get(-status, f"signal {-status}") if status < 0 else f"status {status}"
+
     def stop(self) -> None:
         """Have it save what it has computed, and end; make it end where that takes too long."""
         deadline = time.monotonic() + STOP_SECONDS
@@ -169,7 +176,9 @@ class Life:
             replies, generations = list(self._replies.values()), list(self._generations.values())
             self._generations.clear()
         for reply in replies:
-            reply.set_exception(crashed())
+            # One that has come may not have been taken yet.
+            if not reply.done():
+                reply.set_exception(crashed())
         for generation in generations:
             generation.put(crashed())
             generation.left.set()

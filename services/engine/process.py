@@ -7,7 +7,6 @@ waited gets an error that says so, and may ask again.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -179,14 +178,18 @@ class EngineProcess:
                 return
             self._past.add(self._seen)
             self._seen = Counts()
-        status = life.process.returncode
-        reason = signal.Signals(-status).name if status < 0 else f"status {status}"
         has_lived = time.monotonic() - life.began > _GOOD_LIFE
         self._pause = _FIRST_PAUSE if has_lived else min(max(2 * self._pause, 0.5), _LONGEST_PAUSE)
-        log.error("the engine's process has ended (%s); the next one starts in %g s", reason, self._pause)
-        time.sleep(self._pause)
-        with self._turn:
-            if self._closing:
-                return
-            self._life = Life(self._options, self._ended)
+        log.error("the engine's process has ended (%s); the next one starts in %g s", life.ending(), self._pause)
+        while True:
+            time.sleep(self._pause)
+            with self._turn:
+                if self._closing:
+                    return
+                try:
+                    self._life = Life(self._options, self._ended)
+                    break
+                except OSError as error:
+                    self._pause = _LONGEST_PAUSE
+                    log.error("the engine's process cannot be started: %s", error)
         self.on_restart()
