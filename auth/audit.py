@@ -13,13 +13,15 @@ from typing import Any
 
 from filelock import FileLock
 
+from services.json_file import give_to_owner
+
 log = logging.getLogger(__name__)
 
 # A file that has grown to so many bytes becomes audit.1.jsonl, and so on; the last of them goes.
 ROTATE_AT = 5_000_000
 KEPT = 5
 # Refusals a minute that have a line each, so that nobody washes away by them what others did; the rest are counted.
-REFUSALS = 60
+REFUSALS = 30
 
 
 class AuditLog:
@@ -39,6 +41,9 @@ class AuditLog:
             {**line, **{name: value for name, value in what.items() if value is not None}}, ensure_ascii=False
         )
         try:
+            with open(self._lock.lock_file, "a", opener=_private):
+                # It is there, and its owner's, before it is locked.
+                pass
             with self._lock:
                 self._rotate()
                 with open(self._path, "a", encoding="utf-8", opener=_private) as file:
@@ -61,15 +66,27 @@ class AuditLog:
     def _rotate(self) -> None:
         if not self._path.exists() or self._path.stat().st_size < ROTATE_AT:
             return
+        oldest = self._numbered(KEPT)
+        # Refusals go with the oldest file; what was done is kept in the next.
+        kept = [line for line in _lines(oldest) if '"did": "refused"' not in line]
         for n in range(KEPT - 1, 0, -1):
             older = self._numbered(n)
             if older.exists():
                 older.replace(self._numbered(n + 1))
+        if kept and sum(map(len, kept)) < ROTATE_AT:
+            with open(oldest, "a", encoding="utf-8", opener=_private) as file:
+                file.writelines(kept)
         self._path.replace(self._numbered(1))
 
     def _numbered(self, n: int) -> Path:
         return self._path.with_name(f"{self._path.stem}.{n}{self._path.suffix}")
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+
+
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    file = os.open(path, flags, 0o600)
+    give_to_owner(file, Path(path))
+    return file

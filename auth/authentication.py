@@ -110,7 +110,7 @@ def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None, *
         if not identity.is_guest:
             keys.note_use(identity.id)
         g.identity = identity
-        _check_scope(identity)
+        check_scope(identity)
 
 
 def caller() -> Identity:
@@ -123,7 +123,7 @@ def caller_or_none() -> Identity | None:
     return cast("Identity | None", g.get("identity"))
 
 
-def _check_scope(identity: Identity) -> None:
+def check_scope(identity: Identity) -> None:
     """Raises NotPermitted where this key may not use the endpoint that is asked for. What is nowhere gets its 404."""
     if request.endpoint is None or identity.is_master:
         return

@@ -19,12 +19,14 @@ from auth.hashing import equal, hash_of, sha256, stretch
 from auth.identity import GRACE, MASTER, Identity, Terms, check_grant, duration, identity_of
 from auth.key_file import check_keys
 from auth.key_use import KeyUse
-from services.errors import InvalidRequest, NotAuthenticated, NotFound, Unavailable
+from services.errors import InvalidRequest, NotAuthenticated, NotFound, NotPermitted, Unavailable
 from services.json_file import JsonFile, JsonObject
 
 PREFIX = "hearth-"
 # How many seconds a request may wait for others' keys to be stretched, so that guesses do not take every thread.
 _PATIENCE = 1.0
+# How many keys may stand behind each other, each minted by the one before.
+_DEEPEST = 10
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,26 @@ class KeyStore:
             for stored, until in _hashes(entry):
                 if stored.startswith("scrypt:") and (until is None or now < _time(until)):
                     found = id_ if self._proves(key, digest, stored) else found
-        return None if found is None else _unexpired(identity_of(found, entries[found]))
+        return None if found is None else _chain(entries, found)[0]
 
     def identity(self, id_: str) -> Identity | None:
         """Whose the key of this id is; None where there is none. Raises NotAuthenticated where it has expired."""
-        entry = self._entries().get(id_)
-        return None if entry is None else _unexpired(identity_of(id_, entry))
+        return next(iter(self.chain(id_)), None)
+
+    def chain(self, id_: str) -> list[Identity]:
+        """Whose the key of this id is, and by whose keys it was minted; empty where there is none.
+
+        Raises NotAuthenticated where one of these has expired or is no more.
+        """
+        entries = self._entries()
+        return _chain(entries, id_) if id_ in entries else []
+
+    def family(self, id_: str) -> set[str]:
+        """The ids of a key and of all that were minted by it, and by those."""
+        entries, family, new = self._entries(), {id_}, {id_}
+        while new := {each for each, entry in entries.items() if entry.get("minted_by") in new} - family:
+            family |= new
+        return family
 
     def names(self) -> dict[str, str | None]:
         """The keys' names, by their ids."""
@@ -93,6 +109,8 @@ class KeyStore:
         entry = _stored(terms or Terms())
         if by:
             check_grant(by, entry)
+            if len(self.chain(by.id)) >= _DEEPEST:
+                raise NotPermitted(f"there are {_DEEPEST} keys behind this one already, each minted by the one before")
             entry |= {} if by.is_master else {"minted_by": by.id}
         while (minted := self._add(secrets.token_hex(4), entry)) is None:
             pass
@@ -130,9 +148,14 @@ class KeyStore:
         key, until = PREFIX + secrets.token_urlsafe(32), _now() + min(duration(grace), timedelta(days=3650))
         with self._file.edit() as data:
             entry = self._managed(data, id_, by)
-            before = [old for old in entry.get("previous", ()) if _time(old["until"]) > _now()]
-            old = [{"hash": entry["hash"], "until": until.isoformat()}] if until > _now() else []
-            data[id_] = {**entry, "hash": hash_of(key), "previous": [*before, *old]}
+            # Nor do older forms work any longer than this one.
+            forms = [*entry.get("previous", ()), {"hash": entry["hash"], "until": until.isoformat()}]
+            forms = [{**form, "until": min(form["until"], until.isoformat(), key=_time)} for form in forms]
+            data[id_] = {
+                **entry,
+                "hash": hash_of(key),
+                "previous": [form for form in forms if _time(form["until"]) > _now()],
+            }
         return MintedKey(id_, key), until.isoformat(timespec="seconds")
 
     def revoke(self, id_: str, by: Identity | None = None) -> None:
@@ -236,6 +259,17 @@ def _may_manage(by: Identity | None, entry: Mapping[str, Any]) -> bool:
 def _hashes(entry: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """A key's hash, and those of its old forms with the time until which they work."""
     return [(entry["hash"], None), *((old["hash"], old["until"]) for old in entry.get("previous", ()))]
+
+
+def _chain(entries: Mapping[str, dict[str, Any]], id_: str) -> list[Identity]:
+    chain: list[Identity] = []
+    by: str | None = id_
+    while by is not None and len(chain) < _DEEPEST:
+        if by not in entries:
+            raise NotAuthenticated("the key by which this one was minted is no more", param="Authorization")
+        chain.append(_unexpired(identity_of(by, entries[by])))
+        by = entries[by].get("minted_by")
+    return chain
 
 
 def _unexpired(identity: Identity) -> Identity:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from math import ceil
@@ -31,31 +31,41 @@ log = logging.getLogger(__name__)
 MEMORY = "memory://"
 # Seconds by which the clock may be set back before the windows are begun anew: they would stay shut for as long.
 _CLOCK_SLACK = 5.0
+# Seconds in which a storage elsewhere answers.
+_PATIENCE = 2.0
 
 
 class Ticket:
     """One request of a key that is being computed. Owned by its thread."""
 
-    def __init__(self, meter: Meter, key: str, identity: Identity | None) -> None:
+    def __init__(self, meter: Meter, accounts: Sequence[Identity]) -> None:
+        """`accounts` are the key and those by which it was minted: it may use no more than what they have left."""
         self._meter = meter
-        self._key = key
-        self.limits = identity.limits if identity else Limits()
-        self.profiles = identity.profiles if identity else None
+        self.accounts = accounts
+        self.profiles = accounts[0].profiles if accounts else None
         """Which profiles it may use; None: every one, and every file."""
-        self.held = 0
-        """How many tokens are held back for it."""
+        self.held = Counter[str]()
+        """How many tokens are held back for it, by account."""
         self.spent = Spent()
         """What it has cost in the end."""
+        self.is_counted = False
         self.is_computed = False
 
     def cap(self, max_tokens: int) -> int:
         """As many tokens as one answer of this key may have, and no more than are asked for."""
-        return min(max_tokens, self.limits.max_tokens or max_tokens)
+        return min(max_tokens, *(account.limits.max_tokens or max_tokens for account in self.accounts), max_tokens)
 
     def hold(self, prompt_tokens: int, max_tokens: int) -> int:
         """Hold tokens back for an answer; return how many it may have. Raises LimitPassed where there is not one."""
-        most = self._meter.room(self._key, self.limits, prompt_tokens, self.cap(max_tokens))
-        self.held += prompt_tokens + most
+        most = self.cap(max_tokens)
+        for account in self.accounts:
+            most = self._meter.room(account, prompt_tokens, most)
+            self.held[account.id] += prompt_tokens + most
+        if not self.is_counted:
+            # Only now: what is refused for other reasons, and tried again, is not counted each time.
+            self.is_counted = True
+            for account in self.accounts:
+                self._meter.count_request(account)
         return most
 
 
@@ -70,7 +80,8 @@ class Meter:
         """`windows` is where the minute's windows are kept, as the library `limits` names storages."""
         self._keys = keys
         self._usage = usage
-        self._storage = storage_from_string(windows, wrap_exceptions=True)
+        patience = {} if windows == MEMORY else {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
+        self._storage = storage_from_string(windows, wrap_exceptions=True, **patience)
         self._windows = MovingWindowRateLimiter(self._storage)
         self._turn = threading.Lock()
         self._open: Counter[str] = Counter()
@@ -84,42 +95,44 @@ class Meter:
 
     @contextmanager
     def enter(self, key: str) -> Iterator[Ticket]:
-        """Count a request of a key, and at its end what it has spent. Raises LimitPassed."""
-        ticket = Ticket(self, key, self._keys.identity(key))
-        limits = ticket.limits
+        """Let a request of a key begin, and count at its end what it has spent. Raises LimitPassed."""
+        ticket = Ticket(self, self._keys.chain(key))
+        for account in ticket.accounts:
+            self._check_requests(account)
         with self._turn:
-            if limits.parallel and self._open[key] >= limits.parallel:
-                what = f"this key may have {_n(limits.parallel, 'answer')} under way at once"
-                raise LimitPassed(what, param="parallel", retry_after=1)
-            self._open[key] += 1
+            for account in ticket.accounts:
+                most = account.limits.parallel
+                if most and self._open[account.id] >= most:
+                    what = f"this key may have {_n(most, 'answer')} under way at once"
+                    raise LimitPassed(what, param="parallel", retry_after=1)
+            for account in ticket.accounts:
+                self._open[account.id] += 1
         try:
-            self._count_request(key, limits)
             yield ticket
             ticket.is_computed = True
         finally:
             # What is refused is no use; what went wrong half-way was one.
             if ticket.is_computed or ticket.spent != Spent():
                 self._usage.add(key, ticket.spent)
-                self._count_tokens(key, limits, ticket.spent)
+                for account in ticket.accounts:
+                    self._count_tokens(account, ticket.spent)
             with self._turn:
-                self._open[key] -= 1
-                self._held[key] -= ticket.held
-                for counts in (self._open, self._held):
-                    if not counts[key]:
-                        del counts[key]
+                for account in ticket.accounts:
+                    for counts, n in ((self._open, 1), (self._held, ticket.held[account.id])):
+                        counts[account.id] -= n
+                        if not counts[account.id]:
+                            del counts[account.id]
 
-    def room(self, key: str, limits: Limits, prompt_tokens: int, max_tokens: int) -> int:
+    def room(self, account: Identity, prompt_tokens: int, max_tokens: int) -> int:
         """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these."""
         with self._turn:
-            most = max_tokens
-            for name, limit, used, reset in self._token_windows(key, limits):
-                left = limit - used - self._held[key] - prompt_tokens
+            most, held = max_tokens, self._held[account.id]
+            for name, limit, used, reset in self._token_windows(account.id, account.limits):
+                left = limit - used - held - prompt_tokens
                 if left < 1:
-                    raise LimitPassed(
-                        _no_room(name, limit, used, self._held[key], prompt_tokens), param=name, retry_after=reset
-                    )
+                    raise LimitPassed(_no_room(name, limit, used, held, prompt_tokens), param=name, retry_after=reset)
                 most = min(most, left)
-            self._held[key] += prompt_tokens + most
+            self._held[account.id] += prompt_tokens + most
         return most
 
     def headers(self, key: str, limits: Limits) -> dict[str, str]:
@@ -136,26 +149,43 @@ class Meter:
             headers |= {"x-ratelimit-limit-parallel": str(limits.parallel), "x-ratelimit-remaining-parallel": str(left)}
         return headers
 
-    def _count_request(self, key: str, limits: Limits) -> None:
-        if not limits.requests_per_minute:
-            return
-        with _reached():
-            self._check_clock()
-            if self._windows.hit(RateLimitItemPerMinute(limits.requests_per_minute), "requests", key):
-                return
-        _, reset = self._window("requests", key, limits.requests_per_minute)
-        what = f"this key may send {_n(limits.requests_per_minute, 'request')} a minute"
+    def count_request(self, account: Identity) -> None:
+        """Count a request that is about to be computed. Raises LimitPassed."""
+        if most := account.limits.requests_per_minute:
+            with _reached():
+                self._check_clock()
+                if self._windows.hit(RateLimitItemPerMinute(most), "requests", account.id):
+                    return
+            self._refuse_request(account, most)
+
+    def _check_requests(self, account: Identity) -> None:
+        """Raises LimitPassed where no further request could be counted now."""
+        if most := account.limits.requests_per_minute:
+            with _reached():
+                self._check_clock()
+                if self._windows.test(RateLimitItemPerMinute(most), "requests", account.id):
+                    return
+            self._refuse_request(account, most)
+
+    def _refuse_request(self, account: Identity, most: int) -> None:
+        _, reset = self._window("requests", account.id, most)
+        what = f"this key may send {_n(most, 'request')} a minute"
         raise LimitPassed(what, param="requests_per_minute", retry_after=reset)
 
-    def _count_tokens(self, key: str, limits: Limits, spent: Spent) -> None:
-        n_tokens = spent.prompt_tokens + spent.completion_tokens
-        if limits.tokens_per_minute and n_tokens:
-            # The answer is out: it is not taken back for this.
-            try:
-                with _reached():
-                    self._windows.hit(RateLimitItemPerMinute(limits.tokens_per_minute), "tokens", key, cost=n_tokens)
-            except Unavailable as error:
-                log.error("%s", error.message)
+    def _count_tokens(self, account: Identity, spent: Spent) -> None:
+        n_tokens, most = spent.prompt_tokens + spent.completion_tokens, account.limits.tokens_per_minute
+        if not most or not n_tokens:
+            return
+        # The answer is out: it is not taken back for this.
+        try:
+            with _reached():
+                item = RateLimitItemPerMinute(most)
+                if not self._windows.hit(item, "tokens", account.id, cost=n_tokens):
+                    # Another server has used them meanwhile: what fits is counted.
+                    left = self._windows.get_window_stats(item, "tokens", account.id).remaining
+                    self._windows.hit(item, "tokens", account.id, cost=max(left, 1))
+        except Unavailable as error:
+            log.error("%s", error.message)
 
     def _token_windows(self, key: str, limits: Limits) -> Iterator[tuple[str, int, int, int]]:
         """Of each limit of tokens its name, itself, how many are used, and in how many seconds some are free again."""
@@ -164,7 +194,7 @@ class Meter:
         if limits.tokens_per_day:
             now = datetime.now(timezone.utc)
             midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), timezone.utc)
-            used = self._usage.on(key, today()).tokens
+            used = sum(self._usage.on(each, today()).tokens for each in self._keys.family(key))
             yield "tokens_per_day", limits.tokens_per_day, used, ceil((midnight - now).total_seconds())
 
     def _window(self, kind: str, key: str, limit: int) -> tuple[int, int]:

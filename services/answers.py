@@ -120,11 +120,16 @@ class Answers:
         Raises InvalidRequest for a name that leaves the models folder, NotPermitted, NotFound, BadModelFile, DamagedFile,
         StorageFailed.
         """
-        _check_profile(self._meter.profiles(owner), profile)
+        allowed, profiles = self._meter.profiles(owner), self._profiles.config().profiles
+        _check_profile(allowed, profile)
+        if allowed is not None and model not in {profiles[name].model for name in allowed if name in profiles}:
+            what = f"this key may not use {model}: none of its profiles does"
+            raise NotPermitted(what, param="model", code="profile_not_permitted")
         checked = self._files.check(model)
         chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
         settings = chosen.load_settings(self._files)
-        with self.place(), self._backend.lease(settings):
+        with self.place(), self._backend.lease(settings) as waited_for:
+            _read_head(chosen.template, waited_for)
             self._profiles.select(profile, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
             with self._backend.lease(settings) as loaded:
@@ -201,14 +206,14 @@ class Answers:
     def _lease(self, chosen: Chosen) -> Iterator[Model]:
         """A profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
         settings = self._settings(chosen)
-        with ExitStack() as stack:
-            try:
-                model = stack.enter_context(self._backend.lease(settings))
+        try:
+            with self._backend.lease(settings) as model:
+                yield model
                 self._broken = None
-            except BadModelFile as error:
-                self._broken = settings
-                raise _no_model(chosen, error) from error
-            yield model
+        except BadModelFile as error:
+            # Where it was leased before, that it cannot be had any more may be said only when it is asked something.
+            self._broken = settings
+            raise _no_model(chosen, error) from error
 
     def _settings(self, chosen: Chosen) -> LoadSettings:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import threading
 import urllib.request
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -24,10 +25,19 @@ from services.errors import PullFailed
 
 # Seconds without a byte after which a hub is given up.
 _PATIENCE = 60.0
+_turn = threading.Lock()
+_reached: tuple[str, ...] | None = None
+"""The hosts that the library's client reaches now."""
 
 
 def reach_only(hosts: Sequence[str]) -> None:
     """Have the hub's library ask these hosts only ("*.NAME" are all below), and the one that HF_ENDPOINT names."""
+    global _reached
+    with _turn:
+        if _reached == tuple(hosts):
+            # Another client would end the downloads of this one.
+            return
+        _reached = tuple(hosts)
     endpoint = urlsplit(constants.ENDPOINT).hostname or ""
     own = {endpoint} if "HF_ENDPOINT" in os.environ else set()
     proxies = {urlsplit(url if "//" in url else f"//{url}").hostname or "" for url in urllib.request.getproxies().values()}

@@ -95,6 +95,7 @@ class JsonFile:
         except OSError as error:
             raise self.unwritable(error) from error
         try:
+            give_to_owner(lock, self.path)
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
@@ -152,6 +153,7 @@ class JsonFile:
         draft = self._draft
         try:
             with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, self._mode), "w", encoding="utf-8") as out:
+                give_to_owner(out.fileno(), self.path)
                 out.writelines(pieces)
                 out.flush()
                 os.fsync(out.fileno())
@@ -176,6 +178,13 @@ class JsonFile:
     def unwritable(self, error: OSError) -> StorageFailed:
         """What to raise where the file, or one beside it, cannot be written."""
         return StorageFailed(f"{self.path.parent.name}/{self.path.name} cannot be written: {error.strerror}")
+
+
+def give_to_owner(file: int, path: Path) -> None:
+    """Where root has opened a new file, give it to whoever owns the folder of `path`: the server may be a user's own."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ MAX_HEADER = 2**16
 # Seconds in which a request must have arrived whole, and fewer while there is a crowd; and those of an idle connection.
 ARRIVE_IN, ARRIVE_IN_CROWD, IDLE = 30.0, 3.0, 120.0
 MAX_CONNECTIONS = 1000
+_OTHER_FILES = 500
 # Of these, so many are a crowd.
 _CROWD = 0.7
 
@@ -77,7 +78,7 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Any:
             ident="",
             # A client that leaves is noticed while its answer is computed.
             channel_request_lookahead=1,
-            connection_limit=_allow_connections(MAX_CONNECTIONS),
+            connection_limit=_allow_connections(MAX_CONNECTIONS, 4 if front else 1),
             cleanup_interval=1,
             asyncore_use_poll=True,
             max_request_header_size=MAX_HEADER,
@@ -93,7 +94,7 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Any:
             listener.maintenance = _maintenance(listener)
     server.port = port_of(server)
     if front:
-        server.port = front.start(settings.host, settings.port, server.port)
+        server.port = front.start(settings.host, settings.port, server.port, server.adj.connection_limit)
     return server
 
 
@@ -122,11 +123,11 @@ def _maintenance(listener: Any) -> Callable[[float], None]:
     return maintain
 
 
-def _allow_connections(wanted: int) -> int:
-    """As many connections as may be open at once: each is a file, and others are needed beside them."""
+def _allow_connections(wanted: int, files_each: int) -> int:
+    """As many connections as may be open at once: each takes so many files, and others are needed beside them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + 500
+    needed = wanted * files_each + _OTHER_FILES
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(wanted, max(soft - 500, soft // 2))
+    return max(min(wanted, (soft - _OTHER_FILES) // files_each), 50)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.errors import DamagedFile, StorageFailed
+from services.json_file import give_to_owner
 
 
 class TableFile:
@@ -22,6 +23,8 @@ class TableFile:
         self._holds = holds
         with self.explained():
             path.touch(mode=0o600)
+            with path.open("rb") as file:
+                give_to_owner(file.fileno(), path)
             self.db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             for statement in set_up:
                 self.db.execute(statement)

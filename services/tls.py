@@ -16,7 +16,6 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-MAX_CONNECTIONS = 1000
 _BLOCK = 2**16
 # Seconds between two looks whether the certificate has been renewed.
 _LOOK_EVERY = 30.0
@@ -37,6 +36,7 @@ class TlsFront:
         self._peers: dict[str, str] = {}
         """Who is behind each connection to the plain server, by the port of this side of it."""
         self._inner = 0
+        self._most = 0
 
     def only_behind_it(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         """The WSGI application `app` with the address of whoever asks, and for those only who ask through TLS."""
@@ -51,9 +51,12 @@ class TlsFront:
 
         return behind
 
-    def start(self, host: str, port: int, inner: int) -> int:
-        """Listen at this address for the plain server on port `inner`; return the port. Raises OSError."""
-        self._inner = inner
+    def start(self, host: str, port: int, inner: int, most: int) -> int:
+        """Listen at this address for the plain server on port `inner`, for so many connections at once; return the port.
+
+        Raises OSError.
+        """
+        self._inner, self._most = inner, most
         listens: Future[int] = Future()
         threading.Thread(target=lambda: asyncio.run(self._serve(host, port, listens)), name="tls", daemon=True).start()
         return listens.result()
@@ -80,7 +83,7 @@ class TlsFront:
 
     async def _pass_on(self, outer_in: asyncio.StreamReader, outer_out: asyncio.StreamWriter) -> None:
         """One connection, for as long as both sides have it open."""
-        if len(self._peers) >= MAX_CONNECTIONS:
+        if len(self._peers) >= self._most:
             outer_out.transport.abort()
             return
         try:
@@ -106,6 +109,8 @@ class TlsFront:
 
     def _load(self) -> None:
         try:
+            # A pair that does not fit would leave the context without any.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
             self._context.load_cert_chain(*self._files)
         except ssl.SSLError as error:
             what = f"{self._files[0]} and {self._files[1]} are no certificate and its key: {error.reason}"

@@ -77,7 +77,7 @@ def test_a_log_that_has_grown_is_put_aside(tmp_path: Path, monkeypatch: pytest.M
     files = sorted(path.name for path in tmp_path.glob("audit*"))
     assert files == ["audit.1.jsonl", "audit.2.jsonl", "audit.3.jsonl", "audit.4.jsonl", "audit.5.jsonl", "audit.jsonl"]
     for path in tmp_path.glob("audit*"):
-        assert path.stat().st_size < 2300
+        assert path.stat().st_size < 4600
         assert all(json.loads(line)["did"] == "mint" for line in path.read_text().splitlines())
 
 
@@ -93,6 +93,18 @@ def test_a_flood_of_refusals_washes_nothing_away(tmp_path: Path, monkeypatch: py
     written = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert len(written) == REFUSALS + 2
     assert written[-1]["untold_before"] == 40
+
+
+def test_what_was_done_outlives_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_module, "ROTATE_AT", 1000)
+    monkeypatch.setattr(audit_module, "REFUSALS", 10**6)
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.note("mint", "0", of="a")
+    for _ in range(500):
+        log.note_refusal(None, status=401)
+    written = "".join(path.read_text() for path in tmp_path.glob("audit*.jsonl"))
+    assert '"did": "mint"' in written
+    assert len(written) < 7000
 
 
 def test_neither_keys_nor_prompts_are_ever_written(serve: Serve) -> None:

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 from services.backend import LoadSettings, Prompt, TokenChoice
@@ -160,6 +162,21 @@ def test_a_file_that_ends_llama_cpp_ends_nothing_here(serve: Serve, models: Path
     assert again.status_code in (422, 503)
     assert child_of(server) == child
     assert server.ask("Count to 3.")["result"] == "1, 2, 3."
+
+
+def test_a_file_whose_error_is_longer_than_a_pipe_holds_is_told(serve: Serve, models: Path) -> None:
+    """llama.cpp repeats what stands in the file: more than 64 KB of it once kept the trial, and all others, waiting."""
+    writer = gguf.GGUFWriter(models / "long.gguf", "x" * 200_000)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    server = serve(models=models)
+    reply = server.post("/models/model", {"model": "long.gguf", "model_config": "Guide"})
+    assert reply.status_code == 422
+    assert len(reply.text) < 5000
+    assert server.post("/models/model", {"model": "guide.gguf", "model_config": "Pirate"}).status_code == 200
 
 
 def test_damaged_headers_never_bring_the_server_down(serve: Serve, models: Path) -> None:

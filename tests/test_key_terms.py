@@ -154,6 +154,21 @@ def test_a_rotated_key_keeps_its_sessions_and_its_old_form_for_a_while(server: S
     assert server.post("/auth/key/none/rotate", {}).status_code == 404
 
 
+def test_a_form_that_leaked_ends_with_a_rotation_without_grace(server: Server) -> None:
+    leaked, id_ = server.mint("Ana")
+    second = server.post(f"/auth/key/{id_}/rotate", {"grace": "7d"}).json()["key"]
+    third = server.post(f"/auth/key/{id_}/rotate", {"grace": "0s"}).json()["key"]
+    assert [server.get("/auth", key=key).status_code for key in (leaked, second, third)] == [401, 401, 200]
+
+
+def test_a_key_of_some_profiles_switches_to_no_other_model(serve: Serve, models: Path) -> None:
+    server = serve(models=models)
+    key, _ = server.mint(profiles=["Guide"])
+    reply = server.post("/models/model", {"model": "random.gguf", "model_config": "Guide"}, key=key)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "profile_not_permitted")
+    assert server.post("/models/model", {"model": "guide.gguf", "model_config": "Guide"}, key=key).status_code == 200
+
+
 def test_the_master_key_can_be_rotated(serve: Serve) -> None:
     server = serve()
     first = server.key

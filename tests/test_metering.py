@@ -200,18 +200,34 @@ def meter(tmp_path: Path) -> Meter:
     return Meter(KeyStore(tmp_path / "api_keys.json"), UsageStore(tmp_path / "usage.sqlite"))
 
 
+def test_what_minted_keys_use_counts_for_the_one_that_minted_them(server: Server) -> None:
+    head, head_id = server.mint("Head", scopes=["answer", "keys"], limits={"requests_per_minute": 3, "tokens_per_day": 300})
+    terms = {"scopes": ["answer"], "limits": {"requests_per_minute": 3, "tokens_per_day": 300}}
+    minted = [server.post("/auth/key", terms, key=head).json()["key"] for _ in range(3)]
+    statuses = []
+    for key in (*minted, *minted, head):
+        reply = server.post("/answer", {"prompt": "Count to 3.", "memory_k": 0}, key=key)
+        statuses.append(reply.status_code)
+    assert statuses == [200, 200, 200, 429, 429, 429, 429]
+    server.delete(f"/auth/key/{head_id}")
+    assert [server.get("/auth", key=key).status_code for key in minted] == [401, 401, 401]
+
+
 def test_a_clock_that_is_set_back_shuts_no_window(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     key = meter._keys.mint(Terms.model_validate({"limits": {"requests_per_minute": 1}})).id
-    with meter.enter(key):
-        pass
-    with pytest.raises(LimitPassed), meter.enter(key):
-        pass
+
+    def ask() -> None:
+        with meter.enter(key) as ticket:
+            ticket.hold(1, 1)
+
+    ask()
+    with pytest.raises(LimitPassed):
+        ask()
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)
-    with meter.enter(key):
-        pass
-    with pytest.raises(LimitPassed), meter.enter(key):
-        pass
+    ask()
+    with pytest.raises(LimitPassed):
+        ask()
 
 
 def test_what_is_held_back_is_given_back(meter: Meter) -> None:

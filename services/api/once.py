@@ -11,7 +11,7 @@ from typing import Any, cast, get_type_hints
 
 from flask import Flask, Response, current_app, g, request
 
-from auth.authentication import KEY_IN_BODY, caller
+from auth.authentication import KEY_IN_BODY, caller, check_scope
 from auth.keys import KeyStore
 from services.answer import Poll
 from services.api import sse
@@ -89,6 +89,7 @@ class Performer:
                 g.identity = self._keys.identity(key.owner)
                 if g.identity is None:
                     raise NotAuthenticated("the key that sent this job has been revoked")
+                check_scope(g.identity)
                 with self._app.extensions["hearth"]["answers"].needing_no_place():
                     response = self._app.make_response(self._app.dispatch_request())
             except Exception as error:

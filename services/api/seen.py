@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 
 from flask import Flask, Response, g, request
 
@@ -13,12 +14,13 @@ from auth.audit import AuditLog
 from auth.authentication import SCOPE_OF, caller_or_none
 from auth.metering import Meter
 from services.api.metrics import Metrics
+from services.errors import HearthError
 from services.logs import request_id
 
 log = logging.getLogger("hearth.requests")
 
 ID_HEADER = "X-Request-Id"
-_GIVEN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 # What is done with keys and models, by endpoint and method.
 _DEEDS = {
     ("keys", "POST"): "mint",
@@ -62,7 +64,9 @@ def see_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is
             response.headers.setdefault(name, value)
         who = caller_or_none()
         if who and request.endpoint and request.method == "POST" and SCOPE_OF.get(request.endpoint) == "answer":
-            response.headers.extend(meter.headers(who.id, who.limits))
+            # The answer is there, and stored: it goes out without them where they cannot be had.
+            with suppress(HearthError):
+                response.headers.extend(meter.headers(who.id, who.limits))
         _note(audit, metrics, response)
         return response
 
@@ -77,7 +81,9 @@ def _note(audit: AuditLog, metrics: Metrics, response: Response) -> None:
     key, status = who.id if who else None, response.status_code
     what = {"status": status, "address": request.remote_addr, "request_id": request_id.get()}
     if status in _REFUSED:
-        audit.note_refusal(key, method=request.method, route=rule(), **what)
+        # What a client invents is not worth a line.
+        method = request.method if len(request.method) < 10 else "other"
+        audit.note_refusal(key, method=method, route=rule(), **what)
     elif deed := _DEEDS.get((request.endpoint or "", request.method)):
         audit.note(deed, key, **g.get("audited", {}), **what)
     seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)

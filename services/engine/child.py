@@ -121,12 +121,10 @@ class Child:
             if "settings" in message:
                 self._settings[message["lease"]] = read(LoadSettings, message["settings"])
             return self._pool.has(self._settings[message["like"]])
-        if do in ("tokenize_all", "submit_all", "think") and not self._leases[message["lease"]].done():
+        if do in ("tokenize_all", "think") and not self._leases[message["lease"]].done():
             return False
         if do == "tokenize_all":
             return sum(len(prompt["text"]) for prompt in message["prompts"]) < QUICK_CHARACTERS
-        if do == "submit_all":
-            return not any(request["sampling"]["json_schema"] for _, request in message["requests"])
         return do in ("stop", "cancel", "think", "health")
 
     def _answer(self, do: Callable[[Message], Any], message: Message) -> None:

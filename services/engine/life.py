@@ -190,7 +190,7 @@ class Life:
             self.ready.set()
         elif "id" in message:
             with self._turn:
-                reply = self._replies.get(message["id"])
+                reply = self._replies.pop(message["id"], None)
             if reply and "error" in message:
                 reply.set_exception(read_error(message["error"]))
             elif reply:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 SECONDS, BYTES_A_SECOND = 60.0, 20e6
 # Seconds for which what went wrong is not tried again: a trial takes a core.
 BAD_FOR = 20.0
+# Characters of an error that are told.
+LONGEST = 1000
 # Kept results; the oldest is forgotten first.
 KEPT = 200
 Try = Callable[[LoadSettings, bool], None]
@@ -121,7 +123,7 @@ def _serve(wire: Wire) -> None:
     while message := wire.receive():
         try:
             error = _try(read(LoadSettings, message["settings"]), message["embeds"])
-        except OSError as failure:
+        except (OSError, ValueError) as failure:
             error = plain_error(failure)
         wire.send({"error": error})
 
@@ -139,21 +141,33 @@ def _try(settings: LoadSettings, embeds: bool) -> Message | None:
             os.write(tells, json.dumps(_attempt(settings, embeds)).encode())
             os._exit(0)
         os.close(tells)
-        with os.fdopen(told, "rb") as answer:
-            in_time = bool(select.select([answer], [], [], max(deadline - time.monotonic(), 0))[0])
-            if not in_time:
-                os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            text = answer.read()
-        if not in_time:
+        text = _read_until(told, deadline)
+        if text is None:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if text is None:
             what = f"llama.cpp was not done with {name} in time"
         elif os.WIFSIGNALED(status):
             reason = signal.Signals(os.WTERMSIG(status)).name
             what = f"llama.cpp cannot use {name}: it ends its process ({reason}){_last_words(said)}"
+        elif not text:
+            what = f"llama.cpp cannot use {name}: it ends its process{_last_words(said)}"
         else:
             problem: Message | None = json.loads(text)
             return problem
         return plain_error(BadModelFile(what, param="model"))
+
+
+def _read_until(pipe: int, deadline: float) -> bytes | None:
+    """All that comes through a pipe until its other end is closed; None where that is not done in time."""
+    text = b""
+    with os.fdopen(pipe, "rb", buffering=0) as file:
+        while select.select([file], [], [], max(deadline - time.monotonic(), 0))[0]:
+            block = file.read(2**16)
+            if not block:
+                return text
+            text += block
+    return None
 
 
 def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
@@ -174,7 +188,9 @@ def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
     except BadGguf as error:
         return plain_error(BadModelFile(f"{settings.file.name}: {error}", param="model"))
     except Exception as error:
-        return plain_error(error)
+        told = plain_error(error)
+        # llama.cpp repeats what stands in the file.
+        return {**told, "message": told["message"][:LONGEST]}
     return None
 
 
@@ -183,7 +199,7 @@ def _last_words(said: IO[bytes]) -> str:
     said.seek(0)
     lines = said.read().decode("utf-8", "replace").splitlines()
     last = [line.strip() for line in lines if "GGML_ASSERT" in line or "what()" in line][-1:]
-    return f": {last[0]}" if last else ""
+    return f": {last[0][:LONGEST]}" if last else ""
 
 
 def _mark(settings: LoadSettings, embeds: bool) -> str:

@@ -5,6 +5,7 @@ What they carry are the backend's own values; what comes is checked against them
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -47,18 +48,18 @@ class Wire:
                 return None
             (length,) = _LENGTH.unpack(head)
             data = self._reader.read(length)
-        except OSError:
+        except (OSError, ValueError):
+            # Closed on this side.
             return None
         return None if len(data) < length else dict(json.loads(data.decode("utf-8", "surrogatepass")))
 
     def close(self) -> None:
         """Hang up: whoever receives gets None."""
-        try:
+        with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
-        finally:
-            self._connection.close()
+        # The socket is closed once its reader is.
+        self._reader.close()
+        self._connection.close()
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}
