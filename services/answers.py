@@ -206,14 +206,14 @@ class Answers:
     def _lease(self, chosen: Chosen) -> Iterator[Model]:
         """A profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
         settings = self._settings(chosen)
-        try:
-            with self._backend.lease(settings) as model:
-                yield model
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(self._backend.lease(settings))
                 self._broken = None
-        except BadModelFile as error:
-            # Where it was leased before, that it cannot be had any more may be said only when it is asked something.
-            self._broken = settings
-            raise _no_model(chosen, error) from error
+            except BadModelFile as error:
+                self._broken = settings
+                raise _no_model(chosen, error) from error
+            yield model
 
     def _settings(self, chosen: Chosen) -> LoadSettings:
         try:

@@ -115,7 +115,8 @@ def test_an_earlier_answer_stays_where_a_new_one_never_began(endless: Server) ->
     again = endless.stream("Say something", session_id=6, keep=0)
     again.next()
     assert stop(endless, 6)
-    assert messages(endless, 6) == ["Say something", again.rest()[-2]["result"]]
+    result = again.rest()[-2]["result"]
+    assert messages(endless, 6) == ["Say something", result]
 
 
 def test_a_request_with_a_name_stops_too(endless: Server) -> None:
