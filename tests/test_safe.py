@@ -149,7 +149,7 @@ def test_slow_requests_take_no_threads_and_end(server: Server) -> None:
         connection.sendall(half if n % 3 else b"")
     started = time.monotonic()
     assert server.ask("Count to 3.")["result"] == "1, 2, 3."
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     for connection in slow:
         with contextlib.suppress(OSError):
             connection.sendall(b"x")
@@ -160,9 +160,9 @@ def test_a_crowd_of_slow_requests_keeps_nobody_out(serve: Serve) -> None:
     server = serve()
     host, port = server.url.removeprefix("http://").split(":")
     slow: list[socket.socket] = []
-    deadline = time.monotonic() + 3 * ARRIVE_IN_CROWD
+    deadline = time.monotonic() + 60
     turned_away = 0
-    while time.monotonic() < deadline:
+    while turned_away <= 500 and time.monotonic() < deadline:
         while len(slow) < MAX_CONNECTIONS + 50:
             try:
                 connection = socket.create_connection((host, int(port)), timeout=1)
@@ -186,7 +186,7 @@ def test_a_crowd_of_slow_requests_keeps_nobody_out(serve: Serve) -> None:
     assert turned_away > 500
     started = time.monotonic()
     assert server.get("/auth").status_code == 200
-    assert time.monotonic() - started < 2 * ARRIVE_IN_CROWD
+    assert time.monotonic() - started < 4 * ARRIVE_IN_CROWD
     for connection in slow:
         connection.close()
 
