@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from math import ceil
@@ -98,7 +98,7 @@ class Meter:
         """Let a request of a key begin, and count at its end what it has spent. Raises LimitPassed."""
         ticket = Ticket(self, self._keys.chain(key))
         for account in ticket.accounts:
-            self._check_requests(account)
+            self._ask_for_request(account, self._windows.test)
         with self._turn:
             for account in ticket.accounts:
                 most = account.limits.parallel
@@ -151,23 +151,17 @@ class Meter:
 
     def count_request(self, account: Identity) -> None:
         """Count a request that is about to be computed. Raises LimitPassed."""
-        if most := account.limits.requests_per_minute:
-            with _reached():
-                self._check_clock()
-                if self._windows.hit(RateLimitItemPerMinute(most), "requests", account.id):
-                    return
-            self._refuse_request(account, most)
+        self._ask_for_request(account, self._windows.hit)
 
-    def _check_requests(self, account: Identity) -> None:
-        """Raises LimitPassed where no further request could be counted now."""
-        if most := account.limits.requests_per_minute:
-            with _reached():
-                self._check_clock()
-                if self._windows.test(RateLimitItemPerMinute(most), "requests", account.id):
-                    return
-            self._refuse_request(account, most)
-
-    def _refuse_request(self, account: Identity, most: int) -> None:
+    def _ask_for_request(self, account: Identity, take: Callable[..., bool]) -> None:
+        """Raises LimitPassed where `take`, of the windows, says that there is no room for a request."""
+        most = account.limits.requests_per_minute
+        if not most:
+            return
+        with _reached():
+            self._check_clock()
+            if take(RateLimitItemPerMinute(most), "requests", account.id):
+                return
         _, reset = self._window("requests", account.id, most)
         what = f"this key may send {_n(most, 'request')} a minute"
         raise LimitPassed(what, param="requests_per_minute", retry_after=reset)

@@ -13,6 +13,7 @@ from typing import Any
 
 from services.backend import Spent
 from services.errors import HearthError
+from services.status import Amounts
 from services.table_file import TableFile
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ GUESTS = "guests"
 
 
 @dataclass(frozen=True)
-class Used:
+class Used(Amounts):
     """What was used: counts of requests and tokens, and seconds of CPU."""
 
     requests: int = 0
@@ -35,9 +36,6 @@ class Used:
     def tokens(self) -> int:
         """Those that limits count: read and written."""
         return self.prompt_tokens + self.completion_tokens
-
-    def __add__(self, other: Used) -> Used:
-        return Used(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,13 @@ class Answers:
         checked = self._files.check(model)
         chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
         settings = chosen.load_settings(self._files)
-        with self.place(), self._backend.lease(settings) as waited_for:
-            _read_head(chosen.template, waited_for)
+        with self.place(), self._backend.lease(settings) as loaded:
+            # It also waits for a model that was leased before and has left memory.
+            _read_head(chosen.template, loaded)
             self._profiles.select(profile, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
-            with self._backend.lease(settings) as loaded:
+            with self._backend.lease(settings):
                 self._broken = None
-                _read_head(chosen.template, loaded)
 
     def warm_up(self) -> HearthError | None:
         """Load the selected profile's model; return why that failed, where it did."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from services.status import Status
+from services.status import Amounts, Status
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Health = Literal["ready", "loading", "down"]
@@ -155,16 +155,13 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Spent:
+class Spent(Amounts):
     """What a request has cost: tokens read (and those of them that were computed already), written, and seconds of CPU."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     cpu_seconds: float = 0.0
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Generation(Protocol):

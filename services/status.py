@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import astuple, dataclass, field
+from typing import Literal, TypeVar
 
+T = TypeVar("T", bound="Amounts")
 Tier = Literal["context", "ram", "disk", "none"]
 
 
+class Amounts:
+    """A dataclass of numbers, which are added each to its own."""
+
+    def __add__(self: T, other: T) -> T:
+        return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))  # type: ignore[call-overload]
+
+
 @dataclass
-class Counts:
+class Counts(Amounts):
     """What has been computed since the start, in tokens. Each engine's is changed by its own thread only."""
 
     answers: int = 0
@@ -33,11 +41,6 @@ class Counts:
         """A prompt's computed beginning was there."""
         name = "misses" if tier == "none" else f"{tier}_hits"
         setattr(self, name, getattr(self, name) + 1)
-
-    def add(self, other: Counts) -> None:
-        """Count what the other has counted, too."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 @dataclass(frozen=True)

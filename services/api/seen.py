@@ -71,22 +71,22 @@ def see_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is
         return response
 
 
-def rule() -> str:
+def _route() -> str:
     """The route that is asked for, as it is declared: what stands in its place may be private."""
     return request.url_rule.rule if request.url_rule else "none"
 
 
 def _note(audit: AuditLog, metrics: Metrics, response: Response) -> None:
     who = caller_or_none()
-    key, status = who.id if who else None, response.status_code
+    key, status, route = who.id if who else None, response.status_code, _route()
     what = {"status": status, "address": request.remote_addr, "request_id": request_id.get()}
     if status in _REFUSED:
         # What a client invents is not worth a line.
         method = request.method if len(request.method) < 10 else "other"
-        audit.note_refusal(key, method=method, route=rule(), **what)
+        audit.note_refusal(key, method=method, route=route, **what)
     elif deed := _DEEDS.get((request.endpoint or "", request.method)):
         audit.note(deed, key, **g.get("audited", {}), **what)
     seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)
-    metrics.note_request(rule(), status, seconds)
-    told = {"method": request.method, "route": rule(), "key": key, "status": status, "seconds": seconds}
-    log.info("%s %s %d", request.method, told["route"], status, extra=told)
+    metrics.note_request(route, status, seconds)
+    told = {"method": request.method, "route": route, "key": key, "status": status, "seconds": seconds}
+    log.info("%s %s %d", request.method, route, status, extra=told)

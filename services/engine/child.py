@@ -6,7 +6,6 @@ alone. It ends when the other end of the socket is closed.
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
 import signal
@@ -82,7 +81,7 @@ class _Outgoing(EngineGeneration):
 
 # What nobody waits for.
 _UNANSWERED = frozenset({"stop", "cancel", "think", "release", "retain"})
-Outbox = queue.SimpleQueue[Message | None]
+Outbox = queue.SimpleQueue[Message]
 
 
 class Child:
@@ -95,7 +94,6 @@ class Child:
         self._store = store
         self._outbox: Outbox = queue.SimpleQueue()
         self._workers = ThreadPoolExecutor(THREADS, "worker")
-        self._numbers = itertools.count()
         self._leases: dict[int, Future[tuple[ExitStack, Engine | Embedder]]] = {}
         self._settings: dict[int, LoadSettings] = {}
         """By the number of the first lease of them."""
@@ -150,9 +148,9 @@ class Child:
             while not self._outbox.empty():
                 messages.append(self._outbox.get())
             for message in messages:
-                if message and "left" in message:
+                if "left" in message:
                     self._generations.pop(message["of"], None)
-            self._tell(*[message for message in messages if message])
+            self._tell(*messages)
 
     def _do_lease(self, message: Message) -> Message:
         leased = self._leases[message["lease"]]

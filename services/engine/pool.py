@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -115,10 +115,10 @@ class EnginePool:
         """See `Backend.status`."""
         with self._turn:
             present = [*self._loaded, *self._retiring]
-            counts = replace(self._past)
+            counts = self._past
             engines = [held.engine for held in present if isinstance(held.engine, Engine)]
             for engine in engines:
-                counts.add(engine.counts)
+                counts += engine.counts
         states_ram, states_disk = self._store.rooms()
         return Status(
             counts=counts,
@@ -208,7 +208,7 @@ class EnginePool:
             with self._turn:
                 self._retiring.remove(held)
                 if isinstance(held.engine, Engine):
-                    self._past.add(held.engine.counts)
+                    self._past += held.engine.counts
 
     def _outdated(self) -> list[_Loaded]:
         """The engines that a later one of the same file stands for, those that broke, and those that are idle too long."""

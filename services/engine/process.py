@@ -133,9 +133,8 @@ class EngineProcess:
             told = Status(Counts(), 0, 0, 0, none, none, none)
         memory = Room(told.memory.used + used_memory(), told.memory.limit)
         with self._turn:
-            self._seen = replace(told.counts)
-            counts = replace(self._past)
-        counts.add(told.counts)
+            self._seen = told.counts
+            counts = self._past + told.counts
         return replace(told, counts=counts, memory=memory)
 
     def forget(self, owner: str, session: str) -> None:
@@ -176,7 +175,7 @@ class EngineProcess:
         with self._turn:
             if self._closing:
                 return
-            self._past.add(self._seen)
+            self._past += self._seen
             self._seen = Counts()
         has_lived = time.monotonic() - life.began > _GOOD_LIFE
         self._pause = _FIRST_PAUSE if has_lived else min(max(2 * self._pause, 0.5), _LONGEST_PAUSE)
