@@ -120,6 +120,12 @@ class GenerationRequest:
     owner: str = ""
     session: str = ""
     n_head: int = 0
+    patient: bool = False
+    """Whether nobody waits for it, so that others go first."""
+    given: tuple[int, ...] = field(default=(), repr=False)
+    """The answer's first tokens, where another engine has chosen them and then went down."""
+    told: int = 0
+    """How many characters of the answer the caller has already."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,10 @@ class Generation(Protocol):
     """One request under way. Owned by the thread that submitted it."""
 
     finish: Finish | None
+    tokens: list[int]
+    """The tokens chosen so far: none comes later than its text."""
     choices: list[TokenChoice]
-    """The tokens so far, where `Sampling.n_top` asks for them: none comes later than its text."""
+    """How they were chosen, where `Sampling.n_top` asks for it."""
     place: int | None
     """Which in line it is while it waits for a slot; 0 once it has one, None before that is known."""
 

@@ -39,6 +39,7 @@ class DummyGeneration:
         self.finish: Finish | None = None
         self.cancelled = False
         self.stopped = False
+        self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
         self.place: int | None = 0
         self._pieces = pieces

@@ -42,7 +42,7 @@ class _Outgoing(EngineGeneration):
         self._number = number
         self._outbox = outbox
         self._place: int | None = None
-        self._told = 0
+        self._told = self._n_tokens = 0
         self._has_left = False
         super().__init__(request, wake)
 
@@ -58,8 +58,11 @@ class _Outgoing(EngineGeneration):
             self._outbox.put({"of": self._number, "place": place})
 
     def put(self, event: str | Finish | HearthError) -> None:
-        """Send the event, and before it how the tokens were chosen that are new since the last."""
+        """Send the event, with the tokens that are new since the last, and how they were chosen."""
         message: Message = {"of": self._number}
+        if tokens := self.tokens[self._n_tokens :]:
+            self._n_tokens += len(tokens)
+            message["tokens"] = tokens
         if new := self.choices[self._told :]:
             self._told += len(new)
             message["choices"] = [plain_choice(choice) for choice in new]

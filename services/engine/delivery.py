@@ -19,6 +19,7 @@ class Delivery:
 
     def __init__(self) -> None:
         self.finish: Finish | None = None
+        self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
         self.place: int | None = None
         self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()

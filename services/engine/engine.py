@@ -134,16 +134,28 @@ class Engine:
                 made = make(number, request, self._wake) if make else EngineGeneration(request, self._wake)
                 generations.append(made)
                 made.sequence.sampler = self._runner.sampler(request)
+            waiting = [generation.sequence for generation in generations if not self._is_over(generation)]
             with self._turn:
-                self._refuse_crowd(len(requests))
-                self._n_mailed += len(requests)
-                self._put([generation.sequence for generation in generations])
+                self._refuse_crowd(len(waiting))
+                self._n_mailed += len(waiting)
+                self._put(waiting)
         except HearthError:
             for generation in generations:
                 if generation.sequence.sampler:
                     generation.sequence.sampler.close()
             raise
         return generations
+
+    def _is_over(self, generation: EngineGeneration) -> bool:
+        """Whether there is nothing left to compute of what another engine has begun; its caller then is told so."""
+        sequence = generation.sequence
+        if not sequence.request.given or not (reason := sequence.replay(self._runner.vocabulary.piece)):
+            return False
+        if sequence.sampler:
+            sequence.sampler.close()
+        sequence.finish(reason)
+        generation.leave()
+        return True
 
     def think(self, thought: Thought) -> None:
         """See `Model.think`."""

@@ -218,6 +218,7 @@ class RemoteGeneration(Delivery):
 
     def take(self, message: Message) -> None:
         """What the engine says of it, on the receiving thread."""
+        self.tokens += message.get("tokens", ())
         self.choices += [read_choice(choice) for choice in message.get("choices", ())]
         if "left" in message:
             self.spent = read(Spent, message["left"])

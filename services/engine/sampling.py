@@ -60,6 +60,12 @@ class ChainSampler:
         self._takes_likeliest = sampling.temperature == 0
         for sampler in _choosing(sampling):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+        try:
+            for token in request.given:
+                self._accept_given(token, sampler)
+        except InvalidRequest:
+            self.close()
+            raise
 
     def _adjusting(self, sampling: Sampling, prompt: Many[int]) -> list[Any]:
         """The samplers that change logits."""
@@ -78,6 +84,16 @@ class ChainSampler:
             both = sampling.frequency_penalty, sampling.presence_penalty
             samplers.append(llama_cpp.llama_sampler_init_penalties(size, ANSWER_LAST_N, 1.0, *both))
         return samplers
+
+    def _accept_given(self, token: int, chooser: Any) -> None:
+        """Count a token as said that another engine has chosen: `chooser` draws on from where that one's was."""
+        _apply(chooser, np.zeros(2, _CANDIDATE))
+        if self._grammar is not None:
+            # llama.cpp ends the process where a grammar is handed a token that it does not allow.
+            if not np.isfinite(self._allowed(np.array([token]))[0]):
+                raise InvalidRequest("given: the grammar does not allow what was said so far", param="given")
+            llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
 
     def sample(self, row: int, left: int) -> int | None:
         """The next token, after the token in row `row` of the batch that was just decoded; `left` may come, with this one.

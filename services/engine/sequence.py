@@ -37,7 +37,7 @@ class Sequence:
     def __init__(self, request: GenerationRequest, generation: EngineGeneration) -> None:
         self.request = request
         self.generation = generation
-        self.tokens = list(request.tokens)
+        self.tokens = [*request.tokens, *request.given]
         self.n_computed = 0
         self.n_cached = 0
         self.slot: int | None = None
@@ -52,6 +52,7 @@ class Sequence:
         self.stopped = False
         """Whether its caller wants no more than there is."""
         self._clock = _Clock()
+        self._untold = 0
 
     @property
     def n_pending(self) -> int:
@@ -71,12 +72,26 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether the prompt is read, so that each step adds a token."""
-        return self.n_generated > 0
+        return self.n_generated > len(self.request.given)
 
     @property
     def n_generated(self) -> int:
-        """How many tokens have been sampled so far, the one that ends the answer included."""
+        """How many tokens the answer has so far, the one that ends it included."""
         return len(self.tokens) - len(self.request.tokens)
+
+    def replay(self, piece: Callable[[int], bytes]) -> FinishReason | None:
+        """Go through the tokens that were given, which the caller knows; return why the answer ends with them, if it does.
+
+        `piece` gives a token's bytes. Before the sequence is in the engine.
+        """
+        said = "".join(self.text.add(piece(token)) for token in self.request.given)
+        # The other engine may have said more, as at an end, or less than can be said of its tokens.
+        self._untold = max(self.request.told - len(said), 0)
+        if said[self.request.told :]:
+            self.generation.put(said[self.request.told :])
+        if self.text.stopped:
+            return "stop"
+        return "length" if self.n_left < 1 else None
 
     def start(self, slot: int, n_cached: int) -> None:
         """Take a slot whose KV cache holds the first `n_cached` tokens already."""
@@ -102,6 +117,7 @@ class Sequence:
     def accept(self, token: int, piece: bytes, choice: TokenChoice | None) -> FinishReason | None:
         """Take a sampled token and deliver its text; return why the answer ends with it, where it does."""
         self.tokens.append(token)
+        self.generation.tokens.append(token)
         if choice:
             self.generation.choices.append(choice)
         self._clock.mark("first_token")
@@ -117,9 +133,11 @@ class Sequence:
         self._clock.mark("first_token")
 
     def deliver(self, text: str) -> None:
-        """Hand text to the caller."""
-        if text:
-            self.generation.put(text)
+        """Hand text to the caller, but for what it has already."""
+        known = min(self._untold, len(text))
+        self._untold -= known
+        if text[known:]:
+            self.generation.put(text[known:])
 
     def finish(self, reason: FinishReason) -> float:
         """Deliver what is left, and how it ended; return for how many seconds it held its slot."""

@@ -114,7 +114,8 @@ class Steps:
             sequence.generation.place = 0
             request = sequence.request
             self.thoughts.drop(request.owner, request.session)
-            sequence.start(*self.cache.open(request.tokens, request.owner, request.session))
+            known = request.tokens + request.given
+            sequence.start(*self.cache.open(known, request.owner, request.session))
             self.counts.cached_tokens += sequence.n_cached
             self.counts.note_prompt(self.cache.tier if sequence.n_cached else "none")
             head = request.tokens[: request.n_head]
