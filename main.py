@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from services.errors import HearthError
+from services.errors import HearthError, InvalidRequest
 from services.logs import set_up
 from services.settings import Settings, add_flags, read_settings
+from services.shutdown import Stop
 from services.sources import FORMS
 
 log = logging.getLogger("hearth")
+
+_NO_CLUSTER = "there is no cluster: set CELERY_BROKER_URL and CELERY_RESULT_BACKEND, or write them into .env"
+_CLUSTER_PACKAGES = frozenset({"celery", "kombu", "amqp", "redis", "flower", "langchain_community", "dotenv"})
 
 
 def main() -> int:
@@ -33,18 +33,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
     commands = (
         "serve (the default), keys: mint, change and revoke them, and see what they used (keys --help), "
-        "pull: fetch a model file, or tune: measure which settings make a profile fastest here"
+        "pull: fetch a model file, tune: measure which settings make a profile fastest here, "
+        "or worker: compute for a cluster"
     )
-    parser.add_argument("command", nargs="?", choices=["serve", "pull", "tune"], default="serve", help=commands)
-    what = f"tune: which profile (the selected one); pull: a profile with a source, or {FORMS}"
-    parser.add_argument("what", nargs="?", metavar="PROFILE|SOURCE", help=what)
+    parser.add_argument("command", nargs="?", choices=["serve", "pull", "tune", "worker"], default="serve", help=commands)
+    named = (
+        f"tune: which profile (the selected one); pull: a profile with a source, or {FORMS}; "
+        "worker: the profiles whose models it serves (all of the models folder)"
+    )
+    parser.add_argument("what", nargs="*", metavar="PROFILE|SOURCE", help=named)
     parser.add_argument("--save", action="store_true", help="tune: write the best settings into the profile")
     add_flags(parser)
     given = parser.parse_args()
     if given.save and given.command != "tune":
         parser.error("--save belongs to tune")
-    if (given.what is None) == (given.command == "pull") and given.command != "tune":
-        parser.error("pull needs a profile or a source" if given.command == "pull" else f"what is {given.what}?")
+    if given.command == "pull" and not given.what:
+        parser.error("pull needs a profile or a source")
+    most = {"serve": 0, "pull": 1, "tune": 1}.get(given.command, len(given.what))
+    if given.what[most:]:
+        parser.error(f"what is {given.what[most]}?")
+    what = given.what[0] if given.what else None
     try:
         settings = read_settings(vars(given), os.environ)
     except ValueError as error:
@@ -52,10 +60,11 @@ def main() -> int:
     set_up(settings.log_level, settings.log_format)
     runs: dict[str, Callable[[], int]] = {
         "serve": lambda: serve(settings),
-        "pull": lambda: pull(settings, given.what),
-        "tune": lambda: tune(settings, given.what, given.save),
+        "pull": lambda: pull(settings, given.what[0]),
+        "tune": lambda: tune(settings, what, given.save),
+        "worker": lambda: worker(settings, given.what),
     }
-    return _explained("start" if given.command == "serve" else given.command, runs[given.command])
+    return _explained("start" if given.command in ("serve", "worker") else given.command, runs[given.command])
 
 
 def _explained(what: str, run: Callable[[], int]) -> int:
@@ -67,6 +76,10 @@ def _explained(what: str, run: Callable[[], int]) -> int:
     except OSError as error:
         return _refuse(str(error), what)
     except ModuleNotFoundError as error:
+        if error.name in _CLUSTER_PACKAGES:
+            return _refuse(
+                f"There is no {error.name} in this Python, which a cluster needs. Type: ./setup.sh cluster", what
+            )
         return _refuse(f"There is no {error.name} in this Python. Type: source .venv/bin/activate, or use ./setup.sh run")
     except KeyboardInterrupt:
         return 130
@@ -75,8 +88,36 @@ def _explained(what: str, run: Callable[[], int]) -> int:
 def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred: Any = None) -> int:
     """Serve until SIGTERM or Ctrl+C; `gates` and `preferred` are as for `create_app`.
 
-    Raises HearthError or OSError where it cannot start.
+    It computes itself, or is a cluster's API node where the environment names one. Raises HearthError or OSError where it
+    cannot start.
     """
+    if cluster := _cluster():
+        from services.cluster.node import Node
+
+        node = Node(cluster, settings, preferred)
+        with node.running():
+            return _serve(settings, node.backend, node.stores, gates, node.announce)
+    engine = _engine(settings)
+    try:
+        from services.stores import file_stores
+
+        return _serve(settings, engine, file_stores(settings, preferred), gates)
+    finally:
+        engine.close()
+
+
+def _cluster() -> Any:
+    """The cluster that the environment names, or None. Raises InvalidRequest where that is not complete."""
+    from services.cluster.settings import read_cluster
+
+    try:
+        return read_cluster(os.environ)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+def _engine(settings: Settings) -> Any:
+    """The engine's process. It starts while other things are imported."""
     from services.engine.life import EngineOptions
     from services.engine.process import EngineProcess
 
@@ -91,26 +132,27 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
         settings.log_level,
         settings.log_format,
     )
-    # It starts while what follows is imported.
-    engine = EngineProcess(options, settings.data / "tried.json")
-    try:
-        return _serve(settings, engine, gates, preferred)
-    finally:
-        engine.close()
+    return EngineProcess(options, settings.data / "tried.json")
 
 
-def _serve(settings: Settings, engine: Any, gates: Mapping[str, Any] | None, preferred: Any) -> int:
+def _serve(
+    settings: Settings,
+    engine: Any,
+    stores: Any,
+    gates: Mapping[str, Any] | None,
+    announce: Callable[..., None] | None = None,
+) -> int:
     from services.app import create_app
     from services.server import make_server
 
-    app = create_app(settings, engine, gates, preferred)
+    app = create_app(settings, engine, gates, stores=stores)
     parts = app.extensions["hearth"]
     with ExitStack() as closing:
         # The engine first, so that streams end with an error event rather than in the middle of a word.
         answers, jobs = parts["answers"], parts["jobs"]
         closers = (engine.close, parts["sessions"].close, parts["keys"].close, jobs.release, parts["usage"].close)
         begin, all_closers = parts["stopping"].begin, (jobs.close, *closers)
-        stop = _Stop(begin, lambda: answers.n_open, settings.stop_seconds, all_closers)
+        stop = Stop(begin, lambda: answers.n_open, settings.stop_seconds, all_closers)
         closing.enter_context(stop.on_signals())
         engine.retain(parts["sessions"].names_of_all())
         try:
@@ -119,8 +161,10 @@ def _serve(settings: Settings, engine: Any, gates: Mapping[str, Any] | None, pre
             for close in closers:
                 close()
             return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-        jobs.start(takes_up=_is_alone(settings.data / "jobs.lock", closing))
         url = f"{'https' if settings.cert else 'http'}://{settings.host}:{server.port}"
+        if announce:
+            announce(url, lambda: answers.n_open)
+        jobs.start(takes_up=bool(announce) or _is_alone(settings.data / "jobs.lock", closing))
         _introduce(url, parts["keys"].mint_master())
         engine.on_restart = lambda: _warm_up(answers)
         threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
@@ -128,6 +172,24 @@ def _serve(settings: Settings, engine: Any, gates: Mapping[str, Any] | None, pre
             _open_tunnel(url, closing, parts["hosts"].add)
         server.run()
     return 0
+
+
+def worker(settings: Settings, names: Sequence[str]) -> int:
+    """Work for a cluster until SIGTERM or Ctrl+C: the models of the profiles `names`, or all of the models folder.
+
+    Raises HearthError where it cannot start.
+    """
+    if not (cluster := _cluster()):
+        raise InvalidRequest(_NO_CLUSTER)
+    engine = _engine(settings)
+    try:
+        from services.cluster.worker import run_worker
+        from services.models import ModelFiles
+        from services.profiles import Profiles
+
+        return run_worker(cluster, engine, Profiles(settings.data / "config.json"), ModelFiles(settings.models), names)
+    finally:
+        engine.close()
 
 
 def pull(settings: Settings, what: str) -> int:
@@ -205,64 +267,6 @@ def _open_tunnel(url: str, closing: ExitStack, allow: Callable[[str], None]) -> 
         closing.callback(Tunnel(url, tell).close)
     except (HearthError, OSError) as error:
         print(f"Hearth opens no tunnel: {error}", file=sys.stderr, flush=True)
-
-
-class _Stop:
-    """How the server stops: it takes nothing new, lets answers under way end, closes everything, and leaves.
-
-    Its methods are for the main thread; a thread of its own waits and closes, so that the server goes on meanwhile.
-    """
-
-    def __init__(
-        self, refuse: Callable[[], None], n_open: Callable[[], int], seconds: float, closers: Sequence[Callable[[], None]]
-    ) -> None:
-        self._refuse = refuse
-        self._n_open = n_open
-        self._seconds = seconds
-        self._closers = closers
-        self._begun = False
-        self._closed = False
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT, and leave by SystemExit. In a thread of somebody's, signals are theirs."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            # A notebook goes on after its server has been interrupted.
-            for name, handler in before.items():
-                signal.signal(name, handler)
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        if self._closed:
-            with contextlib.suppress(OSError):
-                print("Hearth stops.", flush=True)
-            raise SystemExit(0)
-        if self._begun:
-            # Whatever was answered is on the disk already.
-            os._exit(128 + number)
-        self._begun = True
-        self._refuse()
-        if count := self._n_open():
-            with contextlib.suppress(OSError):
-                what = "1 answer" if count == 1 else f"{count} answers"
-                limit = f"for {self._seconds} s at most; Ctrl+C again stops it at once"
-                print(f"Hearth ends {what} first, {limit}.", flush=True)
-        threading.Thread(target=self._close, name="stop", daemon=True).start()
-
-    def _close(self) -> None:
-        deadline = time.monotonic() + self._seconds
-        while self._n_open() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for close in self._closers:
-            close()
-        self._closed = True
-        # Only a signal gets the main thread out of its loop.
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _introduce(url: str, master: Any) -> None:

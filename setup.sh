@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set Hearth up: ./setup.sh · ./setup.sh run [FLAGS] · ./setup.sh test [PYTEST ARGUMENTS]
+# Set Hearth up: ./setup.sh · ./setup.sh run [FLAGS] · ./setup.sh cluster · ./setup.sh test [PYTEST ARGUMENTS]
 # Each step is done only where it is missing, so it can be interrupted and run again.
 set -euo pipefail
 CALLED_FROM=$PWD
@@ -22,6 +22,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 usage() {
     echo "Usage: ./setup.sh              set everything up"
     echo "       ./setup.sh run [FLAGS]  set up what is missing, and serve (flags: .venv/bin/python main.py --help)"
+    echo "       ./setup.sh cluster      set up what a cluster needs too (docs/cluster.md)"
     echo "       ./setup.sh test [ARGS]  set up what is missing, and run the checks and tests (arguments go to pytest)"
 }
 
@@ -39,6 +40,9 @@ find_python() {
 # Whether there is a browser that the tests can drive.
 has_browser() { has chromium || has chromium-browser || has google-chrome; }
 
+# Debian keeps it where only root looks.
+has_rabbitmq() { has rabbitmq-server || [[ -x /usr/sbin/rabbitmq-server ]]; }
+
 # Debian's packages for what is lacking, by apt-get; through sudo where that is needed.
 install_system_packages() {
     local missing=() python
@@ -55,6 +59,7 @@ install_system_packages() {
     has curl || missing+=(curl)
     [[ $command != test ]] || has_browser || missing+=(chromium)
     [[ $command != test ]] || has redis-server || missing+=(redis-server)
+    [[ $command != test ]] || has_rabbitmq || missing+=(rabbitmq-server)
     [[ ${#missing[@]} -gt 0 ]] || return 0
 
     local as_root=()
@@ -125,8 +130,9 @@ install_requirements() {
     build_id >"$VENV/llama-build"
     if [[ -n $CACHE_NOTE ]]; then mkdir -p "$(dirname "$CACHE_NOTE")" && build_id >"$CACHE_NOTE"; fi
     stamp_of "$file" >"$VENV/$file.installed"
-    # What the tests need holds all that the server needs.
-    [[ $file != requirements-dev.txt ]] || stamp_of requirements.txt >"$VENV/requirements.txt.installed"
+    # What the tests need holds all that a cluster needs, and that all that the server needs.
+    [[ $file != requirements-dev.txt ]] || stamp_of requirements-cluster.txt >"$VENV/requirements-cluster.txt.installed"
+    stamp_of requirements.txt >"$VENV/requirements.txt.installed"
 }
 
 # The clients that the tests run, without what they need for other things.
@@ -174,14 +180,15 @@ fail() {
 command=${1:-setup}
 [[ $# -eq 0 ]] || shift
 case $command in
-    setup | run | test) ;;
+    setup | run | cluster | test) ;;
     -h | --help | help) usage; exit ;;
     *) usage >&2; die "there is no command $command" ;;
 esac
 
 wanted=requirements.txt
+[[ $command != cluster ]] || wanted=requirements-cluster.txt
 [[ $command != test ]] || wanted=requirements-dev.txt
-if ! is_installed "$wanted" || { [[ $command == test ]] && ! has_browser; }; then
+if ! is_installed "$wanted" || { [[ $command == test ]] && ! { has_browser && has redis-server && has_rabbitmq; }; }; then
     install_system_packages
 fi
 if ! is_installed "$wanted"; then
@@ -190,6 +197,7 @@ if ! is_installed "$wanted"; then
 fi
 [[ $command != test ]] || is_installed requirements-clients.txt || install_clients
 case $command in
+    cluster) say "Everything for a cluster is set up: docs/cluster.md goes on from here." ;;
     setup) say "Everything is set up. Type ./setup.sh run (or: source .venv/bin/activate; python3 main.py) to serve on port 5000." ;;
     run) main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@" ;;
     test) exec scripts/check "$@" ;;

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from services.errors import DamagedFile, HearthError
-from services.json_file import JsonFile, JsonObject, Misfit
+from services.json_file import JsonFile, JsonObject, Misfit, OpenTable
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ WRITE_AFTER = 20.0
 class KeyUse:
     """The times, by the keys' ids. Any thread may call it; `_turn` protects them, and a thread of its own writes."""
 
-    def __init__(self, path: Path, known: Callable[[], Container[str]]) -> None:
+    def __init__(self, path: Path, known: Callable[[], Container[str]], open_table: OpenTable = JsonFile) -> None:
         """`known` gives the ids of the keys that there are: only theirs are kept in the file."""
-        self._file = JsonFile(path, check=_check, private=True)
+        self._file = open_table(path, _check, private=True)
         self._known = known
         self._turn = threading.Lock()
         self._used: dict[str, str] = {}
@@ -65,7 +65,7 @@ class KeyUse:
                 self._write(used, known)
             except DamagedFile as error:
                 log.warning("when keys were last used is written anew: %s", error.message)
-                self._file.path.unlink()
+                self._file.clear()
                 self._write(used, known)
         except (HearthError, OSError) as error:
             log.warning("when keys were last used is kept in memory only: %s", error)

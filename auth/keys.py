@@ -20,7 +20,7 @@ from auth.identity import GRACE, MASTER, Identity, Terms, check_grant, duration,
 from auth.key_file import check_keys
 from auth.key_use import KeyUse
 from services.errors import InvalidRequest, NotAuthenticated, NotFound, NotPermitted, Unavailable
-from services.json_file import JsonFile, JsonObject
+from services.json_file import JsonFile, JsonObject, OpenTable
 
 PREFIX = "hearth-"
 # How many seconds a request may wait for others' keys to be stretched, so that guesses do not take every thread.
@@ -49,13 +49,16 @@ class KeyStore:
     `by` is who asks for it: a key with the scope "keys" manages those that it has minted; None is the machine's owner.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises DamagedFile where the file is there and is not what it should be."""
-        self._file = JsonFile(path, check=check_keys, private=True)
+    def __init__(self, path: Path, open_table: OpenTable = JsonFile) -> None:
+        """`open_table` opens a cluster's keys instead of the file.
+
+        Raises DamagedFile where the file is there and is not what it should be.
+        """
+        self._file = open_table(path, check_keys, private=True)
         self._secret = secrets.token_bytes(32)
         self._stretching = threading.Lock()
         self._proofs: set[bytes] = set()
-        self._use = KeyUse(path.with_name("key_use.json"), self._entries)
+        self._use = KeyUse(path.with_name("key_use.json"), self._entries, open_table)
         self._entries()
 
     def check(self, key: str) -> Identity | None:

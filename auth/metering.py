@@ -7,9 +7,8 @@ end. So no number of requests at once gets past a limit; the last answer before 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import Counter
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -22,7 +21,8 @@ from limits.strategies import MovingWindowRateLimiter
 
 from auth.identity import Identity, Limits
 from auth.keys import KeyStore
-from auth.usage import UsageStore, today
+from auth.under_way import LocalUnderWay, UnderWay
+from auth.usage import Usage, today
 from services.backend import Spent
 from services.errors import LimitPassed, Unavailable
 
@@ -44,8 +44,7 @@ class Ticket:
         self.accounts = accounts
         self.profiles = accounts[0].profiles if accounts else None
         """Which profiles it may use; None: every one, and every file."""
-        self.held = Counter[str]()
-        """How many tokens are held back for it, by account."""
+        self.id = uuid.uuid4().hex
         self.spent = Spent()
         """What it has cost in the end."""
         self.is_counted = False
@@ -59,8 +58,7 @@ class Ticket:
         """Hold tokens back for an answer; return how many it may have. Raises LimitPassed where there is not one."""
         most = self.cap(max_tokens)
         for account in self.accounts:
-            most = self._meter.room(account, prompt_tokens, most)
-            self.held[account.id] += prompt_tokens + most
+            most = self._meter.room(account, self.id, prompt_tokens, most)
         if not self.is_counted:
             # Only now: what is refused for other reasons, and tried again, is not counted each time.
             self.is_counted = True
@@ -72,20 +70,21 @@ class Ticket:
 class Meter:
     """Counts by the key's id.
 
-    Any thread may call it; `_turn` protects the counts of what is under way. The minute's windows are the library's, in
-    memory or in Redis; the day's tokens are those of the usage, which a restart does not forget.
+    Any thread may call it. The minute's windows are the library's, in memory or in Redis; the day's tokens are those of the
+    usage, which a restart does not forget.
     """
 
-    def __init__(self, keys: KeyStore, usage: UsageStore, windows: str = MEMORY) -> None:
-        """`windows` is where the minute's windows are kept, as the library `limits` names storages."""
+    def __init__(self, keys: KeyStore, usage: Usage, windows: str = MEMORY, under_way: UnderWay | None = None) -> None:
+        """`windows` is where the minute's windows are kept, as the library `limits` names storages.
+
+        `under_way` is a cluster's count of what is under way; that of a server by itself is in memory.
+        """
         self._keys = keys
         self._usage = usage
         patience = {} if windows == MEMORY else {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
         self._storage = storage_from_string(windows, wrap_exceptions=True, **patience)
         self._windows = MovingWindowRateLimiter(self._storage)
-        self._turn = threading.Lock()
-        self._open: Counter[str] = Counter()
-        self._held: Counter[str] = Counter()
+        self._under_way = under_way or LocalUnderWay()
         self._clock = _clock()
 
     def profiles(self, key: str) -> tuple[str, ...] | None:
@@ -99,15 +98,16 @@ class Meter:
         ticket = Ticket(self, self._keys.chain(key))
         for account in ticket.accounts:
             self._ask_for_request(account, self._windows.test)
-        with self._turn:
-            for account in ticket.accounts:
-                most = account.limits.parallel
-                if most and self._open[account.id] >= most:
-                    what = f"this key may have {_n(most, 'answer')} under way at once"
-                    raise LimitPassed(what, param="parallel", retry_after=1)
-            for account in ticket.accounts:
-                self._open[account.id] += 1
+        begun: list[Identity] = []
         try:
+            for account in ticket.accounts:
+                if not _counts(account.limits):
+                    continue
+                most = account.limits.parallel
+                if not self._under_way.begin(account.id, ticket.id, most):
+                    what = f"this key may have {_n(most or 0, 'answer')} under way at once"
+                    raise LimitPassed(what, param="parallel", retry_after=1)
+                begun.append(account)
             yield ticket
             ticket.is_computed = True
         finally:
@@ -116,23 +116,22 @@ class Meter:
                 self._usage.add(key, ticket.spent)
                 for account in ticket.accounts:
                     self._count_tokens(account, ticket.spent)
-            with self._turn:
-                for account in ticket.accounts:
-                    for counts, n in ((self._open, 1), (self._held, ticket.held[account.id])):
-                        counts[account.id] -= n
-                        if not counts[account.id]:
-                            del counts[account.id]
+            for account in begun:
+                self._under_way.end(account.id, ticket.id)
 
-    def room(self, account: Identity, prompt_tokens: int, max_tokens: int) -> int:
+    def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int) -> int:
         """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these."""
-        with self._turn:
-            most, held = max_tokens, self._held[account.id]
+        most = max_tokens
+        if not _counts(account.limits):
+            return most
+        with self._under_way.alone(account.id):
+            held = self._under_way.held(account.id)
             for name, limit, used, reset in self._token_windows(account.id, account.limits):
                 left = limit - used - held - prompt_tokens
                 if left < 1:
                     raise LimitPassed(_no_room(name, limit, used, held, prompt_tokens), param=name, retry_after=reset)
                 most = min(most, left)
-            self._held[account.id] += prompt_tokens + most
+            self._under_way.hold(account.id, ticket, prompt_tokens + most)
         return most
 
     def headers(self, key: str, limits: Limits) -> dict[str, str]:
@@ -143,9 +142,9 @@ class Meter:
             headers |= _three("requests", limits.requests_per_minute, used, reset)
         for name, limit, used, reset in self._token_windows(key, limits):
             kind = "tokens" if name == "tokens_per_minute" else "tokens-day"
-            headers |= _three(kind, limit, used + self._held[key], reset)
+            headers |= _three(kind, limit, used + self._under_way.held(key), reset)
         if limits.parallel:
-            left = max(limits.parallel - self._open[key], 0)
+            left = max(limits.parallel - self._under_way.count(key), 0)
             headers |= {"x-ratelimit-limit-parallel": str(limits.parallel), "x-ratelimit-remaining-parallel": str(left)}
         return headers
 
@@ -203,6 +202,11 @@ class Meter:
         if isinstance(self._storage, MemoryStorage) and _clock() < self._clock - _CLOCK_SLACK:
             self._storage.reset()
         self._clock = _clock()
+
+
+def _counts(limits: Limits) -> bool:
+    """Whether it matters what is under way of a key."""
+    return bool(limits.parallel or limits.tokens_per_minute or limits.tokens_per_day)
 
 
 def _clock() -> float:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from services.backend import Spent
 from services.errors import HearthError
@@ -63,6 +63,30 @@ _ADD = (
 )
 
 
+class Usage(Protocol):
+    """Who used how much. Any thread may call it."""
+
+    def add(self, key: str, spent: Spent) -> None:
+        """Count a request of a key, today."""
+        ...
+
+    def on(self, key: str, day: str) -> Used:
+        """What a key used on a day. Raises StorageFailed, Unavailable."""
+        ...
+
+    def rows(self, key: str | None = None, first: str = "", last: str = "9999") -> list[UsageRow]:
+        """What was used from the day `first` to `last`, by one key or by all, the earliest first. Raises as `on` does."""
+        ...
+
+    def totals(self) -> dict[str, Used]:
+        """What each key has used since ever. Raises as `on` does."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class UsageStore:
     """The table. Any thread may call it; `_turn` lets one statement run at a time.
 
@@ -78,7 +102,7 @@ class UsageStore:
     def add(self, key: str, spent: Spent) -> None:
         """Count a request of a key, today."""
         used = Used(1, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, spent.cpu_seconds)
-        row = (_row_name(key), today())
+        row = (row_name(key), today())
         with self._turn:
             self._unkept[row] = self._unkept.get(row, Used()) + used
             try:
@@ -87,13 +111,13 @@ class UsageStore:
                 log.error("usage is kept in memory only: %s", error.message)
 
     def on(self, key: str, day: str) -> Used:
-        """What a key used on a day. Raises StorageFailed."""
+        """See `Usage.on`."""
         return sum((row.used for row in self.rows(key, day, day)), Used())
 
     def rows(self, key: str | None = None, first: str = "", last: str = "9999") -> list[UsageRow]:
-        """What was used from the day `first` to `last`, by one key or by all, the earliest first. Raises StorageFailed."""
+        """See `Usage.rows`."""
         query = f"SELECT key, day, {', '.join(_COUNTS)} FROM usage WHERE day BETWEEN ? AND ? AND (? IS NULL OR key = ?)"  # noqa: S608
-        name = None if key is None else _row_name(key)
+        name = None if key is None else row_name(key)
         with self._turn, self._file.explained():
             stored = {(k, d): Used(*counts) for k, d, *counts in self._file.db.execute(query, (first, last, name, name))}
             for (k, d), used in self._unkept.items():
@@ -102,7 +126,7 @@ class UsageStore:
         return [UsageRow(k, d, used) for (k, d), used in sorted(stored.items(), key=lambda row: (row[0][1], row[0][0]))]
 
     def totals(self) -> dict[str, Used]:
-        """What each key has used since ever. Raises StorageFailed."""
+        """See `Usage.totals`."""
         sums = ", ".join(f"SUM({name})" for name in _COUNTS)
         with self._turn, self._file.explained():
             rows = self._file.db.execute(f"SELECT key, {sums} FROM usage GROUP BY key")  # noqa: S608
@@ -154,5 +178,6 @@ def today() -> str:
     return datetime.now(timezone.utc).date().isoformat()
 
 
-def _row_name(key: str) -> str:
+def row_name(key: str) -> str:
+    """The name under which a key's usage is kept."""
     return GUESTS if key.startswith("guest-") else key

@@ -234,6 +234,10 @@ def _check_profile(allowed: Sequence[str] | None, name: str) -> None:
 
 
 def _no_model(chosen: Chosen, error: HearthError) -> Unavailable:
+    if isinstance(error, Unavailable):
+        return error
+    if error.code == "no_worker":
+        return Unavailable(error.message, param="model", code=error.code, retry_after=5)
     fetch = f"Fetch it with: python3 main.py pull {chosen.name}. Or put" if chosen.profile.source else "Put"
     return Unavailable(
         f'the profile "{chosen.name}" has no working model: {error.message}. {fetch} a good file of that name into the '

@@ -10,9 +10,6 @@ from flask_restful import Api
 
 from auth.audit import AuditLog
 from auth.authentication import Gate, guard
-from auth.keys import KeyStore
-from auth.metering import Meter
-from auth.usage import UsageStore
 from services.answers import Answers
 from services.api.answer import AnswerResource, SessionResource, SessionsResource, StopResource
 from services.api.apihost import ApiHostResource
@@ -40,13 +37,11 @@ from services.api.stopping import Stopping
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
 from services.backend import Backend
-from services.job_store import JobStore
 from services.jobs import Jobs
-from services.models import ModelFiles
-from services.profiles import Chosen, Profiles
+from services.profiles import Chosen
 from services.pulls import Pulls
-from services.sessions import Sessions
 from services.settings import Settings
+from services.stores import Stores, file_stores
 
 MAX_BODY = 2**20
 
@@ -58,21 +53,22 @@ class _Api(Api):  # type: ignore[misc, unused-ignore]
 
 
 def create_app(
-    settings: Settings, backend: Backend, gates: Mapping[str, Gate] | None = None, preferred: Chosen | None = None
+    settings: Settings,
+    backend: Backend,
+    gates: Mapping[str, Gate] | None = None,
+    preferred: Chosen | None = None,
+    stores: Stores | None = None,
 ) -> Flask:
-    """The application over the files that `settings` name; `backend` computes.
+    """The application over what `stores` keep, or else the files that `settings` name; `backend` computes.
 
     `gates` let callers without a key into some endpoints (auth/authentication.py); `preferred` is the profile to begin
-    with. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and so on. Raises DamagedFile
-    where one of the files is broken.
+    with, where there are no `stores`. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and so on.
+    Raises DamagedFile where one of the files is broken.
     """
-    profiles = Profiles(settings.data / "config.json", preferred)
-    keys = KeyStore(settings.data / "api_keys.json")
-    sessions = Sessions(settings.data / "sessions.json")
-    files = ModelFiles(settings.models)
+    stores = stores or file_stores(settings, preferred)
+    profiles, files, keys, sessions = stores.profiles, stores.files, stores.keys, stores.sessions
+    usage, meter = stores.usage, stores.meter
     pulls = Pulls(settings.models, settings.pull_hosts)
-    usage = UsageStore(settings.data / "usage.sqlite")
-    meter = Meter(keys, usage, settings.limits_store)
     audit = AuditLog(settings.data / "audit.jsonl")
     hosts = Hosts(settings.host, settings.allowed_hosts)
     metrics = Metrics()
@@ -133,5 +129,5 @@ def create_app(
     api.add_resource(StatusResource, "/status", endpoint="status", resource_class_args=(answers,))
     add_docs(app)
     add_page(app)
-    app.extensions["hearth"]["jobs"] = Jobs(JobStore(settings.data / "jobs.sqlite"), Performer(app, keys))
+    app.extensions["hearth"]["jobs"] = Jobs(stores.jobs, Performer(app, keys))
     return app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,6 +279,10 @@ class Backend(Protocol):
 
     def forget(self, owner: str, session: str) -> None:
         """Remove what is computed of a conversation, of whichever models, from memory and disk."""
+        ...
+
+    def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
+        """Keep the states of these sessions (owner and number) only: there are no others."""
         ...
 
     def health(self) -> Health:

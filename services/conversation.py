@@ -8,8 +8,9 @@ from functools import cached_property
 from services.backend import PASSING
 from services.errors import InvalidRequest
 from services.prompts import Exchange
+from services.session_desk import Unsaved
 from services.session_history import SessionHistory, SessionKey
-from services.sessions import Sessions, Unsaved
+from services.sessions import Sessions
 
 # However large a request's memory_k, what is kept in memory only stays small.
 MAX_UNSAVED = 100

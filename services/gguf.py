@@ -59,6 +59,8 @@ _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
 _MAX_NAME = 65_535
+# Where the metadata's entries begin, in bytes.
+_ENTRIES = 24
 # More than any model has: without bounds a large file could keep the reader busy for hours.
 _MAX_ENTRIES, _MAX_TENSORS, _MAX_LENGTH = 2**16, 2**18, 2**23
 
@@ -91,6 +93,14 @@ def read_gguf(path: Path) -> GgufInfo:
         return _Header(file, os.fstat(file.fileno()).st_size).read()
 
 
+def vocabulary_of(path: Path) -> bytes:
+    """The file as it would be without its tensors: all that is needed to tokenize. Raises BadGguf, OSError."""
+    with path.open("rb") as file:
+        end, version, n_entries = _Header(file, os.fstat(file.fileno()).st_size).entries()
+        file.seek(_ENTRIES)
+        return struct.pack("<4sIQQ", b"GGUF", version, 0, n_entries) + file.read(end - _ENTRIES)
+
+
 class _Header:
     """A cursor over the header of one open file. Every step is checked against the file's size first."""
 
@@ -108,6 +118,7 @@ class _Header:
         n_tensors = self._count("the count of tensors", least_each=24, most=_MAX_TENSORS)
         n_entries = self._count("the count of metadata entries", least_each=13, most=_MAX_ENTRIES)
         metadata = self._metadata(n_entries)
+        self._entries = (self._at, version, n_entries)
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str) or not architecture:
             raise BadGguf("its metadata names no architecture (general.architecture)")
@@ -126,6 +137,11 @@ class _Header:
             size=self._size,
             adapter=adapter,
         )
+
+    def entries(self) -> tuple[int, int, int]:
+        """Where the metadata's entries end, the version, and how many entries there are."""
+        self.read()
+        return self._entries
 
     def _metadata(self, n_entries: int) -> dict[str, Any]:
         """The metadata; of an array only the length is kept."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from services.answer import Poll
 from services.errors import ClientGone, EngineFailure, NotFound
@@ -13,6 +15,36 @@ from services.job_store import JobKey, JobRequest, JobState, Reply
 
 # Seconds that a request goes on for after its last caller has hung up, who may be about to send it again.
 GRACE = 30.0
+
+
+class Running(Protocol):
+    """A request that is being computed: its reply's head, and the pieces of its body as they come."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def parts(self) -> Iterator[bytes]:
+        """The body's pieces."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """After the last piece: whether the reply tells of an error."""
+        ...
+
+
+Perform = Callable[[JobKey, JobRequest, Poll], Running]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """How a job is getting on. `place` is which in line it is, 0 once it is computed."""
+
+    state: JobState
+    place: int
+    created: float
+    finished: float | None
+    reply: Reply | None
 
 
 class Job:

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from services.table_file import TableFile
 
@@ -70,8 +70,49 @@ class StoredJob:
     reply: Reply | None
 
 
+class JobTable(Protocol):
+    """All jobs that there are to be computed, and what came of them. Any thread may call it. All raise StorageFailed."""
+
+    is_shared: bool
+    """Whether other servers compute jobs of it too."""
+
+    def get(self, key: JobKey) -> StoredJob | None:
+        """The job called so; None where there is none, or none any more."""
+        ...
+
+    def unfinished(self) -> list[StoredJob]:
+        """What is still to be computed, in the order in which it came."""
+        ...
+
+    def add(self, job: StoredJob) -> None:
+        """Store a job durably, in the place of one of the same key. What was asked is not kept once it is over."""
+        ...
+
+    def remove(self, key: JobKey) -> None:
+        """Forget a job, and leave no trace of it."""
+        ...
+
+    def remove_session(self, owner: str, session: str) -> None:
+        """Forget what came of all that went on with a session, and leave no trace of it."""
+        ...
+
+    def claim(self, key: JobKey) -> bool:
+        """Take it upon this server to compute a job; False where another server has."""
+        ...
+
+    def release(self, key: JobKey) -> None:
+        """Leave a job to whoever wants to compute it."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class JobStore:
     """The table. Any thread may call it; `_turn` lets one statement run at a time."""
+
+    is_shared = False
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""
@@ -121,6 +162,13 @@ class JobStore:
             done = self._db.execute("DELETE FROM jobs WHERE owner = ? AND session = ?", (owner, session))
             if done.rowcount:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def claim(self, _key: JobKey) -> bool:
+        """See `JobTable.claim`: there is no other."""
+        return True
+
+    def release(self, _key: JobKey) -> None:
+        """See `JobTable.release`."""
 
     def close(self) -> None:
         """Close the file."""

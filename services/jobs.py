@@ -9,14 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from services.answer import Poll
 from services.errors import HearthError, NotFound, Unavailable, Unprocessable
-from services.job import Job
-from services.job_store import JobKey, JobRequest, JobState, JobStore, Reply, StoredJob
+from services.job import Job, JobStatus, Perform
+from services.job_store import JobKey, JobRequest, JobState, JobTable, Reply, StoredJob
 
 log = logging.getLogger(__name__)
 
@@ -26,36 +24,8 @@ WORKERS = 4
 MAX_QUEUED, MAX_QUEUED_EACH = 1000, 250
 # Seconds for which a job that nobody waits for is tried again while the server has no room for it.
 _PATIENCE = 600.0
-
-
-class Running(Protocol):
-    """A request that is being computed: its reply's head, and the pieces of its body as they come."""
-
-    status: int
-    headers: Mapping[str, str]
-
-    def parts(self) -> Iterator[bytes]:
-        """The body's pieces."""
-        ...
-
-    @property
-    def failed(self) -> bool:
-        """After the last piece: whether the reply tells of an error."""
-        ...
-
-
-Perform = Callable[[JobKey, JobRequest, Poll], Running]
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """How a job is getting on. `place` is which in line it is, 0 once it is computed."""
-
-    state: JobState
-    place: int
-    created: float
-    finished: float | None
-    reply: Reply | None
+# Seconds between two looks at what other servers do: for one that somebody waits for, and for all.
+_LOOK, _WATCH = 0.2, 2.0
 
 
 class Jobs:
@@ -65,7 +35,7 @@ class Jobs:
     is, and wakes the workers.
     """
 
-    def __init__(self, store: JobStore, perform: Perform) -> None:
+    def __init__(self, store: JobTable, perform: Perform) -> None:
         self._store = store
         self._perform = perform
         self._changed = threading.Condition()
@@ -79,8 +49,10 @@ class Jobs:
 
     def start(self, takes_up: bool = True) -> None:
         """Begin to work; `takes_up` says whether on what was still to be computed when the server last stopped."""
-        for stored in self._store.unfinished() if takes_up else ():
-            self._enqueue(Job(stored.key, stored.request, True, stored.created))
+        if takes_up:
+            self._take_up()
+        if self._store.is_shared:
+            threading.Thread(target=self._watch, name="jobs", daemon=True).start()
         for n in range(WORKERS):
             threading.Thread(target=self._work, name=f"job-{n}", daemon=True).start()
 
@@ -104,7 +76,7 @@ class Jobs:
                 self._enqueue(job)
                 return job
             self._under_way[key] = job
-        threading.Thread(target=self._compute, args=(job,), name="keyed", daemon=True).start()
+        threading.Thread(target=self._compute_once, args=(job,), name="keyed", daemon=True).start()
         return job
 
     def enqueue(self, key: JobKey, request: JobRequest) -> None:
@@ -127,7 +99,7 @@ class Jobs:
             if job is known:
                 # Somebody waits for it, and will not have to.
                 job.waits = True
-            else:
+            elif self._store.claim(key):
                 self._enqueue(job)
 
     def status(self, key: JobKey) -> JobStatus:
@@ -188,6 +160,47 @@ class Jobs:
         if self._closed:
             raise Unavailable("the server is stopping", code="stopping", retry_after=5)
 
+    def _take_up(self) -> None:
+        """Go on with what nobody computes: it was left when a server stopped."""
+        for stored in self._store.unfinished():
+            with self._changed:
+                if not self._closed and stored.key not in self._under_way and self._store.claim(stored.key):
+                    self._enqueue(Job(stored.key, stored.request, True, stored.created))
+
+    def _watch(self) -> None:
+        """The thread that looks what other servers have left, and what they have been told to stop."""
+        while not self._closed:
+            time.sleep(_WATCH)
+            try:
+                self._take_up()
+                for job in [job for job in list(self._under_way.values()) if job.waits and not job.is_over]:
+                    if self._store.get(job.key) is None:
+                        with suppress(NotFound):
+                            self.remove(job.key)
+            except HearthError as error:
+                log.warning("jobs cannot be looked after: %s", error.message)
+
+    def _compute_once(self, job: Job) -> None:
+        """Compute a job, or wait for what comes of it where another server does."""
+        try:
+            while not self._store.claim(job.key):
+                time.sleep(_LOOK)
+                job.poll()
+                stored = self._store.get(job.key)
+                if stored and stored.reply and stored.state == "done":
+                    job.begin(stored.reply.status, {"Content-Type": stored.reply.content_type})
+                    job.add(stored.reply.body)
+                    job.end("done")
+                    with self._changed:
+                        self._under_way.pop(job.key, None)
+                    return
+        except HearthError:
+            job.end("failed")
+            with self._changed:
+                self._under_way.pop(job.key, None)
+            return
+        self._compute(job)
+
     def _enqueue(self, job: Job) -> None:
         with self._changed:
             self._under_way[job.key] = job
@@ -238,7 +251,7 @@ class Jobs:
         return job.waits and time.time() - job.created < _PATIENCE and not (self._closed or job.is_given_up)
 
     def _keep(self, job: Job) -> None:
-        with self._changed:
+        with self._changed, self._released(job.key):
             if self._under_way.get(job.key) is not job:
                 return
             # What failed is tried again when it is sent again; what a stop has ended goes on after the next start.
@@ -247,6 +260,15 @@ class Jobs:
                 self._keep_all()
             else:
                 del self._under_way[job.key]
+
+    @contextmanager
+    def _released(self, key: JobKey) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            # Where it cannot be said it ends by itself.
+            with suppress(HearthError):
+                self._store.release(key)
 
     def _keep_all(self) -> None:
         """Store what is over. What the disk does not take stays in memory, and is tried again with the next."""

@@ -12,9 +12,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from services.errors import DamagedFile, StorageFailed
 from services.json_text import parse_json, place_of, readable, second_of
@@ -30,6 +30,30 @@ class Misfit(ValueError):
     def __init__(self, path: Sequence[str | int], reason: str) -> None:
         super().__init__(reason)
         self.path = path
+
+
+class JsonTable(Protocol):
+    """A JSON object that several threads and processes may change; see `JsonFile`."""
+
+    def read(self) -> JsonObject:
+        """The object as it stands. Not to be changed."""
+        ...
+
+    def edit(self) -> AbstractContextManager[JsonObject]:
+        """Give a shallow copy of the object to change, and store it durably on leaving."""
+        ...
+
+    def clear(self) -> None:
+        """Begin with none."""
+        ...
+
+
+class OpenTable(Protocol):
+    """How a table is opened: `JsonFile`, or a cluster's."""
+
+    def __call__(self, path: Path, check: Check | None = None, *, private: bool = False) -> JsonTable:
+        """The table that `path` names."""
+        ...
 
 
 class _Twice(ValueError):
@@ -84,6 +108,10 @@ class JsonFile:
                 draft, stamp = self.draft(readable(data))
                 self.put_in_place(draft)
                 self._seen, self._data = stamp, data
+
+    def clear(self) -> None:
+        """Remove the file. Raises OSError."""
+        self.path.unlink()
 
     @contextmanager
     def alone(self, purpose: str = "lock") -> Iterator[None]:

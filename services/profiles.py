@@ -204,7 +204,7 @@ class Config:
     def named(self, name: str) -> Profile:
         """The profile called `name`. Raises NotFound."""
         if name not in self.profiles:
-            raise _unknown(name)
+            raise unknown_profile(name)
         return self.profiles[name]
 
 
@@ -250,11 +250,7 @@ class Profiles:
 
         Raises NotFound for an unknown profile, DamagedFile while the file is broken, StorageFailed.
         """
-        with self._file.edit() as data:
-            if name == SELECTED or name not in data:
-                raise _unknown(name)
-            data[name] = {**data[name], "model": model}
-            data[SELECTED] = name
+        self._edit(name, {"model": model}, {SELECTED: name})
         self._preferred = None
 
     def change(self, name: str, values: Mapping[str, Any]) -> None:
@@ -262,10 +258,13 @@ class Profiles:
 
         Raises NotFound for an unknown profile, DamagedFile while the file is broken, StorageFailed.
         """
+        self._edit(name, values, {})
+
+    def _edit(self, name: str, values: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
         with self._file.edit() as data:
             if name == SELECTED or name not in data:
-                raise _unknown(name)
-            data[name] = {**data[name], **values}
+                raise unknown_profile(name)
+            data.update({name: {**data[name], **values}, **beside})
 
     def _load(self, data: JsonObject) -> Config:
         if not data:
@@ -275,7 +274,8 @@ class Profiles:
         )
 
 
-def _unknown(name: str) -> NotFound:
+def unknown_profile(name: str) -> NotFound:
+    """What to raise where there is no such profile."""
     return NotFound(f'there is no profile "{name}" in data/config.json', param="model_config", code="profile_not_found")
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 
 from services.errors import NotFound
 from services.prompts import Exchange
-from services.session_table import Message, SessionTable
+from services.session_table import Message
 
 MASTER = "0"
 NAME_LENGTH = 60
+# Where a table that does not hold the messages themselves says how many there are.
+COUNT = "~count"
 
 
 @dataclass(frozen=True, order=True)
@@ -31,10 +33,41 @@ class SessionKey:
         return str(self.number) if self.owner == MASTER else f"{self.owner}/{self.number}"
 
 
+class Table(Protocol):
+    """All sessions, by their entries; see `SessionTable`."""
+
+    def get(self, entry: str) -> Any:
+        """A session as it is now; None where there is none. Not to be changed."""
+        ...
+
+    def entries(self, owner: str | None = None) -> Mapping[str, Any]:
+        """All sessions as they are now, or those of an owner at least."""
+        ...
+
+    def add(self, entry: str, messages: list[Message], name: str, keep: int | None = None) -> None:
+        """Append to a session, durably, all or nothing; one that is not yet comes into being as `name`.
+
+        `keep` says how many of its messages stay; None: all.
+        """
+        ...
+
+    def rename(self, entry: str, name: str) -> bool:
+        """Give a session another name, durably; False where there is none."""
+        ...
+
+    def remove(self, entry: str) -> bool:
+        """Forget a session, durably; False where there is none."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class SessionHistory(BaseChatMessageHistory):
     """One session's messages, read from and written to the table."""
 
-    def __init__(self, table: SessionTable, key: SessionKey) -> None:
+    def __init__(self, table: Table, key: SessionKey) -> None:
         self._table = table
         self._key = key
 
@@ -145,13 +178,24 @@ def _shorten(text: str) -> str:
 
 
 def _messages_of(stored: Any, last: int = 0, upto: int | None = None) -> list[BaseMessage]:
-    kinds = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
-    return [kinds[m["type"]](content=m["content"]) for m in stored_messages(stored)[:upto][-last:]] if stored else []
+    return [langchain_message(message) for message in stored_messages(stored)[:upto][-last:]] if stored else []
+
+
+def langchain_message(message: Message) -> BaseMessage:
+    """A message of the table as LangChain has it."""
+    kinds: dict[str, type[BaseMessage]] = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
+    return kinds[message["type"]](content=message["content"])
 
 
 def stored_messages(stored: Any) -> list[Message]:
     """The conversation as it stands in the table, whichever form it is stored in."""
     return [*map(_from_line, stored.get("history", ())), *stored.get("messages", ())]
+
+
+def count_of(stored: Any) -> int:
+    """How many messages a session has."""
+    counted: int | None = stored.get(COUNT)
+    return len(stored_messages(stored)) if counted is None else counted
 
 
 def _from_line(line: str) -> Message:

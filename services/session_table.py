@@ -75,8 +75,8 @@ class SessionTable:
             self._look()
             return self._table.get(entry)
 
-    def entries(self) -> Mapping[str, Any]:
-        """All sessions as they are now. Raises DamagedFile."""
+    def entries(self, owner: str | None = None) -> Mapping[str, Any]:
+        """All sessions as they are now, whoever's. Raises DamagedFile."""
         with self._turn:
             self._look()
             return dict(self._table)

@@ -9,10 +9,8 @@ session goes on.
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,13 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from services.json_file import JsonObject, Misfit
 from services.prompts import Exchange
-from services.session_history import MASTER, SessionHistory, SessionKey, stored_messages
+from services.session_desk import Desk, LocalDesk, Unsaved
+from services.session_history import MASTER, SessionHistory, SessionKey, Table, count_of, stored_messages
 from services.session_table import SessionTable
 from services.validation import explain
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
-# Conversations that are kept in memory only; the one that went on longest ago is forgotten first.
-MOST_UNSAVED = 10_000
 _LOOSE = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
@@ -57,28 +54,19 @@ class StoredSession(BaseModel):
         return lines
 
 
-@dataclass(frozen=True)
-class Unsaved:
-    """A conversation that is kept in memory only."""
-
-    exchanges: tuple[Exchange, ...] = ()
-    system: str | None = None
-    """Its system prompt; None where it never had one."""
-
-
 class Sessions:
     """All conversations.
 
-    Any thread may call it. `_turn` protects the unsaved conversations and the list of sessions at work; the table
-    protects itself.
+    Any thread may call it; the table and the desk protect themselves.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises DamagedFile where the file is there and is not what it should be."""
-        self._table = SessionTable(path, _check, stored_messages)
-        self._turn = threading.Lock()
-        self._unsaved: dict[tuple[str, str], Unsaved] = {}
-        self._at_work: dict[SessionKey, tuple[threading.Lock, int]] = {}
+    def __init__(self, path: Path, table: Table | None = None, desk: Desk | None = None) -> None:
+        """`table` and `desk` are a cluster's; those of a server by itself are the file `path`, and in memory.
+
+        Raises DamagedFile where the file is there and is not what it should be.
+        """
+        self._table = table or SessionTable(path, check_sessions, stored_messages)
+        self._desk = desk or LocalDesk()
 
     def close(self) -> None:
         """Bring everything into the file, for whoever opens it while no server runs."""
@@ -90,8 +78,8 @@ class Sessions:
 
     def names(self, owner: str) -> dict[str, str]:
         """The owner's sessions: entry → name. The master sees everybody's."""
-        data = self._table.entries()
-        keys = sorted((key, entry) for entry in data if (key := _key_of(entry)))
+        data = self._table.entries(None if owner == MASTER else owner)
+        keys = sorted((key, entry) for entry in data if (key := key_of(entry)))
         return {
             entry if owner == MASTER else str(key.number): str(data[entry].get("name") or "")
             for key, entry in keys
@@ -103,8 +91,8 @@ class Sessions:
 
         `words`: only those that have them in their name or in a message, in whichever case.
         """
-        data = self._table.entries()
-        mine = [(key, data[entry]) for entry in data if (key := _key_of(entry)) and key.owner == owner]
+        data = self._table.entries(owner)
+        mine = [(key, data[entry]) for entry in data if (key := key_of(entry)) and key.owner == owner]
         wanted = words.strip().casefold()
         mine = [each for each in mine if not wanted or _says(each[1], wanted)]
         mine.sort(key=lambda each: (str(each[1].get("updated") or ""), each[0].number), reverse=True)
@@ -114,52 +102,29 @@ class Sessions:
                 "name": session.get("name") or "",
                 "created": session.get("created"),
                 "updated": session.get("updated"),
-                "messages": len(stored_messages(session)),
+                "messages": count_of(session),
             }
             for key, session in mine
         ]
 
     def names_of_all(self) -> set[tuple[str, str]]:
         """Whose sessions there are: owner and number."""
-        return {(key.owner, str(key.number)) for entry in self._table.entries() if (key := _key_of(entry))}
+        return {(key.owner, str(key.number)) for entry in self._table.entries() if (key := key_of(entry))}
 
-    @contextmanager
-    def turn(self, key: SessionKey, poll: Callable[[], None]) -> Iterator[None]:
+    def turn(self, key: SessionKey, poll: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the session while one prompt is answered, so that prompts to it are answered one after the other.
 
         `poll` is called every quarter of a second of waiting; what it raises ends the waiting.
         """
-        with self._turn:
-            lock, waiting = self._at_work.get(key, (threading.Lock(), 0))
-            self._at_work[key] = (lock, waiting + 1)
-        try:
-            while not lock.acquire(timeout=0.25):
-                poll()
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            with self._turn:
-                _, waiting = self._at_work[key]
-                if waiting == 1:
-                    del self._at_work[key]
-                else:
-                    self._at_work[key] = (lock, waiting - 1)
+        return self._desk.turn(key.entry, poll)
 
     def unsaved(self, owner: str, name: str) -> Unsaved:
         """The owner's conversation of this name, which is no session."""
-        with self._turn:
-            return self._unsaved.get((owner, name), Unsaved())
+        return self._desk.unsaved(owner, name)
 
     def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
         """Add to it, of which the `last` exchanges are kept; another system prompt begins it anew."""
-        with self._turn:
-            talk = self._unsaved.pop((owner, name), Unsaved())
-            before = talk.exchanges if system is None or talk.system in (None, system) else ()
-            self._unsaved[owner, name] = Unsaved((*before, exchange)[-last:], system)
-            while len(self._unsaved) > MOST_UNSAVED:
-                del self._unsaved[next(iter(self._unsaved))]
+        self._desk.add_unsaved(owner, name, exchange, system, last)
 
 
 def _says(session: Any, words: str) -> bool:
@@ -173,17 +138,17 @@ def parse_number(digits: str) -> int | None:
     return int(digits) if _NUMBER.fullmatch(digits) and int(digits) < 2**63 else None
 
 
-def _key_of(entry: str) -> SessionKey | None:
+def key_of(entry: str) -> SessionKey | None:
     """Whose session an entry of the file is; None for the older form's "Active"."""
     owner, slash, digits = entry.rpartition("/")
     number = parse_number(digits)
     return None if number is None or bool(owner) != bool(slash) else SessionKey(owner or MASTER, number)
 
 
-def _check(data: JsonObject) -> None:
+def check_sessions(data: JsonObject) -> None:
     """Raise Misfit, naming the entry, where `data` does not hold sessions."""
     for entry, session in data.items():
-        if _key_of(entry) is None:
+        if key_of(entry) is None:
             if entry != "Active":
                 raise Misfit((entry,), f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
             continue

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -28,6 +29,7 @@ from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, S
 from services.models import ModelFiles
 from services.profiles import Profiles
 from services.question import Ask, Question
+from services.session_desk import LocalDesk
 from services.session_history import MASTER, SessionKey
 from services.sessions import Sessions
 from services.status import Status
@@ -122,6 +124,9 @@ class DummyBackend:
     def forget(self, owner: str, session: str) -> None:
         self.forgotten.append((owner, session))
 
+    def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
+        pass
+
     def health(self) -> Health:
         return "ready"
 
@@ -172,7 +177,7 @@ def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     answer.close()
     answer.close()
     assert backend.leases == 0
-    assert sessions._at_work == {}
+    assert cast(LocalDesk, sessions._desk)._at_work == {}
 
 
 def test_what_the_request_sets_goes_before_the_profile(answers: Answers, backend: DummyBackend) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from services.backend import LoadSettings, Prompt, TokenChoice
+from services.codec import plain, plain_choice, plain_error, read, read_choice, read_error
 from services.engine.life import EngineOptions
 from services.engine.process import EngineProcess
 from services.engine.trial import BAD_FOR, Trials
-from services.engine.wire import plain, plain_choice, plain_error, read, read_choice, read_error
 from services.errors import BadModelFile, HearthError, LimitPassed, PromptTooLong, Unavailable
 from tests.serving import Server, child_of
 from tests.test_api_errors import all_errors

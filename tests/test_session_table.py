@@ -25,6 +25,11 @@ def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_table, "FOLD_AFTER", 3600.0)
 
 
+def fold(sessions: Sessions) -> None:
+    assert isinstance(sessions._table, session_table.SessionTable)
+    sessions._table.fold()
+
+
 def said(n: int) -> Exchange:
     return Exchange(f"question {n}", f"answer {n}")
 
@@ -53,7 +58,7 @@ def test_a_turn_is_in_the_journal_at_once_and_in_the_file_after_folding(path: Pa
     assert not path.exists()
     assert journal.stat().st_mode & 0o777 == 0o600
     assert json.loads(journal.read_text())["messages"][1]["content"] == "answer 0"
-    sessions._table.fold()
+    fold(sessions)
     assert not journal.exists()
     assert [m["content"] for m in json.loads(path.read_text())["1"]["messages"]] == ["question 0", "answer 0"]
     assert path.stat().st_mode & 0o777 == 0o600
@@ -82,7 +87,7 @@ def test_a_kill_anywhere_in_folding_loses_and_doubles_nothing(path: Path, journa
     if killed_after == "torn":
         journal.write_bytes(before + b'{"session": "2", "at": 2, "mess')
     elif killed_after != "nothing":
-        sessions._table.fold()
+        fold(sessions)
         # The file was put in place, and the journal not cut yet, or cut to what came meanwhile.
         if killed_after == "file":
             journal.write_bytes(before)
@@ -128,7 +133,7 @@ def test_what_is_said_anew_takes_the_place_of_what_came_later(path: Path, journa
     left = journal.read_bytes()
     if folds:
         # A kill between folding and cutting the journal leaves both.
-        sessions._table.fold()
+        fold(sessions)
         journal.write_bytes(left)
     assert stored(path, 1) == [said(0), said(9), said(10)]
     sessions = Sessions(path)
@@ -144,7 +149,7 @@ def test_a_name_that_is_given_is_kept(path: Path) -> None:
     history.rename("Mine")
     add(sessions, 1, 1)
     assert Sessions(path).history(SessionKey(MASTER, 1)).describe()["name"] == "Mine"
-    sessions._table.fold()
+    fold(sessions)
     assert json.loads(path.read_text())["1"]["name"] == "Mine"
 
 
@@ -153,7 +158,7 @@ def test_two_servers_on_one_folder_see_each_others_turns(path: Path) -> None:
     for n in range(12):
         add((one, two)[n % 2], 1, n)
         if n % 3 == 0:
-            (two, one)[n % 2]._table.fold()
+            fold((two, one)[n % 2])
         for each in (one, two):
             assert each.history(SessionKey(MASTER, 1)).window(99) == [said(i) for i in range(n + 1)]
 
@@ -161,7 +166,7 @@ def test_two_servers_on_one_folder_see_each_others_turns(path: Path) -> None:
 def test_what_a_person_edits_while_it_runs_is_kept(path: Path) -> None:
     sessions = Sessions(path)
     add(sessions, 1, 0)
-    sessions._table.fold()
+    fold(sessions)
     add(sessions, 1, 1)
     data = json.loads(path.read_text())
     data["1"]["name"] = "Renamed"
@@ -184,10 +189,10 @@ def test_an_edit_during_a_fold_is_not_overwritten(path: Path, monkeypatch: pytes
         return list(real(data))
 
     monkeypatch.setattr(session_table, "readable", edit_meanwhile)
-    sessions._table.fold()
+    fold(sessions)
     assert sessions.names(MASTER) == {"1": "question 0", "7": "by hand"}
     monkeypatch.setattr(session_table, "readable", real)
-    sessions._table.fold()
+    fold(sessions)
     assert set(json.loads(path.read_text())) == {"1", "7"}
 
 
@@ -203,7 +208,7 @@ def test_a_turn_that_comes_while_it_folds_stays_in_the_journal(path: Path, monke
         return pieces
 
     monkeypatch.setattr(session_table, "readable", add_meanwhile)
-    sessions._table.fold()
+    fold(sessions)
     assert "answer 1" not in path.read_text()
     assert sessions.history(SessionKey(MASTER, 1)).window(9) == [said(0), said(1)]
     assert stored(path, 1) == [said(0), said(1)]
@@ -246,7 +251,7 @@ def test_random_changes_folds_and_restarts_agree_with_a_plain_dict(path: Path) -
             sessions.history(SessionKey(MASTER, number)).clear()
             del expected[number]
         elif what < 0.85:
-            sessions._table.fold()
+            fold(sessions)
         else:
             sessions = Sessions(path)
         for key in range(3):
@@ -264,7 +269,7 @@ def test_what_another_process_does_while_this_one_folds_is_kept(path: Path, monk
         return list(readable(data))
 
     monkeypatch.setattr(session_table, "readable", change_meanwhile)
-    one._table.fold()
+    fold(one)
     monkeypatch.undo()
     for each in (one, two, Sessions(path)):
         assert set(each.names(MASTER)) == {"2", "3"}

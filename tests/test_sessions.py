@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -11,6 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from services.conversation import Conversation
 from services.errors import ClientGone, DamagedFile, NotFound
 from services.prompts import Exchange
+from services.session_desk import LocalDesk
 from services.session_history import MASTER, SessionKey
 from services.sessions import Sessions, parse_number
 
@@ -133,7 +135,7 @@ def test_a_session_answers_one_prompt_at_a_time(path: Path) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert sessions._at_work == {}
+    assert cast(LocalDesk, sessions._desk)._at_work == {}
 
 
 def test_waiting_ends_when_the_caller_leaves(path: Path) -> None:
@@ -144,7 +146,7 @@ def test_waiting_ends_when_the_caller_leaves(path: Path) -> None:
 
     with sessions.turn(key, lambda: None), pytest.raises(ClientGone), sessions.turn(key, poll):
         pass
-    assert sessions._at_work == {}
+    assert cast(LocalDesk, sessions._desk)._at_work == {}
 
 
 def test_the_unsaved_conversation_is_kept_to_its_last_exchanges(path: Path) -> None:

@@ -18,8 +18,8 @@ from services.api.openai_schemas import ChatMessage, Lenient, Name
 from services.api.schemas import Deleted, replies, spec
 from services.chat import words_of
 from services.errors import HearthError, InvalidRequest, Unprocessable
+from services.job import JobStatus
 from services.job_store import JobKey
-from services.jobs import JobStatus
 from services.question import Ask, Question
 from services.validation import MaxTokens, StopStrings, Temperature
 

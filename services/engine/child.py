@@ -20,13 +20,14 @@ from typing import Any
 
 from services import logs
 from services.backend import ChatFormat, Finish, GenerationRequest, LoadSettings, Prompt, Thought
+from services.codec import Message, plain, plain_choice, plain_error, read
 from services.engine.embedder import Embedder
 from services.engine.engine import Engine
 from services.engine.pool import EnginePool
 from services.engine.sequence import EngineGeneration
 from services.engine.store import StateStore
 from services.engine.trial import TrialHelper
-from services.engine.wire import Message, Wire, plain, plain_choice, plain_error, read
+from services.engine.wire import Wire
 from services.errors import HearthError
 
 # Requests of the other process that are worked on at once; most wait for a model to load.
@@ -90,11 +91,10 @@ Outbox = queue.SimpleQueue[Message]
 class Child:
     """Answers the other process. Its own thread receives; others work, and one sends what the engines say."""
 
-    def __init__(self, wire: Wire, pool: EnginePool, store: StateStore, helper: TrialHelper) -> None:
+    def __init__(self, wire: Wire, pool: EnginePool, helper: TrialHelper) -> None:
         self._wire = wire
         self._helper = helper
         self._pool = pool
-        self._store = store
         self._outbox: Outbox = queue.SimpleQueue()
         self._workers = ThreadPoolExecutor(THREADS, "worker")
         self._leases: dict[int, Future[tuple[ExitStack, Engine | Embedder]]] = {}
@@ -225,7 +225,7 @@ class Child:
         self._pool.forget(message["owner"], message["session"])
 
     def _do_retain(self, message: Message) -> None:
-        self._store.retain({(owner, session) for owner, session in message["sessions"]})
+        self._pool.retain((owner, session) for owner, session in message["sessions"])
 
     def _do_loaded(self, _message: Message) -> list[str]:
         return [str(path) for path in self._pool.loaded()]
@@ -265,7 +265,7 @@ def main() -> None:
     store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"])
     pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
     wire.send({"ready": True})
-    Child(wire, pool, store, helper).serve()
+    Child(wire, pool, helper).serve()
     # What could be saved has been, if there was time to ask for it; threads may be deep in llama.cpp.
     os._exit(0)
 

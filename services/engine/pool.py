@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,10 @@ class EnginePool:
         for engine in engines:
             engine.forget(owner, session)
         self._store.forget(owner, session)
+
+    def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
+        """See `Backend.retain`."""
+        self._store.retain(set(sessions))
 
     def health(self) -> Health:
         """See `Backend.health`."""

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from services.backend import ChatFormat, GenerationRequest, Health, LoadSettings, Prompt, Spent, Thought
+from services.codec import Message, plain, read
 from services.engine.life import EngineOptions, Life, RemoteGeneration, crashed
 from services.engine.machine import used_memory
 from services.engine.trial import Trials
-from services.engine.wire import Message, plain, read
 from services.errors import Unavailable
 from services.status import Counts, Room, Status
 
@@ -114,7 +114,7 @@ class EngineProcess:
             life.tell("release", lease=lease)
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
-        """Keep the states of these sessions (owner and number) only: there are no others."""
+        """See `Backend.retain`."""
         self._current().tell("retain", sessions=sorted(sessions))
 
     def loaded(self) -> list[Path]:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO
 
 from services.backend import LoadSettings, Prompt
-from services.engine.wire import Message, Wire, plain, plain_error, read, read_error
+from services.codec import Message, plain, plain_error, read, read_error
+from services.engine.wire import Wire
 from services.errors import BadModelFile, EngineFailure, HearthError
 from services.json_file import JsonFile
 

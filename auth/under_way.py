@@ -1,0 +1,80 @@
+"""What is under way of each key: how many requests, and how many tokens are held back for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class UnderWay(Protocol):
+    """The counts, by the key's id. Any thread may call it."""
+
+    def begin(self, key: str, ticket: str, most: int | None) -> bool:
+        """Count a request as under way, unless `most` are already; return whether it is."""
+        ...
+
+    def end(self, key: str, ticket: str) -> None:
+        """It is over, and what was held back for it is free."""
+        ...
+
+    def count(self, key: str) -> int:
+        """How many requests are under way."""
+        ...
+
+    def held(self, key: str) -> int:
+        """How many tokens are held back."""
+        ...
+
+    def hold(self, key: str, ticket: str, n_tokens: int) -> None:
+        """Hold so many tokens more back for a request that is under way."""
+        ...
+
+    def alone(self, key: str) -> AbstractContextManager[object]:
+        """Nobody else looks at a key's tokens, and takes some, meanwhile."""
+        ...
+
+
+class LocalUnderWay:
+    """Those of one server. `_turn` protects the counts, `_looks` lets one look at a time."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._looks = threading.Lock()
+        self._held: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        """By key and ticket, how many tokens."""
+
+    def begin(self, key: str, ticket: str, most: int | None) -> bool:
+        """See `UnderWay.begin`."""
+        with self._turn:
+            if most and len(self._held[key]) >= most:
+                return False
+            self._held[key][ticket] = 0
+            return True
+
+    def end(self, key: str, ticket: str) -> None:
+        """See `UnderWay.end`."""
+        with self._turn:
+            del self._held[key][ticket]
+            if not self._held[key]:
+                del self._held[key]
+
+    def count(self, key: str) -> int:
+        """See `UnderWay.count`."""
+        with self._turn:
+            return len(self._held.get(key, ()))
+
+    def held(self, key: str) -> int:
+        """See `UnderWay.held`."""
+        with self._turn:
+            return sum(self._held.get(key, {}).values())
+
+    def hold(self, key: str, ticket: str, n_tokens: int) -> None:
+        """See `UnderWay.hold`."""
+        with self._turn:
+            self._held[key][ticket] += n_tokens
+
+    def alone(self, key: str) -> AbstractContextManager[object]:
+        """See `UnderWay.alone`."""
+        return self._looks

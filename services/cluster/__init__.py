@@ -1,0 +1,1 @@
+"""Past one machine: API nodes and workers over RabbitMQ and Redis."""

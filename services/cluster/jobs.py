@@ -1,0 +1,164 @@
+"""A cluster's jobs in Redis: what is still to be computed, by whom, and for a day what came of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from typing import Any
+
+from services.cluster.link import Link, is_away, reached
+from services.job_store import KEPT_FOR, JobKey, JobRequest, Reply, StoredJob
+
+# Seconds after which a job is anybody's whose server does not say that it computes it.
+_CLAIMED = 20
+# KEYS: the claim. Redis may have taken it, and its reply been lost.
+_CLAIM = """
+local now = redis.call('GET', KEYS[1])
+if now and now ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class RedisJobTable:
+    """See `JobTable`. All raise Unavailable where Redis is away. `_turn` protects the claims, which a thread renews."""
+
+    is_shared = True
+
+    def __init__(self, link: Link, node: str) -> None:
+        """`node` is the name of the API node that claims."""
+        self._link = link
+        self._redis = link.redis
+        self._node = node
+        self._claim = self._redis.register_script(_CLAIM)
+        self._release = self._redis.register_script(_RELEASE)
+        self._turn = threading.Lock()
+        self._mine: set[JobKey] = set()
+        threading.Thread(target=self._keep, name="claims", daemon=True).start()
+
+    def get(self, key: JobKey) -> StoredJob | None:
+        """See `JobTable.get`."""
+        with reached():
+            text = self._redis.get(self._name(key))
+        return None if text is None else _job(key, json.loads(text))
+
+    def unfinished(self) -> list[StoredJob]:
+        """See `JobTable.unfinished`."""
+        with reached():
+            keys = [JobKey(*json.loads(each)) for each in self._redis.smembers(self._link.key("jobs"))]
+            found = [(key, self.get(key)) for key in keys]
+            if gone := [_member(key) for key, job in found if job is None or job.finished is not None]:
+                self._redis.srem(self._link.key("jobs"), *gone)
+        return sorted((job for _, job in found if job and job.finished is None), key=lambda job: job.created)
+
+    def add(self, job: StoredJob) -> None:
+        """See `JobTable.add`."""
+        reply = job.reply
+        told: dict[str, Any] = {
+            "path": job.request.path,
+            "body": _text(job.request.body) if job.finished is None else "",
+            "digest": job.request.digest,
+            "session": job.request.session,
+            "state": job.state,
+            "created": job.created,
+            "finished": job.finished,
+            "reply": [reply.status, reply.content_type, _text(reply.body)] if reply else None,
+        }
+        with reached():
+            pipe = self._redis.pipeline()
+            pipe.set(self._name(job.key), json.dumps(told), ex=None if job.finished is None else int(KEPT_FOR))
+            (pipe.sadd if job.finished is None else pipe.srem)(self._link.key("jobs"), _member(job.key))
+            if job.request.session:
+                of_session = self._of(job.key.owner, job.request.session)
+                pipe.sadd(of_session, job.key.id)
+                pipe.expire(of_session, int(2 * KEPT_FOR))
+            pipe.execute()
+
+    def remove(self, key: JobKey) -> None:
+        """See `JobTable.remove`."""
+        with reached():
+            pipe = self._redis.pipeline()
+            pipe.unlink(self._name(key))
+            pipe.srem(self._link.key("jobs"), _member(key))
+            pipe.execute()
+        self.release(key)
+
+    def remove_session(self, owner: str, session: str) -> None:
+        """See `JobTable.remove_session`."""
+        with reached():
+            for id_ in self._redis.smembers(self._of(owner, session)):
+                self.remove(JobKey(owner, id_))
+            self._redis.unlink(self._of(owner, session))
+
+    def claim(self, key: JobKey) -> bool:
+        """See `JobTable.claim`."""
+        with reached():
+            mine = bool(self._claim([self._claim_of(key)], [self._node, _CLAIMED]))
+        if mine:
+            with self._turn:
+                self._mine.add(key)
+        return mine
+
+    def release(self, key: JobKey) -> None:
+        """See `JobTable.release`."""
+        with self._turn:
+            self._mine.discard(key)
+        with reached():
+            self._release([self._claim_of(key)], [self._node])
+
+    def close(self) -> None:
+        """See `JobTable.close`: what this node has not computed is anybody's."""
+        with self._turn:
+            mine = list(self._mine)
+        for key in mine:
+            try:
+                self.release(key)
+            except Exception as error:
+                if not is_away(error.__cause__ or error):
+                    raise
+
+    def _name(self, key: JobKey) -> str:
+        return self._link.key("job", key.owner, key.id)
+
+    def _claim_of(self, key: JobKey) -> str:
+        return self._link.key("job_claim", key.owner, key.id)
+
+    def _of(self, owner: str, session: str) -> str:
+        return self._link.key("jobs_of", owner, session)
+
+    def _keep(self) -> None:
+        """The thread that renews."""
+        while True:
+            time.sleep(_CLAIMED / 4)
+            with self._turn:
+                mine = list(self._mine)
+            try:
+                for key in mine:
+                    self._claim([self._claim_of(key)], [self._node, _CLAIMED])
+            except Exception as error:
+                if not is_away(error):
+                    raise
+
+
+def _member(key: JobKey) -> str:
+    return json.dumps([key.owner, key.id])
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _job(key: JobKey, told: dict[str, Any]) -> StoredJob:
+    reply = told["reply"]
+    request = JobRequest(told["path"], base64.b64decode(told["body"]), told["digest"], told["session"])
+    return StoredJob(
+        key,
+        request,
+        told["state"],
+        told["created"],
+        told["finished"],
+        Reply(reply[0], reply[1], base64.b64decode(reply[2])) if reply else None,
+    )

@@ -1,0 +1,68 @@
+"""The way to Redis, which all of a cluster's processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from services.cluster.settings import ClusterSettings
+from services.errors import Unavailable
+
+# Seconds in which Redis answers, or is away. A read that waits for what comes is told how long.
+PATIENCE = 5.0
+RETRY_AFTER = 5
+
+
+class Link:
+    """Redis's client, and the names of its keys. Any thread may call it: each command takes a connection of its own."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.url = settings.redis
+        self.prefix = settings.prefix
+        # What was sent twice since its reply was lost is the sender's to make harmless.
+        retry = Retry(ConstantBackoff(0.05), 2)
+        timeouts: dict[str, Any] = {
+            "socket_timeout": PATIENCE,
+            "socket_connect_timeout": PATIENCE,
+            "health_check_interval": 30,
+        }
+        # Any: its methods' types say that each may be awaited.
+        self.redis: Any = redis.Redis.from_url(settings.redis, retry=retry, decode_responses=True, **timeouts)
+        self.raw: Any = redis.Redis.from_url(settings.redis, retry=retry, **timeouts)
+        """The same, for who reads bytes."""
+
+    def key(self, *parts: object) -> str:
+        """The name in Redis of what `parts` lead to."""
+        return ":".join((self.prefix, *map(str, parts)))
+
+    def is_there(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(self.redis.ping())
+        except redis.RedisError:
+            return False
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Raise Unavailable where Redis cannot be reached."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise away() from error
+
+
+def away() -> Unavailable:
+    """What a caller gets where Redis is away."""
+    what = "the cluster's Redis cannot be reached; nothing was lost, and asking again is safe"
+    return Unavailable(what, code="redis_unavailable", retry_after=RETRY_AFTER)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether Redis is away, rather than refuse what it was asked."""
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.exceptions.BusyLoadingError)

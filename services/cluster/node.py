@@ -1,0 +1,72 @@
+"""An API node: a server whose answers are computed by workers, and whose data are the cluster's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from services.cluster.broker import Broker
+from services.cluster.link import Link, is_away
+from services.cluster.remote import ClusterBackend
+from services.cluster.roster import RENEW, NodeCard, Roster
+from services.cluster.settings import ClusterSettings
+from services.cluster.stores import cluster_stores
+from services.cluster.vocabularies import Vocabularies
+from services.profiles import Chosen
+from services.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Node:
+    """One API node. A thread of its own renews its card."""
+
+    def __init__(self, cluster: ClusterSettings, settings: Settings, preferred: Chosen | None = None) -> None:
+        """Raises Unavailable where Redis cannot be reached, DamagedFile."""
+        self._name = cluster.name
+        self._link = Link(cluster)
+        self._roster = Roster(self._link)
+        vocabularies = Vocabularies(self._roster, settings.data / "vocabularies")
+        self.backend = ClusterBackend(cluster.name, self._link, Broker(cluster), self._roster, vocabularies)
+        self.stores = cluster_stores(settings, self._link, cluster.name, self.backend.files, preferred)
+        self._began = time.time()
+        self._over = threading.Event()
+        self._card: NodeCard | None = None
+
+    def announce(self, url: str, n_open: Callable[[], int]) -> None:
+        """Let the cluster know where it is, and how many answers are open, from now on."""
+
+        def renew() -> None:
+            while True:
+                card = NodeCard(
+                    self._name, socket.gethostname(), os.getpid(), self._began, url, n_open(), self.backend.n_waiting
+                )
+                try:
+                    self._roster.renew(card)
+                    self._card = card
+                except Exception as error:
+                    if not is_away(error):
+                        log.exception("the node's card could not be renewed")
+                if self._over.wait(RENEW):
+                    return
+
+        threading.Thread(target=renew, name="card", daemon=True).start()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """For as long as it serves."""
+        try:
+            yield
+        finally:
+            self._over.set()
+            self.backend.close()
+            try:
+                if self._card:
+                    self._roster.leave(self._card)
+            except Exception as error:
+                log.debug("nobody can be told: %s", error)

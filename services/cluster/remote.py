@@ -1,0 +1,273 @@
+"""The backend of an API node: what is asked of it goes to workers, over the broker, and comes back through Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from services.backend import EVERYBODY, ChatFormat, GenerationRequest, Health, LoadSettings, Prompt, Spent, Thought
+from services.cluster.broker import CALL, GENERATE, Broker
+from services.cluster.files import NO_WORKER, ClusterFiles
+from services.cluster.generation import StreamGeneration
+from services.cluster.link import Link, is_away, reached
+from services.cluster.placing import Placing
+from services.cluster.roster import Roster, ServedModel, WorkerCard
+from services.cluster.streams import Streams
+from services.cluster.vocabularies import Tokenizer, Vocabularies
+from services.codec import plain, read, read_error
+from services.errors import EngineFailure, NotFound, Unavailable
+from services.status import Counts, Room, Status
+
+log = logging.getLogger(__name__)
+
+ORDERS = "orders"
+# Seconds for which a request waits for a worker that may be about to come, as one that is started anew.
+_COMING = 5.0
+
+
+class RemoteModel:
+    """A model that workers serve; see `Model` and `Embedder`. Any thread may call it."""
+
+    def __init__(
+        self, backend: ClusterBackend, settings: LoadSettings, served: ServedModel, tokenizer: Tokenizer, embeds: bool
+    ) -> None:
+        trained = served.info.context_length or settings.n_ctx
+        self.n_ctx = min(settings.n_ctx, trained)
+        self.chat_format: ChatFormat = tokenizer.chat_format
+        self._backend = backend
+        self._settings = settings
+        self._served = served
+        self._tokenizer = tokenizer
+        self._embeds = embeds
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """See `Model.tokenize`."""
+        return self.tokenize_all([prompt])[0]
+
+    def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """See `Model.tokenize_all`."""
+        if self._embeds:
+            return [list(self._call("tokenize", plain(prompt))) for prompt in prompts]
+        return [self._tokenizer.tokenize(prompt) for prompt in prompts]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """See `Model.detokenize`."""
+        return self._tokenizer.detokenize(tokens)
+
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[StreamGeneration]:
+        """See `Model.submit_all`."""
+        return self._backend.submit_all(self._settings, self._served, requests)
+
+    def think(self, thought: Thought) -> None:
+        """See `Model.think`."""
+        self._backend.think(self._settings, thought)
+
+    def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
+        """See `Embedder.embed`."""
+        vector, spent = self._call("embed", list(tokens))
+        return list(vector), read(Spent, spent)
+
+    def _call(self, do: str, argument: Any) -> Any:
+        return self._backend.call(self._settings, self._served, do, argument)
+
+
+class ClusterBackend:
+    """See `Backend`. Any thread may call it; `_turn` protects what waits for a worker."""
+
+    def __init__(self, name: str, link: Link, broker: Broker, roster: Roster, vocabularies: Vocabularies) -> None:
+        """`name` is the API node's."""
+        self._name = name
+        self._link = link
+        self._broker = broker
+        self._roster = roster
+        self._vocabularies = vocabularies
+        self._placing = Placing(link)
+        self.streams = Streams(link)
+        self.files = ClusterFiles(roster)
+        self._turn = threading.Lock()
+        self._waiting: set[str] = set()
+        self._closed = False
+        self.on_restart: Callable[[], None] = lambda: None
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests of this node no worker has begun."""
+        return len(self._waiting)
+
+    @contextmanager
+    def lease(self, settings: LoadSettings) -> Iterator[RemoteModel]:
+        """See `Backend.lease`."""
+        yield self._model(settings, embeds=False)
+
+    @contextmanager
+    def lease_embedder(self, settings: LoadSettings) -> Iterator[RemoteModel]:
+        """See `Backend.lease_embedder`."""
+        yield self._model(settings, embeds=True)
+
+    def _model(self, settings: LoadSettings, embeds: bool) -> RemoteModel:
+        served, _ = self._serving(settings.file.as_posix())
+        with reached():
+            tokenizer = self._vocabularies.get(served)
+        return RemoteModel(self, settings, served, tokenizer, embeds)
+
+    def _serving(self, name: str) -> tuple[ServedModel, list[WorkerCard]]:
+        """Who serves a model, waiting a little for somebody who does. Raises Unavailable."""
+        deadline = time.monotonic() + _COMING
+        while True:
+            try:
+                return self.files.serving(name)
+            except NotFound as error:
+                if time.monotonic() > deadline or self._closed:
+                    raise Unavailable(error.message, param="model", code=NO_WORKER, retry_after=5) from None
+            time.sleep(0.25)
+
+    def submit_all(
+        self, settings: LoadSettings, served: ServedModel, requests: Sequence[GenerationRequest]
+    ) -> list[StreamGeneration]:
+        """See `Model.submit_all`."""
+        made: list[StreamGeneration] = []
+        try:
+            with reached():
+                for request in requests:
+                    made.append(self._submit(settings, served, request))
+        except BaseException:
+            for generation in made:
+                with contextlib.suppress(Unavailable):
+                    generation.cancel()
+            raise
+        return made
+
+    def _submit(self, settings: LoadSettings, served: ServedModel, request: GenerationRequest) -> StreamGeneration:
+        if self._closed:
+            raise Unavailable("the server is stopping", code="stopping", retry_after=5)
+        id_ = uuid.uuid4().hex
+        self.streams.open(id_, self._name)
+        generation = StreamGeneration(self, id_, request.owner, len(request.tokens))
+        priority = self._placing.enter(id_, request.owner, request.patient)
+        _, workers = self.files.serving(served.name)
+        worker = self._placing.choose(id_, request, served, workers)
+        with self._turn:
+            self._waiting.add(id_)
+        try:
+            self._broker.send(GENERATE, id_, [id_, plain(settings), plain(request)], served, worker, priority)
+        except BaseException:
+            # Should the broker have taken it after all, nobody begins it any more.
+            self.done(generation)
+            raise
+        return generation
+
+    def call(self, settings: LoadSettings, served: ServedModel, do: str, argument: Any) -> Any:
+        """Have a worker do something with a model that takes no slot; return what came of it, or raise what that raises."""
+        with reached():
+            id_ = uuid.uuid4().hex
+            self.streams.open(id_, self._name)
+            try:
+                self._broker.send(CALL, id_, [id_, plain(settings), do, argument], served, "", 9)
+                return self._result_of(id_)
+            finally:
+                self.streams.drop(id_)
+
+    def _result_of(self, id_: str) -> Any:
+        deadline, after = time.monotonic() + 60, "0"
+        while time.monotonic() < deadline:
+            for entry, event in self.streams.read(id_, after, 1000):
+                after = entry
+                if "error" in event:
+                    raise read_error(event["error"])
+                if "result" in event:
+                    return event["result"]
+        raise Unavailable("no worker has answered in time", code="timeout", retry_after=5)
+
+    def begun(self, generation: StreamGeneration) -> None:
+        """A worker has begun it."""
+        with self._turn:
+            self._waiting.discard(generation.id)
+
+    def done(self, generation: StreamGeneration) -> None:
+        """Nobody reads it any more."""
+        self.begun(generation)
+        try:
+            self.streams.drop(generation.id)
+            self._placing.leave(generation.id, generation.owner)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            # It is forgotten there in time.
+            log.debug("a request could not be ended: %s", error)
+
+    def order(self, id_: str, order: str) -> int:
+        """Want a request to "stop" or "cancel"; return how many workers have begun it."""
+        attempts = self.streams.order(id_, order)
+        if attempts:
+            self._tell({"do": order, "id": id_})
+        return attempts
+
+    def think(self, settings: LoadSettings, thought: Thought) -> None:
+        """Have the worker that has the conversation read on; for the beginning of a template, all that serve the model."""
+        with contextlib.suppress(Exception):
+            home = "" if thought.owner == EVERYBODY else self._placing.home(thought.owner, thought.session)
+            if home is not None:
+                self._tell({"do": "think", "worker": home, "settings": plain(settings), "thought": plain(thought)})
+
+    def forget(self, owner: str, session: str) -> None:
+        """See `Backend.forget`. Workers that are away forget it when they are back."""
+        with reached():
+            self._placing.forget(owner, session)
+            self._tell({"do": "forget", "owner": owner, "session": session})
+
+    def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
+        """See `Backend.retain`: each worker sees to it when it starts."""
+
+    def loaded(self) -> list[Path]:
+        """See `Backend.loaded`."""
+        with reached():
+            return [Path(model.file) for worker in self._roster.workers() for model in worker.status.models]
+
+    def status(self) -> Status:
+        """See `Backend.status`: of all workers together."""
+        try:
+            workers, nodes = self._roster.workers(), self._roster.nodes()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            workers, nodes = [], []
+        parts = [worker.status for worker in workers]
+        return Status(
+            counts=sum((part.counts for part in parts), Counts()),
+            slots=sum(worker.slots for worker in workers),
+            running=sum(part.running for part in parts),
+            waiting=sum(part.waiting for part in parts) + sum(node.waiting for node in nodes),
+            memory=_sum_rooms([part.memory for part in parts]),
+            states_ram=_sum_rooms([part.states_ram for part in parts]),
+            states_disk=_sum_rooms([part.states_disk for part in parts]),
+            models=[model for part in parts for model in part.models],
+        )
+
+    def health(self) -> Health:
+        """See `Backend.health`."""
+        try:
+            return "ready" if self._roster.workers() else "loading"
+        except Exception as error:
+            if not is_away(error):
+                raise EngineFailure(f"the cluster cannot be asked: {error}") from error
+            return "down"
+
+    def close(self) -> None:
+        """See `Backend.close`: what is under way is read by nobody, and the workers give it up."""
+        self._closed = True
+        self._broker.close()
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        self._link.redis.publish(self._link.key(ORDERS), json.dumps(order))
+
+
+def _sum_rooms(rooms: list[Room]) -> Room:
+    return Room(sum(room.used for room in rooms), sum(room.limit for room in rooms))

@@ -1,0 +1,144 @@
+"""Who is in the cluster: cards that workers and API nodes renew in Redis, and that are gone soon after them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from services.cluster.link import Link
+from services.codec import plain, read
+from services.gguf import GgufInfo
+from services.status import Status
+
+# Seconds between two renewals of a card, and those after which one that was not renewed is gone.
+RENEW, GONE = 2.0, 10
+# Seconds for which what was read of the roster is good enough.
+_FRESH = 0.5
+# Seconds for which Redis keeps a vocabulary that no worker renews.
+_VOCABULARY_KEPT = 7 * 24 * 3600
+# The vocabulary of a server elsewhere, whose tokens are not known here.
+TEXT = "text"
+C = TypeVar("C", "WorkerCard", "NodeCard")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model file that a worker computes with. `vocabulary` is the SHA-256 of what it is tokenized by."""
+
+    name: str
+    vocabulary: str
+    mtime: int
+    info: GgufInfo
+
+
+@dataclass(frozen=True)
+class WorkerCard:
+    """A worker: where it is, what it serves, how busy it is. `began` is in seconds since 1970."""
+
+    name: str
+    host: str
+    pid: int
+    began: float
+    slots: int
+    draining: bool
+    queues: tuple[str, ...]
+    models: tuple[ServedModel, ...]
+    status: Status
+    inner: bool = False
+    """Whether it passes its work to another server."""
+
+    def model(self, name: str) -> ServedModel | None:
+        """What it serves by this name."""
+        return next((model for model in self.models if model.name == name), None)
+
+
+@dataclass(frozen=True)
+class NodeCard:
+    """An API node, and how many of its requests no worker has begun yet."""
+
+    name: str
+    host: str
+    pid: int
+    began: float
+    url: str
+    answers: int
+    waiting: int
+
+
+@dataclass
+class _Read:
+    at: float = -1e9
+    workers: list[WorkerCard] = field(default_factory=list)
+
+
+class Roster:
+    """All cards. Any thread may call it; `_turn` lets one at a time read them. Raises what Redis's client raises."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._redis = link.redis
+        self._turn = threading.Lock()
+        self._read = _Read()
+
+    def renew(self, card: WorkerCard | NodeCard) -> None:
+        """Say that this one is there."""
+        kind = "workers" if isinstance(card, WorkerCard) else "nodes"
+        pipe = self._redis.pipeline()
+        pipe.set(self._link.key(kind, card.name), json.dumps(plain(card)), ex=GONE)
+        pipe.sadd(self._link.key(kind), card.name)
+        pipe.execute()
+
+    def leave(self, card: WorkerCard | NodeCard) -> None:
+        """Say that this one is no more."""
+        kind = "workers" if isinstance(card, WorkerCard) else "nodes"
+        self._redis.unlink(self._link.key(kind, card.name))
+
+    def workers(self) -> list[WorkerCard]:
+        """The workers that are there, by name."""
+        with self._turn:
+            if time.monotonic() - self._read.at > _FRESH:
+                self._read = _Read(time.monotonic(), self._cards("workers", WorkerCard))
+            return self._read.workers
+
+    def nodes(self) -> list[NodeCard]:
+        """The API nodes that are there, by name."""
+        return self._cards("nodes", NodeCard)
+
+    def has_node(self, name: str) -> bool:
+        """Whether an API node is there."""
+        return bool(self._redis.exists(self._link.key("nodes", name)))
+
+    def publish_vocabulary(self, data: bytes) -> str:
+        """Keep what a model is tokenized by, for the nodes that do not have it; return its name."""
+        name = hashlib.sha256(data).hexdigest()
+        key = self._link.key("vocabulary", name)
+        if not self._redis.expire(key, _VOCABULARY_KEPT):
+            self._redis.set(key, zlib.compress(data, 1).hex(), ex=_VOCABULARY_KEPT)
+        return name
+
+    def fetch_vocabulary(self, name: str, folder: Path) -> Path | None:
+        """The file in `folder` that a vocabulary is in, fetched where it is not there; None where Redis has it no more."""
+        path = folder / f"{name}.gguf"
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == name:
+            return path
+        found = self._redis.get(self._link.key("vocabulary", name))
+        if found is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{name}.{threading.get_ident()}.new"
+        draft.write_bytes(zlib.decompress(bytes.fromhex(found)))
+        draft.replace(path)
+        return path
+
+    def _cards(self, kind: str, card: type[C]) -> list[C]:
+        names = sorted(self._redis.smembers(self._link.key(kind)))
+        found = self._redis.mget([self._link.key(kind, name) for name in names]) if names else []
+        if gone := [name for name, text in zip(names, found, strict=True) if text is None]:
+            self._redis.srem(self._link.key(kind), *gone)
+        return [read(card, json.loads(text)) for text in found if text is not None]

@@ -1,0 +1,242 @@
+"""A cluster's sessions in Redis: the messages as LangChain keeps them, and about each session a hash beside them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from typing import Any
+
+import redis
+from langchain_core.messages import BaseMessage
+
+from services.cluster.history import CommonHistory, written
+from services.cluster.link import Link, reached
+from services.prompts import Exchange
+from services.session_desk import LocalDesk, Unsaved
+from services.session_history import COUNT, MASTER, langchain_message
+from services.session_table import Message
+
+# Sessions whose messages are in memory, for the next look.
+_KEPT = 1000
+# Seconds after which a turn ends that nobody renews, and after which an unsaved conversation is forgotten.
+TURN, _UNSAVED = 15, 24 * 3600
+# KEYS: messages, about, those of the owner, the owners. Messages are kept the newest first. What was added is not added
+# twice, where its reply was lost.
+_ADD = """
+local had = redis.call('LLEN', KEYS[1])
+local last = redis.call('HGET', KEYS[2], 'last')
+if last == ARGV[1] then return had end
+local keep = tonumber(ARGV[5])
+if keep >= 0 and keep < had then
+  if keep == 0 then redis.call('DEL', KEYS[1]) else redis.call('LTRIM', KEYS[1], -keep, -1) end
+  had = keep
+end
+for i = 8, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+local name = redis.call('HGET', KEYS[2], 'name')
+if had == 0 or not name or name == '""' then redis.call('HSET', KEYS[2], 'name', ARGV[4]) end
+redis.call('HSETNX', KEYS[2], 'created', ARGV[2])
+redis.call('HSET', KEYS[2], 'updated', ARGV[3], 'last', ARGV[1])
+redis.call('SADD', KEYS[3], ARGV[6])
+redis.call('SADD', KEYS[4], ARGV[7])
+return had + #ARGV - 7
+"""
+_RENAME = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'name', ARGV[1], 'last', ARGV[2])
+return 1
+"""
+_REMOVE = """
+local was = redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('UNLINK', KEYS[1], KEYS[2])
+return was
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 0"
+
+
+class RedisSessionTable:
+    """See `Table`. Any thread may call it; `_turn` protects the copies. All raise Unavailable where Redis is away."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._redis = link.redis
+        self._add = self._redis.register_script(_ADD)
+        self._rename = self._redis.register_script(_RENAME)
+        self._remove = self._redis.register_script(_REMOVE)
+        self._turn = threading.Lock()
+        self._copies: OrderedDict[str, tuple[dict[str, str], list[Message]]] = OrderedDict()
+
+    def get(self, entry: str) -> Any:
+        """See `Table.get`."""
+        with reached():
+            return self._session(entry, self._redis.hgetall(self._about(entry)))
+
+    def entries(self, owner: str | None = None) -> Mapping[str, Any]:
+        """See `Table.entries`. The messages are read where they are asked for."""
+        with reached():
+            owners = self._redis.smembers(self._link.key("owners")) if owner is None else [owner]
+            entries = [entry for each in sorted(owners) for entry in sorted(self._redis.smembers(self._mine(each)))]
+            pipe = self._redis.pipeline(transaction=False)
+            for entry in entries:
+                pipe.hgetall(self._about(entry))
+                pipe.llen(self._messages(entry))
+            told = pipe.execute() if entries else []
+        return {
+            entry: _Listed(self, entry, about, count)
+            for entry, about, count in zip(entries, told[::2], told[1::2], strict=True)
+            if about
+        }
+
+    def add(self, entry: str, messages: list[Message], name: str, keep: int | None = None) -> None:
+        """See `Table.add`."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.restore(entry, messages, json.dumps(name), now, now, keep)
+
+    def restore(
+        self, entry: str, messages: list[Message], name: str, created: str, updated: str, keep: int | None = None
+    ) -> None:
+        """The same, of a session that has its times already; `name` is JSON."""
+        owner = _owner_of(entry)
+        said = [written(langchain_message(message)) for message in messages]
+        keys = [self._messages(entry), self._about(entry), self._mine(owner), self._link.key("owners")]
+        kept = -1 if keep is None else keep
+        with reached():
+            self._add(keys, [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *said])
+
+    def rename(self, entry: str, name: str) -> bool:
+        """See `Table.rename`."""
+        with reached():
+            return bool(self._rename([self._about(entry)], [json.dumps(name), uuid.uuid4().hex]))
+
+    def remove(self, entry: str) -> bool:
+        """See `Table.remove`."""
+        with reached():
+            keys = [self._messages(entry), self._about(entry), self._mine(_owner_of(entry))]
+            return bool(self._remove(keys, [entry]))
+
+    def close(self) -> None:
+        """See `Table.close`: all is in Redis."""
+
+    def _session(self, entry: str, about: dict[str, str]) -> dict[str, Any] | None:
+        """A session, of what is told about it; its messages are read again only once they have changed."""
+        if not about:
+            with self._turn:
+                self._copies.pop(entry, None)
+            return None
+        with self._turn:
+            known = self._copies.get(entry)
+        if not known or known[0]["last"] != about["last"]:
+            said: list[BaseMessage] = CommonHistory(self._link, entry).messages
+            known = about, [{"type": message.type, "content": str(message.content)} for message in said]
+            with self._turn:
+                self._copies[entry] = known
+                self._copies.move_to_end(entry)
+                while len(self._copies) > _KEPT:
+                    self._copies.popitem(last=False)
+        return {**_told(about), "messages": known[1]}
+
+    def _messages(self, entry: str) -> str:
+        return self._link.key("session", entry)
+
+    def _about(self, entry: str) -> str:
+        return self._link.key("about", entry)
+
+    def _mine(self, owner: str) -> str:
+        return self._link.key("sessions", owner)
+
+
+class _Listed(Mapping[str, Any]):
+    """A session of a list, whose messages are read only where they are asked for."""
+
+    def __init__(self, table: RedisSessionTable, entry: str, about: dict[str, str], count: int) -> None:
+        self._table = table
+        self._entry = entry
+        self._known = {**_told(about), COUNT: count}
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "messages":
+            return (self._table.get(self._entry) or {"messages": []})["messages"]
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._known, "messages"))
+
+    def __len__(self) -> int:
+        return len(self._known) + 1
+
+
+class RedisDesk:
+    """See `Desk`. Any thread may call it; `_turn` protects the turns that this process holds, which a thread renews."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._here = LocalDesk()
+        self._release = link.redis.register_script(_RELEASE)
+        self._renew = link.redis.register_script(_RENEW)
+        self._turn = threading.Lock()
+        self._held: dict[str, str] = {}
+        threading.Thread(target=self._keep, name="turns", daemon=True).start()
+
+    @contextmanager
+    def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
+        """See `Desk.turn`: of all API nodes, one at a time."""
+        key, token = self._link.key("turn", entry), uuid.uuid4().hex
+        with self._here.turn(entry, poll):
+            waited = 0.0
+            with reached():
+                # Redis may have taken it before, and its reply been lost.
+                while not self._link.redis.set(key, token, nx=True, ex=TURN) and self._link.redis.get(key) != token:
+                    time.sleep(0.05)
+                    if (waited := waited + 0.05) >= 0.25:
+                        waited = 0.0
+                        poll()
+            with self._turn:
+                self._held[key] = token
+            try:
+                yield
+            finally:
+                with self._turn:
+                    del self._held[key]
+                # Where Redis is away it ends by itself.
+                with suppress(redis.RedisError):
+                    self._release([key], [token])
+
+    def unsaved(self, owner: str, name: str) -> Unsaved:
+        """See `Desk.unsaved`."""
+        with reached():
+            text = self._link.redis.get(self._link.key("unsaved", owner, name))
+        if text is None:
+            return Unsaved()
+        data = json.loads(text)
+        return Unsaved(tuple(Exchange(human, ai) for human, ai in data["exchanges"]), data["system"])
+
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
+        """See `Desk.add_unsaved`."""
+        talk = self.unsaved(owner, name).and_(exchange, system, last)
+        data = {"exchanges": [[each.human, each.ai] for each in talk.exchanges], "system": talk.system}
+        with reached():
+            self._link.redis.set(self._link.key("unsaved", owner, name), json.dumps(data), ex=_UNSAVED)
+
+    def _keep(self) -> None:
+        """The thread that renews."""
+        while True:
+            time.sleep(TURN / 4)
+            with self._turn:
+                held = dict(self._held)
+            for key, token in held.items():
+                with suppress(redis.RedisError):
+                    self._renew([key], [token, TURN])
+
+
+def _told(about: Mapping[str, str]) -> dict[str, Any]:
+    return {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
+
+
+def _owner_of(entry: str) -> str:
+    return entry.rpartition("/")[0] or MASTER

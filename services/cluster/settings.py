@@ -1,0 +1,120 @@
+"""What turns a cluster on: where its broker and its Redis are, from the environment or a .env file."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from services.settings import HOME
+
+# The names that ProtoLLM's users know, and NODE_NAME.
+NAMES = (
+    *("CELERY_BROKER_URL", "RABBIT_MQ_HOST", "RABBIT_MQ_PORT", "RABBIT_MQ_LOGIN", "RABBIT_MQ_PASSWORD", "QUEUE_NAME"),
+    *("CELERY_RESULT_BACKEND", "REDIS_HOST", "REDIS_PORT", "REDIS_PREFIX", "INNER_LLM_URL", "INNER_LLM_KEY", "NODE_NAME"),
+)
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,100}")
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Where a cluster's parts are. The URLs may hold passwords."""
+
+    broker: str = field(repr=False)
+    redis: str = field(repr=False)
+    prefix: str = "hearth"
+    """What the names of all keys in Redis begin with."""
+    queue: str = "hearth"
+    """What the names of all queues begin with: clusters that share a broker have different ones."""
+    inner: str = ""
+    """Another server with OpenAI's API, which a worker passes its work to; "": it computes itself."""
+    inner_key: str = field(default="", repr=False)
+    name: str = ""
+    """This process's name in the cluster, which no other has."""
+
+
+def read_cluster(environ: Mapping[str, str], file: Path = HOME / ".env") -> ClusterSettings | None:
+    """The cluster that the environment names, or else `file`; None where neither names one.
+
+    Raises ValueError naming the variable that is wrong or missing.
+    """
+    values = {**_of_file(file), **{name: environ[name] for name in NAMES if environ.get(name)}}
+    broker, redis = _broker(values), _redis(values)
+    if not broker and not redis:
+        return None
+    if not broker:
+        raise ValueError("a cluster has a broker too: CELERY_BROKER_URL or RABBIT_MQ_HOST is missing")
+    if not redis:
+        raise ValueError("a cluster has a Redis too: CELERY_RESULT_BACKEND or REDIS_HOST is missing")
+    for name in ("QUEUE_NAME", "REDIS_PREFIX", "NODE_NAME"):
+        if values.get(name) and not _NAME.fullmatch(values[name]):
+            raise ValueError(f"{name} should be of letters, digits, dots, hyphens and underscores, not {values[name]!r}")
+    inner = values.get("INNER_LLM_URL", "")
+    if inner:
+        inner = inner if "://" in inner else f"http://{inner}"
+        _check_url("INNER_LLM_URL", inner, ("http", "https"))
+    return ClusterSettings(
+        broker,
+        redis,
+        values.get("REDIS_PREFIX") or "hearth",
+        values.get("QUEUE_NAME") or "hearth",
+        inner.rstrip("/"),
+        values.get("INNER_LLM_KEY", ""),
+        values.get("NODE_NAME") or f"{re.sub('[^A-Za-z0-9.-]', '-', socket.gethostname())[:60]}-{os.getpid()}",
+    )
+
+
+def _of_file(file: Path) -> dict[str, str]:
+    """The variables of ours that a .env file sets."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    if not re.search(rf"^\s*(export\s+)?({'|'.join(NAMES)})\s*=", text, re.MULTILINE):
+        return {}
+    from dotenv import dotenv_values
+
+    found = dotenv_values(file)
+    return {name: value for name in NAMES if (value := found.get(name))}
+
+
+def _broker(values: Mapping[str, str]) -> str:
+    if url := values.get("CELERY_BROKER_URL"):
+        _check_url("CELERY_BROKER_URL", url, ("amqp", "amqps", "pyamqp"))
+        return url
+    if not (host := values.get("RABBIT_MQ_HOST")):
+        return ""
+    login, password = (quote(values.get(f"RABBIT_MQ_{name}") or "guest", safe="") for name in ("LOGIN", "PASSWORD"))
+    return f"amqp://{login}:{password}@{host}:{_port(values, 'RABBIT_MQ_PORT', 5672)}//"
+
+
+def _redis(values: Mapping[str, str]) -> str:
+    if url := values.get("CELERY_RESULT_BACKEND"):
+        _check_url("CELERY_RESULT_BACKEND", url, ("redis", "rediss"))
+        return url
+    host = values.get("REDIS_HOST")
+    return f"redis://{host}:{_port(values, 'REDIS_PORT', 6379)}/0" if host else ""
+
+
+def _port(values: Mapping[str, str], name: str, usual: int) -> int:
+    given = values.get(name) or str(usual)
+    if not given.isascii() or not given.isdigit() or not 0 < int(given) < 65_536:
+        raise ValueError(f"{name} should be a port from 1 to 65535, not {given!r}")
+    return int(given)
+
+
+def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
+    """Raises ValueError, without the URL, which may hold a password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"{name} should be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")

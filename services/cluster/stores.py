@@ -1,0 +1,45 @@
+"""What a cluster's API nodes keep: in Redis, so that any node serves any caller."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from auth.keys import KeyStore
+from auth.metering import Meter
+from services.cluster.files import ClusterFiles
+from services.cluster.jobs import RedisJobTable
+from services.cluster.limits import RedisUnderWay
+from services.cluster.link import Link
+from services.cluster.profiles import ClusterProfiles
+from services.cluster.sessions import RedisDesk, RedisSessionTable
+from services.cluster.table import RedisTable
+from services.cluster.usage import RedisUsage
+from services.models import ModelFiles
+from services.profiles import Chosen
+from services.sessions import Sessions
+from services.settings import Settings
+from services.stores import Stores
+
+
+def cluster_stores(
+    settings: Settings, link: Link, node: str, files: ClusterFiles, preferred: Chosen | None = None
+) -> Stores:
+    """Those of the API node called so, whose profiles are in a file of its own. Raises DamagedFile, Unavailable."""
+    keys, usage = cluster_keys(link), RedisUsage(link)
+    return Stores(
+        profiles=ClusterProfiles(settings.data / "config.json", link, preferred),
+        # What it is asked is the same.
+        files=cast(ModelFiles, files),
+        keys=keys,
+        sessions=Sessions(Path(), RedisSessionTable(link), RedisDesk(link)),
+        usage=usage,
+        meter=Meter(keys, usage, link.url, RedisUnderWay(link)),
+        jobs=RedisJobTable(link, node),
+    )
+
+
+def cluster_keys(link: Link) -> KeyStore:
+    """The cluster's keys. Raises DamagedFile, Unavailable."""
+    return KeyStore(Path("api_keys.json"), partial(RedisTable, link))

@@ -1,0 +1,222 @@
+"""`main.py worker`: the engine of this machine at work for a cluster, as a Celery worker."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.signals import worker_ready, worker_shutting_down
+
+from services.backend import Backend
+from services.cluster.broker import CALL, GENERATE, make_celery, model_queue, worker_queue
+from services.cluster.link import Link, is_away
+from services.cluster.placing import Placing
+from services.cluster.remote import ORDERS
+from services.cluster.roster import RENEW, Roster, ServedModel, WorkerCard
+from services.cluster.sessions import RedisSessionTable
+from services.cluster.settings import ClusterSettings
+from services.cluster.work import GiveBack, Work
+from services.errors import HearthError, NotFound
+from services.gguf import vocabulary_of
+from services.models import ModelFiles
+from services.profiles import Profiles
+from services.session_desk import LocalDesk
+from services.sessions import Sessions
+from services.status import Room, Status
+
+log = logging.getLogger(__name__)
+
+# Slots where no profile says how many.
+_SLOTS = 8
+
+
+class Worker:
+    """One worker. Celery's own threads run its tasks; one renews its card, and one hears what API nodes tell."""
+
+    def __init__(
+        self, settings: ClusterSettings, backend: Backend, profiles: Profiles, files: ModelFiles, names: Sequence[str]
+    ) -> None:
+        """It serves the models of the profiles `names`, or of none are named all that are in the models folder.
+
+        Raises NotFound for an unknown profile, and for one whose model is not there.
+        """
+        self._settings = settings
+        self._backend = backend
+        self._files = files
+        self._link = Link(settings)
+        self._roster = Roster(self._link)
+        self._work = Work(settings.name, self._link, self._roster, backend, files)
+        config = profiles.config()
+        chosen = [config.named(name) for name in names] or list(config.profiles.values())
+        self._only = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
+        for name in self._only if names else ():
+            files.check(name)
+        self._only = self._only if names else set()
+        self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
+        self._began = time.time()
+        self._draining = threading.Event()
+        self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
+        self._card = self._make_card(())
+
+    def run(self) -> int:
+        """Work until SIGTERM, and end what is under way first; a second one ends at once. Return the exit status."""
+        celery = make_celery(self._settings)
+        self._add_tasks(celery)
+        self._wait_for_redis()
+        models = self._models()
+        if not models:
+            raise NotFound("there is no model to serve: put a GGUF file into the models folder", code="model_not_found")
+        Placing(self._link).reset(self._settings.name)
+        # What was forgotten meanwhile is not to be found here either.
+        self._backend.retain(Sessions(Path(), RedisSessionTable(self._link), LocalDesk()).names_of_all())
+        queues = [model_queue(self._settings, model) for model in models if not model.info.adapter]
+        celery.conf.task_queues = [*queues, worker_queue(self._settings, self._settings.name)]
+        self._card = self._make_card(models)
+        for name, do in (("card", self._keep_card), ("orders", self._hear)):
+            threading.Thread(target=do, args=(celery,), name=name, daemon=True).start()
+        worker = celery.Worker(
+            hostname=f"{self._settings.name}@{socket.gethostname()}",
+            pool="threads",
+            concurrency=self._slots,
+            loglevel=logging.getLogger().level,
+            without_mingle=True,
+            without_gossip=True,
+            quiet=True,
+        )
+        worker_shutting_down.connect(self._drain)
+        worker_ready.connect(self._say_ready)
+        self._celery_worker = worker
+        worker.start()
+        self._say_goodbye()
+        return int(worker.exitcode or 0)
+
+    def _add_tasks(self, celery: Celery) -> None:
+        def run(do: Any, *arguments: Any) -> None:
+            try:
+                do(*arguments)
+            except GiveBack as error:
+                raise Reject(str(error), requeue=True) from error
+
+        @celery.task(name=GENERATE)
+        def generate(*arguments: Any) -> None:
+            run(self._work.generate, *arguments)
+
+        @celery.task(name=CALL)
+        def call(*arguments: Any) -> None:
+            run(self._work.call, *arguments)
+
+    def _models(self) -> list[ServedModel]:
+        """What it serves, once its vocabularies are where API nodes find them."""
+        served = []
+        for file in self._files.list():
+            if file.info and (not self._only or file.name in self._only):
+                known = (file.name, file.stamp)
+                if known not in self._published:
+                    self._published[known] = self._roster.publish_vocabulary(vocabulary_of(self._files.folder / file.name))
+                served.append(ServedModel(file.name, self._published[known], file.stamp[0], file.info))
+        return served
+
+    def _make_card(self, models: Sequence[ServedModel]) -> WorkerCard:
+        return WorkerCard(
+            name=self._settings.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            began=self._began,
+            slots=self._slots,
+            draining=self._draining.is_set(),
+            queues=tuple(model_queue(self._settings, model).name for model in models if not model.info.adapter),
+            models=tuple(models),
+            status=self._status(),
+        )
+
+    def _status(self) -> Status:
+        try:
+            return self._backend.status()
+        except HearthError:
+            none = Room(0, 0)
+            from services.status import Counts
+
+            return Status(Counts(), 0, 0, 0, none, none, none)
+
+    def _keep_card(self, _celery: Celery) -> None:
+        """The card's thread."""
+        while True:
+            try:
+                self._card = self._make_card(self._card.models)
+                self._roster.renew(self._card)
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("the worker's card could not be renewed")
+            time.sleep(RENEW)
+
+    def _hear(self, _celery: Celery) -> None:
+        """The thread that hears what API nodes tell everybody."""
+        while True:
+            try:
+                with self._link.redis.pubsub(ignore_subscribe_messages=True) as heard:
+                    heard.subscribe(self._link.key(ORDERS))
+                    while True:
+                        if message := heard.get_message(timeout=5.0):
+                            self._obey(message["data"])
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("the worker cannot hear what it is told")
+                time.sleep(0.5)
+
+    def _obey(self, text: str) -> None:
+        try:
+            self._work.obey(json.loads(text))
+        except Exception:
+            log.exception("the worker could not do what it was told")
+
+    def _wait_for_redis(self) -> None:
+        told = False
+        while not self._link.is_there():
+            if not told:
+                told = True
+                print("The worker waits for Redis, which cannot be reached.", flush=True)
+            time.sleep(0.5)
+
+    def _drain(self, **_: Any) -> None:
+        self._draining.set()
+        n_running = self._work.n_running
+        first = f", and ends {n_running} answers first" if n_running else ""
+        print(f"The worker takes nothing new{first}.", flush=True)
+        threading.Thread(target=self._renew_once, name="drain", daemon=True).start()
+
+    def _renew_once(self) -> None:
+        try:
+            self._roster.renew(self._make_card(self._card.models))
+        except Exception as error:
+            log.debug("nobody can be told: %s", error)
+
+    def _say_ready(self, **_: Any) -> None:
+        names = ", ".join(model.name for model in self._card.models)
+        print(f"The worker {self._settings.name} serves {names} with {self._slots} slots (Ctrl+C stops it).", flush=True)
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._roster.leave(self._card)
+        except Exception as error:
+            log.debug("nobody can be told: %s", error)
+        print("The worker stops.", flush=True)
+
+
+def run_worker(
+    settings: ClusterSettings, backend: Backend, profiles: Profiles, files: ModelFiles, names: Sequence[str]
+) -> int:
+    """Run a worker until it is stopped; return the exit status. Raises HearthError where it cannot start."""
+    worker = Worker(settings, backend, profiles, files, names)
+    # Celery takes the signals over once it works; what comes before ends the process.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return worker.run()

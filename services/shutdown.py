@@ -1,0 +1,70 @@
+"""How the server stops: on a signal, without a word lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """How the server stops: it takes nothing new, lets answers under way end, closes everything, and leaves.
+
+    Its methods are for the main thread; a thread of its own waits and closes, so that the server goes on meanwhile.
+    """
+
+    def __init__(
+        self, refuse: Callable[[], None], n_open: Callable[[], int], seconds: float, closers: Sequence[Callable[[], None]]
+    ) -> None:
+        self._refuse = refuse
+        self._n_open = n_open
+        self._seconds = seconds
+        self._closers = closers
+        self._begun = False
+        self._closed = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, and leave by SystemExit. In a thread of somebody's, signals are theirs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            # A notebook goes on after its server has been interrupted.
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._closed:
+            with contextlib.suppress(OSError):
+                print("Hearth stops.", flush=True)
+            raise SystemExit(0)
+        if self._begun:
+            # Whatever was answered is on the disk already.
+            os._exit(128 + number)
+        self._begun = True
+        self._refuse()
+        if count := self._n_open():
+            with contextlib.suppress(OSError):
+                what = "1 answer" if count == 1 else f"{count} answers"
+                limit = f"for {self._seconds} s at most; Ctrl+C again stops it at once"
+                print(f"Hearth ends {what} first, {limit}.", flush=True)
+        threading.Thread(target=self._close, name="stop", daemon=True).start()
+
+    def _close(self) -> None:
+        deadline = time.monotonic() + self._seconds
+        while self._n_open() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for close in self._closers:
+            close()
+        self._closed = True
+        # Only a signal gets the main thread out of its loop.
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,43 @@
+"""Everything that a server keeps, opened together: in the files of its data folder, unless a cluster shares it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from auth.keys import KeyStore
+from auth.metering import Meter
+from auth.usage import Usage, UsageStore
+from services.job_store import JobStore, JobTable
+from services.models import ModelFiles
+from services.profiles import Chosen, Profiles
+from services.sessions import Sessions
+from services.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What a server keeps, and the models that it can use."""
+
+    profiles: Profiles
+    files: ModelFiles
+    keys: KeyStore
+    sessions: Sessions
+    usage: Usage
+    meter: Meter
+    jobs: JobTable
+
+
+def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
+    """Those of a server by itself; `preferred` is the profile to begin with. Raises DamagedFile, StorageFailed."""
+    profiles = Profiles(settings.data / "config.json", preferred)
+    keys = KeyStore(settings.data / "api_keys.json")
+    usage = UsageStore(settings.data / "usage.sqlite")
+    return Stores(
+        profiles=profiles,
+        files=ModelFiles(settings.models),
+        keys=keys,
+        sessions=Sessions(settings.data / "sessions.json"),
+        usage=usage,
+        meter=Meter(keys, usage, settings.limits_store),
+        jobs=JobStore(settings.data / "jobs.sqlite"),
+    )
