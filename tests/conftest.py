@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browsing import Chat, chromium
+from tests.clustering import Cluster, Rabbit, Redis
 from tests.serving import ENDLESS, Server
 from tests.tiny import GUIDE, write_random_model
 
@@ -70,41 +68,43 @@ def visit(browser: Browser) -> Iterator[Callable[..., Chat]]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """A Redis of the tests' own."""
-    port = free_port()
-    folder = str(tmp_path_factory.mktemp("redis"))
-    command = [
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        folder,
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    yield f"redis://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+    made = Redis(tmp_path_factory.mktemp("redis"))
+    made.start()
+    yield made
+    made.kill()
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+@pytest.fixture
+def redis_url(redis: Redis) -> str:
+    return redis.url
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    """A RabbitMQ of the tests' own."""
+    made = Rabbit(tmp_path_factory.mktemp("rabbit"))
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guide, and a slow model that is certain of each word: whoever goes on with its answers says the same."""
+    folder = tmp_path_factory.mktemp("cluster models")
+    shutil.copy(GUIDE, folder)
+    write_random_model(folder / "random.gguf", certain=True)
+    return folder
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, rabbit: Rabbit, redis: Redis, cluster_models: Path) -> Iterator[Cluster]:
+    """A cluster of the test's own."""
+    made = Cluster(tmp_path, rabbit, redis, cluster_models)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,40 @@ from tests.serving import ROOT
 GUIDE = ROOT / "models" / "guide.gguf"
 
 
+# In the guide's vocabulary: what stands before it are special tokens and bytes.
+_FIRST_WORD = 300
+
+
 def write_random_model(
-    path: Path, *, dim: int = 512, layers: int = 8, ffn: int = 1408, n_ctx: int = 4096, pre: str = "gpt-2"
+    path: Path,
+    *,
+    dim: int = 512,
+    layers: int = 8,
+    ffn: int = 1408,
+    n_ctx: int = 4096,
+    pre: str = "gpt-2",
+    certain: bool = False,
 ) -> Path:
-    """A llama of random weights in F16, which goes on talking until it is stopped."""
+    """A llama of random weights in F16, which goes on talking until it is stopped.
+
+    `certain`: one that takes as long, and of which each token alone chooses the next, far before all others.
+    """
     rng = np.random.default_rng(0)
     tokens = _tokens()
     writer = _llama(path, tokens, dim=dim, layers=layers, ffn=ffn, n_ctx=n_ctx, pre=pre)
 
     def matrix(name: str, *shape: int) -> None:
-        writer.add_tensor(f"{name}.weight", (rng.standard_normal(shape, np.float32) * 0.05).astype(np.float16))
+        weights = rng.standard_normal(shape, np.float32) * 0.05
+        if certain and name.endswith(("attn_output", "ffn_down")):
+            weights *= 0
+        writer.add_tensor(f"{name}.weight", weights.astype(np.float16))
+        if certain and name == "token_embd":
+            # Words only, in a circle, into which every other token leads.
+            follows = np.roll(np.arange(len(tokens)), 1)
+            follows[[_FIRST_WORD]] = len(tokens) - 1
+            outputs = weights[follows] * (np.arange(len(tokens)) >= _FIRST_WORD)[:, None]
+            outputs[_FIRST_WORD] += 0.3 * weights[:_FIRST_WORD].sum(0)
+            writer.add_tensor("output.weight", outputs.astype(np.float16))
 
     def norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(dim, np.float32))
