@@ -16,7 +16,6 @@ from typing import Any
 
 from auth.authentication import Gate
 from auth.identity import USUAL, Terms
-from auth.keys import KeyStore
 from main import serve
 from services.errors import HearthError
 from services.models import ModelFiles
@@ -25,6 +24,7 @@ from services.pull_bar import show
 from services.pulls import Pulls
 from services.settings import Settings, read_settings
 from services.sources import OllamaModel, Source, parse_source
+from services.stores import open_keys
 
 PROVIDERS = ("gguf", "huggingface", "ollama")
 _HOST_KEY = re.compile(r"API Host of process (\d+)")
@@ -92,7 +92,7 @@ class ApiHost:
             print("No token is asked for: whoever reaches this address may use /api, and fetch models.", flush=True)
             self._serve({"apihost": Gate(None, may)})
             return
-        keys = KeyStore(self._settings.data / "api_keys.json")
+        keys = open_keys(self._settings, os.environ)
         for key in keys.list():
             found = _HOST_KEY.fullmatch(key["name"] or "")
             if found and not _runs(int(found[1])):

@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from services.cluster.settings import read_cluster
 from services.errors import HearthError, InvalidRequest
 from services.logs import set_up
 from services.settings import Settings, add_flags, read_settings
@@ -20,7 +21,6 @@ from services.sources import FORMS
 
 log = logging.getLogger("hearth")
 
-_NO_CLUSTER = "there is no cluster: set CELERY_BROKER_URL and CELERY_RESULT_BACKEND, or write them into .env"
 _CLUSTER_PACKAGES = frozenset({"celery", "kombu", "amqp", "redis", "flower", "langchain_community", "dotenv"})
 
 
@@ -34,22 +34,33 @@ def main() -> int:
     commands = (
         "serve (the default), keys: mint, change and revoke them, and see what they used (keys --help), "
         "pull: fetch a model file, tune: measure which settings make a profile fastest here, "
-        "or worker: compute for a cluster"
+        "worker: compute for a cluster, migrate: copy what the data folder holds into a cluster (--back: and back), "
+        "or flower: look at a cluster's tasks in a browser"
     )
-    parser.add_argument("command", nargs="?", choices=["serve", "pull", "tune", "worker"], default="serve", help=commands)
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["serve", "pull", "tune", "worker", "migrate", "flower"],
+        default="serve",
+        help=commands,
+    )
     named = (
         f"tune: which profile (the selected one); pull: a profile with a source, or {FORMS}; "
         "worker: the profiles whose models it serves (all of the models folder)"
     )
     parser.add_argument("what", nargs="*", metavar="PROFILE|SOURCE", help=named)
     parser.add_argument("--save", action="store_true", help="tune: write the best settings into the profile")
+    parser.add_argument("--back", action="store_true", help="migrate: from the cluster into the data folder")
+    parser.add_argument("--replace", action="store_true", help="migrate: replace what differs where it is copied to")
     add_flags(parser)
     given = parser.parse_args()
     if given.save and given.command != "tune":
         parser.error("--save belongs to tune")
+    if (given.back or given.replace) and given.command != "migrate":
+        parser.error("--back and --replace belong to migrate")
     if given.command == "pull" and not given.what:
         parser.error("pull needs a profile or a source")
-    most = {"serve": 0, "pull": 1, "tune": 1}.get(given.command, len(given.what))
+    most = {"pull": 1, "tune": 1, "worker": len(given.what)}.get(given.command, 0)
     if given.what[most:]:
         parser.error(f"what is {given.what[most]}?")
     what = given.what[0] if given.what else None
@@ -62,9 +73,28 @@ def main() -> int:
         "serve": lambda: serve(settings),
         "pull": lambda: pull(settings, given.what[0]),
         "tune": lambda: tune(settings, what, given.save),
-        "worker": lambda: worker(settings, given.what),
+        **dict.fromkeys(("worker", "migrate", "flower"), lambda: _in_cluster(settings, given)),
     }
-    return _explained("start" if given.command in ("serve", "worker") else given.command, runs[given.command])
+    cannot = {"serve": "start", "worker": "start", "flower": "start Flower"}.get(given.command, given.command)
+    return _explained(cannot, runs[given.command])
+
+
+def _in_cluster(settings: Settings, given: argparse.Namespace) -> int:
+    """Run a command that belongs to a cluster. Raises HearthError."""
+    if not (cluster := read_cluster(os.environ)):
+        what = "there is no cluster: set CELERY_BROKER_URL and CELERY_RESULT_BACKEND, or write them into .env"
+        raise InvalidRequest(what)
+    from services.cluster import commands
+
+    if given.command == "worker":
+        return commands.worker(cluster, settings, given.what, lambda: _engine(settings))
+    if given.command == "flower":
+        return commands.flower(cluster, given.host or settings.host, given.port or "5555")
+    with ExitStack() as closing:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        if not _is_alone(settings.data / "jobs.lock", closing):
+            raise InvalidRequest(f"a server works on {settings.data}: stop it first")
+        return commands.migrate(cluster, settings, given.back, given.replace)
 
 
 def _explained(what: str, run: Callable[[], int]) -> int:
@@ -91,12 +121,12 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     It computes itself, or is a cluster's API node where the environment names one. Raises HearthError or OSError where it
     cannot start.
     """
-    if cluster := _cluster():
+    if cluster := read_cluster(os.environ):
         from services.cluster.node import Node
 
         node = Node(cluster, settings, preferred)
         with node.running():
-            return _serve(settings, node.backend, node.stores, gates, node.announce)
+            return _serve(settings, node.backend, node.stores, gates, node)
     engine = _engine(settings)
     try:
         from services.stores import file_stores
@@ -104,16 +134,6 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
         return _serve(settings, engine, file_stores(settings, preferred), gates)
     finally:
         engine.close()
-
-
-def _cluster() -> Any:
-    """The cluster that the environment names, or None. Raises InvalidRequest where that is not complete."""
-    from services.cluster.settings import read_cluster
-
-    try:
-        return read_cluster(os.environ)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from None
 
 
 def _engine(settings: Settings) -> Any:
@@ -140,12 +160,12 @@ def _serve(
     engine: Any,
     stores: Any,
     gates: Mapping[str, Any] | None,
-    announce: Callable[..., None] | None = None,
+    node: Any = None,
 ) -> int:
     from services.app import create_app
     from services.server import make_server
 
-    app = create_app(settings, engine, gates, stores=stores)
+    app = create_app(settings, engine, gates, stores=stores, overview=node and node.overview)
     parts = app.extensions["hearth"]
     with ExitStack() as closing:
         # The engine first, so that streams end with an error event rather than in the middle of a word.
@@ -162,9 +182,9 @@ def _serve(
                 close()
             return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
         url = f"{'https' if settings.cert else 'http'}://{settings.host}:{server.port}"
-        if announce:
-            announce(url, lambda: answers.n_open)
-        jobs.start(takes_up=bool(announce) or _is_alone(settings.data / "jobs.lock", closing))
+        if node:
+            node.announce(url, lambda: answers.n_open)
+        jobs.start(takes_up=bool(node) or _is_alone(settings.data / "jobs.lock", closing))
         _introduce(url, parts["keys"].mint_master())
         engine.on_restart = lambda: _warm_up(answers)
         threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
@@ -172,24 +192,6 @@ def _serve(
             _open_tunnel(url, closing, parts["hosts"].add)
         server.run()
     return 0
-
-
-def worker(settings: Settings, names: Sequence[str]) -> int:
-    """Work for a cluster until SIGTERM or Ctrl+C: the models of the profiles `names`, or all of the models folder.
-
-    Raises HearthError where it cannot start.
-    """
-    if not (cluster := _cluster()):
-        raise InvalidRequest(_NO_CLUSTER)
-    engine = _engine(settings)
-    try:
-        from services.cluster.worker import run_worker
-        from services.models import ModelFiles
-        from services.profiles import Profiles
-
-        return run_worker(cluster, engine, Profiles(settings.data / "config.json"), ModelFiles(settings.models), names)
-    finally:
-        engine.close()
 
 
 def pull(settings: Settings, what: str) -> int:

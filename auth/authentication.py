@@ -16,6 +16,7 @@ from auth.keys import KeyStore
 from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused
 from services.json_text import read_json_text
 from services.settings import read_settings
+from services.stores import open_keys
 
 # Endpoints whose clients send the key in the body, as `token`.
 KEY_IN_BODY = frozenset({"apihost"})
@@ -37,15 +38,15 @@ SCOPE_OF: dict[str, Scope | None] = {
 def generate_api_key(name: str | None = None) -> str:
     """Mint a key from a Python prompt: `from auth.authentication import generate_api_key; generate_api_key("Ana")`.
 
-    Its hash is stored in data/api_keys.json (or in the folder that HEARTH_DATA names), so it works at once, with a running
-    server too. Where there is no master key yet, the new key becomes it. Returns the key, which is not shown again.
+    Its hash is stored in data/api_keys.json (or in the folder that HEARTH_DATA names, or in the cluster's Redis), so it
+    works at once, with a running server too. Where there is no master key yet, the new key becomes it. Returns the key,
+    which is not shown again.
     Raises DamagedFile or StorageFailed.
     """
     import os
 
     settings = read_settings({}, os.environ)
-    settings.data.mkdir(parents=True, exist_ok=True)
-    store = KeyStore(settings.data / "api_keys.json")
+    store = open_keys(settings, os.environ)
     return (store.mint_master() or store.mint(Terms(name=name))).key
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from auth.audit import AuditLog
 from auth.identity import GRACE, SCOPES, USUAL, Limits, Terms
-from auth.keys import KeyStore
-from auth.usage import UsageStore, as_csv, entries
+from auth.usage import as_csv, entries
 from services.settings import Settings, read_settings
+from services.stores import open_keys, open_usage
 from services.validation import explain
 
 _LIMITS = tuple(Limits.model_fields)
@@ -42,7 +42,7 @@ class _Command:
 
     def __init__(self, settings: Settings, fail: Callable[[str], Any]) -> None:
         settings.data.mkdir(parents=True, exist_ok=True)
-        self.store = KeyStore(settings.data / "api_keys.json")
+        self.store = open_keys(settings, os.environ)
         self.settings = settings
         self._audit = AuditLog(settings.data / "audit.jsonl")
         self.fail = fail
@@ -104,7 +104,7 @@ def _list(command: _Command, _given: argparse.Namespace) -> None:
 
 def _usage(command: _Command, given: argparse.Namespace) -> None:
     first = (datetime.now(timezone.utc).date() - timedelta(days=max(given.days, 1) - 1)).isoformat()
-    usage = UsageStore(command.settings.data / "usage.sqlite")
+    usage = open_usage(command.settings, os.environ)
     rows = entries(usage.rows(given.id, first), command.store.names())
     usage.close()
     if given.csv:

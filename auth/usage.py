@@ -101,10 +101,12 @@ class UsageStore:
 
     def add(self, key: str, spent: Spent) -> None:
         """Count a request of a key, today."""
-        used = Used(1, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, spent.cpu_seconds)
-        row = (row_name(key), today())
+        self.add_row(UsageRow(row_name(key), today(), used_by(spent)))
+
+    def add_row(self, row: UsageRow) -> None:
+        """Add to what a key used on a day."""
         with self._turn:
-            self._unkept[row] = self._unkept.get(row, Used()) + used
+            self._unkept[row.key, row.day] = self._unkept.get((row.key, row.day), Used()) + row.used
             try:
                 self._keep()
             except HearthError as error:
@@ -176,6 +178,11 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 def today() -> str:
     """The day in UTC, as ISO 8601 writes it."""
     return datetime.now(timezone.utc).date().isoformat()
+
+
+def used_by(spent: Spent) -> Used:
+    """What one request has used."""
+    return Used(1, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, spent.cpu_seconds)
 
 
 def row_name(key: str) -> str:

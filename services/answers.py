@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from auth.metering import Meter, Ticket
 from services.answer import Answer, Deadline, Poll
@@ -85,6 +86,7 @@ class Answers:
             chosen = self._choose(ticket.profiles, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             opening = Opening(ask, chosen, model, conversation_of(self._sessions, owner, ask, chosen), ticket)
+            opening.request = replace(opening.request, patient=getattr(self._here, "patient", False))
             opening.deadline, opening.stop = deadline, stop
             opening.end = stack.pop_all()
             return opening
@@ -169,13 +171,13 @@ class Answers:
         return self._n_open
 
     @contextmanager
-    def needing_no_place(self) -> Iterator[None]:
-        """What this thread opens meanwhile takes no place: whoever waits for it has taken one."""
-        self._here.needs_no_place = True
+    def needing_no_place(self, patient: bool = False) -> Iterator[None]:
+        """What this thread opens meanwhile takes no place: whoever waits for it has taken one, if it is not `patient`."""
+        self._here.needs_no_place, self._here.patient = True, patient
         try:
             yield
         finally:
-            self._here.needs_no_place = False
+            self._here.needs_no_place = self._here.patient = False
 
     @contextmanager
     def place(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask
@@ -14,6 +14,7 @@ from services.answers import Answers
 from services.api.answer import AnswerResource, SessionResource, SessionsResource, StopResource
 from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
+from services.api.cluster import ClusterResource
 from services.api.cors import allow_origins
 from services.api.docs import add_docs
 from services.api.embeddings import EmbeddingsResource
@@ -58,11 +59,13 @@ def create_app(
     gates: Mapping[str, Gate] | None = None,
     preferred: Chosen | None = None,
     stores: Stores | None = None,
+    overview: Callable[[], dict[str, Any]] | None = None,
 ) -> Flask:
     """The application over what `stores` keep, or else the files that `settings` name; `backend` computes.
 
     `gates` let callers without a key into some endpoints (auth/authentication.py); `preferred` is the profile to begin
-    with, where there are no `stores`. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and so on.
+    with, where there are no `stores`; `overview` tells of the cluster, where there is one. Its `extensions["hearth"]`
+    holds the Answers, the KeyStore, the Sessions and so on.
     Raises DamagedFile where one of the files is broken.
     """
     stores = stores or file_stores(settings, preferred)
@@ -127,6 +130,7 @@ def create_app(
     metrics.registry.register(Now(answers, usage))
     api.add_resource(MetricsResource, "/metrics", endpoint="metrics", resource_class_args=(metrics,))
     api.add_resource(StatusResource, "/status", endpoint="status", resource_class_args=(answers,))
+    api.add_resource(ClusterResource, "/cluster", endpoint="cluster", resource_class_args=(overview,))
     add_docs(app)
     add_page(app)
     app.extensions["hearth"]["jobs"] = Jobs(stores.jobs, Performer(app, keys))

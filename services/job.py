@@ -33,7 +33,8 @@ class Running(Protocol):
         ...
 
 
-Perform = Callable[[JobKey, JobRequest, Poll], Running]
+# Computes a request; the bool says whether nobody waits for it.
+Perform = Callable[[JobKey, JobRequest, Poll, bool], Running]
 
 
 @dataclass(frozen=True)

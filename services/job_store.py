@@ -134,6 +134,10 @@ class JobStore:
         """What is still to be computed, in the order in which it came. Raises StorageFailed."""
         return self._select("state IN ('queued', 'running')", ())
 
+    def everything(self) -> list[StoredJob]:
+        """All that there are. Raises StorageFailed."""
+        return self._select("1", ())
+
     def add(self, job: StoredJob) -> None:
         """Store a job durably, in the place of one of the same key. Raises StorageFailed.
 

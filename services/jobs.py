@@ -228,7 +228,7 @@ class Jobs:
         job.state = "running"
         state: JobState = "failed"
         try:
-            running = self._perform(job.key, job.request, job.poll)
+            running = self._perform(job.key, job.request, job.poll, job.waits)
             if running.status in (429, 503) and "Retry-After" in running.headers and self._may_wait(job):
                 time.sleep(1)
                 job.state = "queued"

@@ -71,7 +71,7 @@ class Performer:
         self._app = app
         self._keys = keys
 
-    def __call__(self, key: JobKey, asked: JobRequest, poll: Poll) -> _Performed:
+    def __call__(self, key: JobKey, asked: JobRequest, poll: Poll, patient: bool) -> _Performed:
         """See `Perform`."""
 
         def has_left() -> bool:
@@ -90,7 +90,7 @@ class Performer:
                 if g.identity is None:
                     raise NotAuthenticated("the key that sent this job has been revoked")
                 check_scope(g.identity)
-                with self._app.extensions["hearth"]["answers"].needing_no_place():
+                with self._app.extensions["hearth"]["answers"].needing_no_place(patient):
                     response = self._app.make_response(self._app.dispatch_request())
             except Exception as error:
                 response = self._app.make_response(self._app.handle_user_exception(error))

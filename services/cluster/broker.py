@@ -122,12 +122,12 @@ class Broker:
                 retry_after=5,
             ) from error
 
-    def waiting(self, queue: str) -> int | None:
-        """How many tasks wait in a queue; None where that cannot be known."""
+    def waiting(self, queues: Sequence[str]) -> dict[str, int] | None:
+        """How many tasks wait in each of these queues, which are there; None where the broker is away."""
         try:
             with self._celery.connection_for_read() as connection:
-                found = connection.default_channel.queue_declare(queue, passive=True)
-                return int(found.message_count)
+                channel = connection.default_channel
+                return {name: int(channel.queue_declare(name, passive=True).message_count) for name in queues}
         except (BrokerError, KombuError, OSError, AMQPError):
             return None
 

@@ -43,7 +43,13 @@ class RedisJobTable:
         """See `JobTable.get`."""
         with reached():
             text = self._redis.get(self._name(key))
-        return None if text is None else _job(key, json.loads(text))
+        return None if text is None else _job(json.loads(text))
+
+    def everything(self) -> list[StoredJob]:
+        """All that there are."""
+        with reached():
+            found = [self._redis.get(name) for name in self._redis.scan_iter(self._link.key("job", "*"))]
+        return sorted((_job(json.loads(text)) for text in found if text), key=lambda job: job.created)
 
     def unfinished(self) -> list[StoredJob]:
         """See `JobTable.unfinished`."""
@@ -58,6 +64,7 @@ class RedisJobTable:
         """See `JobTable.add`."""
         reply = job.reply
         told: dict[str, Any] = {
+            "key": [job.key.owner, job.key.id],
             "path": job.request.path,
             "body": _text(job.request.body) if job.finished is None else "",
             "digest": job.request.digest,
@@ -151,11 +158,11 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _job(key: JobKey, told: dict[str, Any]) -> StoredJob:
+def _job(told: dict[str, Any]) -> StoredJob:
     reply = told["reply"]
     request = JobRequest(told["path"], base64.b64decode(told["body"]), told["digest"], told["session"])
     return StoredJob(
-        key,
+        JobKey(*told["key"]),
         request,
         told["state"],
         told["created"],

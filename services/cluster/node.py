@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 from services.cluster.broker import Broker
 from services.cluster.link import Link, is_away
+from services.cluster.overview import Overview
+from services.cluster.placing import Placing
 from services.cluster.remote import ClusterBackend
 from services.cluster.roster import RENEW, NodeCard, Roster
 from services.cluster.settings import ClusterSettings
@@ -32,7 +34,9 @@ class Node:
         self._link = Link(cluster)
         self._roster = Roster(self._link)
         vocabularies = Vocabularies(self._roster, settings.data / "vocabularies")
-        self.backend = ClusterBackend(cluster.name, self._link, Broker(cluster), self._roster, vocabularies)
+        broker = Broker(cluster)
+        self.backend = ClusterBackend(cluster.name, self._link, broker, self._roster, vocabularies)
+        self.overview = Overview(self._roster, Placing(self._link), broker)
         self.stores = cluster_stores(settings, self._link, cluster.name, self.backend.files, preferred)
         self._began = time.time()
         self._over = threading.Event()

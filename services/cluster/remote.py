@@ -19,7 +19,7 @@ from services.cluster.files import NO_WORKER, ClusterFiles
 from services.cluster.generation import StreamGeneration
 from services.cluster.link import Link, is_away, reached
 from services.cluster.placing import Placing
-from services.cluster.roster import Roster, ServedModel, WorkerCard
+from services.cluster.roster import TEXT, Roster, ServedModel, WorkerCard
 from services.cluster.streams import Streams
 from services.cluster.vocabularies import Tokenizer, Vocabularies
 from services.codec import plain, read, read_error
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 ORDERS = "orders"
 # Seconds for which a request waits for a worker that may be about to come, as one that is started anew.
 _COMING = 5.0
+CHARACTERS_A_TOKEN = 3
 
 
 class RemoteModel:
@@ -39,8 +40,9 @@ class RemoteModel:
     def __init__(
         self, backend: ClusterBackend, settings: LoadSettings, served: ServedModel, tokenizer: Tokenizer, embeds: bool
     ) -> None:
-        trained = served.info.context_length or settings.n_ctx
-        self.n_ctx = min(settings.n_ctx, trained)
+        # Where a token is a character, about so many are one.
+        self.n_ctx = settings.n_ctx * (CHARACTERS_A_TOKEN if served.vocabulary == TEXT else 1)
+        self.n_ctx = min(self.n_ctx, served.info.context_length or self.n_ctx)
         self.chat_format: ChatFormat = tokenizer.chat_format
         self._backend = backend
         self._settings = settings

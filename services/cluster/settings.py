@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from services.errors import InvalidRequest
 from services.settings import HOME
 
 # The names that ProtoLLM's users know, and NODE_NAME.
@@ -40,19 +41,21 @@ class ClusterSettings:
 def read_cluster(environ: Mapping[str, str], file: Path = HOME / ".env") -> ClusterSettings | None:
     """The cluster that the environment names, or else `file`; None where neither names one.
 
-    Raises ValueError naming the variable that is wrong or missing.
+    Raises InvalidRequest naming the variable that is wrong or missing.
     """
     values = {**_of_file(file), **{name: environ[name] for name in NAMES if environ.get(name)}}
     broker, redis = _broker(values), _redis(values)
     if not broker and not redis:
         return None
     if not broker:
-        raise ValueError("a cluster has a broker too: CELERY_BROKER_URL or RABBIT_MQ_HOST is missing")
+        raise InvalidRequest("a cluster has a broker too: CELERY_BROKER_URL or RABBIT_MQ_HOST is missing")
     if not redis:
-        raise ValueError("a cluster has a Redis too: CELERY_RESULT_BACKEND or REDIS_HOST is missing")
+        raise InvalidRequest("a cluster has a Redis too: CELERY_RESULT_BACKEND or REDIS_HOST is missing")
     for name in ("QUEUE_NAME", "REDIS_PREFIX", "NODE_NAME"):
         if values.get(name) and not _NAME.fullmatch(values[name]):
-            raise ValueError(f"{name} should be of letters, digits, dots, hyphens and underscores, not {values[name]!r}")
+            raise InvalidRequest(
+                f"{name} should be of letters, digits, dots, hyphens and underscores, not {values[name]!r}"
+            )
     inner = values.get("INNER_LLM_URL", "")
     if inner:
         inner = inner if "://" in inner else f"http://{inner}"
@@ -75,7 +78,7 @@ def _of_file(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise InvalidRequest(f"{file} cannot be read: {error}") from None
     if not re.search(rf"^\s*(export\s+)?({'|'.join(NAMES)})\s*=", text, re.MULTILINE):
         return {}
     from dotenv import dotenv_values
@@ -105,16 +108,16 @@ def _redis(values: Mapping[str, str]) -> str:
 def _port(values: Mapping[str, str], name: str, usual: int) -> int:
     given = values.get(name) or str(usual)
     if not given.isascii() or not given.isdigit() or not 0 < int(given) < 65_536:
-        raise ValueError(f"{name} should be a port from 1 to 65535, not {given!r}")
+        raise InvalidRequest(f"{name} should be a port from 1 to 65535, not {given!r}")
     return int(given)
 
 
 def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
-    """Raises ValueError, without the URL, which may hold a password."""
+    """Raises InvalidRequest, without the URL, which may hold a password."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
     if not good:
-        raise ValueError(f"{name} should be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        raise InvalidRequest(f"{name} should be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")

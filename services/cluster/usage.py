@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import astuple, fields
 
-from auth.usage import UsageRow, Used, row_name, today
+from auth.usage import UsageRow, Used, row_name, today, used_by
 from services.backend import Spent
 from services.cluster.link import Link, is_away, reached
 
@@ -44,8 +44,7 @@ class RedisUsage:
 
     def add(self, key: str, spent: Spent) -> None:
         """See `Usage.add`."""
-        used = Used(1, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, spent.cpu_seconds)
-        self.add_row(UsageRow(row_name(key), today(), used))
+        self.add_row(UsageRow(row_name(key), today(), used_by(spent)))
 
     def add_row(self, row: UsageRow) -> None:
         """Add to what a key used on a day."""

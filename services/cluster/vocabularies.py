@@ -10,8 +10,9 @@ from typing import Protocol
 from services.backend import ChatFormat, Prompt
 from services.cluster.files import NO_WORKER
 from services.cluster.roster import TEXT, Roster, ServedModel
+from services.cluster.text_tokens import TextTokenizer
 from services.engine.vocabulary_file import load_vocabulary
-from services.errors import InvalidRequest, Unavailable
+from services.errors import Unavailable
 
 
 class Tokenizer(Protocol):
@@ -26,24 +27,6 @@ class Tokenizer(Protocol):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """See `Model.detokenize`."""
         ...
-
-
-class TextTokenizer:
-    """For a server elsewhere that is sent text: each character counts as a token, by its number in Unicode."""
-
-    chat_format = ChatFormat("", "", "", ())
-
-    def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Model.tokenize`."""
-        self.detokenize(prompt.ids)
-        return list(prompt.ids) or [ord(character) for character in prompt.text]
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """See `Model.detokenize`."""
-        try:
-            return "".join(map(chr, tokens))
-        except (ValueError, OverflowError):
-            raise InvalidRequest("prompt: one of the tokens is no character", param="prompt") from None
 
 
 class Vocabularies:

@@ -19,10 +19,11 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from services.backend import Backend
 from services.cluster.broker import CALL, GENERATE, make_celery, model_queue, worker_queue
+from services.cluster.inner import NamedFiles
 from services.cluster.link import Link, is_away
 from services.cluster.placing import Placing
 from services.cluster.remote import ORDERS
-from services.cluster.roster import RENEW, Roster, ServedModel, WorkerCard
+from services.cluster.roster import RENEW, TEXT, Roster, ServedModel, WorkerCard
 from services.cluster.sessions import RedisSessionTable
 from services.cluster.settings import ClusterSettings
 from services.cluster.work import GiveBack, Work
@@ -32,7 +33,8 @@ from services.models import ModelFiles
 from services.profiles import Profiles
 from services.session_desk import LocalDesk
 from services.sessions import Sessions
-from services.status import Room, Status
+from services.settings import Settings
+from services.status import Counts, Room, Status
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +45,24 @@ _SLOTS = 8
 class Worker:
     """One worker. Celery's own threads run its tasks; one renews its card, and one hears what API nodes tell."""
 
-    def __init__(
-        self, settings: ClusterSettings, backend: Backend, profiles: Profiles, files: ModelFiles, names: Sequence[str]
-    ) -> None:
-        """It serves the models of the profiles `names`, or of none are named all that are in the models folder.
+    def __init__(self, cluster: ClusterSettings, backend: Backend, settings: Settings, names: Sequence[str]) -> None:
+        """It serves the models of the profiles `names`, or where none are named all that are in the models folder.
 
-        Raises NotFound for an unknown profile, and for one whose model is not there.
+        Where another server computes, the models are only named: those of the profiles. Raises NotFound for an unknown
+        profile, and for one whose model is not there.
         """
-        self._settings = settings
+        self._settings = cluster
         self._backend = backend
-        self._files = files
-        self._link = Link(settings)
+        files = self._files = NamedFiles() if cluster.inner else ModelFiles(settings.models)
+        self._link = Link(cluster)
         self._roster = Roster(self._link)
-        self._work = Work(settings.name, self._link, self._roster, backend, files)
-        config = profiles.config()
+        self._work = Work(cluster.name, self._link, self._roster, backend, files)
+        config = Profiles(settings.data / "config.json").config()
         chosen = [config.named(name) for name in names] or list(config.profiles.values())
-        self._only = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
-        for name in self._only if names else ():
-            files.check(name)
-        self._only = self._only if names else set()
+        for profile in chosen if names else ():
+            profile.load_settings(files)
+        named = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
+        self._only = named if names or cluster.inner else set()
         self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
         self._began = time.time()
         self._draining = threading.Event()
@@ -71,6 +72,8 @@ class Worker:
     def run(self) -> int:
         """Work until SIGTERM, and end what is under way first; a second one ends at once. Return the exit status."""
         celery = make_celery(self._settings)
+        # Celery takes the signals over once it works; what comes before ends the process.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._add_tasks(celery)
         self._wait_for_redis()
         models = self._models()
@@ -117,6 +120,8 @@ class Worker:
 
     def _models(self) -> list[ServedModel]:
         """What it serves, once its vocabularies are where API nodes find them."""
+        if self._settings.inner:
+            return [ServedModel(name, TEXT, 0, NamedFiles.info) for name in sorted(self._only)]
         served = []
         for file in self._files.list():
             if file.info and (not self._only or file.name in self._only):
@@ -137,6 +142,7 @@ class Worker:
             queues=tuple(model_queue(self._settings, model).name for model in models if not model.info.adapter),
             models=tuple(models),
             status=self._status(),
+            inner=bool(self._settings.inner),
         )
 
     def _status(self) -> Status:
@@ -144,8 +150,6 @@ class Worker:
             return self._backend.status()
         except HearthError:
             none = Room(0, 0)
-            from services.status import Counts
-
             return Status(Counts(), 0, 0, 0, none, none, none)
 
     def _keep_card(self, _celery: Celery) -> None:
@@ -210,13 +214,3 @@ class Worker:
         except Exception as error:
             log.debug("nobody can be told: %s", error)
         print("The worker stops.", flush=True)
-
-
-def run_worker(
-    settings: ClusterSettings, backend: Backend, profiles: Profiles, files: ModelFiles, names: Sequence[str]
-) -> int:
-    """Run a worker until it is stopped; return the exit status. Raises HearthError where it cannot start."""
-    worker = Worker(settings, backend, profiles, files, names)
-    # Celery takes the signals over once it works; what comes before ends the process.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return worker.run()

@@ -20,7 +20,7 @@ from typing import Any
 
 from services.backend import Finish, GenerationRequest, LoadSettings, Spent
 from services.codec import Message, plain, read, read_choice, read_error
-from services.engine.delivery import Delivery
+from services.delivery import Delivery
 from services.engine.wire import Wire
 from services.errors import Unavailable
 from services.settings import HOME

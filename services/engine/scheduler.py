@@ -2,7 +2,8 @@
 
 Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of one
 prompt; the owners of prompts take turns, so that nobody's long prompt holds up another's short one, and of one owner's
-prompts the oldest is read first. Slots go to the owner who has fewest, the oldest request first.
+prompts the oldest is read first. Slots go to the owner who has fewest, the oldest request first; what nobody waits for
+goes last.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Scheduler:
         slots_of = [sequence.request.owner for sequence in self._running]
         waiting = list(self._waiting)
         while waiting:
-            sequence = min(waiting, key=lambda each: slots_of.count(each.request.owner))
+            # What nobody waits for goes last.
+            sequence = min(waiting, key=lambda each: (each.request.patient, slots_of.count(each.request.owner)))
             waiting.remove(sequence)
             slots_of.append(sequence.request.owner)
             yield sequence

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from services.backend import Finish, FinishReason, GenerationRequest, Spent, TokenChoice
-from services.engine.delivery import Delivery
+from services.delivery import Delivery
 from services.engine.text import TextAssembler
 from services.errors import HearthError
 
