@@ -18,13 +18,13 @@ from auth.authentication import Gate
 from auth.identity import USUAL, Terms
 from main import serve
 from services.errors import HearthError
+from services.keys_of import open_keys
 from services.models import ModelFiles
 from services.profiles import Chosen, Config, Profiles
 from services.pull_bar import show
 from services.pulls import Pulls
 from services.settings import Settings, read_settings
 from services.sources import OllamaModel, Source, parse_source
-from services.stores import open_keys
 
 PROVIDERS = ("gguf", "huggingface", "ollama")
 _HOST_KEY = re.compile(r"API Host of process (\d+)")

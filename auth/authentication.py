@@ -15,8 +15,8 @@ from auth.identity import USUAL, Identity, Scope, Terms
 from auth.keys import KeyStore
 from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused
 from services.json_text import read_json_text
+from services.keys_of import open_keys
 from services.settings import read_settings
-from services.stores import open_keys
 
 # Endpoints whose clients send the key in the body, as `token`.
 KEY_IN_BODY = frozenset({"apihost"})

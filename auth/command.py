@@ -16,8 +16,8 @@ from rich.table import Table
 from auth.audit import AuditLog
 from auth.identity import GRACE, SCOPES, USUAL, Limits, Terms
 from auth.usage import as_csv, entries
+from services.keys_of import open_keys, open_usage
 from services.settings import Settings, read_settings
-from services.stores import open_keys, open_usage
 from services.validation import explain
 
 _LIMITS = tuple(Limits.model_fields)

@@ -46,13 +46,16 @@ class Placing:
     def enter(self, id_: str, owner: str, patient: bool) -> int:
         """A request of a key's begins to wait; return its priority."""
         now = time.time()
-        n_open = int(self._enter([self._link.key("asked", owner)], [now, now + _LOST_AFTER, id_]))
+        n_open = int(self._enter([self._asked(owner, patient)], [now, now + _LOST_AFTER, id_]))
         highest, lowest = _JOBS if patient else _PEOPLE
         return max(highest - (n_open - 1), lowest)
 
     def leave(self, id_: str, owner: str) -> None:
         """It has come to its end."""
-        self._redis.zrem(self._link.key("asked", owner), id_)
+        pipe = self._redis.pipeline()
+        for patient in (False, True):
+            pipe.zrem(self._asked(owner, patient), id_)
+        pipe.execute()
 
     def choose(self, id_: str, request: GenerationRequest, model: ServedModel, workers: list[WorkerCard]) -> str:
         """The worker whose own queue a request goes to, and which has a slot for it; "": whichever is free."""
@@ -99,3 +102,6 @@ class Placing:
     def busy(self, worker: str) -> int:
         """How many requests a worker has under way."""
         return int(self._redis.zcount(self._link.key("busy", worker), time.time(), "+inf"))
+
+    def _asked(self, owner: str, patient: bool) -> str:
+        return self._link.key("asked", "jobs" if patient else "people", owner)
