@@ -1,0 +1,1 @@
+"""What a cluster costs and gives, measured on one machine, and what that means for many."""

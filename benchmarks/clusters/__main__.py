@@ -1,0 +1,33 @@
+"""The command line: measure the rows, keep what came of it, and write docs/scaling.md's figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime, timezone
+
+from benchmarks.clusters.rows import ROWS
+from benchmarks.servers import ROOT
+
+RESULTS = ROOT / "benchmarks" / "clusters" / "measured.json"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="benchmarks/cluster", description="Measure a cluster on this machine.")
+    rows = "; ".join(f"{name}: {(row.__doc__ or '').splitlines()[0]}" for name, row in ROWS.items())
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"what to measure (all): {rows}")
+    parser.add_argument("--pairs", type=int, default=3, help="how often (3)")
+    given = parser.parse_args()
+    if unknown := [name for name in given.rows if name not in ROWS]:
+        parser.error(f"there is no row {unknown[0]}: there are {', '.join(ROWS)}")
+    measured = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name in given.rows or ROWS:
+        numbers = ROWS[name](given.pairs)
+        measured[name] = {"date": datetime.now(timezone.utc).date().isoformat(), "pairs": given.pairs, **numbers}
+        RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        print(name, json.dumps(numbers), flush=True)
+
+
+if __name__ == "__main__":
+    main()

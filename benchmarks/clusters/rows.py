@@ -1,0 +1,269 @@
+"""What is measured: each row is one comparison, made in pairs on the same machine in the same minutes."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from itertools import pairwise
+from random import Random
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import redis as redis_client
+
+from benchmarks.clusters.parts import TOKENS, WORDS, a_cluster, ask, by_itself, crowd, send, warm_up
+from benchmarks.words import make_text
+from services.cluster.broker import make_celery
+from services.cluster.link import Link
+from services.cluster.settings import ClusterSettings
+from services.cluster.streams import Streams
+from tests.clustering import Cluster
+
+Numbers = dict[str, Any]
+
+
+def overhead(pairs: int) -> Numbers:
+    """The first token by the road through the broker, and without it: by turns, prompt by prompt, pair by pair anew.
+
+    The `road` is what lies around the engine's own time: the client's first token without what the engine says of its.
+    """
+    rng = Random(1)
+    firsts: dict[str, list[float]] = {"embedded": [], "cluster": []}
+    roads: dict[str, list[float]] = {"embedded": [], "cluster": []}
+    for _ in range(pairs):
+        with by_itself(2) as server, a_cluster(1, 2) as cluster:
+            for _ in range(30):
+                words = make_text(12, rng)
+                for side, each in (("embedded", server), ("cluster", cluster.nodes[0])):
+                    reply = ask(each, 0, words, 2)
+                    firsts[side].append(1000 * reply.first_token)
+                    roads[side].append(1000 * reply.first_token - reply.last["timings"]["first_token_ms"])
+                    time.sleep(0.05)
+    added = [b - a for a, b in zip(roads["embedded"], roads["cluster"], strict=True)]
+    told = {f"{side}_first_ms": median(times) for side, times in firsts.items()}
+    told |= {f"{side}_road_ms": median(times) for side, times in roads.items()}
+    return {**told, "added_ms": median(added), "added_p90_ms": _p90(added)}
+
+
+def scaling(pairs: int) -> Numbers:
+    """What eight people get from one worker of one thread, and sixteen from two; and from these the same eight."""
+    runs: list[Numbers] = []
+    for n in range(pairs):
+        rates: Numbers = {}
+        for n_workers in (1, 2) if n % 2 else (2, 1):
+            with a_cluster(n_workers, 1) as cluster:
+                for per_worker, name in ((8, "full"), (4, "half")):
+                    users = per_worker * n_workers
+                    seconds, replies = crowd(cluster.nodes[0], users, 3, TOKENS, Random(n))
+                    rates[f"{name}_{n_workers}"] = users * 3 * TOKENS / seconds
+                    rates[f"{name}_{n_workers}_first"] = median(reply.first_token for reply in replies)
+        runs.append(rates)
+    whole = {name: median(run[name] for run in runs) for name in runs[0]}
+    ratios = [run["full_2"] / run["full_1"] for run in runs]
+    return {**whole, "ratio": median(ratios), "ratios": ratios}
+
+
+def takeover(pairs: int) -> Numbers:
+    """For how long a stream stands still whose worker is killed, by how much there is to read again."""
+    told: Numbers = {}
+    for name, words in (("short", 12), ("long", 1000)):
+        gaps, usual = [], []
+        for n in range(pairs):
+            with a_cluster(2, 1) as cluster:
+                node = cluster.nodes[0]
+                flight = send(node, 7, make_text(words, Random(n)), 200)
+                while len(flight.reply.arrivals) < 60:
+                    time.sleep(0.005)
+                _home(cluster, 7).process.kill()
+                killed = perf_counter()
+                reply = flight.wait()
+                spans = [(b - a, a) for a, b in pairwise(reply.arrivals)]
+                gaps.append(max(span for span, at in spans if at > killed - 1))
+                usual.append(median(span for span, at in spans if at < killed - 0.1))
+        told |= {f"{name}_gap_s": median(gaps), f"{name}_gaps_s": gaps, f"{name}_usual_s": median(usual)}
+    return told
+
+
+def moving(pairs: int) -> Numbers:
+    """A conversation's next first token where its worker has it, and where another has to read it."""
+    stays, moves, tokens = [], [], 0
+    with a_cluster(2, 1) as cluster:
+        node = cluster.nodes[0]
+        for n in range(2 * pairs):
+            rng, session = Random(n), 100 + n
+            for _ in range(6):
+                ask(node, session, make_text(150, rng), 40)
+            time.sleep(3)
+            stays.append(ask(node, session, make_text(20, rng), 2).first_token)
+            time.sleep(3)
+            home = _home(cluster, session)
+            client = redis_client.Redis.from_url(cluster.redis.url)
+            other = next(worker.name for worker in cluster.workers if worker is not home)
+            client.set(f"test{cluster.number}:home:0:{session}", other)
+            client.close()
+            reply = ask(node, session, make_text(20, rng), 2)
+            moves.append(reply.first_token)
+            tokens = reply.last["usage"]["prompt_tokens"]
+    return {"stays_s": median(stays), "moves_s": median(moves), "prompt_tokens": tokens}
+
+
+def service(pairs: int) -> Numbers:
+    """How fast one worker of one thread reads prompts, and writes for 1, 2, 4 and 8 at once: what the simulation needs."""
+    steps: dict[str, list[float]] = {str(n): [] for n in (1, 2, 4, 8)}
+    read: list[float] = []
+    with a_cluster(1, 1) as cluster:
+        node = cluster.nodes[0]
+        for n in range(pairs):
+            for count in steps:
+                _, replies = crowd(node, int(count), 1, TOKENS, Random(100 * n + int(count)))
+                # While all of them write: after the last one's first word, before the first one's last.
+                begin = max(reply.arrivals[0] for reply in replies)
+                end = min(reply.arrivals[-1] for reply in replies)
+                inside = [at for reply in replies for at in reply.arrivals if begin <= at <= end]
+                steps[count].append((end - begin) * int(count) / len(inside))
+            reply = ask(node, 0, make_text(400, Random(n)), 2)
+            usage, timings = reply.last["usage"], reply.last["timings"]
+            read.append((usage["prompt_tokens"] - usage["cached_tokens"]) / timings["prompt_ms"] * 1000)
+    return {"step_s": {count: median(times) for count, times in steps.items()}, "read_tokens_per_s": median(read)}
+
+
+def busy(pairs: int) -> Numbers:
+    """People who think between prompts, on one worker and on two: their first tokens, for the simulation to be held to."""
+    told: Numbers = {}
+    for n_workers, users in ((1, 12), (2, 24)):
+        firsts: list[float] = []
+        for n in range(pairs):
+            with a_cluster(n_workers, 1) as cluster:
+                firsts += _people(cluster, users, THINK, 90.0, n)
+        firsts.sort()
+        told[str(n_workers)] = {
+            "users": users,
+            "answers": len(firsts),
+            "median_s": median(firsts),
+            "p95_s": firsts[math.ceil(0.95 * len(firsts)) - 1],
+        }
+    return {"think_s": THINK, **told}
+
+
+# Mean seconds between an answer and the next prompt, in `busy`.
+THINK = 10.0
+
+
+def limits(pairs: int) -> Numbers:
+    """How much the parts between nodes and workers bear: events through Redis, tasks through the broker, events a node."""
+    with a_cluster(1, 1) as cluster:
+        named = cluster.environ("bench")
+        settings = ClusterSettings(
+            named["CELERY_BROKER_URL"], named["CELERY_RESULT_BACKEND"], "bench", "bench", name="bench"
+        )
+        return {
+            "redis_events_per_s": _redis_rate(settings, 4.0 * pairs),
+            "broker_tasks_per_s": _broker_rate(settings, 300 * pairs),
+            "node_cpu_ms_per_event": _node_cost(cluster),
+        }
+
+
+def _redis_rate(settings: ClusterSettings, seconds: float) -> float:
+    """Events that eight writers, each waiting for the reply, get into streams: about half of the machine is theirs."""
+    counts = [0] * 8
+    over = threading.Event()
+
+    def write(n: int) -> None:
+        streams, id_ = Streams(Link(settings)), f"w{n}"
+        streams.open(id_, "bench")
+        begun = streams.begin(id_, "bench")
+        while not over.is_set():
+            streams.write(id_, begun.attempt, begun.written + counts[n], [{"text": " word", "tokens": [1]}])
+            counts[n] += 1
+        streams.drop(id_)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(len(counts))]
+    client: Any = redis_client.Redis.from_url(settings.redis)
+    before = client.info("cpu")
+    began = perf_counter()
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    over.set()
+    for thread in threads:
+        thread.join()
+    after = client.info("cpu")
+    client.close()
+    used = sum(after[name] - before[name] for name in ("used_cpu_user_main_thread", "used_cpu_sys_main_thread"))
+    # Python's writers are slower than Redis: what its own thread was busy for says how many it could take.
+    assert perf_counter() > began
+    return float(sum(counts) / used)
+
+
+def _broker_rate(settings: ClusterSettings, count: int) -> float:
+    """Tasks that one sender gets confirmed in a second."""
+    from kombu import Queue
+
+    app = make_celery(settings)
+    queue = Queue("bench", queue_arguments={"x-max-priority": 10})
+    app.send_task("none", [], queue=queue)
+    began = perf_counter()
+    for _ in range(count):
+        app.send_task("none", [list(range(100))], queue=queue, ignore_result=True)
+    rate = count / (perf_counter() - began)
+    app.close()
+    return rate
+
+
+def _node_cost(cluster: Cluster) -> float:
+    """Milliseconds of CPU that an API node spends on a piece of an answer, the answer's beginning and end included."""
+    from pathlib import Path
+
+    node = cluster.nodes[0]
+    before = _cpu_seconds(Path(f"/proc/{node.process.pid}/stat"))
+    _, replies = crowd(node, 8, 2, TOKENS, Random(5))
+    used = _cpu_seconds(Path(f"/proc/{node.process.pid}/stat")) - before
+    return 1000 * used / sum(len(reply.arrivals) for reply in replies)
+
+
+def _cpu_seconds(stat: Any) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    import os
+
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _people(cluster: Cluster, users: int, think: float, seconds: float, seed: int) -> list[float]:
+    """So many people for so long; how long each waited for each first word, the first answers left out."""
+    firsts: list[float] = []
+    end = perf_counter() + seconds
+
+    def live(number: int) -> None:
+        rng = Random(1000 * seed + number)
+        time.sleep(rng.uniform(0, think))
+        n_answers = 0
+        while perf_counter() < end:
+            reply = ask(cluster.nodes[0], 1 + number, make_text(WORDS, rng), TOKENS)
+            if n_answers:
+                firsts.append(reply.first_token)
+            n_answers += 1
+            time.sleep(rng.expovariate(1 / think))
+
+    threads = [threading.Thread(target=live, args=(number,)) for number in range(users)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return firsts
+
+
+def _home(cluster: Cluster, session: int) -> Any:
+    client: Any = redis_client.Redis.from_url(cluster.redis.url, decode_responses=True)
+    name = client.get(f"test{cluster.number}:home:0:{session}")
+    client.close()
+    return next(worker for worker in cluster.workers if worker.name == name)
+
+
+def _p90(values: list[float]) -> float:
+    return sorted(values)[math.ceil(0.9 * len(values)) - 1]
+
+
+ROWS = {each.__name__: each for each in (overhead, scaling, takeover, moving, service, busy, limits)}
+__all__ = ["ROWS", "Numbers", "warm_up"]
