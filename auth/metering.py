@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from math import ceil
+from typing import Any
 
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
@@ -74,14 +75,21 @@ class Meter:
     usage, which a restart does not forget.
     """
 
-    def __init__(self, keys: KeyStore, usage: Usage, windows: str = MEMORY, under_way: UnderWay | None = None) -> None:
-        """`windows` is where the minute's windows are kept, as the library `limits` names storages.
+    def __init__(
+        self,
+        keys: KeyStore,
+        usage: Usage,
+        windows: str = MEMORY,
+        under_way: UnderWay | None = None,
+        prefix: str = "LIMITS",
+    ) -> None:
+        """`windows` is where the minute's windows are kept, as the library `limits` names storages; `prefix`, in Redis.
 
         `under_way` is a cluster's count of what is under way; that of a server by itself is in memory.
         """
         self._keys = keys
         self._usage = usage
-        patience = {} if windows == MEMORY else {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
+        patience = {} if windows == MEMORY else _elsewhere(prefix)
         self._storage = storage_from_string(windows, wrap_exceptions=True, **patience)
         self._windows = MovingWindowRateLimiter(self._storage)
         self._under_way = under_way or LocalUnderWay()
@@ -111,13 +119,15 @@ class Meter:
             yield ticket
             ticket.is_computed = True
         finally:
-            # What is refused is no use; what went wrong half-way was one.
-            if ticket.is_computed or ticket.spent != Spent():
-                self._usage.add(key, ticket.spent)
-                for account in ticket.accounts:
-                    self._count_tokens(account, ticket.spent)
-            for account in begun:
-                self._under_way.end(account.id, ticket.id)
+            try:
+                # What is refused is no use; what went wrong half-way was one.
+                if ticket.is_computed or ticket.spent != Spent():
+                    self._usage.add(key, ticket.spent)
+                    for account in ticket.accounts:
+                        self._count_tokens(account, ticket.spent)
+            finally:
+                for account in begun:
+                    self._under_way.end(account.id, ticket.id)
 
     def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int) -> int:
         """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these."""
@@ -202,6 +212,10 @@ class Meter:
         if isinstance(self._storage, MemoryStorage) and _clock() < self._clock - _CLOCK_SLACK:
             self._storage.reset()
         self._clock = _clock()
+
+
+def _elsewhere(prefix: str) -> dict[str, Any]:
+    return {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE, "key_prefix": prefix}
 
 
 def _counts(limits: Limits) -> bool:

@@ -93,7 +93,7 @@ class Answers:
 
     def stop(self, key: SessionKey) -> bool:
         """End the session's answer that is under way, which keeps what it has said; False where there is none."""
-        return self._stops.ask(key)
+        return self._stops.ask(key) or self._backend.stop(key.owner, str(key.number))
 
     @contextmanager
     def lease(self, owner: str, model: str | None) -> Iterator[Model]:

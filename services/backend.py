@@ -281,6 +281,10 @@ class Backend(Protocol):
         """Remove what is computed of a conversation, of whichever models, from memory and disk."""
         ...
 
+    def stop(self, owner: str, session: str) -> bool:
+        """End the answer that a conversation is given by another server's request; False where there is none such."""
+        ...
+
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """Keep the states of these sessions (owner and number) only: there are no others."""
         ...

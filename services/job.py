@@ -139,6 +139,12 @@ class Job:
             self._parts.append(part)
             self._changed.notify_all()
 
+    def take(self, reply: Reply) -> None:
+        """What came of it elsewhere is what comes of it here."""
+        self.begin(reply.status, {"Content-Type": reply.content_type})
+        self.add(reply.body)
+        self.end("done")
+
     def end(self, state: JobState) -> None:
         """Nothing more comes."""
         with self._changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -75,6 +76,8 @@ class JobTable(Protocol):
 
     is_shared: bool
     """Whether other servers compute jobs of it too."""
+    on_lost: Callable[[JobKey], None]
+    """Called with a job that is computed here, and that another server has taken over."""
 
     def get(self, key: JobKey) -> StoredJob | None:
         """The job called so; None where there is none, or none any more."""
@@ -113,6 +116,7 @@ class JobStore:
     """The table. Any thread may call it; `_turn` lets one statement run at a time."""
 
     is_shared = False
+    on_lost: Callable[[JobKey], None]
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""

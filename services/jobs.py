@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from services.errors import HearthError, NotFound, Unavailable, Unprocessable
 from services.job import Job, JobStatus, Perform
@@ -46,6 +45,7 @@ class Jobs:
         self._unkept: list[Job] = []
         """What is over, and could not be stored yet."""
         self._closed = False
+        store.on_lost = self._lose
 
     def start(self, takes_up: bool = True) -> None:
         """Begin to work; `takes_up` says whether on what was still to be computed when the server last stopped."""
@@ -71,7 +71,7 @@ class Jobs:
             waits = isinstance(known, StoredJob) and known.finished is None
             job = Job(key, request, waits, time.time())
             job.follow()
-            if waits:
+            if waits and not self._store.is_shared:
                 # It waits on the disk alone, since it could not be stored or taken up before.
                 self._enqueue(job)
                 return job
@@ -88,7 +88,7 @@ class Jobs:
             known = self._known(key, request)
             if isinstance(known, Job) and (known.waits or known.is_over):
                 return
-            if isinstance(known, StoredJob) and known.state == "done":
+            if isinstance(known, StoredJob) and (known.state == "done" or (self._store.is_shared and not known.finished)):
                 return
             self._check_open()
             mine = sum(job.key.owner == key.owner for job in self._line)
@@ -164,8 +164,23 @@ class Jobs:
         """Go on with what nobody computes: it was left when a server stopped."""
         for stored in self._store.unfinished():
             with self._changed:
-                if not self._closed and stored.key not in self._under_way and self._store.claim(stored.key):
+                if self._closed or stored.key in self._under_way or not self._store.claim(stored.key):
+                    continue
+                # Another server may have come to its end meanwhile.
+                now = self._store.get(stored.key)
+                if now is None or now.finished is not None:
+                    self._store.release(stored.key)
+                else:
                     self._enqueue(Job(stored.key, stored.request, True, stored.created))
+
+    def _lose(self, key: JobKey) -> None:
+        """Give up a job that another server computes."""
+        with self._changed:
+            job = self._under_way.pop(key, None)
+            if job and job in self._line:
+                self._line.remove(job)
+        if job:
+            job.cancel()
 
     def _watch(self) -> None:
         """The thread that looks what other servers have left, and what they have been told to stop."""
@@ -177,8 +192,8 @@ class Jobs:
                     if self._store.get(job.key) is None:
                         with suppress(NotFound):
                             self.remove(job.key)
-            except HearthError as error:
-                log.warning("jobs cannot be looked after: %s", error.message)
+            except Exception as error:
+                log.warning("jobs cannot be looked after: %s", error)
 
     def _compute_once(self, job: Job) -> None:
         """Compute a job, or wait for what comes of it where another server does."""
@@ -186,20 +201,17 @@ class Jobs:
             while not self._store.claim(job.key):
                 time.sleep(_LOOK)
                 job.poll()
-                stored = self._store.get(job.key)
-                if stored and stored.reply and stored.state == "done":
-                    job.begin(stored.reply.status, {"Content-Type": stored.reply.content_type})
-                    job.add(stored.reply.body)
-                    job.end("done")
-                    with self._changed:
-                        self._under_way.pop(job.key, None)
-                    return
+            # Another server may just have come to its end.
+            stored = self._store.get(job.key) if self._store.is_shared else None
+            if stored is None or stored.state != "done" or not stored.reply:
+                return self._compute(job)
+            job.take(stored.reply)
+            self._store.release(job.key)
         except HearthError:
             job.end("failed")
-            with self._changed:
-                self._under_way.pop(job.key, None)
-            return
-        self._compute(job)
+        with self._changed:
+            self._under_way.pop(job.key, None)
+        return None
 
     def _enqueue(self, job: Job) -> None:
         with self._changed:
@@ -244,6 +256,9 @@ class Jobs:
             if job.state == "running":
                 job.end(state)
                 self._keep(job)
+                # Where it cannot be said it ends by itself.
+                with suppress(HearthError):
+                    self._store.release(job.key)
         return None
 
     def _may_wait(self, job: Job) -> bool:
@@ -251,7 +266,7 @@ class Jobs:
         return job.waits and time.time() - job.created < _PATIENCE and not (self._closed or job.is_given_up)
 
     def _keep(self, job: Job) -> None:
-        with self._changed, self._released(job.key):
+        with self._changed:
             if self._under_way.get(job.key) is not job:
                 return
             # What failed is tried again when it is sent again; what a stop has ended goes on after the next start.
@@ -260,15 +275,6 @@ class Jobs:
                 self._keep_all()
             else:
                 del self._under_way[job.key]
-
-    @contextmanager
-    def _released(self, key: JobKey) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            # Where it cannot be said it ends by itself.
-            with suppress(HearthError):
-                self._store.release(key)
 
     def _keep_all(self) -> None:
         """Store what is over. What the disk does not take stays in memory, and is tried again with the next."""

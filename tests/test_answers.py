@@ -124,6 +124,9 @@ class DummyBackend:
     def forget(self, owner: str, session: str) -> None:
         self.forgotten.append((owner, session))
 
+    def stop(self, _owner: str, _session: str) -> bool:
+        return False
+
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         pass
 

@@ -66,6 +66,59 @@ def test_a_crash_of_a_worker_s_engine_costs_nothing(cluster: Cluster) -> None:
     assert events[-2]["result"] == undisturbed == text_of(events[:-2]).strip()
 
 
+def test_an_engine_that_crashes_again_and_again_ends_the_answer_with_an_error(cluster: Cluster) -> None:
+    worker = cluster.worker(config=talkative)
+    node = cluster.node(config=talkative)
+    node.ask("Hi", model="Random", max_tokens=2, memory_k=0)
+    stream = Stream(node.post("/answer", {**LONG, "max_tokens": 4000, "session_id": 3, "stream": True}, stream=True))
+    stream.next()
+    over = threading.Event()
+
+    def crash() -> None:
+        while not over.is_set():
+            subprocess.run(["pkill", "-9", "-f", "services.engine.child", "-P", str(worker.process.pid)], check=False)
+            time.sleep(0.8)
+
+    thread = threading.Thread(target=crash)
+    thread.start()
+    events = stream.rest()
+    over.set()
+    thread.join()
+    assert events[-1]["error"]["code"] == "engine_crashed"
+    assert node.get("/answer/3").status_code == 404
+    # Nothing is held any more.
+    wait_for(lambda: node.post("/answer", {"prompt": "Hi", "session_id": 3}).status_code == 200)
+
+
+def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> None:
+    from kombu import Queue
+
+    from services.cluster.broker import make_celery
+    from services.cluster.link import Link
+    from services.cluster.settings import ClusterSettings
+    from services.cluster.streams import Streams
+
+    worker = cluster.worker("Guide", config=talkative)
+    node = cluster.node(config=talkative)
+    named = cluster.environ("test")
+    settings = ClusterSettings(
+        cluster.rabbit.url, cluster.redis.url, named["REDIS_PREFIX"], named["QUEUE_NAME"], name="test"
+    )
+    streams, app = Streams(Link(settings)), make_celery(settings)
+    queue = Queue(cards(cluster)[0].queues[0], queue_arguments={"x-max-priority": 10})
+    for n in range(12):
+        # More than there are slots: none of them is lost for it.
+        streams.open(f"odd{n}", "node1")
+        asked = [f"odd{n}", {"file": 3}, {"tokens": "a secret between us"}]
+        app.send_task("hearth.generate", asked, task_id=f"odd{n}", queue=queue, ignore_result=True)
+    app.close()
+    for n in range(12):
+        events = wait_for(lambda id_=f"odd{n}": [e for *_, e in streams.read(id_, "0", 10) if "error" in e])  # type: ignore[misc]
+        assert events[0]["error"]["code"] == "worker_version"
+    assert node.ask("Hi", memory_k=0)["result"]
+    assert "secret" not in worker.log()
+
+
 def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun(cluster: Cluster) -> None:
     first = cluster.worker(config=talkative)
     node = cluster.node(config=talkative)
@@ -113,6 +166,26 @@ def own_redis(tmp_path: Path) -> Any:
     made.start()
     yield made
     made.kill()
+
+
+def test_what_redis_has_forgotten_is_no_answer(
+    tmp_path: Path, rabbit: Rabbit, own_redis: Redis, cluster_models: Path
+) -> None:
+    cluster = Cluster(tmp_path, rabbit, own_redis, cluster_models)
+    try:
+        cluster.worker(config=talkative)
+        node = cluster.node(config=talkative)
+        stream = Stream(node.post("/answer", {**LONG, "max_tokens": 4000, "memory_k": 0, "stream": True}, stream=True))
+        stream.next()
+        own_redis.kill()
+        for file in own_redis.folder.glob("appendonlydir/*"):
+            file.unlink()
+        own_redis.start()
+        assert stream.rest()[-1]["error"]["code"] == "request_lost"
+        # The keys are gone too; what serves goes on serving.
+        wait_for(lambda: node.get("/health").json()["status"] == "ready")
+    finally:
+        cluster.close()
 
 
 def test_redis_may_be_away(tmp_path: Path, rabbit: Rabbit, own_redis: Redis, cluster_models: Path) -> None:

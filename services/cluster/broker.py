@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from amqp import AMQPError
+from amqp.exceptions import MessageNacked
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import KombuError
@@ -18,6 +19,7 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from services.cluster.roster import ServedModel
 from services.cluster.settings import ClusterSettings
+from services.cluster.streams import KEPT
 from services.errors import Unavailable
 
 GENERATE, CALL = "hearth.generate", "hearth.call"
@@ -37,14 +39,13 @@ _CONFIRMED_IN = 10.0
 
 def make_celery(settings: ClusterSettings) -> Celery:
     """Celery, set up for this cluster. Messages are JSON: any other is refused."""
-    app = Celery("hearth", broker=settings.broker, backend=settings.redis, set_as_current=False)
+    app = Celery("hearth", broker=settings.broker, backend="disabled://", set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
         # What comes of a task goes through the streams.
         task_ignore_result=True,
-        result_backend_transport_options={"global_keyprefix": f"{settings.prefix}:"},
         task_default_queue=f"{settings.queue}.none",
         broker_connection_timeout=_CONNECT,
         broker_heartbeat=_HEARTBEAT,
@@ -76,7 +77,7 @@ def worker_queue(settings: ClusterSettings, worker: str) -> Queue:
     """A worker's own queue. A task is routed to it by its model's queue, where it goes when it is not taken in time."""
     name = f"{settings.queue}.at.{worker}"
     late = {"x-message-ttl": _TAKEN_IN, "x-dead-letter-exchange": "", "x-expires": _QUEUE_KEPT}
-    return _queue(name, Exchange(name, type="fanout", durable=True), late)
+    return _queue(name, Exchange(name, type="fanout", durable=True, auto_delete=True), late)
 
 
 def _queue(name: str, exchange: Exchange, arguments: dict[str, Any]) -> Queue:
@@ -112,10 +113,11 @@ class Broker:
                 retry=True,
                 retry_policy=_RETRIES,
                 confirm_timeout=_CONFIRMED_IN,
+                expiration=KEPT,
                 ignore_result=True,
                 **way,
             )
-        except (BrokerError, KombuError, OSError, AMQPError) as error:
+        except (BrokerError, KombuError, OSError, AMQPError, MessageNacked) as error:
             raise Unavailable(
                 "the cluster's broker cannot be reached; nothing was lost, and asking again is safe",
                 code="broker_unavailable",

@@ -33,9 +33,9 @@ def migrate(cluster: ClusterSettings, settings: Settings, back: bool, replace: b
     """
     run = migration.migrate_back if back else migration.migrate
     copied = run(settings, Link(cluster), replace)
-    for line in migration.told(copied, replace):
+    for line in migration.told(copied):
         print(line)
-    return 1 if copied.differ and not replace else 0
+    return 0 if copied.is_whole else 1
 
 
 def flower(cluster: ClusterSettings, host: str, port: str) -> int:

@@ -29,6 +29,8 @@ class Requests(Protocol):
     """Who has sent a request."""
 
     streams: Streams
+    is_closed: bool
+    """Whether this node stops."""
 
     def order(self, id_: str, order: str) -> int:
         """Want a request to "stop" or "cancel"; return how many workers have begun it."""
@@ -46,7 +48,7 @@ class Requests(Protocol):
 class StreamGeneration:
     """See `Generation`. The thread that submitted it reads it; any may stop it."""
 
-    def __init__(self, requests: Requests, id_: str, owner: str, n_prompt: int) -> None:
+    def __init__(self, requests: Requests, id_: str, owner: str, session: str, n_prompt: int) -> None:
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
@@ -54,9 +56,10 @@ class StreamGeneration:
         self.spent = Spent()
         self.id = id_
         self.owner = owner
+        self.session = session
         self._requests = requests
         self._n_prompt = n_prompt
-        self._after = "0"
+        self._after, self._number = "0", 0
         self._is_over = False
         self._never_began = False
         self._is_dropped = False
@@ -66,6 +69,8 @@ class StreamGeneration:
         looked = last = time.monotonic()
         while self.finish is None:
             poll()
+            if self._requests.is_closed:
+                raise Unavailable("the server is stopping", code="stopping", retry_after=5)
             if self._never_began:
                 # It was stopped in the queue, where it now stays until somebody throws it away.
                 self.finish, self._is_over = Finish("cancelled", self._n_prompt, 0, 0), True
@@ -118,15 +123,22 @@ class StreamGeneration:
             log.debug("what a request has cost is not known: %s", error)
 
     def _read(self, milliseconds: int) -> list[Message]:
-        found = self._requests.streams.read(self.id, self._after, milliseconds)
-        if found:
-            self._after = found[-1][0]
-        return [event for _, event in found]
+        events = []
+        for entry, number, event in self._requests.streams.read(self.id, self._after, milliseconds):
+            self._after = entry
+            if number > self._number + 1:
+                raise lost()
+            if number > self._number:
+                self._number = number
+                events.append(event)
+        return events
 
     def _check_known(self) -> None:
-        if self._requests.streams.node_of(self.id) is None:
-            what = "the cluster has lost this request; nothing was stored, and asking again is safe"
-            raise Unavailable(what, code="request_lost", retry_after=2)
+        look = self._requests.streams.look(self.id)
+        if look is None:
+            raise lost()
+        # Another node may have stopped it.
+        self._never_began = self._never_began or (look.order == "cancel" and not look.attempts)
 
     def _bear(self, error: Exception, last: float) -> None:
         """Go on where Redis is away for a while: what is written is there when it is back."""
@@ -151,7 +163,12 @@ class StreamGeneration:
             self.finish = read(Finish, event["finish"])
         if "error" in event:
             self._is_over = True
-            error = read_error(event["error"])
-            if not self._is_dropped:
-                raise error
+        if self._is_over and not self.finish and not self._is_dropped:
+            raise read_error(event["error"]) if "error" in event else lost()
         return str(text)
+
+
+def lost() -> Unavailable:
+    """What a caller gets whose request is not there any more."""
+    what = "the cluster has lost this request; nothing was stored, and asking again is safe"
+    return Unavailable(what, code="request_lost", retry_after=2)

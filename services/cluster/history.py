@@ -12,7 +12,7 @@ from typing import Any
 from langchain_community.chat_message_histories.redis import RedisChatMessageHistory
 from langchain_core.messages import BaseMessage, message_to_dict
 
-from services.cluster.link import Link
+from services.cluster.link import Link, quoted
 
 
 class CommonHistory(RedisChatMessageHistory):
@@ -21,7 +21,7 @@ class CommonHistory(RedisChatMessageHistory):
     def __init__(self, link: Link, entry: str) -> None:
         # LangChain's own would connect anew for each session.
         self.redis_client: Any = link.raw
-        self.session_id = entry
+        self.session_id = quoted(entry)
         self.key_prefix = link.key("session", "")
         self.ttl = None
 

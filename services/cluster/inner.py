@@ -78,6 +78,9 @@ class InnerGeneration(Delivery):
     def _read(self) -> None:
         began, first, pieces, usage = time.perf_counter(), None, 0, None
         reason: Any = "stop"
+        if owed := "".join(map(chr, self._request.given))[self._request.told :]:
+            # What the other worker had, and its caller has not.
+            self.put(owed)
         try:
             with self._backend.stream(self._model, self._request) as lines:
                 for event in lines:
@@ -195,7 +198,7 @@ class InnerBackend:
             "frequency_penalty": sampling.frequency_penalty,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **({"stop": list(request.stop)[:4]} if request.stop else {}),
+            **({"stop": list(request.stop)} if request.stop else {}),
             **({"seed": sampling.seed} if sampling.seed is not None else {}),
         }
         if sampling.json_schema:
@@ -233,6 +236,10 @@ class InnerBackend:
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`: nothing is kept."""
+
+    def stop(self, _owner: str, _session: str) -> bool:
+        """See `Backend.stop`."""
+        return False
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """See `Backend.retain`."""

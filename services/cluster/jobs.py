@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from services.cluster.link import Link, is_away, reached
+from services.cluster.roster import Liveness
 from services.job_store import KEPT_FOR, JobKey, JobRequest, Reply, StoredJob
 
-# Seconds after which a job is anybody's whose server does not say that it computes it.
-_CLAIMED = 20
+log = logging.getLogger(__name__)
+
+# Seconds after which a job is anybody's whose server does not say that it computes it: longer than Redis may be away. That
+# of a server that is gone is so sooner.
+_CLAIMED = 180
+_RENEW = 5.0
 # KEYS: the claim. Redis may have taken it, and its reply been lost.
 _CLAIM = """
 local now = redis.call('GET', KEYS[1])
@@ -28,8 +35,9 @@ class RedisJobTable:
 
     is_shared = True
 
-    def __init__(self, link: Link, node: str) -> None:
-        """`node` is the name of the API node that claims."""
+    def __init__(self, link: Link, node: str, liveness: Liveness | None = None) -> None:
+        """`node` is the name of the API node that claims; `liveness` says whose claims are good no more."""
+        self._liveness = liveness
         self._link = link
         self._redis = link.redis
         self._node = node
@@ -37,6 +45,8 @@ class RedisJobTable:
         self._release = self._redis.register_script(_RELEASE)
         self._turn = threading.Lock()
         self._mine: set[JobKey] = set()
+        self.on_lost: Callable[[JobKey], None] = lambda _key: None
+        """Called with a job that another server has claimed, too."""
         threading.Thread(target=self._keep, name="claims", daemon=True).start()
 
     def get(self, key: JobKey) -> StoredJob | None:
@@ -79,8 +89,9 @@ class RedisJobTable:
             pipe.set(self._name(job.key), json.dumps(told), ex=None if job.finished is None else int(KEPT_FOR))
             (pipe.sadd if job.finished is None else pipe.srem)(self._link.key("jobs"), _member(job.key))
             if job.request.session:
-                of_session = self._of(job.key.owner, job.request.session)
-                pipe.sadd(of_session, job.key.id)
+                of_session, now = self._of(job.key.owner, job.request.session), time.time()
+                pipe.zadd(of_session, {job.key.id: now})
+                pipe.zremrangebyscore(of_session, "-inf", now - 2 * KEPT_FOR)
                 pipe.expire(of_session, int(2 * KEPT_FOR))
             pipe.execute()
 
@@ -96,14 +107,20 @@ class RedisJobTable:
     def remove_session(self, owner: str, session: str) -> None:
         """See `JobTable.remove_session`."""
         with reached():
-            for id_ in self._redis.smembers(self._of(owner, session)):
+            for id_ in self._redis.zrange(self._of(owner, session), 0, -1):
                 self.remove(JobKey(owner, id_))
             self._redis.unlink(self._of(owner, session))
 
     def claim(self, key: JobKey) -> bool:
         """See `JobTable.claim`."""
+        name = self._claim_of(key)
         with reached():
-            mine = bool(self._claim([self._claim_of(key)], [self._node, _CLAIMED]))
+            mine = bool(self._claim([name], [self._node, _CLAIMED]))
+            if not mine and self._liveness:
+                holder = self._redis.get(name)
+                if holder and self._liveness.is_gone(str(holder)):
+                    self._release([name], [holder])
+                    mine = bool(self._claim([name], [self._node, _CLAIMED]))
         if mine:
             with self._turn:
                 self._mine.add(key)
@@ -124,7 +141,7 @@ class RedisJobTable:
             try:
                 self.release(key)
             except Exception as error:
-                if not is_away(error.__cause__ or error):
+                if not is_away(error):
                     raise
 
     def _name(self, key: JobKey) -> str:
@@ -139,15 +156,16 @@ class RedisJobTable:
     def _keep(self) -> None:
         """The thread that renews."""
         while True:
-            time.sleep(_CLAIMED / 4)
+            time.sleep(_RENEW)
             with self._turn:
                 mine = list(self._mine)
             try:
                 for key in mine:
-                    self._claim([self._claim_of(key)], [self._node, _CLAIMED])
+                    if not self._claim([self._claim_of(key)], [self._node, _CLAIMED]):
+                        log.error("another server has taken over a job that is computed here")
+                        self.on_lost(key)
             except Exception as error:
-                if not is_away(error):
-                    raise
+                log.warning("what jobs are computed here cannot be renewed: %s", error)
 
 
 def _member(key: JobKey) -> str:

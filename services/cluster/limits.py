@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from redis.exceptions import LockError
+from redis import RedisError
 
 from services.cluster.link import Link, is_away, reached
 from services.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 # Seconds after which what an API node has left behind counts no more, unless it renews it.
 _LOST_AFTER = 60
@@ -95,8 +98,8 @@ class RedisUnderWay:
         try:
             yield
         finally:
-            # One that took too long has ended.
-            with suppress(LockError):
+            # One that took too long has ended, as it does by itself where Redis is away.
+            with suppress(RedisError):
                 lock.release()
 
     def _keys(self, key: str) -> list[str]:
@@ -112,5 +115,4 @@ class RedisUnderWay:
                 for key, ticket in mine:
                     self._redis.zadd(self._keys(key)[0], {ticket: time.time() + _LOST_AFTER}, xx=True)
             except Exception as error:
-                if not is_away(error):
-                    raise
+                log.warning("what is under way cannot be renewed: %s", error)

@@ -11,7 +11,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from services.cluster.settings import ClusterSettings
-from services.errors import Unavailable
+from services.errors import InvalidRequest, Unavailable
 
 # Seconds in which Redis answers, or is away. A read that waits for what comes is told how long.
 PATIENCE = 5.0
@@ -38,12 +38,14 @@ class Link:
 
     def key(self, *parts: object) -> str:
         """The name in Redis of what `parts` lead to."""
-        return ":".join((self.prefix, *map(str, parts)))
+        return ":".join((self.prefix, *(quoted(str(part)) for part in parts)))
 
     def is_there(self) -> bool:
-        """Whether Redis answers."""
+        """Whether Redis answers. Raises InvalidRequest where it does not let us in."""
         try:
             return bool(self.redis.ping())
+        except redis.AuthenticationError as error:
+            raise InvalidRequest(f"Redis refuses us: {error}; the password stands in CELERY_RESULT_BACKEND") from None
         except redis.RedisError:
             return False
 
@@ -54,6 +56,8 @@ def reached() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if not is_away(error):
+            raise
         raise away() from error
 
 
@@ -64,5 +68,16 @@ def away() -> Unavailable:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether Redis is away, rather than refuse what it was asked."""
-    return isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.exceptions.BusyLoadingError)
+    """Whether Redis is away or full or read-only for now, rather than refuse what it was asked."""
+    if isinstance(error, Unavailable):
+        return error.code == away().code
+    return isinstance(error, _AWAY) or (isinstance(error, redis.ResponseError) and str(error).startswith(_NOT_NOW))
+
+
+_AWAY = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+_NOT_NOW = ("MISCONF", "NOREPLICAS", "OOM", "READONLY", "LOADING", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")
+
+
+def quoted(part: str) -> str:
+    """A part of a name, which then has no colon of its own."""
+    return part.replace("%", "%25").replace(":", "%3A")

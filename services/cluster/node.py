@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from services.cluster.broker import Broker
-from services.cluster.link import Link, is_away
+from services.cluster.link import Link, away, is_away
 from services.cluster.overview import Overview
 from services.cluster.placing import Placing
 from services.cluster.remote import ClusterBackend
@@ -33,14 +33,21 @@ class Node:
         self._name = cluster.name
         self._link = Link(cluster)
         self._roster = Roster(self._link)
+        self._check()
         vocabularies = Vocabularies(self._roster, settings.data / "vocabularies")
         broker = Broker(cluster)
         self.backend = ClusterBackend(cluster.name, self._link, broker, self._roster, vocabularies)
         self.overview = Overview(self._roster, Placing(self._link), broker)
-        self.stores = cluster_stores(settings, self._link, cluster.name, self.backend.files, preferred)
+        self.stores = cluster_stores(settings, self._link, cluster.name, self._roster, self.backend.files, preferred)
         self._began = time.time()
         self._over = threading.Event()
         self._card: NodeCard | None = None
+
+    def _check(self) -> None:
+        """Raises Unavailable where Redis is away, InvalidRequest where it refuses us or another has this name."""
+        if not self._link.is_there():
+            raise away()
+        self._roster.take_name(self._name, NodeCard)
 
     def announce(self, url: str, n_open: Callable[[], int]) -> None:
         """Let the cluster know where it is, and how many answers are open, from now on."""
@@ -53,6 +60,7 @@ class Node:
                 try:
                     self._roster.renew(card)
                     self._card = card
+                    self.backend.settle()
                 except Exception as error:
                     if not is_away(error):
                         log.exception("the node's card could not be renewed")

@@ -16,6 +16,8 @@ from services.cluster.roster import ServedModel, WorkerCard
 _HOME_KEPT = 7 * 24 * 3600
 # Seconds after which a request that nobody has ended counts as ended: its API node is gone.
 _LOST_AFTER = 900
+# Seconds for which a slot is kept for a request that is on its way.
+_RESERVED = 5
 # The highest and the lowest priority of what somebody waits for, and of what nobody does.
 _PEOPLE, _JOBS = (9, 6), (4, 1)
 # A slot is taken for a request, where one is free.
@@ -43,19 +45,26 @@ class Placing:
         self._reserve = self._redis.register_script(_RESERVE)
         self._enter = self._redis.register_script(_ENTER)
 
-    def enter(self, id_: str, owner: str, patient: bool) -> int:
-        """A request of a key's begins to wait; return its priority."""
-        now = time.time()
-        n_open = int(self._enter([self._asked(owner, patient)], [now, now + _LOST_AFTER, id_]))
-        highest, lowest = _JOBS if patient else _PEOPLE
+    def enter(self, id_: str, request: GenerationRequest) -> int:
+        """A request begins to wait; return its priority."""
+        now, owner = time.time(), request.owner
+        n_open = int(self._enter([self._asked(owner, request.patient)], [now, now + _LOST_AFTER, id_]))
+        if request.session:
+            self._redis.set(self._answering(owner, request.session), id_, ex=_LOST_AFTER)
+        highest, lowest = _JOBS if request.patient else _PEOPLE
         return max(highest - (n_open - 1), lowest)
 
-    def leave(self, id_: str, owner: str) -> None:
+    def leave(self, id_: str, owner: str, session: str) -> None:
         """It has come to its end."""
-        pipe = self._redis.pipeline()
         for patient in (False, True):
-            pipe.zrem(self._asked(owner, patient), id_)
-        pipe.execute()
+            self._redis.zrem(self._asked(owner, patient), id_)
+        if session and self.answering(owner, session) == id_:
+            self._redis.unlink(self._answering(owner, session))
+
+    def answering(self, owner: str, session: str) -> str | None:
+        """The request that answers a conversation's last prompt, while it does."""
+        found = self._redis.get(self._answering(owner, session))
+        return None if found is None else str(found)
 
     def choose(self, id_: str, request: GenerationRequest, model: ServedModel, workers: list[WorkerCard]) -> str:
         """The worker whose own queue a request goes to, and which has a slot for it; "": whichever is free."""
@@ -71,7 +80,7 @@ class Placing:
         ):
             return ""
         now = time.time()
-        taken = self._reserve([self._link.key("busy", card.name)], [now, now + _LOST_AFTER, card.slots, id_])
+        taken = self._reserve([self._link.key("busy", card.name)], [now, now + _RESERVED, card.slots, id_])
         return card.name if taken else ""
 
     def home(self, owner: str, session: str) -> str | None:
@@ -105,3 +114,6 @@ class Placing:
 
     def _asked(self, owner: str, patient: bool) -> str:
         return self._link.key("asked", "jobs" if patient else "people", owner)
+
+    def _answering(self, owner: str, session: str) -> str:
+        return self._link.key("answering", owner, session)

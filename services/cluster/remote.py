@@ -96,7 +96,8 @@ class ClusterBackend:
         self.files = ClusterFiles(roster)
         self._turn = threading.Lock()
         self._waiting: set[str] = set()
-        self._closed = False
+        self._undone: list[StreamGeneration] = []
+        self.is_closed = False
         self.on_restart: Callable[[], None] = lambda: None
 
     @property
@@ -127,7 +128,7 @@ class ClusterBackend:
             try:
                 return self.files.serving(name)
             except NotFound as error:
-                if time.monotonic() > deadline or self._closed:
+                if time.monotonic() > deadline or self.is_closed:
                     raise Unavailable(error.message, param="model", code=NO_WORKER, retry_after=5) from None
             time.sleep(0.25)
 
@@ -148,17 +149,17 @@ class ClusterBackend:
         return made
 
     def _submit(self, settings: LoadSettings, served: ServedModel, request: GenerationRequest) -> StreamGeneration:
-        if self._closed:
+        if self.is_closed:
             raise Unavailable("the server is stopping", code="stopping", retry_after=5)
         id_ = uuid.uuid4().hex
-        self.streams.open(id_, self._name)
-        generation = StreamGeneration(self, id_, request.owner, len(request.tokens))
-        priority = self._placing.enter(id_, request.owner, request.patient)
-        _, workers = self.files.serving(served.name)
-        worker = self._placing.choose(id_, request, served, workers)
-        with self._turn:
-            self._waiting.add(id_)
+        generation = StreamGeneration(self, id_, request.owner, request.session, len(request.tokens))
         try:
+            self.streams.open(id_, self._name)
+            priority = self._placing.enter(id_, request)
+            _, workers = self._serving(served.name)
+            worker = self._placing.choose(id_, request, served, workers)
+            with self._turn:
+                self._waiting.add(id_)
             self._broker.send(GENERATE, id_, [id_, plain(settings), plain(request)], served, worker, priority)
         except BaseException:
             # Should the broker have taken it after all, nobody begins it any more.
@@ -180,7 +181,7 @@ class ClusterBackend:
     def _result_of(self, id_: str) -> Any:
         deadline, after = time.monotonic() + 60, "0"
         while time.monotonic() < deadline:
-            for entry, event in self.streams.read(id_, after, 1000):
+            for entry, _, event in self.streams.read(id_, after, 1000):
                 after = entry
                 if "error" in event:
                     raise read_error(event["error"])
@@ -196,14 +197,33 @@ class ClusterBackend:
     def done(self, generation: StreamGeneration) -> None:
         """Nobody reads it any more."""
         self.begun(generation)
-        try:
-            self.streams.drop(generation.id)
-            self._placing.leave(generation.id, generation.owner)
-        except Exception as error:
-            if not is_away(error):
-                raise
-            # It is forgotten there in time.
-            log.debug("a request could not be ended: %s", error)
+        with self._turn:
+            self._undone.append(generation)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let Redis forget what nobody reads any more; what it cannot be told now is told again later."""
+        with self._turn:
+            undone, self._undone = self._undone, []
+        for n, generation in enumerate(undone):
+            try:
+                self.streams.drop(generation.id)
+                self._placing.leave(generation.id, generation.owner, generation.session)
+            except Exception as error:
+                with self._turn:
+                    self._undone += undone[n:]
+                if not is_away(error):
+                    raise
+                return
+
+    def stop(self, owner: str, session: str) -> bool:
+        """See `Backend.stop`."""
+        with reached():
+            id_ = self._placing.answering(owner, session)
+            if id_ is None:
+                return False
+            self.order(id_, "stop")
+        return True
 
     def order(self, id_: str, order: str) -> int:
         """Want a request to "stop" or "cancel"; return how many workers have begun it."""
@@ -263,8 +283,8 @@ class ClusterBackend:
             return "down"
 
     def close(self) -> None:
-        """See `Backend.close`: what is under way is read by nobody, and the workers give it up."""
-        self._closed = True
+        """See `Backend.close`: who waits is told so, and the workers give up what nobody reads."""
+        self.is_closed = True
         self._broker.close()
 
     def _tell(self, order: dict[str, Any]) -> None:

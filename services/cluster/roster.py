@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import socket
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import redis
+
 from services.cluster.link import Link
 from services.codec import plain, read
+from services.errors import InvalidRequest
 from services.gguf import GgufInfo
 from services.status import Status
+
+log = logging.getLogger(__name__)
 
 # Seconds between two renewals of a card, and those after which one that was not renewed is gone.
 RENEW, GONE = 2.0, 10
@@ -75,6 +84,7 @@ class NodeCard:
 class _Read:
     at: float = -1e9
     workers: list[WorkerCard] = field(default_factory=list)
+    problem: redis.RedisError | None = None
 
 
 class Roster:
@@ -99,11 +109,30 @@ class Roster:
         kind = "workers" if isinstance(card, WorkerCard) else "nodes"
         self._redis.unlink(self._link.key(kind, card.name))
 
+    def take_name(self, name: str, card: type[C]) -> None:
+        """Wait until no other process has this name. Raises InvalidRequest where one that lives has it."""
+        deadline = time.monotonic() + GONE + 2 * RENEW
+        kind = "workers" if card is WorkerCard else "nodes"
+        while other := next((each for each in self._cards(kind, card) if each.name == name), None):
+            if other.host == socket.gethostname() and not _runs(other.pid):
+                return
+            if time.monotonic() > deadline:
+                what = f"the cluster has a {name} already, on {other.host}: NODE_NAME gives this one another name"
+                raise InvalidRequest(what)
+            time.sleep(0.5)
+
     def workers(self) -> list[WorkerCard]:
         """The workers that are there, by name."""
         with self._turn:
             if time.monotonic() - self._read.at > _FRESH:
-                self._read = _Read(time.monotonic(), self._cards("workers", WorkerCard))
+                self._read.at = time.monotonic()
+                try:
+                    self._read.workers, self._read.problem = self._cards("workers", WorkerCard), None
+                except redis.RedisError as error:
+                    # Whoever asks at the same time does not wait for it too.
+                    self._read.problem = error
+            if self._read.problem:
+                raise self._read.problem
             return self._read.workers
 
     def nodes(self) -> list[NodeCard]:
@@ -114,13 +143,11 @@ class Roster:
         """Whether an API node is there."""
         return bool(self._redis.exists(self._link.key("nodes", name)))
 
-    def publish_vocabulary(self, data: bytes) -> str:
-        """Keep what a model is tokenized by, for the nodes that do not have it; return its name."""
-        name = hashlib.sha256(data).hexdigest()
+    def publish_vocabulary(self, name: str, read_data: Callable[[], bytes]) -> None:
+        """Keep what a model is tokenized by, for the nodes that do not have it."""
         key = self._link.key("vocabulary", name)
         if not self._redis.expire(key, _VOCABULARY_KEPT):
-            self._redis.set(key, zlib.compress(data, 1).hex(), ex=_VOCABULARY_KEPT)
-        return name
+            self._redis.set(key, zlib.compress(read_data(), 1).hex(), ex=_VOCABULARY_KEPT)
 
     def fetch_vocabulary(self, name: str, folder: Path) -> Path | None:
         """The file in `folder` that a vocabulary is in, fetched where it is not there; None where Redis has it no more."""
@@ -141,4 +168,45 @@ class Roster:
         found = self._redis.mget([self._link.key(kind, name) for name in names]) if names else []
         if gone := [name for name, text in zip(names, found, strict=True) if text is None]:
             self._redis.srem(self._link.key(kind), *gone)
-        return [read(card, json.loads(text)) for text in found if text is not None]
+        cards = []
+        for name, text in zip(names, found, strict=True):
+            try:
+                if text is not None:
+                    cards.append(read(card, json.loads(text)))
+            except ValueError:
+                log.warning("the card of %s cannot be read: is it of another version?", name)
+        return cards
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is somebody else's.
+        return True
+    return pid != os.getpid()
+
+
+class Liveness:
+    """Which API nodes are gone for good, as this process has seen it. Any thread may call it."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._missing: dict[str, tuple[float, float]] = {}
+
+    def is_gone(self, node: str) -> bool:
+        """Whether a node was missing at each of several looks, which go back for longer than a card lives.
+
+        While Redis was away nobody could renew: then it counts anew. Raises what Redis's client raises.
+        """
+        now = time.monotonic()
+        if self._roster.has_node(node):
+            self._missing.pop(node, None)
+            return False
+        first, last = self._missing.get(node, (now, now))
+        if now - last > GONE / 2:
+            first = now
+        self._missing[node] = first, now
+        return now - first > GONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -17,6 +18,8 @@ from langchain_core.messages import BaseMessage
 
 from services.cluster.history import CommonHistory, written
 from services.cluster.link import Link, reached
+from services.cluster.roster import Liveness
+from services.errors import Unavailable
 from services.prompts import Exchange
 from services.session_desk import LocalDesk, Unsaved
 from services.session_history import COUNT, MASTER, langchain_message
@@ -24,8 +27,11 @@ from services.session_table import Message
 
 # Sessions whose messages are in memory, for the next look.
 _KEPT = 1000
-# Seconds after which a turn ends that nobody renews, and after which an unsaved conversation is forgotten.
-TURN, _UNSAVED = 15, 24 * 3600
+# Seconds after which a turn ends that nobody renews, longer than Redis may be away, and after which an unsaved conversation
+# is forgotten. A turn whose API node is gone ends sooner.
+TURN, _UNSAVED = 180, 24 * 3600
+# Seconds for which an exchange waits for a Redis that is away.
+_STORING = 60.0
 # KEYS: messages, about, those of the owner, the owners. Messages are kept the newest first. What was added is not added
 # twice, where its reply was lost.
 _ADD = """
@@ -48,11 +54,12 @@ return had + #ARGV - 7
 """
 _RENAME = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'name', ARGV[1], 'last', ARGV[2])
+redis.call('HSET', KEYS[1], 'name', ARGV[1])
 return 1
 """
 _REMOVE = """
 local was = redis.call('SREM', KEYS[3], ARGV[1])
+if redis.call('SCARD', KEYS[3]) == 0 then redis.call('SREM', KEYS[4], ARGV[2]) end
 redis.call('UNLINK', KEYS[1], KEYS[2])
 return was
 """
@@ -106,19 +113,30 @@ class RedisSessionTable:
         said = [written(langchain_message(message)) for message in messages]
         keys = [self._messages(entry), self._about(entry), self._mine(owner), self._link.key("owners")]
         kept = -1 if keep is None else keep
-        with reached():
-            self._add(keys, [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *said])
+        arguments = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *said]
+        deadline = time.monotonic() + _STORING
+        while True:
+            # What was said is not lost for a Redis that is away for a moment.
+            try:
+                with reached():
+                    self._add(keys, arguments)
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.25)
 
     def rename(self, entry: str, name: str) -> bool:
         """See `Table.rename`."""
         with reached():
-            return bool(self._rename([self._about(entry)], [json.dumps(name), uuid.uuid4().hex]))
+            return bool(self._rename([self._about(entry)], [json.dumps(name)]))
 
     def remove(self, entry: str) -> bool:
         """See `Table.remove`."""
         with reached():
-            keys = [self._messages(entry), self._about(entry), self._mine(_owner_of(entry))]
-            return bool(self._remove(keys, [entry]))
+            owner = _owner_of(entry)
+            keys = [self._messages(entry), self._about(entry), self._mine(owner), self._link.key("owners")]
+            return bool(self._remove(keys, [entry, owner]))
 
     def close(self) -> None:
         """See `Table.close`: all is in Redis."""
@@ -174,8 +192,11 @@ class _Listed(Mapping[str, Any]):
 class RedisDesk:
     """See `Desk`. Any thread may call it; `_turn` protects the turns that this process holds, which a thread renews."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, node: str, liveness: Liveness) -> None:
+        """`node` is this API node's name."""
         self._link = link
+        self._node = node
+        self._liveness = liveness
         self._here = LocalDesk()
         self._release = link.redis.register_script(_RELEASE)
         self._renew = link.redis.register_script(_RENEW)
@@ -186,16 +207,10 @@ class RedisDesk:
     @contextmanager
     def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
         """See `Desk.turn`: of all API nodes, one at a time."""
-        key, token = self._link.key("turn", entry), uuid.uuid4().hex
+        key, token = self._link.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
         with self._here.turn(entry, poll):
-            waited = 0.0
             with reached():
-                # Redis may have taken it before, and its reply been lost.
-                while not self._link.redis.set(key, token, nx=True, ex=TURN) and self._link.redis.get(key) != token:
-                    time.sleep(0.05)
-                    if (waited := waited + 0.05) >= 0.25:
-                        waited = 0.0
-                        poll()
+                self._wait(key, token, poll)
             with self._turn:
                 self._held[key] = token
             try:
@@ -206,6 +221,20 @@ class RedisDesk:
                 # Where Redis is away it ends by itself.
                 with suppress(redis.RedisError):
                     self._release([key], [token])
+
+    def _wait(self, key: str, token: str, poll: Callable[[], None]) -> None:
+        for n in itertools.count(1):
+            # Redis may have taken it before, and its reply been lost.
+            if self._link.redis.set(key, token, nx=True, ex=TURN):
+                return
+            holder = self._link.redis.get(key)
+            if holder == token:
+                return
+            if n % 5 == 0:
+                poll()
+            if n % 20 == 0 and holder and self._liveness.is_gone(holder.partition(" ")[0]):
+                self._release([key], [holder])
+            time.sleep(0.05)
 
     def unsaved(self, owner: str, name: str) -> Unsaved:
         """See `Desk.unsaved`."""
@@ -218,15 +247,16 @@ class RedisDesk:
 
     def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
         """See `Desk.add_unsaved`."""
-        talk = self.unsaved(owner, name).and_(exchange, system, last)
-        data = {"exchanges": [[each.human, each.ai] for each in talk.exchanges], "system": talk.system}
-        with reached():
-            self._link.redis.set(self._link.key("unsaved", owner, name), json.dumps(data), ex=_UNSAVED)
+        key = self._link.key("unsaved", owner, name)
+        with reached(), self._link.redis.lock(f"{key}:lock", timeout=5, blocking_timeout=5, sleep=0.01):
+            talk = self.unsaved(owner, name).and_(exchange, system, last)
+            data = {"exchanges": [[each.human, each.ai] for each in talk.exchanges], "system": talk.system}
+            self._link.redis.set(key, json.dumps(data), ex=_UNSAVED)
 
     def _keep(self) -> None:
         """The thread that renews."""
         while True:
-            time.sleep(TURN / 4)
+            time.sleep(5)
             with self._turn:
                 held = dict(self._held)
             for key, token in held.items():

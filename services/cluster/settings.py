@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,8 +67,13 @@ def read_cluster(environ: Mapping[str, str], file: Path = HOME / ".env") -> Clus
         values.get("QUEUE_NAME") or "hearth",
         inner.rstrip("/"),
         values.get("INNER_LLM_KEY", ""),
-        values.get("NODE_NAME") or f"{re.sub('[^A-Za-z0-9.-]', '-', socket.gethostname())[:60]}-{os.getpid()}",
+        values.get("NODE_NAME") or _some_name(),
     )
+
+
+def _some_name() -> str:
+    """A name that no other process has: containers may share a host's name, and the numbers of processes."""
+    return f"{re.sub('[^A-Za-z0-9.-]', '-', socket.gethostname())[:60]}-{secrets.token_hex(3)}"
 
 
 def _of_file(file: Path) -> dict[str, str]:
@@ -91,7 +96,7 @@ def _broker(values: Mapping[str, str]) -> str:
     if url := values.get("CELERY_BROKER_URL"):
         _check_url("CELERY_BROKER_URL", url, ("amqp", "amqps", "pyamqp"))
         return url
-    if not (host := values.get("RABBIT_MQ_HOST")):
+    if not (host := _host(values, "RABBIT_MQ_HOST")):
         return ""
     login, password = (quote(values.get(f"RABBIT_MQ_{name}") or "guest", safe="") for name in ("LOGIN", "PASSWORD"))
     return f"amqp://{login}:{password}@{host}:{_port(values, 'RABBIT_MQ_PORT', 5672)}//"
@@ -101,8 +106,15 @@ def _redis(values: Mapping[str, str]) -> str:
     if url := values.get("CELERY_RESULT_BACKEND"):
         _check_url("CELERY_RESULT_BACKEND", url, ("redis", "rediss"))
         return url
-    host = values.get("REDIS_HOST")
+    host = _host(values, "REDIS_HOST")
     return f"redis://{host}:{_port(values, 'REDIS_PORT', 6379)}/0" if host else ""
+
+
+def _host(values: Mapping[str, str], name: str) -> str:
+    host = values.get(name, "")
+    if host and not _NAME.fullmatch(host):
+        raise InvalidRequest(f"{name} should be a host's name or address, without a port, not {host!r}")
+    return host
 
 
 def _port(values: Mapping[str, str], name: str, usual: int) -> int:

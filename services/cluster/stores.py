@@ -13,6 +13,7 @@ from services.cluster.jobs import RedisJobTable
 from services.cluster.limits import RedisUnderWay
 from services.cluster.link import Link
 from services.cluster.profiles import ClusterProfiles
+from services.cluster.roster import Liveness, Roster
 from services.cluster.sessions import RedisDesk, RedisSessionTable
 from services.cluster.table import RedisTable
 from services.cluster.usage import RedisUsage
@@ -24,19 +25,19 @@ from services.stores import Stores
 
 
 def cluster_stores(
-    settings: Settings, link: Link, node: str, files: ClusterFiles, preferred: Chosen | None = None
+    settings: Settings, link: Link, node: str, roster: Roster, files: ClusterFiles, preferred: Chosen | None = None
 ) -> Stores:
     """Those of the API node called so, whose profiles are in a file of its own. Raises DamagedFile, Unavailable."""
-    keys, usage = cluster_keys(link), RedisUsage(link)
+    keys, usage, liveness = cluster_keys(link), RedisUsage(link), Liveness(roster)
     return Stores(
         profiles=ClusterProfiles(settings.data / "config.json", link, preferred),
         # What it is asked is the same.
         files=cast(ModelFiles, files),
         keys=keys,
-        sessions=Sessions(Path(), RedisSessionTable(link), RedisDesk(link)),
+        sessions=Sessions(Path(), RedisSessionTable(link), RedisDesk(link, node, liveness)),
         usage=usage,
-        meter=Meter(keys, usage, link.url, RedisUnderWay(link)),
-        jobs=RedisJobTable(link, node),
+        meter=Meter(keys, usage, link.url, RedisUnderWay(link), link.key("limits")),
+        jobs=RedisJobTable(link, node, liveness),
     )
 
 

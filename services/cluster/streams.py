@@ -23,8 +23,8 @@ KEPT = 3600
 # KEYS: state, events. All but the first of ARGV is the script's own.
 _BEGIN = """
 local order = redis.call('HGET', KEYS[1], 'order')
-if not order then return {'gone', 0, {}} end
-if order == 'cancel' then return {order, 0, {}} end
+if not order then return {'gone', 0, {}, 0} end
+if order == 'cancel' then return {order, 0, {}, 0} end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'worker', ARGV[2])
 local said = redis.call('XRANGE', KEYS[2], '-', '+')
@@ -32,13 +32,18 @@ local n = redis.call('HINCRBY', KEYS[1], 'written', 1)
 redis.call('XADD', KEYS[2], '*', 'n', n, 'd', cjson.encode({worker = ARGV[2], attempt = attempt}))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
-return {order, attempt, said}
+return {order, attempt, said, n}
 """
 _WRITE = """
 local now = redis.call('HMGET', KEYS[1], 'attempt', 'written', 'order')
 if not now[1] then return 'gone' end
-if now[1] ~= ARGV[2] then return 'stale' end
 local first = tonumber(ARGV[3])
+if tonumber(now[1]) < tonumber(ARGV[2]) or (now[1] == ARGV[2] and first > tonumber(now[2])) then
+  -- Redis has forgotten some of it: to go on would leave words out.
+  redis.call('UNLINK', KEYS[1], KEYS[2])
+  return 'gone'
+end
+if now[1] ~= ARGV[2] then return 'stale' end
 for i = 4, #ARGV do
   local n = first + i - 3
   if n > tonumber(now[2]) then
@@ -69,6 +74,15 @@ class Begun:
     events: tuple[Message, ...]
 
 
+@dataclass(frozen=True)
+class Look:
+    """A request's state: the API node that waits, what is wanted (as in Begun), and how often it was begun."""
+
+    node: str
+    order: str
+    attempts: int
+
+
 class Streams:
     """All requests. Any thread may call it. Its methods raise what Redis's client raises."""
 
@@ -88,9 +102,9 @@ class Streams:
 
     def begin(self, id_: str, worker: str) -> Begun:
         """A worker begins to compute it, first or after another."""
-        order, attempt, said = self._begin(self._keys(id_), [KEPT, worker])
+        order, attempt, said, written = self._begin(self._keys(id_), [KEPT, worker])
         events = tuple(json.loads(fields[fields.index("d") + 1]) for _, fields in said)
-        return Begun(order, attempt, len(said) + 1, events)
+        return Begun(order, attempt, written, events)
 
     def write(self, id_: str, attempt: int, written: int, events: Sequence[Message]) -> str:
         """Add events behind the `written` ones; return what is wanted: as in Begun, or "stale", where another has begun."""
@@ -101,15 +115,16 @@ class Streams:
         """Want it to "stop", or to "cancel"; return how many attempts there were. What nobody has begun never begins."""
         return int(self._order(self._keys(id_), [KEPT, order]))
 
-    def read(self, id_: str, after: str, milliseconds: int) -> list[tuple[str, Message]]:
-        """The events after the entry `after`, waiting for the first: their entries' ids and themselves."""
+    def read(self, id_: str, after: str, milliseconds: int) -> list[tuple[str, int, Message]]:
+        """The events after the entry `after`, waiting for the first: their entries' ids, their numbers, themselves."""
         found: Any = self._redis.xread({self._events(id_): after}, block=milliseconds)
-        return [(entry, json.loads(fields["d"])) for _, entries in found or () for entry, fields in entries]
+        entries = [each for _, entries in found or () for each in entries]
+        return [(entry, int(fields["n"]), json.loads(fields["d"])) for entry, fields in entries]
 
-    def node_of(self, id_: str) -> str | None:
-        """Which API node waits for it; None where it is forgotten."""
-        node = self._redis.hget(self._state(id_), "node")
-        return None if node is None else str(node)
+    def look(self, id_: str) -> Look | None:
+        """Who waits for it, what is wanted, and how often it was begun; None where it is forgotten."""
+        node, order, attempts = self._redis.hmget(self._state(id_), "node", "order", "attempt")
+        return None if node is None else Look(node, order, int(attempts))
 
     def drop(self, id_: str) -> None:
         """Forget it: a worker that writes more is told so."""

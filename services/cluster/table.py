@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -39,6 +40,53 @@ class RedisTable:
             with self._turn:
                 if version == self._seen:
                     return self._data
+        return self._load()[1]
+
+    @contextmanager
+    def edit(self) -> Iterator[JsonObject]:
+        """See `JsonTable.edit`."""
+        lock = self._link.redis.lock(f"{self._key}:lock", timeout=_WRITING, blocking_timeout=_WRITING, sleep=0.02)
+        with reached():
+            if not lock.acquire():
+                raise _busy()
+        try:
+            version, before = self._load()
+            data = dict(before)
+            yield data
+            changed = {name: json.dumps(value) for name, value in data.items() if before.get(name) != value}
+            self._store(version, changed, before.keys() - data.keys())
+        finally:
+            # One that took too long has ended, as it does by itself where Redis is away.
+            with suppress(redis.RedisError):
+                lock.release()
+
+    def _store(self, version: str | None, changed: Mapping[str, str], gone: Collection[str]) -> None:
+        if not changed and not gone:
+            return
+        try:
+            with reached(), self._link.redis.pipeline() as pipe:
+                # A writer that took too long has lost its lock.
+                pipe.watch(self._version_key)
+                if pipe.get(self._version_key) != version:
+                    raise _busy()
+                pipe.multi()
+                if changed:
+                    pipe.hset(self._key, mapping=changed)
+                if gone:
+                    pipe.hdel(self._key, *gone)
+                pipe.incr(self._version_key)
+                pipe.execute()
+        except redis.WatchError:
+            raise _busy() from None
+
+    def clear(self) -> None:
+        """See `JsonTable.clear`."""
+        with reached():
+            self._link.redis.unlink(self._key)
+            self._link.redis.incr(self._version_key)
+
+    def _load(self) -> tuple[str | None, JsonObject]:
+        with reached():
             pipe = self._link.redis.pipeline()
             pipe.get(self._version_key)
             pipe.hgetall(self._key)
@@ -46,46 +94,25 @@ class RedisTable:
         data = self._parsed(fields)
         with self._turn:
             self._seen, self._data = version, data
-        return data
-
-    @contextmanager
-    def edit(self) -> Iterator[JsonObject]:
-        """See `JsonTable.edit`."""
-        with reached(), self._link.redis.lock(f"{self._key}:lock", timeout=_WRITING, blocking_timeout=_WRITING):
-            before = self.read()
-            data = dict(before)
-            yield data
-            changed = {name: json.dumps(value) for name, value in data.items() if before.get(name) != value}
-            gone = before.keys() - data.keys()
-            if not changed and not gone:
-                return
-            try:
-                with self._link.redis.pipeline() as pipe:
-                    # A writer that took too long has lost its lock.
-                    pipe.watch(self._version_key)
-                    if pipe.get(self._version_key) != self._seen:
-                        raise redis.WatchError
-                    pipe.multi()
-                    if changed:
-                        pipe.hset(self._key, mapping=changed)
-                    if gone:
-                        pipe.hdel(self._key, *gone)
-                    pipe.incr(self._version_key)
-                    pipe.execute()
-            except redis.WatchError:
-                raise Unavailable("somebody else has changed it meanwhile; try again", code="busy", retry_after=1) from None
-
-    def clear(self) -> None:
-        """See `JsonTable.clear`."""
-        with self.edit() as data:
-            data.clear()
+        return version, data
 
     def _parsed(self, fields: dict[str, str]) -> JsonObject:
         try:
-            data = {name: json.loads(text) for name, text in fields.items()}
+            # Redis keeps no order.
+            data = {name: json.loads(fields[name]) for name in sorted(fields)}
+            data = dict(sorted(data.items(), key=_age))
             if self._check:
                 self._check(data)
         except ValueError as error:
             where = error.path[0] if isinstance(error, Misfit) and error.path else ""
             raise DamagedFile(self._path, f"{where}: {error}" if where else str(error)) from None
         return data
+
+
+def _busy() -> Unavailable:
+    return Unavailable("somebody else is changing it; try again", code="busy", retry_after=1)
+
+
+def _age(entry: tuple[str, Any]) -> str:
+    """When an entry was made, where it says so."""
+    return str(entry[1].get("created", "")) if isinstance(entry[1], dict) else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from services.backend import Backend, Generation, GenerationRequest, LoadSettings, Prompt, Thought
+from services.backend import Backend, Generation, GenerationRequest, LoadSettings, Model, Prompt, Thought
+from services.cluster.generation import lost
 from services.cluster.link import Link, is_away
 from services.cluster.placing import Placing
 from services.cluster.roster import Roster
@@ -27,8 +28,8 @@ MOST_ATTEMPTS = 4
 _LOOK, _LOOK_FOR_NODE = 0.2, 5.0
 # Seconds for which Redis may be away before an answer is given back to the broker.
 _MOST_AWAY = 300.0
-# What another engine, or another worker, may do better.
-_PASSING = frozenset({"engine_crashed", "engine_down", "too_busy", "stopping"})
+# What another engine may do better.
+_CRASHES = frozenset({"engine_crashed", "engine_down"})
 T = TypeVar("T")
 
 
@@ -56,26 +57,45 @@ class Work:
 
     def generate(self, id_: str, settings: Message, asked: Message) -> None:
         """Compute a request, from where another worker has left it. Raises GiveBack."""
+        with self._working(id_):
+            try:
+                wanted, request = read(LoadSettings, settings), read(GenerationRequest, asked)
+            except ValueError:
+                # Not what it says: that has words of the request in it.
+                what = f"the worker {self.name} cannot read this request: is it of another version?"
+                return self._refuse(id_, Unavailable(what, code="worker_version", retry_after=5))
+            try:
+                while self._attempt(id_, wanted, request):
+                    time.sleep(0.5)
+            finally:
+                with suppress(Exception):
+                    self._placing.end(id_, self.name)
+
+    @contextmanager
+    def _working(self, id_: str) -> Iterator[None]:
+        """While a request is under way here. One that is already is waited for.
+
+        Where the broker was away, it hands out again what it thinks is lost; what was done is then found to be.
+        """
         over = threading.Event()
-        with self._turn:
-            known = self._under_way.get(id_)
-            if not known:
-                self._under_way[id_] = (over, [])
-        if known:
-            # The broker was away, and hands out again what it thinks is lost.
+        while True:
+            with self._turn:
+                known = self._under_way.get(id_)
+                if not known:
+                    self._under_way[id_] = (over, [])
+                    break
             known[0].wait()
-            return
-        request = read(GenerationRequest, asked)
         try:
-            self._patiently(lambda: self._placing.begin(id_, self.name, request.owner, request.session))
-            while self._attempt(id_, read(LoadSettings, settings), request):
-                time.sleep(0.5)
+            yield
         finally:
             with self._turn:
                 del self._under_way[id_]
             over.set()
-            with suppress(Exception):
-                self._placing.end(id_, self.name)
+
+    def _refuse(self, id_: str, error: Exception) -> None:
+        begun = self._patiently(lambda: self._streams.begin(id_, self.name))
+        if begun.order not in ("gone", "cancel"):
+            self.write_events(id_, begun.attempt, begun.written, [{"error": plain_error(error)}])
 
     def call(self, id_: str, settings: Message, do: str, argument: Any) -> None:
         """Tokenize or embed something, and write what came of it. Raises GiveBack."""
@@ -90,8 +110,8 @@ class Work:
                     vector, spent = embedder.embed(argument)
                     event = {"result": [vector, plain(spent)]}
         except Exception as error:
-            event = {"error": plain_error(_explained(self.name, error))}
-        self._write(id_, begun, [event])
+            event = {"error": plain_error(self._explained(error))}
+        self.write_events(id_, begun.attempt, begun.written, [event])
 
     def obey(self, order: Message) -> None:
         """Do what an API node tells all workers: stop, cancel, think or forget. What fails is not told."""
@@ -112,59 +132,51 @@ class Work:
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
         if begun.order in ("gone", "cancel") or any("finish" in event or "error" in event for event in begun.events):
             return False
+        self._patiently(lambda: self._placing.begin(id_, self.name, request.owner, request.session))
         texts, tokens = [], list(request.given)
         for event in begun.events:
             texts.append(event.get("text", ""))
             tokens += event.get("tokens", ())
         request = replace(request, given=tuple(tokens), told=len("".join(texts)))
+        watch = _Watch(self, id_, begun)
         try:
             with self._backend.lease(self._here(settings)) as model:
-                [generation] = model.submit_all([request])
+                generation = watch.generation = self._submit(model, request, watch)
                 with self._turn:
                     self._under_way[id_][1][:] = [generation]
                 if begun.order == "stop":
                     generation.stop()
-                self._deliver(id_, begun, generation)
+                watch.deliver(generation)
         except GiveBack:
             raise
         except Exception as error:
-            if isinstance(error, Unavailable) and error.code in _PASSING:
-                if error.code == "stopping":
-                    raise GiveBack from error
-                if begun.attempt < MOST_ATTEMPTS or error.code == "too_busy":
-                    return True
-            self._write(id_, begun, [{"error": plain_error(_explained(self.name, error))}])
+            if isinstance(error, Unavailable) and error.code == "stopping":
+                raise GiveBack from error
+            if isinstance(error, Unavailable) and error.code in _CRASHES and begun.attempt < MOST_ATTEMPTS:
+                return True
+            watch.write({"error": plain_error(self._explained(error))})
+        finally:
+            if watch.generation and not watch.generation.finish:
+                watch.generation.cancel()
         return False
 
-    def _deliver(self, id_: str, begun: Begun, generation: Generation) -> None:
-        """Write what comes until it ends, or nobody wants it any more."""
-        watch = _Watch(self, id_, begun, generation)
-        n_tokens = n_choices = 0
-        for text in generation.chunks(watch.look):
-            if text:
-                event: Message = {"text": text}
-                if tokens := generation.tokens[n_tokens:]:
-                    n_tokens += len(tokens)
-                    event["tokens"] = tokens
-                if choices := generation.choices[n_choices:]:
-                    n_choices += len(choices)
-                    event["choices"] = [plain_choice(choice) for choice in choices]
-                watch.write(event)
+    def _submit(self, model: Model, request: GenerationRequest, watch: _Watch) -> Generation:
+        """Begin to compute; wait where others have all the slots."""
+        while True:
+            try:
+                return model.submit_all([request])[0]
+            except Unavailable as error:
+                if error.code != "too_busy":
+                    raise
+            time.sleep(_LOOK)
+            watch.look()
             if watch.is_over:
-                generation.cancel()
-                break
-        if generation.finish:
-            watch.write({"finish": plain(generation.finish), "spent": plain(generation.spent)})
-        else:
-            watch.write({"spent": plain(generation.spent)})
-
-    def _write(self, id_: str, begun: Begun, events: list[Message]) -> str:
-        return self._patiently(lambda: self._streams.write(id_, begun.attempt, begun.written, events))
+                raise lost()
 
     def has_reader(self, id_: str) -> bool:
         """Whether the API node is there that waits for a request."""
-        node = self._patiently(lambda: self._streams.node_of(id_))
-        return node is not None and self._patiently(lambda: self._roster.has_node(node))
+        look = self._patiently(lambda: self._streams.look(id_))
+        return look is not None and self._patiently(lambda: self._roster.has_node(look.node))
 
     def write_events(self, id_: str, attempt: int, written: int, events: list[Message]) -> str:
         """See `Streams.write`; waits while Redis is away. Raises GiveBack."""
@@ -178,6 +190,15 @@ class Work:
             mine = self._files.check_adapter(adapter.file.as_posix())
             adapters.append(replace(adapter, file=mine.path, stamp=mine.stamp))
         return replace(settings, file=model.path, stamp=model.stamp, lora=tuple(adapters))
+
+    def _explained(self, error: Exception) -> Exception:
+        """An error as the caller is to see it: what is wrong with a worker's files is none of its fault."""
+        if isinstance(error, BadModelFile | NotFound):
+            what = f"the worker {self.name} cannot load the model: {error.message}"
+            return Unavailable(what, param="model", code="no_model", retry_after=5)
+        if not isinstance(error, HearthError):
+            log.error("a request failed: %s", type(error).__name__)
+        return error
 
     def _patiently(self, do: Callable[[], T]) -> T:
         """Do something in Redis, waiting while that is away. Raises GiveBack where it stays so."""
@@ -197,16 +218,36 @@ class Work:
 class _Watch:
     """One attempt's writing, and what is wanted of it meanwhile. Owned by the thread that computes it."""
 
-    def __init__(self, work: Work, id_: str, begun: Begun, generation: Generation) -> None:
+    def __init__(self, work: Work, id_: str, begun: Begun) -> None:
         self._work = work
         self._id = id_
         self._attempt = begun.attempt
         self._written = begun.written
-        self._generation = generation
         self._looked = self._seen = time.monotonic()
         self._missed = 0
+        self.generation: Generation | None = None
         self.is_over = False
         """Whether nobody wants it."""
+
+    def deliver(self, generation: Generation) -> None:
+        """Write what comes until it ends, or nobody wants it any more."""
+        n_tokens = n_choices = 0
+        for text in generation.chunks(self.look):
+            if text:
+                event: Message = {"text": text}
+                if tokens := generation.tokens[n_tokens:]:
+                    n_tokens += len(tokens)
+                    event["tokens"] = tokens
+                if choices := generation.choices[n_choices:]:
+                    n_choices += len(choices)
+                    event["choices"] = [plain_choice(choice) for choice in choices]
+                self.write(event)
+            if self.is_over:
+                generation.cancel()
+                break
+        # Should its API node be there after all, it is not to wait for more.
+        how = {"finish": plain(generation.finish)} if generation.finish else {"error": plain_error(lost())}
+        self.write({**how, "spent": plain(generation.spent)})
 
     def write(self, event: Message) -> None:
         """Write an event."""
@@ -218,7 +259,6 @@ class _Watch:
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
-        self._looked = now
         self._heed(self._work.write_events(self._id, self._attempt, self._written, []))
         if now - self._seen > _LOOK_FOR_NODE:
             self._seen = now
@@ -232,15 +272,5 @@ class _Watch:
         self._looked = time.monotonic()
         if order in ("gone", "stale", "cancel"):
             self.is_over = True
-        elif order == "stop":
-            self._generation.stop()
-
-
-def _explained(worker: str, error: Exception) -> Exception:
-    """An error as the caller is to see it: what is wrong with a worker's files is none of its fault."""
-    if isinstance(error, BadModelFile | NotFound):
-        what = f"the worker {worker} cannot load the model: {error.message}"
-        return Unavailable(what, param="model", code="no_model", retry_after=5)
-    if not isinstance(error, HearthError):
-        log.error("a request failed", exc_info=error)
-    return error
+        elif order == "stop" and self.generation:
+            self.generation.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 
 # Slots where no profile says how many.
 _SLOTS = 8
+# Renewals of the card between two of the vocabularies.
+_PUBLISH_EVERY = 30
 
 
 class Worker:
@@ -64,6 +69,7 @@ class Worker:
         named = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
         self._only = named if names or cluster.inner else set()
         self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
+        self._sessions = Sessions(Path(), RedisSessionTable(self._link), LocalDesk())
         self._began = time.time()
         self._draining = threading.Event()
         self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
@@ -75,18 +81,19 @@ class Worker:
         # Celery takes the signals over once it works; what comes before ends the process.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._add_tasks(celery)
+        # At its lowest level it tells what tasks were sent, words included.
+        logging.getLogger("celery.concurrency").setLevel(logging.INFO)
         self._wait_for_redis()
+        self._roster.take_name(self._settings.name, WorkerCard)
         models = self._models()
         if not models:
             raise NotFound("there is no model to serve: put a GGUF file into the models folder", code="model_not_found")
         Placing(self._link).reset(self._settings.name)
-        # What was forgotten meanwhile is not to be found here either.
-        self._backend.retain(Sessions(Path(), RedisSessionTable(self._link), LocalDesk()).names_of_all())
         queues = [model_queue(self._settings, model) for model in models if not model.info.adapter]
         celery.conf.task_queues = [*queues, worker_queue(self._settings, self._settings.name)]
         self._card = self._make_card(models)
         for name, do in (("card", self._keep_card), ("orders", self._hear)):
-            threading.Thread(target=do, args=(celery,), name=name, daemon=True).start()
+            threading.Thread(target=do, name=name, daemon=True).start()
         worker = celery.Worker(
             hostname=f"{self._settings.name}@{socket.gethostname()}",
             pool="threads",
@@ -126,8 +133,10 @@ class Worker:
         for file in self._files.list():
             if file.info and (not self._only or file.name in self._only):
                 known = (file.name, file.stamp)
+                path = self._files.folder / file.name
                 if known not in self._published:
-                    self._published[known] = self._roster.publish_vocabulary(vocabulary_of(self._files.folder / file.name))
+                    self._published[known] = hashlib.sha256(vocabulary_of(path)).hexdigest()
+                self._roster.publish_vocabulary(self._published[known], partial(vocabulary_of, path))
                 served.append(ServedModel(file.name, self._published[known], file.stamp[0], file.info))
         return served
 
@@ -152,23 +161,27 @@ class Worker:
             none = Room(0, 0)
             return Status(Counts(), 0, 0, 0, none, none, none)
 
-    def _keep_card(self, _celery: Celery) -> None:
+    def _keep_card(self) -> None:
         """The card's thread."""
-        while True:
+        for n in itertools.count():
             try:
                 self._card = self._make_card(self._card.models)
                 self._roster.renew(self._card)
+                if n % _PUBLISH_EVERY == 0:
+                    self._models()
             except Exception as error:
                 if not is_away(error):
                     log.exception("the worker's card could not be renewed")
             time.sleep(RENEW)
 
-    def _hear(self, _celery: Celery) -> None:
+    def _hear(self) -> None:
         """The thread that hears what API nodes tell everybody."""
         while True:
             try:
                 with self._link.redis.pubsub(ignore_subscribe_messages=True) as heard:
                     heard.subscribe(self._link.key(ORDERS))
+                    # What was forgotten meanwhile is not to be found here either.
+                    self._backend.retain(self._sessions.names_of_all())
                     while True:
                         if message := heard.get_message(timeout=5.0):
                             self._obey(message["data"])

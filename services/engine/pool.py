@@ -139,6 +139,10 @@ class EnginePool:
             engine.forget(owner, session)
         self._store.forget(owner, session)
 
+    def stop(self, _owner: str, _session: str) -> bool:
+        """See `Backend.stop`: there is no other server."""
+        return False
+
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """See `Backend.retain`."""
         self._store.retain(set(sessions))

@@ -113,6 +113,10 @@ class EngineProcess:
         finally:
             life.tell("release", lease=lease)
 
+    def stop(self, _owner: str, _session: str) -> bool:
+        """See `Backend.stop`: there is no other server."""
+        return False
+
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """See `Backend.retain`."""
         self._current().tell("retain", sessions=sorted(sessions))
