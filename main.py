@@ -86,14 +86,15 @@ def _in_cluster(settings: Settings, given: argparse.Namespace) -> int:
         raise InvalidRequest(what)
     from services.cluster import commands
 
-    if given.command == "worker":
-        return commands.worker(cluster, settings, given.what, lambda: _engine(settings))
     if given.command == "flower":
         return commands.flower(cluster, given.host or settings.host, given.port or "5555")
     with ExitStack() as closing:
         settings.data.mkdir(parents=True, exist_ok=True)
         if not _is_alone(settings.data / "jobs.lock", closing):
-            raise InvalidRequest(f"a server works on {settings.data}: stop it first")
+            hint = "--data gives this worker another folder" if given.command == "worker" else "stop it first"
+            raise InvalidRequest(f"a server or a worker works on {settings.data}: {hint}")
+        if given.command == "worker":
+            return commands.worker(cluster, settings, given.what, lambda: _engine(settings))
         return commands.migrate(cluster, settings, given.back, given.replace)
 
 

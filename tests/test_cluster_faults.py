@@ -104,7 +104,8 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     settings = ClusterSettings(
         cluster.rabbit.url, cluster.redis.url, named["REDIS_PREFIX"], named["QUEUE_NAME"], name="test"
     )
-    streams, app = Streams(Link(settings)), make_celery(settings)
+    link, app = Link(settings), make_celery(settings)
+    streams = Streams(link)
     queue = Queue(cards(cluster)[0].queues[0], queue_arguments={"x-max-priority": 10})
     for n in range(12):
         # More than there are slots: none of them is lost for it.
@@ -115,6 +116,7 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     for n in range(12):
         events = wait_for(lambda id_=f"odd{n}": [e for *_, e in streams.read(id_, "0", 10) if "error" in e])  # type: ignore[misc]
         assert events[0]["error"]["code"] == "worker_version"
+    link.redis.close()
     assert node.ask("Hi", memory_k=0)["result"]
     assert "secret" not in worker.log()
 

@@ -132,7 +132,7 @@ def service(pairs: int) -> Numbers:
 def busy(pairs: int) -> Numbers:
     """People who think between prompts, on one worker and on two: their first tokens, for the simulation to be held to."""
     told: Numbers = {}
-    for n_workers, users in ((1, 12), (2, 24)):
+    for n_workers, users in ((1, 5), (2, 10)):
         firsts: list[float] = []
         for n in range(pairs):
             with a_cluster(n_workers, 1) as cluster:
@@ -148,7 +148,7 @@ def busy(pairs: int) -> Numbers:
 
 
 # Mean seconds between an answer and the next prompt, in `busy`.
-THINK = 10.0
+THINK = 12.0
 
 
 def limits(pairs: int) -> Numbers:

@@ -36,7 +36,7 @@ from services.models import ModelFiles
 from services.profiles import Profiles
 from services.session_desk import LocalDesk
 from services.sessions import Sessions
-from services.settings import Settings
+from services.settings import HOME, Settings
 from services.status import Counts, Room, Status
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,9 @@ class Worker:
         self._link = Link(cluster)
         self._roster = Roster(self._link)
         self._work = Work(cluster.name, self._link, self._roster, backend, files)
-        config = Profiles(settings.data / "config.json").config()
+        file = settings.data / "config.json"
+        # A second worker on one machine has a folder of its own, and the same profiles.
+        config = Profiles(file if file.exists() else HOME / "data" / "config.json").config()
         chosen = [config.named(name) for name in names] or list(config.profiles.values())
         for profile in chosen if names else ():
             profile.load_settings(files)
