@@ -143,9 +143,10 @@ def _engine(settings: Settings) -> Any:
     from services.engine.process import EngineProcess
 
     options = EngineOptions(
-        settings.data / "states",
+        settings.states or settings.data / "states",
         _bytes(settings.cache_ram),
         settings.cache_disk * 10**6,
+        settings.states is not None,
         settings.think_ahead,
         settings.queue,
         _bytes(settings.model_ram),

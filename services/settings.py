@@ -28,7 +28,9 @@ class Settings:
     cache_ram: int | None = None
     """Megabytes that computed states may take in memory, beside the slots; None: a quarter of what is free."""
     cache_disk: int = 4000
-    """Megabytes that they may take on disk, in the data folder."""
+    """Megabytes that they may take on disk."""
+    states: Path | None = None
+    """A folder for them that workers share; None: each keeps its own, in its data folder."""
     model_ram: int | None = None
     """Megabytes that loaded models may take together; None: three quarters of what is free."""
     idle_minutes: int = 0
@@ -72,6 +74,7 @@ _HELP = {
     "queue": "answers that may wait for their turn; more get 503",
     "cache_ram": "megabytes of computed states to keep in memory (a quarter of what is free)",
     "cache_disk": "megabytes of computed states to keep on disk; 0 keeps none there",
+    "states": "folder of computed states that workers share (each has its own, in its data folder)",
     "model_ram": "megabytes that loaded models may take together (three quarters of what is free)",
     "idle_minutes": "minutes without use after which a model leaves memory; 0: never",
     "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",

@@ -128,7 +128,12 @@ class Rabbit(Service):
         """End it, and the port mapper that it has started beside itself."""
         self.kill()
         names = {**os.environ, "ERL_EPMD_PORT": str(self._others[1]), "ERL_EPMD_ADDRESS": "127.0.0.1"}
-        subprocess.run(["epmd", "-kill"], env=names, capture_output=True, check=False)
+        deadline = time.monotonic() + 10
+        # It stays for as long as it has not noticed that the server is gone.
+        while b"Killed" not in subprocess.run(["epmd", "-kill"], env=names, capture_output=True, check=False).stdout:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
 
 
 class Worker:

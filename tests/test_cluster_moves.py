@@ -123,6 +123,28 @@ def test_a_conversation_goes_elsewhere_where_its_worker_is_busy(cluster: Cluster
         stream.close()
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_workers_may_share_what_they_have_computed(cluster: Cluster, tmp_path: Path, shares: bool) -> None:
+    flags = ("--states", str(tmp_path / "common")) if shares else ()
+    first = cluster.worker(*flags)
+    node = cluster.node()
+    for n in range(4):
+        node.ask(f"My number is {n}.", session_id=1)
+    second = cluster.worker(*flags)
+    first.stop()
+    usage = node.ask("What is my number?", session_id=1)["usage"]
+    assert second.process.poll() is None
+    # All but the new turn, and the answer's last words; without it all but the template's beginning is read anew.
+    left = usage["prompt_tokens"] - usage["cached_tokens"]
+    assert left < 25 if shares else left > 60
+    if shares:
+        files = list((tmp_path / "common").glob("*.state"))
+        assert files
+        assert all(file.stat().st_mode & 0o77 == 0 for file in files)
+        node.delete("/answer/1")
+        wait_for(lambda: not list((tmp_path / "common").glob("*.state")))
+
+
 def test_the_way_in_and_back(cluster: Cluster, tmp_path: Path, cluster_models: Path) -> None:
     alone = Server(tmp_path / "alone", models=cluster_models).start()
     key, id_ = alone.mint("Ana", limits={"parallel": 3})

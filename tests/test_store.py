@@ -178,3 +178,28 @@ def test_files_of_sessions_that_are_no_more_are_removed(tmp_path: Path) -> None:
     store.retain({("a", "2"), ("b", "1")})
     assert [read_saved(path).header.session for path in files(tmp_path)] == ["2"]
     store.close()
+
+
+def test_a_shared_folder_has_what_others_have_written(tmp_path: Path) -> None:
+    one, two = (StateStore(tmp_path, MB, MB, shared=True) for _ in range(2))
+    asked = pack(range(60))
+
+    def found(store: StateStore) -> int:
+        store.fetch("m", "a", asked)
+        return store.find("m", "a", asked)[1]
+
+    assert found(two) == 0
+    one.put(state("1", n_tokens=40))
+    one.close()
+    assert found(two) == 40
+    # Of what is newer there is no older copy in the way, and what is half written does no harm.
+    (tmp_path / "odd.state").write_bytes(b"half")
+    third = StateStore(tmp_path, MB, MB, shared=True)
+    write_state(tmp_path, state("1", n_tokens=50), "m.gguf")
+    assert found(third) == 50
+    assert (tmp_path / "odd.state").exists()
+    for file in files(tmp_path):
+        file.unlink()
+    assert found(StateStore(tmp_path, MB, MB, shared=True)) == 0
+    two.close()
+    third.close()

@@ -54,8 +54,8 @@ def by_itself(n_threads: int) -> Iterator[Server]:
 
 
 @contextmanager
-def a_cluster(n_workers: int, n_threads: int) -> Iterator[Cluster]:
-    """A cluster of one API node and so many workers, warmed up."""
+def a_cluster(n_workers: int, n_threads: int, shares: bool = False) -> Iterator[Cluster]:
+    """A cluster of one API node and so many workers, warmed up; `shares`: they have a folder of computed states together."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rabbit, redis = Rabbit(folder / "rabbit"), Redis(folder / "redis")
@@ -63,8 +63,9 @@ def a_cluster(n_workers: int, n_threads: int) -> Iterator[Cluster]:
         try:
             rabbit.start()
             redis.start()
+            flags = ("--states", str(folder / "states")) if shares else ()
             for _ in range(n_workers):
-                made.worker("Benchmark", config=lambda server: set_up(server, n_threads))
+                made.worker("Benchmark", *flags, config=lambda server: set_up(server, n_threads))
             made.node(config=lambda server: set_up(server, n_threads))
             warm_up(made)
             yield made

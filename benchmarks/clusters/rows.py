@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import redis as redis_client
+from kombu import Queue
 
 from benchmarks.clusters.parts import TOKENS, WORDS, a_cluster, ask, by_itself, crowd, send, warm_up
 from benchmarks.words import make_text
@@ -87,26 +90,30 @@ def takeover(pairs: int) -> Numbers:
 
 
 def moving(pairs: int) -> Numbers:
-    """A conversation's next first token where its worker has it, and where another has to read it."""
-    stays, moves, tokens = [], [], 0
-    with a_cluster(2, 1) as cluster:
-        node = cluster.nodes[0]
-        for n in range(2 * pairs):
-            rng, session = Random(n), 100 + n
-            for _ in range(6):
-                ask(node, session, make_text(150, rng), 40)
-            time.sleep(3)
-            stays.append(ask(node, session, make_text(20, rng), 2).first_token)
-            time.sleep(3)
-            home = _home(cluster, session)
-            client = redis_client.Redis.from_url(cluster.redis.url)
-            other = next(worker.name for worker in cluster.workers if worker is not home)
-            client.set(f"test{cluster.number}:home:0:{session}", other)
-            client.close()
-            reply = ask(node, session, make_text(20, rng), 2)
-            moves.append(reply.first_token)
-            tokens = reply.last["usage"]["prompt_tokens"]
-    return {"stays_s": median(stays), "moves_s": median(moves), "prompt_tokens": tokens}
+    """A talk's next first token where its worker has it, where another reads it, and where both share a folder."""
+    told: Numbers = {}
+    for name in ("own", "shared"):
+        stays, moves, tokens = [], [], 0
+        with a_cluster(2, 1, shares=name == "shared") as cluster:
+            node = cluster.nodes[0]
+            for n in range(2 * pairs):
+                rng, session = Random(n), 100 + n
+                for _ in range(6):
+                    ask(node, session, make_text(150, rng), 40)
+                # The person thinks, and what was said is read ahead, and written.
+                time.sleep(10)
+                stays.append(ask(node, session, make_text(20, rng), 2).first_token)
+                time.sleep(10)
+                home = _home(cluster, session)
+                client = redis_client.Redis.from_url(cluster.redis.url)
+                other = next(worker.name for worker in cluster.workers if worker is not home)
+                client.set(f"test{cluster.number}:home:0:{session}", other)
+                client.close()
+                reply = ask(node, session, make_text(20, rng), 2)
+                moves.append(reply.first_token)
+                tokens = reply.last["usage"]["prompt_tokens"]
+        told |= {f"{name}_stays_s": median(stays), f"{name}_moves_s": median(moves), "prompt_tokens": tokens}
+    return told
 
 
 def service(pairs: int) -> Numbers:
@@ -166,8 +173,11 @@ def limits(pairs: int) -> Numbers:
 
 
 def _redis_rate(settings: ClusterSettings, seconds: float) -> float:
-    """Events that eight writers, each waiting for the reply, get into streams: about half of the machine is theirs."""
-    counts = [0] * 8
+    """Events that Redis can pass on in a second: written by a worker's script one by one, and read by whoever waits.
+
+    Python's writers are slower than Redis, so it is counted by what Redis's own thread was busy for.
+    """
+    counts = [0] * 4
     over = threading.Event()
 
     def write(n: int) -> None:
@@ -179,10 +189,15 @@ def _redis_rate(settings: ClusterSettings, seconds: float) -> float:
             counts[n] += 1
         streams.drop(id_)
 
-    threads = [threading.Thread(target=write, args=(n,)) for n in range(len(counts))]
+    def read(n: int) -> None:
+        streams, after = Streams(Link(settings)), "0"
+        while not over.is_set():
+            for entry, _, _ in streams.read(f"w{n}", after, 100):
+                after = entry
+
+    threads = [threading.Thread(target=do, args=(n,)) for n in range(len(counts)) for do in (write, read)]
     client: Any = redis_client.Redis.from_url(settings.redis)
     before = client.info("cpu")
-    began = perf_counter()
     for thread in threads:
         thread.start()
     time.sleep(seconds)
@@ -191,31 +206,33 @@ def _redis_rate(settings: ClusterSettings, seconds: float) -> float:
         thread.join()
     after = client.info("cpu")
     client.close()
-    used = sum(after[name] - before[name] for name in ("used_cpu_user_main_thread", "used_cpu_sys_main_thread"))
-    # Python's writers are slower than Redis: what its own thread was busy for says how many it could take.
-    assert perf_counter() > began
-    return float(sum(counts) / used)
+    return float(sum(counts) / sum(after[name] - before[name] for name in _REDIS_CPU))
+
+
+_REDIS_CPU = ("used_cpu_user_main_thread", "used_cpu_sys_main_thread")
 
 
 def _broker_rate(settings: ClusterSettings, count: int) -> float:
-    """Tasks that one sender gets confirmed in a second."""
-    from kombu import Queue
+    """Tasks that eight senders together get confirmed in a second, on this machine's cores beside them."""
 
-    app = make_celery(settings)
+    def send_all() -> None:
+        app = make_celery(settings)
+        for _ in range(count):
+            app.send_task("none", [list(range(100))], queue=queue, ignore_result=True)
+        app.close()
+
     queue = Queue("bench", queue_arguments={"x-max-priority": 10})
-    app.send_task("none", [], queue=queue)
+    threads = [threading.Thread(target=send_all) for _ in range(8)]
     began = perf_counter()
-    for _ in range(count):
-        app.send_task("none", [list(range(100))], queue=queue, ignore_result=True)
-    rate = count / (perf_counter() - began)
-    app.close()
-    return rate
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 8 * count / (perf_counter() - began)
 
 
 def _node_cost(cluster: Cluster) -> float:
     """Milliseconds of CPU that an API node spends on a piece of an answer, the answer's beginning and end included."""
-    from pathlib import Path
-
     node = cluster.nodes[0]
     before = _cpu_seconds(Path(f"/proc/{node.process.pid}/stat"))
     _, replies = crowd(node, 8, 2, TOKENS, Random(5))
@@ -225,8 +242,6 @@ def _node_cost(cluster: Cluster) -> float:
 
 def _cpu_seconds(stat: Any) -> float:
     fields = stat.read_text().rpartition(")")[2].split()
-    import os
-
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -9,6 +9,7 @@ time. Between two changes of what a worker has under way its pace is constant, s
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -104,7 +105,9 @@ class Simulation:
         self._habits = habits
         self._rng = Random(seed)
         self._workers = [_Worker(service) for _ in range(workers)]
-        self._idle: list[tuple[int, int]] = [(0, n) for n in range(workers)]
+        # By how many each has under way, and then by turns, as RabbitMQ serves its consumers.
+        self._idle: list[tuple[int, int, int]] = [(0, n, n) for n in range(workers)]
+        self._turns = itertools.count(workers)
         self._home: dict[int, int] = {}
         self._waiting: list[_Answer] = []
         self.firsts: list[float] = []
@@ -137,7 +140,7 @@ class Simulation:
             return self._begin(answer, home)
         while self._idle:
             # The entries may be of before; the right one is made when it is looked at.
-            n_open, worker = heapq.heappop(self._idle)
+            n_open, _, worker = heapq.heappop(self._idle)
             now = self._workers[worker].n_open
             if now != n_open:
                 continue
@@ -159,7 +162,7 @@ class Simulation:
         worker = self._workers[number]
         worker.version += 1
         if worker.n_open < self._service.slots:
-            heapq.heappush(self._idle, (worker.n_open, number))
+            heapq.heappush(self._idle, (worker.n_open, next(self._turns), number))
         if worker.n_open:
             event = self._env.timeout(worker.next_change(), worker.version)
             event.callbacks.append(lambda fired: self._step(number, fired.value))
@@ -196,6 +199,8 @@ def workers_needed(service: Service, habits: Habits, users: int, share: float = 
     """The fewest workers with which that share of the prompts has its first token within a second."""
     low, high = 0, 1
     while share_within(waits(service, habits, users, high)) < share:
+        if high > users:
+            raise ValueError("not even a worker for each of them would do: a prompt takes too long to read")
         low, high = high, 2 * high
     while high - low > max(1, high // 50):
         middle = (low + high) // 2

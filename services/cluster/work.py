@@ -18,7 +18,8 @@ from services.cluster.roster import Roster
 from services.cluster.streams import Begun, Streams
 from services.codec import Message, plain, plain_choice, plain_error, read
 from services.errors import BadModelFile, HearthError, NotFound, Unavailable
-from services.models import ModelFiles
+from services.json_file import Stamp
+from services.models import CheckedModel, ModelFiles, sampled_stamp
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Work:
         self._roster = roster
         self._backend = backend
         self._files = files
+        self._stamps: dict[tuple[str, Stamp], Stamp] = {}
         self._turn = threading.Lock()
         self._under_way: dict[str, tuple[threading.Event, list[Generation]]] = {}
 
@@ -188,8 +190,15 @@ class Work:
         adapters = []
         for adapter in settings.lora:
             mine = self._files.check_adapter(adapter.file.as_posix())
-            adapters.append(replace(adapter, file=mine.path, stamp=mine.stamp))
-        return replace(settings, file=model.path, stamp=model.stamp, lora=tuple(adapters))
+            adapters.append(replace(adapter, file=mine.path, stamp=self._stamp(mine)))
+        return replace(settings, file=model.path, stamp=self._stamp(model), lora=tuple(adapters))
+
+    def _stamp(self, model: CheckedModel) -> Stamp:
+        """The same for the same file on every machine, so that what one worker has computed another may go on from."""
+        key = model.name, model.stamp
+        if key not in self._stamps:
+            self._stamps[key] = sampled_stamp(model.path)
+        return self._stamps[key]
 
     def _explained(self, error: Exception) -> Exception:
         """An error as the caller is to see it: what is wrong with a worker's files is none of its fault."""

@@ -262,7 +262,7 @@ def main() -> None:
     if hello is None:
         return
     logs.set_up(hello["log_level"], hello["log_format"])
-    store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"])
+    store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"], hello["shares_states"])
     pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
     wire.send({"ready": True})
     Child(wire, pool, helper).serve()

@@ -40,6 +40,8 @@ class EngineOptions:
     states: Path
     cache_ram: int | None = None
     cache_disk: int = 0
+    shares_states: bool = False
+    """Whether other engines use the folder of states too."""
     think_ahead: bool = True
     queue: int = 32
     model_ram: int | None = None

@@ -68,7 +68,8 @@ def write_state(folder: Path, state: State, file: str) -> Saved:
     parts = [MAGIC, _LENGTH.pack(len(text)), text, state.tokens, state.data]
     digest = hashlib.sha256()
     path = folder / (hashlib.sha256(repr(tuple(state.key)).encode()).hexdigest()[:32] + SUFFIX)
-    draft = path.with_suffix(".new")
+    # Another process may write the same one.
+    draft = path.with_suffix(f".{os.getpid()}.new")
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
         for part in parts:
             digest.update(part)

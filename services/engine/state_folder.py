@@ -14,6 +14,7 @@ from pathlib import Path
 
 from services.engine.state import State, StateKey, best_match
 from services.engine.state_file import SUFFIX, DamagedState, Saved, read_saved, read_state, write_state
+from services.json_file import Stamp, stamp_of
 from services.status import Room
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,18 @@ class StateFolder:
     """The files, and the list of them in memory.
 
     Any thread may call it. `_turn` protects the list, `_writing` lets one thread at a time write, and `_reading` read.
+    Where the folder is shared, other processes write there too: then it is looked through again before each search.
     """
 
-    def __init__(self, folder: Path, n_bytes: int) -> None:
-        """List what an earlier run has left, and remove what is no whole state. With no bytes to use, remove everything."""
+    def __init__(self, folder: Path, n_bytes: int, shared: bool = False) -> None:
+        """List what an earlier run has left, and remove what is no whole state. With no bytes to use, remove everything.
+
+        Of a folder that is `shared` nothing is removed but what is too old for the cap.
+        """
         self._folder = folder
         self._n_bytes = n_bytes
+        self._shared = shared
+        self._stamps: dict[str, Stamp] = {}
         self._turn = threading.RLock()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
@@ -66,6 +73,8 @@ class StateFolder:
         """
         # One at a time: what many ask for at once is read once, if `skip` knows what was read.
         with self._reading:
+            if self._shared:
+                self._look_again()
             with self._turn:
                 mine = [saved for key, saved in self._listed.items() if key[:2] == (model, owner) and not skip(key)]
                 saved, _ = best_match(mine, tokens, beyond, whole)
@@ -75,8 +84,10 @@ class StateFolder:
                 state = read_state(saved, time.monotonic())
                 os.utime(saved.path)
             except (OSError, DamagedState) as error:
-                log.warning("the state %s is removed: %s", saved.path.name, error)
-                self._remove(saved)
+                if not self._shared:
+                    log.warning("the state %s is removed: %s", saved.path.name, error)
+                    self._remove(saved)
+                # Else another process has put a newer one there just now.
                 return None
             with self._turn:
                 if self._listed.get(state.key) is not saved:
@@ -105,6 +116,10 @@ class StateFolder:
                     self._remove(saved)
 
     def _find_files(self) -> None:
+        if self._shared:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._look_again()
+            return
         if not self.is_usable:
             for path in self._folder.glob(f"*{SUFFIX}"):
                 path.unlink()
@@ -119,6 +134,26 @@ class StateFolder:
                 log.warning("the state %s is removed: %s", path.name, error)
                 path.unlink()
         self._make_room(0)
+
+    def _look_again(self) -> None:
+        """Take in what other processes have written and removed. What is not whole may be on its way."""
+        try:
+            found = {
+                entry.name: stamp_of(entry.stat()) for entry in os.scandir(self._folder) if entry.name.endswith(SUFFIX)
+            }
+        except OSError as error:
+            log.warning("the shared folder of computed states cannot be read: %s", error)
+            return
+        with self._turn:
+            gone = [saved for saved in self._listed.values() if saved.path.name not in found]
+            for saved in gone:
+                del self._listed[saved.header.key]
+                self._used -= saved.size
+            new = sorted((stamp, name) for name, stamp in found.items() if self._stamps.get(name) != stamp)
+            self._stamps = found
+        for _, name in new:
+            with contextlib.suppress(OSError, DamagedState):
+                self._list(read_saved(self._folder / name))
 
     def _list(self, saved: Saved) -> None:
         with self._turn:

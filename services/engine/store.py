@@ -32,9 +32,14 @@ class StateStore:
     `_turn`, since it asks back.
     """
 
-    def __init__(self, folder: Path | None = None, ram_bytes: int | None = None, disk_bytes: int = 0) -> None:
-        """States are kept in `folder`, if there is one. `ram_bytes` None: a share of the free memory."""
-        self._folder = StateFolder(folder, disk_bytes) if folder else None
+    def __init__(
+        self, folder: Path | None = None, ram_bytes: int | None = None, disk_bytes: int = 0, shared: bool = False
+    ) -> None:
+        """States are kept in `folder`, if there is one, which other processes may share.
+
+        `ram_bytes` None: a share of the free memory.
+        """
+        self._folder = StateFolder(folder, disk_bytes, shared) if folder else None
         self._ram_bytes = ram_bytes
         self._turn = threading.Condition()
         self._files: dict[str, str] = {}
