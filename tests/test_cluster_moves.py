@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -121,6 +122,17 @@ def test_a_conversation_goes_elsewhere_where_its_worker_is_busy(cluster: Cluster
     wait_for(lambda: running(cluster) == 3)
     for stream in streams:
         stream.close()
+
+
+def test_a_model_that_comes_later_is_served_too(cluster: Cluster, tmp_path: Path, cluster_models: Path) -> None:
+    cluster.models = tmp_path / "some models"
+    cluster.models.mkdir()
+    shutil.copy(cluster_models / "guide.gguf", cluster.models)
+    cluster.worker(config=talkative)
+    node = cluster.node(config=talkative)
+    assert node.post("/answer", {**QUICK, "model": "Random"}).status_code == 503
+    shutil.copy(cluster_models / "random.gguf", cluster.models)
+    wait_for(lambda: node.post("/answer", {**QUICK, "model": "Random"}).status_code == 200, 60)
 
 
 @pytest.mark.parametrize("shares", [True, False])

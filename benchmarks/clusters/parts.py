@@ -55,7 +55,7 @@ def by_itself(n_threads: int) -> Iterator[Server]:
 
 @contextmanager
 def a_cluster(n_workers: int, n_threads: int, shares: bool = False) -> Iterator[Cluster]:
-    """A cluster of one API node and so many workers, warmed up; `shares`: they have a folder of computed states together."""
+    """A cluster of one API node and so many workers, warmed up; `shares`: they have a folder of states together."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rabbit, redis = Rabbit(folder / "rabbit"), Redis(folder / "redis")

@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 # Slots where no profile says how many.
 _SLOTS = 8
-# Renewals of the card between two of the vocabularies.
-_PUBLISH_EVERY = 30
+# Renewals of the card between two looks for models that are new.
+_LOOK_EVERY = 5
 
 
 class Worker:
@@ -76,6 +76,7 @@ class Worker:
         self._draining = threading.Event()
         self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
         self._card = self._make_card(())
+        self._celery_worker: Any = None
 
     def run(self) -> int:
         """Work until SIGTERM, and end what is under way first; a second one ends at once. Return the exit status."""
@@ -94,8 +95,6 @@ class Worker:
         queues = [model_queue(self._settings, model) for model in models if not model.info.adapter]
         celery.conf.task_queues = [*queues, worker_queue(self._settings, self._settings.name)]
         self._card = self._make_card(models)
-        for name, do in (("card", self._keep_card), ("orders", self._hear)):
-            threading.Thread(target=do, name=name, daemon=True).start()
         worker = celery.Worker(
             hostname=f"{self._settings.name}@{socket.gethostname()}",
             pool="threads",
@@ -108,6 +107,8 @@ class Worker:
         worker_shutting_down.connect(self._drain)
         worker_ready.connect(self._say_ready)
         self._celery_worker = worker
+        for name, do in (("card", self._keep_card), ("orders", self._hear)):
+            threading.Thread(target=do, name=name, daemon=True).start()
         worker.start()
         self._say_goodbye()
         return int(worker.exitcode or 0)
@@ -169,12 +170,28 @@ class Worker:
             try:
                 self._card = self._make_card(self._card.models)
                 self._roster.renew(self._card)
-                if n % _PUBLISH_EVERY == 0:
-                    self._models()
+                if n % _LOOK_EVERY == 0:
+                    self._serve_also(self._models())
             except Exception as error:
                 if not is_away(error):
                     log.exception("the worker's card could not be renewed")
             time.sleep(RENEW)
+
+    def _serve_also(self, models: Sequence[ServedModel]) -> None:
+        """Take from the queues of models that have come into the folder, too."""
+        consumer = self._consumer()
+        for model in models:
+            queue = model_queue(self._settings, model)
+            if consumer and not model.info.adapter and queue.name not in self._card.queues:
+                consumer.app.amqp.queues.add(queue)
+                consumer.call_soon(consumer.add_task_queue, queue.name)
+        if consumer:
+            self._card = self._make_card(models)
+
+    def _consumer(self) -> Any:
+        """Celery's consumer, once it is connected."""
+        consumer = getattr(self._celery_worker, "consumer", None)
+        return consumer if consumer and getattr(consumer, "task_consumer", None) else None
 
     def _hear(self) -> None:
         """The thread that hears what API nodes tell everybody."""
