@@ -123,9 +123,8 @@ class GenerationRequest:
     patient: bool = False
     """Whether nobody waits for it, so that others go first."""
     given: tuple[int, ...] = field(default=(), repr=False)
-    """The answer's first tokens, where another engine has chosen them and then went down."""
     told: int = 0
-    """How many characters of the answer the caller has already."""
+    """Of an answer that another engine has begun: its tokens so far, and how many characters the caller has already."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PAGE = ROOT / "benchmarks" / "clusters" / "page.md"
 USERS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 THINKS = (20.0, 60.0, 300.0)
 # Beyond so many people workers are counted on: a pool of this size has what a larger one has.
-SIMULATED = 10_000
+SIMULATED = 2_000
 Numbers = dict[str, Any]
 
 
@@ -78,6 +78,7 @@ def _places(measured: Numbers, service: Service, needed: dict[tuple[float, int],
     places = {name: f"{value:,.0f}" for name, value in numbers.items()}
     places["ratio"] = f"{scaling['ratio']:.2f}"
     places["ratios"] = ", ".join(f"{ratio:.2f}" for ratio in scaling["ratios"])
+    places["read one"] = f"{Habits(60).prompt / service.read:.2f}"
     places["event ms"] = f"{measured['limits']['node_cpu_ms_per_event']:.2f}"
     places["lan ms"] = f"{1000 * 12.3e-3 * moving['prompt_tokens'] * 8 / 1000:,.0f}"
     places["date"] = ", ".join(sorted({row["date"] for row in measured.values()}))

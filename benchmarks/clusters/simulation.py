@@ -45,7 +45,7 @@ class Habits:
     """What people do: seconds between an answer and the next prompt, tokens of a prompt, of a talk, and of an answer."""
 
     think: float
-    prompt: int = 75
+    prompt: int = 85
     talk: int = 900
     answer: int = 100
 
