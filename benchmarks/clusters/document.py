@@ -18,6 +18,8 @@ USERS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 THINKS = (20.0, 60.0, 300.0)
 # Beyond so many people workers are counted on: a pool of this size has what a larger one has.
 SIMULATED = 2_000
+# Seconds in which a state comes over a network of 1 Gbit/s, about.
+_FETCH = 0.15
 Numbers = dict[str, Any]
 
 
@@ -141,12 +143,18 @@ def _draw_needed(needed: dict[tuple[float, int], int], path: Path) -> None:
 
 
 def _draw_waits(service: Service, path: Path) -> None:
-    """How the share of prompts in time falls with the people a worker, for pools of one, four and sixteen."""
+    """How the share of prompts in time falls with the people a worker, for several pools."""
     figure, axes = _figure()
     loads = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40)
-    for workers, colour in zip((1, 4, 16), ("#c4501b", "#4a6a8a", "#5a8a4a"), strict=True):
-        shares = [100 * share_within(waits(service, Habits(60.0), load * workers, workers)) for load in loads]
-        axes.plot(loads, shares, color=colour, marker="o", markersize=3, label=str(workers))
+    fetched = Habits(60.0, talk=round(_FETCH * service.read))
+    for name, workers, habits, colour in (
+        ("1", 1, Habits(60.0), "#c4501b"),
+        ("4", 4, Habits(60.0), "#4a6a8a"),
+        ("16", 16, Habits(60.0), "#5a8a4a"),
+        ("16 that share states", 16, fetched, "#8a5a8a"),
+    ):
+        shares = [100 * share_within(waits(service, habits, load * workers, workers)) for load in loads]
+        axes.plot(loads, shares, color=colour, marker="o", markersize=3, label=name)
     axes.set(title="Prompts with their first token within a second, 60 s between prompts", ylabel="percent")
     axes.set(xlabel="people a worker", ylim=(0, 101))
     _save(figure, axes, path, "workers")
