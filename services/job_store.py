@@ -76,7 +76,7 @@ class JobTable(Protocol):
 
     is_shared: bool
     """Whether other servers compute jobs of it too."""
-    on_lost: Callable[[JobKey], None]
+    on_lost: Callable[[JobKey], object]
     """Called with a job that is computed here, and that another server has taken over."""
 
     def get(self, key: JobKey) -> StoredJob | None:
@@ -116,7 +116,7 @@ class JobStore:
     """The table. Any thread may call it; `_turn` lets one statement run at a time."""
 
     is_shared = False
-    on_lost: Callable[[JobKey], None]
+    on_lost: Callable[[JobKey], object]
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""

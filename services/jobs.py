@@ -45,7 +45,7 @@ class Jobs:
         self._unkept: list[Job] = []
         """What is over, and could not be stored yet."""
         self._closed = False
-        store.on_lost = self._lose
+        store.on_lost = self._give_up
 
     def start(self, takes_up: bool = True) -> None:
         """Begin to work; `takes_up` says whether on what was still to be computed when the server last stopped."""
@@ -116,13 +116,7 @@ class Jobs:
     def remove(self, key: JobKey) -> None:
         """Stop computing a job, or forget what came of it. Raises NotFound, StorageFailed."""
         with self._changed:
-            job = self._under_way.pop(key, None)
-            if job:
-                job.cancel()
-                if job in self._line:
-                    self._line.remove(job)
-                    job.end("failed")
-            elif not self._store.get(key):
+            if not self._give_up(key) and not self._store.get(key):
                 raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")
             self._store.remove(key)
 
@@ -173,20 +167,24 @@ class Jobs:
                 else:
                     self._enqueue(Job(stored.key, stored.request, True, stored.created))
 
-    def _lose(self, key: JobKey) -> None:
-        """Give up a job that another server computes."""
+    def _give_up(self, key: JobKey) -> bool:
+        """Compute a job no further; return whether it was under way here."""
         with self._changed:
             job = self._under_way.pop(key, None)
+            if job:
+                job.cancel()
             if job and job in self._line:
                 self._line.remove(job)
-        if job:
-            job.cancel()
+                job.end("failed")
+            return job is not None
 
     def _watch(self) -> None:
         """The thread that looks what other servers have left, and what they have been told to stop."""
         while not self._closed:
             time.sleep(_WATCH)
             try:
+                with self._changed:
+                    self._keep_all()
                 self._take_up()
                 for job in [job for job in list(self._under_way.values()) if job.waits and not job.is_over]:
                     if self._store.get(job.key) is None:
@@ -206,12 +204,17 @@ class Jobs:
             if stored is None or stored.state != "done" or not stored.reply:
                 return self._compute(job)
             job.take(stored.reply)
-            self._store.release(job.key)
-        except HearthError:
+        except Exception as error:
+            log.warning("a job failed: %s", error)
             job.end("failed")
         with self._changed:
             self._under_way.pop(job.key, None)
-        return None
+        return self._release(job.key)
+
+    def _release(self, key: JobKey) -> None:
+        """Leave a job to others. Where that cannot be said now the claim ends by itself."""
+        with suppress(HearthError):
+            self._store.release(key)
 
     def _enqueue(self, job: Job) -> None:
         with self._changed:
@@ -243,8 +246,11 @@ class Jobs:
             running = self._perform(job.key, job.request, job.poll, job.waits)
             if running.status in (429, 503) and "Retry-After" in running.headers and self._may_wait(job):
                 time.sleep(1)
-                job.state = "queued"
-                return self._enqueue(job)
+                with self._changed:
+                    # It may have been removed meanwhile.
+                    if self._under_way.get(job.key) is job:
+                        job.state = "queued"
+                        return self._enqueue(job)
             job.begin(running.status, running.headers)
             for part in running.parts():
                 job.add(part)
@@ -256,9 +262,6 @@ class Jobs:
             if job.state == "running":
                 job.end(state)
                 self._keep(job)
-                # Where it cannot be said it ends by itself.
-                with suppress(HearthError):
-                    self._store.release(job.key)
         return None
 
     def _may_wait(self, job: Job) -> bool:
@@ -267,14 +270,14 @@ class Jobs:
 
     def _keep(self, job: Job) -> None:
         with self._changed:
-            if self._under_way.get(job.key) is not job:
-                return
             # What failed is tried again when it is sent again; what a stop has ended goes on after the next start.
-            if job.state == "done" or (job.waits and not self._closed):
+            is_kept = job.state == "done" or (job.waits and not self._closed)
+            if self._under_way.get(job.key) is job and is_kept:
                 self._unkept.append(job)
-                self._keep_all()
-            else:
+                return self._keep_all()
+            if self._under_way.get(job.key) is job:
                 del self._under_way[job.key]
+            return self._release(job.key)
 
     def _keep_all(self) -> None:
         """Store what is over. What the disk does not take stays in memory, and is tried again with the next."""
@@ -289,6 +292,7 @@ class Jobs:
                     return
                 del self._under_way[job.key]
             self._unkept.pop(0)
+            self._release(job.key)
 
 
 def _shown(key: JobKey) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,9 +9,6 @@ from pathlib import Path, PurePosixPath
 from services.errors import BadModelFile, InvalidRequest, NotFound
 from services.gguf import BadGguf, GgufInfo, read_gguf
 from services.json_file import Stamp, stamp_of
-
-# A file's stamp is of so many samples of so many bytes.
-_SAMPLES, _SAMPLE = 256, 2**16
 
 
 @dataclass(frozen=True)
@@ -111,20 +106,3 @@ class ModelFiles:
         with self._turn:
             self._read[path] = described
         return described
-
-
-def sampled_stamp(path: Path) -> Stamp:
-    """What differs for files of different contents, wherever they lie: their size, and samples from beginning to end.
-
-    Two models of one shape differ in nearly all of their weights. For a path that is no file, as where another server has
-    the model, it is zeros. Raises OSError.
-    """
-    if not path.is_file():
-        return 0, 0, 0
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        for n in range(_SAMPLES + 1):
-            file.seek(max(size - _SAMPLE, 0) * n // _SAMPLES)
-            digest.update(file.read(_SAMPLE))
-    return size, int.from_bytes(digest.digest()[:7], "big"), int.from_bytes(digest.digest()[7:14], "big")

@@ -45,7 +45,7 @@ class RedisJobTable:
         self._release = self._redis.register_script(_RELEASE)
         self._turn = threading.Lock()
         self._mine: set[JobKey] = set()
-        self.on_lost: Callable[[JobKey], None] = lambda _key: None
+        self.on_lost: Callable[[JobKey], object] = lambda _key: None
         """Called with a job that another server has claimed, too."""
         threading.Thread(target=self._keep, name="claims", daemon=True).start()
 

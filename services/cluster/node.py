@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -31,14 +32,16 @@ class Node:
     def __init__(self, cluster: ClusterSettings, settings: Settings, preferred: Chosen | None = None) -> None:
         """Raises Unavailable where Redis cannot be reached, DamagedFile."""
         self._name = cluster.name
+        # Whoever starts anew under the same name is another.
+        self._life = f"{cluster.name}~{secrets.token_hex(4)}"
         self._link = Link(cluster)
         self._roster = Roster(self._link)
         self._check()
         vocabularies = Vocabularies(self._roster, settings.data / "vocabularies")
         broker = Broker(cluster)
-        self.backend = ClusterBackend(cluster.name, self._link, broker, self._roster, vocabularies)
+        self.backend = ClusterBackend(self._life, self._link, broker, self._roster, vocabularies)
         self.overview = Overview(self._roster, Placing(self._link), broker)
-        self.stores = cluster_stores(settings, self._link, cluster.name, self._roster, self.backend.files, preferred)
+        self.stores = cluster_stores(settings, self._link, self._life, self._roster, self.backend.files, preferred)
         self._began = time.time()
         self._over = threading.Event()
         self._card: NodeCard | None = None
@@ -58,7 +61,7 @@ class Node:
                     self._name, socket.gethostname(), os.getpid(), self._began, url, n_open(), self.backend.n_waiting
                 )
                 try:
-                    self._roster.renew(card)
+                    self._roster.renew(card, self._life)
                     self._card = card
                     self.backend.settle()
                 except Exception as error:

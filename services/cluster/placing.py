@@ -15,7 +15,7 @@ from services.cluster.roster import ServedModel, WorkerCard
 # Seconds for which a worker that was told so is thought to have a conversation.
 _HOME_KEPT = 7 * 24 * 3600
 # Seconds after which a request that nobody has ended counts as ended: its API node is gone.
-_LOST_AFTER = 900
+_LOST_AFTER = 3600
 # Seconds for which a slot is kept for a request that is on its way.
 _RESERVED = 5
 # The highest and the lowest priority of what somebody waits for, and of what nobody does.

@@ -85,7 +85,7 @@ class ClusterBackend:
     """See `Backend`. Any thread may call it; `_turn` protects what waits for a worker."""
 
     def __init__(self, name: str, link: Link, broker: Broker, roster: Roster, vocabularies: Vocabularies) -> None:
-        """`name` is the API node's."""
+        """`name` is that of the API node's process."""
         self._name = name
         self._link = link
         self._broker = broker

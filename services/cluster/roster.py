@@ -96,12 +96,14 @@ class Roster:
         self._turn = threading.Lock()
         self._read = _Read()
 
-    def renew(self, card: WorkerCard | NodeCard) -> None:
-        """Say that this one is there."""
+    def renew(self, card: WorkerCard | NodeCard, life: str = "") -> None:
+        """Say that this one is there; `life` is what this process is known by, and none before it with its name."""
         kind = "workers" if isinstance(card, WorkerCard) else "nodes"
         pipe = self._redis.pipeline()
         pipe.set(self._link.key(kind, card.name), json.dumps(plain(card)), ex=GONE)
         pipe.sadd(self._link.key(kind), card.name)
+        if life:
+            pipe.set(self._link.key("alive", life), 1, ex=GONE)
         pipe.execute()
 
     def leave(self, card: WorkerCard | NodeCard) -> None:
@@ -139,9 +141,9 @@ class Roster:
         """The API nodes that are there, by name."""
         return self._cards("nodes", NodeCard)
 
-    def has_node(self, name: str) -> bool:
-        """Whether an API node is there."""
-        return bool(self._redis.exists(self._link.key("nodes", name)))
+    def has_node(self, life: str) -> bool:
+        """Whether the API node's process is there."""
+        return bool(self._redis.exists(self._link.key("alive", life)))
 
     def publish_vocabulary(self, name: str, read_data: Callable[[], bytes]) -> None:
         """Keep what a model is tokenized by, for the nodes that do not have it."""
@@ -197,7 +199,7 @@ class Liveness:
         self._missing: dict[str, tuple[float, float]] = {}
 
     def is_gone(self, node: str) -> bool:
-        """Whether a node was missing at each of several looks, which go back for longer than a card lives.
+        """Whether a node's process was missing at each of several looks, which go back for longer than a card lives.
 
         While Redis was away nobody could renew: then it counts anew. Raises what Redis's client raises.
         """

@@ -202,6 +202,8 @@ class RedisDesk:
         self._renew = link.redis.register_script(_RENEW)
         self._turn = threading.Lock()
         self._held: dict[str, str] = {}
+        self._left: dict[str, str] = {}
+        """Turns that are over, and of which Redis is still to be told."""
         threading.Thread(target=self._keep, name="turns", daemon=True).start()
 
     @contextmanager
@@ -209,18 +211,17 @@ class RedisDesk:
         """See `Desk.turn`: of all API nodes, one at a time."""
         key, token = self._link.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
         with self._here.turn(entry, poll):
-            with reached():
-                self._wait(key, token, poll)
-            with self._turn:
-                self._held[key] = token
             try:
+                with reached():
+                    self._wait(key, token, poll)
+                with self._turn:
+                    self._held[key] = token
                 yield
             finally:
                 with self._turn:
-                    del self._held[key]
-                # Where Redis is away it ends by itself.
-                with suppress(redis.RedisError):
-                    self._release([key], [token])
+                    self._held.pop(key, None)
+                    self._left[key] = token
+                self._let_go()
 
     def _wait(self, key: str, token: str, poll: Callable[[], None]) -> None:
         for n in itertools.count(1):
@@ -248,10 +249,16 @@ class RedisDesk:
     def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
         """See `Desk.add_unsaved`."""
         key = self._link.key("unsaved", owner, name)
-        with reached(), self._link.redis.lock(f"{key}:lock", timeout=5, blocking_timeout=5, sleep=0.01):
+        lock = self._link.redis.lock(f"{key}:lock", timeout=5, sleep=0.01)
+        with reached():
+            # Where another takes too long, the later of both is the one that is remembered.
+            held = lock.acquire(blocking_timeout=2)
             talk = self.unsaved(owner, name).and_(exchange, system, last)
             data = {"exchanges": [[each.human, each.ai] for each in talk.exchanges], "system": talk.system}
             self._link.redis.set(key, json.dumps(data), ex=_UNSAVED)
+            with suppress(redis.RedisError):
+                if held:
+                    lock.release()
 
     def _keep(self) -> None:
         """The thread that renews."""
@@ -262,6 +269,17 @@ class RedisDesk:
             for key, token in held.items():
                 with suppress(redis.RedisError):
                     self._renew([key], [token, TURN])
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._turn:
+            left = dict(self._left)
+        for key, token in left.items():
+            with suppress(redis.RedisError):
+                self._release([key], [token])
+                with self._turn:
+                    if self._left.get(key) == token:
+                        del self._left[key]
 
 
 def _told(about: Mapping[str, str]) -> dict[str, Any]:

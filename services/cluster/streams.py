@@ -37,6 +37,8 @@ return {order, attempt, said, n}
 _WRITE = """
 local now = redis.call('HMGET', KEYS[1], 'attempt', 'written', 'order')
 if not now[1] then return 'gone' end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
 local first = tonumber(ARGV[3])
 if tonumber(now[1]) < tonumber(ARGV[2]) or (now[1] == ARGV[2] and first > tonumber(now[2])) then
   -- Redis has forgotten some of it: to go on would leave words out.

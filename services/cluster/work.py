@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from services.backend import Backend, Generation, GenerationRequest, LoadSettings, Model, Prompt, Thought
+from services.cluster.contents import Contents
 from services.cluster.generation import lost
 from services.cluster.link import Link, is_away
 from services.cluster.placing import Placing
@@ -19,7 +20,7 @@ from services.cluster.streams import Begun, Streams
 from services.codec import Message, plain, plain_choice, plain_error, read
 from services.errors import BadModelFile, HearthError, NotFound, Unavailable
 from services.json_file import Stamp
-from services.models import CheckedModel, ModelFiles, sampled_stamp
+from services.models import CheckedModel, ModelFiles
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +42,23 @@ class GiveBack(Exception):
 class Work:
     """The tasks of one worker. Any thread may call it; `_turn` protects the table of what is under way."""
 
-    def __init__(self, name: str, link: Link, roster: Roster, backend: Backend, files: ModelFiles) -> None:
+    def __init__(
+        self,
+        name: str,
+        link: Link,
+        roster: Roster,
+        backend: Backend,
+        files: ModelFiles,
+        contents: Contents | None = None,
+    ) -> None:
+        """`contents` tells the models' contents apart, where workers share what they have computed."""
         self.name = name
+        self.contents = contents
         self._streams = Streams(link)
         self._placing = Placing(link)
         self._roster = roster
         self._backend = backend
         self._files = files
-        self._stamps: dict[tuple[str, Stamp], Stamp] = {}
         self._turn = threading.Lock()
         self._under_way: dict[str, tuple[threading.Event, list[Generation]]] = {}
 
@@ -134,6 +144,12 @@ class Work:
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
         if begun.order in ("gone", "cancel") or any("finish" in event or "error" in event for event in begun.events):
             return False
+        if begun.attempt > MOST_ATTEMPTS:
+            # It may be the request that ends the workers.
+            what = f"{MOST_ATTEMPTS} workers went down over this request; nothing was stored"
+            error = Unavailable(what, code="engine_crashed", retry_after=10)
+            self.write_events(id_, begun.attempt, begun.written, [{"error": plain_error(error)}])
+            return False
         self._patiently(lambda: self._placing.begin(id_, self.name, request.owner, request.session))
         texts, tokens = [], list(request.given)
         for event in begun.events:
@@ -151,12 +167,12 @@ class Work:
                 watch.deliver(generation)
         except GiveBack:
             raise
-        except Exception as error:
-            if isinstance(error, Unavailable) and error.code == "stopping":
-                raise GiveBack from error
-            if isinstance(error, Unavailable) and error.code in _CRASHES and begun.attempt < MOST_ATTEMPTS:
+        except Exception as problem:
+            if isinstance(problem, Unavailable) and problem.code == "stopping":
+                raise GiveBack from problem
+            if isinstance(problem, Unavailable) and problem.code in _CRASHES and begun.attempt < MOST_ATTEMPTS:
                 return True
-            watch.write({"error": plain_error(self._explained(error))})
+            watch.write({"error": plain_error(self._explained(problem))})
         finally:
             if watch.generation and not watch.generation.finish:
                 watch.generation.cancel()
@@ -194,11 +210,8 @@ class Work:
         return replace(settings, file=model.path, stamp=self._stamp(model), lora=tuple(adapters))
 
     def _stamp(self, model: CheckedModel) -> Stamp:
-        """The same for the same file on every machine, so that what one worker has computed another may go on from."""
-        key = model.name, model.stamp
-        if key not in self._stamps:
-            self._stamps[key] = sampled_stamp(model.path)
-        return self._stamps[key]
+        """Where workers share states, what is the same for the same file on every machine."""
+        return self.contents.stamp(model) if self.contents else model.stamp
 
     def _explained(self, error: Exception) -> Exception:
         """An error as the caller is to see it: what is wrong with a worker's files is none of its fault."""

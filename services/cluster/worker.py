@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from services.backend import Backend
 from services.cluster.broker import CALL, GENERATE, make_celery, model_queue, worker_queue
+from services.cluster.contents import Contents
 from services.cluster.inner import NamedFiles
 from services.cluster.link import Link, is_away
 from services.cluster.placing import Placing
@@ -31,7 +31,7 @@ from services.cluster.sessions import RedisSessionTable
 from services.cluster.settings import ClusterSettings
 from services.cluster.work import GiveBack, Work
 from services.errors import HearthError, NotFound
-from services.gguf import vocabulary_of
+from services.gguf import BadGguf, vocabulary_of
 from services.models import ModelFiles
 from services.profiles import Profiles
 from services.session_desk import LocalDesk
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 # Slots where no profile says how many.
 _SLOTS = 8
-# Renewals of the card between two looks for models that are new.
-_LOOK_EVERY = 5
+# Seconds between two looks which models there are.
+_LOOK = 10.0
 
 
 class Worker:
@@ -61,7 +61,8 @@ class Worker:
         files = self._files = NamedFiles() if cluster.inner else ModelFiles(settings.models)
         self._link = Link(cluster)
         self._roster = Roster(self._link)
-        self._work = Work(cluster.name, self._link, self._roster, backend, files)
+        contents = Contents(settings.data / "contents.json") if settings.states else None
+        self._work = Work(cluster.name, self._link, self._roster, backend, files, contents)
         file = settings.data / "config.json"
         # A second worker on one machine has a folder of its own, and the same profiles.
         config = Profiles(file if file.exists() else HOME / "data" / "config.json").config()
@@ -92,7 +93,7 @@ class Worker:
         if not models:
             raise NotFound("there is no model to serve: put a GGUF file into the models folder", code="model_not_found")
         Placing(self._link).reset(self._settings.name)
-        queues = [model_queue(self._settings, model) for model in models if not model.info.adapter]
+        queues = [queue for model in models if (queue := self._queue(model))]
         celery.conf.task_queues = [*queues, worker_queue(self._settings, self._settings.name)]
         self._card = self._make_card(models)
         worker = celery.Worker(
@@ -107,7 +108,7 @@ class Worker:
         worker_shutting_down.connect(self._drain)
         worker_ready.connect(self._say_ready)
         self._celery_worker = worker
-        for name, do in (("card", self._keep_card), ("orders", self._hear)):
+        for name, do in (("card", self._keep_card), ("models", self._keep_looking), ("orders", self._hear)):
             threading.Thread(target=do, name=name, daemon=True).start()
         worker.start()
         self._say_goodbye()
@@ -137,8 +138,13 @@ class Worker:
             if file.info and (not self._only or file.name in self._only):
                 known = (file.name, file.stamp)
                 path = self._files.folder / file.name
-                if known not in self._published:
-                    self._published[known] = hashlib.sha256(vocabulary_of(path)).hexdigest()
+                try:
+                    if known not in self._published:
+                        self._published[known] = hashlib.sha256(vocabulary_of(path)).hexdigest()
+                except (BadGguf, OSError) as error:
+                    # It is being replaced just now.
+                    log.warning("%s is not served: %s", file.name, error)
+                    continue
                 self._roster.publish_vocabulary(self._published[known], partial(vocabulary_of, path))
                 served.append(ServedModel(file.name, self._published[known], file.stamp[0], file.info))
         return served
@@ -166,27 +172,40 @@ class Worker:
 
     def _keep_card(self) -> None:
         """The card's thread."""
-        for n in itertools.count():
+        while True:
             try:
                 self._card = self._make_card(self._card.models)
                 self._roster.renew(self._card)
-                if n % _LOOK_EVERY == 0:
-                    self._serve_also(self._models())
             except Exception as error:
                 if not is_away(error):
                     log.exception("the worker's card could not be renewed")
             time.sleep(RENEW)
 
-    def _serve_also(self, models: Sequence[ServedModel]) -> None:
-        """Take from the queues of models that have come into the folder, too."""
-        consumer = self._consumer()
-        for model in models:
-            queue = model_queue(self._settings, model)
-            if consumer and not model.info.adapter and queue.name not in self._card.queues:
-                consumer.app.amqp.queues.add(queue)
-                consumer.call_soon(consumer.add_task_queue, queue.name)
-        if consumer:
-            self._card = self._make_card(models)
+    def _keep_looking(self) -> None:
+        """The thread that looks which models there are: a slow folder holds nothing else up."""
+        while True:
+            time.sleep(_LOOK)
+            try:
+                self._serve(self._models())
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("the models folder could not be looked through")
+
+    def _serve(self, models: Sequence[ServedModel]) -> None:
+        """Take from the queues of the models that there are now, and of no others."""
+        if not (consumer := self._consumer()):
+            return
+        queues = {queue.name: queue for queue in map(self._queue, models) if queue}
+        for name in queues.keys() - set(self._card.queues):
+            consumer.app.amqp.queues.add(queues[name])
+            consumer.call_soon(consumer.add_task_queue, name)
+        for name in set(self._card.queues) - queues.keys():
+            consumer.call_soon(consumer.cancel_task_queue, name)
+        self._card = self._make_card(models)
+
+    def _queue(self, model: ServedModel) -> Any:
+        """A model's queue; None for an adapter, which is asked for with a model."""
+        return None if model.info.adapter else model_queue(self._settings, model)
 
     def _consumer(self) -> Any:
         """Celery's consumer, once it is connected."""

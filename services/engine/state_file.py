@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def write_state(folder: Path, state: State, file: str) -> Saved:
     digest = hashlib.sha256()
     path = folder / (hashlib.sha256(repr(tuple(state.key)).encode()).hexdigest()[:32] + SUFFIX)
     # Another process may write the same one.
-    draft = path.with_suffix(f".{os.getpid()}.new")
+    draft = path.with_suffix(f".{secrets.token_hex(8)}.new")
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
         for part in parts:
             digest.update(part)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Disks are never filled beyond this many free bytes.
 FREE_DISK = 2**29
+# Seconds after which nobody writes a draft any more.
+_OLD_DRAFT = 3600.0
 
 
 class StateFolder:
@@ -37,7 +39,7 @@ class StateFolder:
         """
         self._folder = folder
         self._n_bytes = n_bytes
-        self._shared = shared
+        self.is_shared = shared
         self._stamps: dict[str, Stamp] = {}
         self._turn = threading.RLock()
         self._writing = threading.Lock()
@@ -73,7 +75,7 @@ class StateFolder:
         """
         # One at a time: what many ask for at once is read once, if `skip` knows what was read.
         with self._reading:
-            if self._shared:
+            if self.is_shared:
                 self._look_again()
             with self._turn:
                 mine = [saved for key, saved in self._listed.items() if key[:2] == (model, owner) and not skip(key)]
@@ -84,10 +86,8 @@ class StateFolder:
                 state = read_state(saved, time.monotonic())
                 os.utime(saved.path)
             except (OSError, DamagedState) as error:
-                if not self._shared:
-                    log.warning("the state %s is removed: %s", saved.path.name, error)
-                    self._remove(saved)
-                # Else another process has put a newer one there just now.
+                log.warning("the state %s is not used: %s", saved.path.name, error)
+                self._remove(saved)
                 return None
             with self._turn:
                 if self._listed.get(state.key) is not saved:
@@ -101,23 +101,34 @@ class StateFolder:
             if not still() or not self.is_usable or state.key.is_passing or state.n_bytes > self._n_bytes:
                 return
             try:
+                if self.is_shared:
+                    self._look_again()
                 self._make_room(state.n_bytes)
                 if shutil.disk_usage(self._folder).free - state.n_bytes < FREE_DISK:
                     raise OSError("the disk is almost full")
-                self._list(write_state(self._folder, state, file))
+                saved = write_state(self._folder, state, file)
+                self._stamps[saved.path.name] = stamp_of(saved.path.stat())
+                self._list(saved)
             except OSError as error:
                 log.warning("a computed state cannot be kept on disk: %s", error)
 
     def remove_where(self, unwanted: Callable[[Saved], bool]) -> None:
         """Remove the files that are unwanted, after what is being written."""
+        if self.is_shared:
+            self._look_again()
         with self._writing, self._turn:
             for saved in list(self._listed.values()):
                 if unwanted(saved):
                     self._remove(saved)
 
     def _find_files(self) -> None:
-        if self._shared:
+        if self.is_shared:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for draft in self._folder.glob("*.new"):
+                # What a kill has left; a younger one may be being written.
+                with contextlib.suppress(OSError):
+                    if time.time() - draft.stat().st_mtime > _OLD_DRAFT:
+                        draft.unlink()
             self._look_again()
             return
         if not self.is_usable:
@@ -174,4 +185,6 @@ class StateFolder:
                 del self._listed[saved.header.key]
                 self._used -= saved.size
                 with contextlib.suppress(OSError):
-                    saved.path.unlink()
+                    # Another process may have put a newer one there.
+                    if not self.is_shared or stamp_of(saved.path.stat()) == self._stamps.get(saved.path.name):
+                        saved.path.unlink()

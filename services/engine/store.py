@@ -73,7 +73,8 @@ class StateStore:
     def bind(self, model: str, file: Path) -> None:
         """Take note that `model` is the fingerprint of `file`, and remove the file's states of other fingerprints."""
         self._files[model] = str(file)
-        if self._folder:
+        # In a shared folder they may be another process's, and good.
+        if self._folder and not self._folder.is_shared:
             self._folder.remove_where(lambda saved: saved.header.file == str(file) and saved.header.model != model)
 
     def find(
