@@ -22,6 +22,8 @@ from services.settings import read_settings
 KEY_IN_BODY = frozenset({"apihost"})
 # Endpoints that anybody may ask. Every other route needs a key, one that is added later included.
 PUBLIC = frozenset({"health", "healthz", "readyz", "openapi", "docs", "docs_file", "page", "page_file"})
+# Endpoints that are the master key's alone, on purpose.
+MASTERS = frozenset({"cluster"})
 # What a key must be allowed, endpoint by endpoint; None: nothing in particular. One that is missing is the master's only.
 SCOPE_OF: dict[str, Scope | None] = {
     **dict.fromkeys(("auth", "me", "status", "usage"), None),

@@ -11,7 +11,6 @@ curl -s "$URL/metrics" -H "$AUTH" | head -3
 curl -s "$URL/auth" -H "$AUTH"
 curl -s "$URL/auth/me" -H "$AUTH"
 curl -s "$URL/status" -H "$AUTH"
-curl -s "$URL/cluster" -H "$AUTH"
 
 curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "My name is Ana.", "session_id": 1}'
 curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id": 1}'

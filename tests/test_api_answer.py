@@ -371,7 +371,11 @@ def test_too_many_answers_at_once_are_told_to_come_back(serve: Serve, models: Pa
         assert time.monotonic() < deadline
 
 
-def test_stopping_the_server_ends_streams_with_an_error(endless: Server) -> None:
+def test_stopping_the_server_ends_streams_with_an_error(serve: Serve, models: Path) -> None:
+    # A fast machine would come to the answer's end in the usual time.
+    endless = serve("--stop-seconds", "1", models=models)
+    endless.edit_config("Random", **ENDLESS)
+    endless.select("Random")
     stream = endless.stream("Go on", session_id=1)
     stream.next()
     assert endless.stop() == 0

@@ -27,7 +27,7 @@ _TAGS = (
     (
         "Server",
         "How it is, and this document.",
-        ("/health", "/healthz", "/readyz", "/status", "/metrics", "/openapi.json", "/docs"),
+        ("/health", "/healthz", "/readyz", "/status", "/cluster", "/metrics", "/openapi.json", "/docs"),
     ),
 )
 # Replies that are server-sent events where `stream` is true, and those that always are.
