@@ -204,7 +204,7 @@ def test_redis_may_be_away(tmp_path: Path, rabbit: Rabbit, own_redis: Redis, clu
         assert int(refused.headers["Retry-After"]) > 0
         assert refused.json()["error"]["code"] == "redis_unavailable"
         assert node.get("/healthz").status_code == 200
-        assert node.get("/readyz").status_code == 503
+        wait_for(lambda: node.get("/readyz").status_code == 503)
         time.sleep(float(os.environ.get("HEARTH_AWAY", "3")))
         own_redis.start()
         events += stream.rest()
