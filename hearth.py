@@ -20,6 +20,7 @@ from main import serve
 from services.errors import HearthError
 from services.keys_of import open_keys
 from services.models import ModelFiles
+from services.processes import runs
 from services.profiles import Chosen, Config, Profiles
 from services.pull_bar import show
 from services.pulls import Pulls
@@ -95,7 +96,7 @@ class ApiHost:
         keys = open_keys(self._settings, os.environ)
         for key in keys.list():
             found = _HOST_KEY.fullmatch(key["name"] or "")
-            if found and not _runs(int(found[1])):
+            if found and not runs(int(found[1])):
                 # A host that was killed has left it.
                 keys.revoke(key["id"])
         terms = Terms(name=f"API Host of process {os.getpid()}", scopes=[*USUAL, "models:pull"])
@@ -109,17 +110,6 @@ class ApiHost:
     def _serve(self, gates: dict[str, Gate]) -> None:
         if serve(self._settings, gates):
             raise OSError(f"the server could not be started on {self._settings.host}:{self._settings.port}")
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # It is somebody else's.
-        return True
-    return process != os.getpid()
 
 
 def _settings() -> Settings:

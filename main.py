@@ -117,7 +117,7 @@ def _explained(what: str, run: Callable[[], int]) -> int:
 
 
 def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred: Any = None) -> int:
-    """Serve until SIGTERM or Ctrl+C; `gates` and `preferred` are as for `create_app`.
+    """Serve until SIGTERM or Ctrl+C; `gates` is as for `create_app`, `preferred` as for `file_stores`.
 
     It computes itself, or is a cluster's API node where the environment names one. Raises HearthError or OSError where it
     cannot start.

@@ -39,7 +39,6 @@ from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
 from services.backend import Backend
 from services.jobs import Jobs
-from services.profiles import Chosen
 from services.pulls import Pulls
 from services.settings import Settings
 from services.stores import Stores, file_stores
@@ -57,18 +56,16 @@ def create_app(
     settings: Settings,
     backend: Backend,
     gates: Mapping[str, Gate] | None = None,
-    preferred: Chosen | None = None,
     stores: Stores | None = None,
     overview: Callable[[], dict[str, Any]] | None = None,
 ) -> Flask:
     """The application over what `stores` keep, or else the files that `settings` name; `backend` computes.
 
-    `gates` let callers without a key into some endpoints (auth/authentication.py); `preferred` is the profile to begin
-    with, where there are no `stores`; `overview` tells of the cluster, where there is one. Its `extensions["hearth"]`
-    holds the Answers, the KeyStore, the Sessions and so on.
-    Raises DamagedFile where one of the files is broken.
+    `gates` let callers without a key into some endpoints (auth/authentication.py); `overview` tells of the cluster, where
+    there is one. Its `extensions["hearth"]` holds the Answers, the KeyStore, the Sessions and so on. Raises DamagedFile
+    where one of the files is broken.
     """
-    stores = stores or file_stores(settings, preferred)
+    stores = stores or file_stores(settings)
     profiles, files, keys, sessions = stores.profiles, stores.files, stores.keys, stores.sessions
     usage, meter = stores.usage, stores.meter
     pulls = Pulls(settings.models, settings.pull_hosts)

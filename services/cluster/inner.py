@@ -64,7 +64,6 @@ class InnerGeneration(Delivery):
         self._model = model
         self._stopped = threading.Event()
         self._cancelled = threading.Event()
-        self._left = threading.Event()
         threading.Thread(target=self._read, name="inner", daemon=True).start()
 
     def stop(self) -> None:
@@ -114,8 +113,6 @@ class InnerGeneration(Delivery):
         except Exception as error:
             log.warning("the server at INNER_LLM_URL: %s", error)
             self.put(_away(str(error)))
-        finally:
-            self._left.set()
 
 
 class InnerModel(TextTokenizer):

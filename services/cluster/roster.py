@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from services.cluster.link import Link
 from services.codec import plain, read
 from services.errors import InvalidRequest
 from services.gguf import GgufInfo
+from services.processes import runs
 from services.status import Status
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Roster:
 
     def renew(self, card: WorkerCard | NodeCard, life: str = "") -> None:
         """Say that this one is there; `life` is what this process is known by, and none before it with its name."""
-        kind = "workers" if isinstance(card, WorkerCard) else "nodes"
+        kind = _kind(type(card))
         pipe = self._redis.pipeline()
         pipe.set(self._link.key(kind, card.name), json.dumps(plain(card)), ex=GONE)
         pipe.sadd(self._link.key(kind), card.name)
@@ -108,15 +108,15 @@ class Roster:
 
     def leave(self, card: WorkerCard | NodeCard) -> None:
         """Say that this one is no more."""
-        kind = "workers" if isinstance(card, WorkerCard) else "nodes"
+        kind = _kind(type(card))
         self._redis.unlink(self._link.key(kind, card.name))
 
     def take_name(self, name: str, card: type[C]) -> None:
         """Wait until no other process has this name. Raises InvalidRequest where one that lives has it."""
         deadline = time.monotonic() + GONE + 2 * RENEW
-        kind = "workers" if card is WorkerCard else "nodes"
+        kind = _kind(card)
         while other := next((each for each in self._cards(kind, card) if each.name == name), None):
-            if other.host == socket.gethostname() and not _runs(other.pid):
+            if other.host == socket.gethostname() and not runs(other.pid):
                 return
             if time.monotonic() > deadline:
                 what = f"the cluster has a {name} already, on {other.host}: NODE_NAME gives this one another name"
@@ -180,15 +180,9 @@ class Roster:
         return cards
 
 
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # It is somebody else's.
-        return True
-    return pid != os.getpid()
+def _kind(card: type[WorkerCard] | type[NodeCard]) -> str:
+    """What the names of such cards begin with."""
+    return "workers" if card is WorkerCard else "nodes"
 
 
 class Liveness:

@@ -93,8 +93,7 @@ class Worker:
         if not models:
             raise NotFound("there is no model to serve: put a GGUF file into the models folder", code="model_not_found")
         Placing(self._link).reset(self._settings.name)
-        queues = [queue for model in models if (queue := self._queue(model))]
-        celery.conf.task_queues = [*queues, worker_queue(self._settings, self._settings.name)]
+        celery.conf.task_queues = [*self._queues(models).values(), worker_queue(self._settings, self._settings.name)]
         self._card = self._make_card(models)
         worker = celery.Worker(
             hostname=f"{self._settings.name}@{socket.gethostname()}",
@@ -157,7 +156,7 @@ class Worker:
             began=self._began,
             slots=self._slots,
             draining=self._draining.is_set(),
-            queues=tuple(model_queue(self._settings, model).name for model in models if not model.info.adapter),
+            queues=tuple(self._queues(models)),
             models=tuple(models),
             status=self._status(),
             inner=bool(self._settings.inner),
@@ -195,7 +194,7 @@ class Worker:
         """Take from the queues of the models that there are now, and of no others."""
         if not (consumer := self._consumer()):
             return
-        queues = {queue.name: queue for queue in map(self._queue, models) if queue}
+        queues = self._queues(models)
         for name in queues.keys() - set(self._card.queues):
             consumer.app.amqp.queues.add(queues[name])
             consumer.call_soon(consumer.add_task_queue, name)
@@ -203,9 +202,10 @@ class Worker:
             consumer.call_soon(consumer.cancel_task_queue, name)
         self._card = self._make_card(models)
 
-    def _queue(self, model: ServedModel) -> Any:
-        """A model's queue; None for an adapter, which is asked for with a model."""
-        return None if model.info.adapter else model_queue(self._settings, model)
+    def _queues(self, models: Sequence[ServedModel]) -> dict[str, Any]:
+        """The models' queues, by name; an adapter has none, since it is asked for with a model."""
+        queues = (model_queue(self._settings, model) for model in models if not model.info.adapter)
+        return {queue.name: queue for queue in queues}
 
     def _consumer(self) -> Any:
         """Celery's consumer, once it is connected."""
