@@ -19,13 +19,13 @@ from auth.identity import USUAL, Terms
 from main import serve
 from services.errors import HearthError
 from services.keys_of import open_keys
-from services.models import ModelFiles
+from services.models.config import Chosen, Config, Profiles
+from services.models.downloads import Pulls
+from services.models.files import ModelFiles
+from services.models.pull_bar import show
+from services.models.sources import OllamaModel, Source, parse_source
 from services.processes import runs
-from services.profiles import Chosen, Config, Profiles
-from services.pull_bar import show
-from services.pulls import Pulls
 from services.settings import Settings, read_settings
-from services.sources import OllamaModel, Source, parse_source
 
 PROVIDERS = ("gguf", "huggingface", "ollama")
 _HOST_KEY = re.compile(r"API Host of process (\d+)")

@@ -15,9 +15,9 @@ from typing import Any
 from services.cluster.settings import read_cluster
 from services.errors import HearthError, InvalidRequest
 from services.logs import set_up
+from services.models.sources import FORMS
 from services.settings import Settings, add_flags, read_settings
 from services.shutdown import Stop
-from services.sources import FORMS
 
 log = logging.getLogger("hearth")
 
@@ -201,12 +201,12 @@ def pull(settings: Settings, what: str) -> int:
 
     Raises HearthError where that does not work; what has arrived by then is kept, and gone on from the next time.
     """
-    from services.profiles import Profiles
-    from services.pull_bar import show
-    from services.pulls import Pulls
+    from services.models.config import Profiles
+    from services.models.downloads import Pulls
+    from services.models.pull_bar import show
 
     # The bar shows it.
-    logging.getLogger("services.pulls").setLevel(logging.ERROR)
+    logging.getLogger("services.models.downloads").setLevel(logging.ERROR)
     source, target = Profiles(settings.data / "config.json").config().source(what)
     arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
     show(arriving)
@@ -224,8 +224,8 @@ def tune(settings: Settings, name: str | None, save: bool) -> int:
     from services.engine.tune import n_trials
     from services.engine.tune import tune as trials_of
     from services.engine.tune_table import report
-    from services.models import ModelFiles
-    from services.profiles import Profiles
+    from services.models.config import Profiles
+    from services.models.files import ModelFiles
 
     profiles = Profiles(settings.data / "config.json")
     config = profiles.config()

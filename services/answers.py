@@ -11,10 +11,10 @@ from auth.metering import Meter, Ticket
 from services.answer import Answer, Deadline, Poll
 from services.backend import EVERYBODY, Backend, Embedder, Finish, Health, LoadSettings, Model, Thought
 from services.errors import BadModelFile, HearthError, NotPermitted, Unavailable
-from services.models import ModelFiles
+from services.models.config import Chosen, Profiles
+from services.models.files import ModelFiles
 from services.opening import Opening, conversation_of
-from services.profiles import Chosen, Profiles
-from services.prompts import PromptFitter, TemplateForm
+from services.prompts.fit import PromptFitter, TemplateForm
 from services.question import Ask
 from services.session_history import SessionKey
 from services.sessions import Sessions

@@ -39,7 +39,7 @@ from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
 from services.backend import Backend
 from services.jobs import Jobs
-from services.pulls import Pulls
+from services.models.downloads import Pulls
 from services.settings import Settings
 from services.stores import Stores, file_stores
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from services.backend import PASSING
 from services.errors import InvalidRequest
-from services.prompts import Exchange
+from services.prompts.fit import Exchange
 from services.session_desk import Unsaved
 from services.session_history import SessionHistory, SessionKey
 from services.sessions import Sessions

@@ -12,8 +12,8 @@ from services.answer import Answer, Deadline, finish_of, summary
 from services.backend import Finish, Generation, GenerationRequest, Model, Thought
 from services.conversation import Conversation
 from services.errors import HearthError
-from services.profiles import Chosen
-from services.prompts import Exchange, FittedPrompt, PromptFitter, TemplateForm
+from services.models.config import Chosen
+from services.prompts.fit import Exchange, FittedPrompt, PromptFitter, TemplateForm
 from services.question import Ask
 from services.sessions import Sessions
 from services.stops import Stop

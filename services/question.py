@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.backend import ChatFormat
-from services.prompts import Form
+from services.prompts.fit import Form
 from services.validation import (
     AnswerPenalty,
     Keep,

@@ -11,7 +11,7 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 
 from services.errors import NotFound
-from services.prompts import Exchange
+from services.prompts.fit import Exchange
 from services.session_table import Message
 
 MASTER = "0"

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from services.json_file import JsonObject, Misfit
-from services.prompts import Exchange
+from services.prompts.fit import Exchange
 from services.session_desk import Desk, LocalDesk, Unsaved
 from services.session_history import MASTER, SessionHistory, SessionKey, Table, count_of, stored_messages
 from services.session_table import SessionTable

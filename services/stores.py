@@ -8,8 +8,8 @@ from auth.keys import KeyStore
 from auth.metering import Meter
 from auth.usage import Usage, UsageStore
 from services.job_store import JobStore, JobTable
-from services.models import ModelFiles
-from services.profiles import Chosen, Profiles
+from services.models.config import Chosen, Profiles
+from services.models.files import ModelFiles
 from services.sessions import Sessions
 from services.settings import Settings
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.chat_template import Message
 from services.json_text import read_json_text
+from services.prompts.chat_template import Message
 
 _OPENINGS = ("<tool_call>", "<function=", "[TOOL_CALLS]")
 _TAGGED = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|$)", re.DOTALL)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-with atheris.instrument_imports(include=["services.gguf"]):
-    from services.gguf import BadGguf, read_gguf
+with atheris.instrument_imports(include=["services.models.gguf"]):
+    from services.models.gguf import BadGguf, read_gguf
 
 from services.backend import LoadSettings
 from services.engine.life import EngineOptions

@@ -26,8 +26,8 @@ from services.backend import (
     TokenChoice,
 )
 from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
-from services.models import ModelFiles
-from services.profiles import Profiles
+from services.models.config import Profiles
+from services.models.files import ModelFiles
 from services.question import Ask, Question
 from services.session_desk import LocalDesk
 from services.session_history import MASTER, SessionKey

@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from services.backend import ChatFormat
-from services.chat_formats import FORMATS, named_format
-from services.chat_template import chat_template
+from services.prompts.chat_formats import FORMATS, named_format
+from services.prompts.chat_template import chat_template
 from tests.hub import Hub
 from tests.serving import Server
 from tests.tiny import GUIDE

@@ -16,10 +16,10 @@ from auth.keys import MintedKey
 from services.api.openai_schemas import ChatRequest
 from services.api.schemas import AnswerRequest
 from services.backend import ChatFormat, GenerationRequest, Prompt, Sampling, Thought, TokenChoice
-from services.chat import ChatForm
-from services.chat_template import chat_template
 from services.job_store import JobRequest, Reply
-from services.prompts import Exchange
+from services.prompts.chat import ChatForm
+from services.prompts.chat_template import chat_template
+from services.prompts.fit import Exchange
 from services.question import Ask, Question
 from services.sessions import StoredSession
 from tests.serving import Server

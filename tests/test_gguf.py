@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from services.gguf import TENSOR_TYPES, BadGguf, read_gguf
+from services.models.gguf import TENSOR_TYPES, BadGguf, read_gguf
 from tests.tiny import GUIDE
 
 WHOLE = GUIDE.read_bytes()

@@ -37,7 +37,7 @@ ONLY = {
     "cryptography": ("auth.hashing",),
     "limits": ("auth.metering",),
     "flask_cors": ("services.api.cors",),
-    "httpx2": ("services.hub_client", "services.pull", "services.cluster.inner"),
+    "httpx2": ("services.models.hub", "services.models.download", "services.cluster.inner"),
     "sqlite3": ("services.table_file",),
     "prometheus_client": ("services.api.metrics",),
     "services.engine": ("services.engine", "main", "services.cluster.vocabularies"),

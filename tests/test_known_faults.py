@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import pytest
 
-from services.sources import OllamaModel, ollama_blob
+from services.models.sources import OllamaModel, ollama_blob
 from tests.serving import ROOT, Server
 from tests.test_imports import FILES
 from tests.tiny import GUIDE, write_parrot_model

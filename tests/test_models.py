@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.errors import BadModelFile, HearthError, InvalidRequest, NotFound
-from services.models import ModelFiles
+from services.models.files import ModelFiles
 from tests.tiny import GUIDE
 
 

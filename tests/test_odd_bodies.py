@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from services.backend import ChatFormat
-from services.chat import ChatForm
-from services.chat_template import chat_template
 from services.engine.grammar import grammar_of
 from services.errors import InvalidRequest
+from services.prompts.chat import ChatForm
+from services.prompts.chat_template import chat_template
 from tests.serving import Server
 from tests.test_api_openai import chat, refused, said, stream
 

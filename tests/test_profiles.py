@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.errors import DamagedFile, NotFound
-from services.profiles import Profile, Profiles
+from services.models.config import Profile, Profiles
 from tests.serving import ROOT
 
 GOOD = {"SelectedModel": "A", "A": {"model": "a.gguf", "template": "{input}"}}

@@ -7,7 +7,7 @@ import pytest
 
 from services.backend import Prompt
 from services.errors import PromptTooLong
-from services.prompts import Exchange, PromptFitter, TemplateForm, fill_template
+from services.prompts.fit import Exchange, PromptFitter, TemplateForm, fill_template
 
 WINDOW = [Exchange(f"q{n}", f"a{n}") for n in range(4)]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from services.pull import ARRIVING, begun
-from services.sources import HubFile, OllamaModel, best_file, parse_source
+from services.models.download import ARRIVING, begun
+from services.models.sources import HubFile, OllamaModel, best_file, parse_source
 from tests.hub import Hub
 from tests.serving import ROOT, Server, Stream
 from tests.tiny import GUIDE
@@ -308,7 +308,7 @@ def test_a_hub_cannot_lead_to_what_only_this_machine_can_reach(hub: Hub, folder:
 
 def test_models_come_from_the_hosts_that_are_allowed(folder: Path) -> None:
     """Without HF_ENDPOINT the hub itself is one of them, and nothing is asked of a host that is not."""
-    from services.hub_client import _is_public
+    from services.models.hub import _is_public
 
     config = folder.parent / "data"
     config.mkdir()

@@ -18,15 +18,15 @@ from services.api.openai_asks import PlainForm, chat_form
 from services.api.openai_schemas import ChatMessage, prompts_of
 from services.api.schemas import replies, spec
 from services.backend import ChatFormat
-from services.chat import words_of
-from services.chat_formats import check_format, named_format
 from services.errors import InvalidRequest, NotFound, NotPermitted
 from services.logs import request_id
-from services.models import ModelFiles
-from services.prompts import Form
-from services.pulls import Pulls
+from services.models.downloads import Pulls
+from services.models.files import ModelFiles
+from services.models.sources import hub_file
+from services.prompts.chat import words_of
+from services.prompts.chat_formats import check_format, named_format
+from services.prompts.fit import Form
 from services.question import Ask, Question
-from services.sources import hub_file
 from services.validation import MaxTokens, NCtx, Share, Strict, Temperature, TopK
 
 

@@ -15,9 +15,9 @@ from services.api import sse
 from services.api.hangup import poll_of_caller
 from services.api.schemas import ModelList, ModelPull, ModelStatus, ModelSwitch, ProfileDetails, PullProgress, replies, spec
 from services.backend import Backend
-from services.models import ModelFile, ModelFiles
-from services.profiles import Profiles
-from services.pulls import Pulls
+from services.models.config import Profiles
+from services.models.downloads import Pulls
+from services.models.files import ModelFile, ModelFiles
 
 _TOLD = set(ProfileDetails.model_fields)
 

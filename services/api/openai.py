@@ -20,8 +20,8 @@ from services.api.openai_schemas import ChatRequest, CompletionRequest
 from services.api.openai_shapes import Shape, calls_delta, chat_logprobs, completion_logprobs, message_of
 from services.api.schemas import replies, spec
 from services.errors import InvalidRequest, NotFound, PromptTooLong
-from services.models import ModelFiles
-from services.profiles import Profiles
+from services.models.config import Profiles
+from services.models.files import ModelFiles
 from services.question import Ask
 from services.tools import CallWatch, read_calls
 

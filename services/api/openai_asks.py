@@ -8,10 +8,10 @@ from typing import Any
 
 from services.api.openai_schemas import ChatRequest, CompletionRequest, Generating, NamedTool, prompts_of
 from services.backend import ChatFormat, Prompt
-from services.chat import ChatForm, words_of
-from services.chat_template import chat_template
 from services.errors import InvalidRequest
-from services.prompts import Exchange, Form
+from services.prompts.chat import ChatForm, words_of
+from services.prompts.chat_template import chat_template
+from services.prompts.fit import Exchange, Form
 from services.question import Ask, Question
 from services.tools import begins_call, call_schema, explained, read_calls
 

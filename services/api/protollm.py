@@ -16,10 +16,10 @@ from services.api.once import current_jobs, job_request, once
 from services.api.openai_asks import chat_form
 from services.api.openai_schemas import ChatMessage, Lenient, Name
 from services.api.schemas import Deleted, replies, spec
-from services.chat import words_of
 from services.errors import HearthError, InvalidRequest, Unprocessable
 from services.job import JobStatus
 from services.job_store import JobKey
+from services.prompts.chat import words_of
 from services.question import Ask, Question
 from services.validation import MaxTokens, StopStrings, Temperature
 

@@ -12,8 +12,8 @@ from services.api.openai_replies import Text, Tokens
 from services.api.openai_schemas import DetokenizeRequest, TokenizeRequest
 from services.api.schemas import replies, spec
 from services.backend import Prompt
-from services.chat_template import chat_template
 from services.errors import InvalidRequest
+from services.prompts.chat_template import chat_template
 
 
 class TokenizeResource(Resource):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.errors import HearthError
 from services.json_file import JsonFile, Stamp
-from services.models import CheckedModel
+from services.models.files import CheckedModel
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from services.cluster.link import reached
 from services.cluster.roster import Roster, ServedModel, WorkerCard
 from services.errors import BadModelFile, NotFound
-from services.models import CheckedModel, ModelFile
+from services.models.files import CheckedModel, ModelFile
 
 NO_WORKER = "no_worker"
 

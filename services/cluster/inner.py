@@ -20,8 +20,8 @@ from services.backend import Finish, GenerationRequest, Health, LoadSettings, Sp
 from services.cluster.text_tokens import TextTokenizer
 from services.delivery import Delivery
 from services.errors import HearthError, InvalidRequest, Unavailable
-from services.gguf import GgufInfo
-from services.models import CheckedModel, ModelFile, ModelFiles
+from services.models.files import CheckedModel, ModelFile, ModelFiles
+from services.models.gguf import GgufInfo
 from services.status import Counts, LoadedModel, Room, Status
 
 log = logging.getLogger(__name__)

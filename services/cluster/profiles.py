@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from services.cluster.link import Link, is_away, reached
-from services.profiles import Chosen, Config, Profiles, unknown_profile
+from services.models.config import Chosen, Config, Profiles, unknown_profile
 
 log = logging.getLogger(__name__)
 

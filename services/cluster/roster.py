@@ -19,7 +19,7 @@ import redis
 from services.cluster.link import Link
 from services.codec import plain, read
 from services.errors import InvalidRequest
-from services.gguf import GgufInfo
+from services.models.gguf import GgufInfo
 from services.processes import runs
 from services.status import Status
 

@@ -20,7 +20,7 @@ from services.cluster.history import CommonHistory, written
 from services.cluster.link import Link, reached
 from services.cluster.roster import Liveness
 from services.errors import Unavailable
-from services.prompts import Exchange
+from services.prompts.fit import Exchange
 from services.session_desk import LocalDesk, Unsaved
 from services.session_history import COUNT, MASTER, langchain_message
 from services.session_table import Message

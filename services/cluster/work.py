@@ -20,7 +20,7 @@ from services.cluster.streams import Begun, Streams
 from services.codec import Message, plain, plain_choice, plain_error, read
 from services.errors import BadModelFile, HearthError, NotFound, Unavailable
 from services.json_file import Stamp
-from services.models import CheckedModel, ModelFiles
+from services.models.files import CheckedModel, ModelFiles
 
 log = logging.getLogger(__name__)
 

@@ -31,9 +31,9 @@ from services.cluster.sessions import RedisSessionTable
 from services.cluster.settings import ClusterSettings
 from services.cluster.work import GiveBack, Work
 from services.errors import HearthError, NotFound
-from services.gguf import BadGguf, vocabulary_of
-from services.models import ModelFiles
-from services.profiles import Profiles
+from services.models.config import Profiles
+from services.models.files import ModelFiles
+from services.models.gguf import BadGguf, vocabulary_of
 from services.session_desk import LocalDesk
 from services.sessions import Sessions
 from services.settings import HOME, Settings

@@ -18,7 +18,7 @@ from services.engine.sampling import ChainSampler
 from services.engine.state import Buffer
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure
-from services.gguf import TENSOR_TYPES
+from services.models.gguf import TENSOR_TYPES
 
 log = logging.getLogger(__name__)
 

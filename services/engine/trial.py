@@ -176,7 +176,7 @@ def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
     from services.engine.batch import Run
     from services.engine.embedder import Embedder
     from services.engine.runner import Runner
-    from services.gguf import BadGguf, read_gguf
+    from services.models.gguf import BadGguf, read_gguf
 
     settings = replace(settings, n_parallel=1, use_mlock=False, use_mmap=True)
     try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from services.errors import BadModelFile, InvalidRequest, NotFound
-from services.gguf import BadGguf, GgufInfo, read_gguf
 from services.json_file import Stamp, stamp_of
+from services.models.gguf import BadGguf, GgufInfo, read_gguf
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from services.pulls import Pull
+from services.models.downloads import Pull
 
 
 def show(pull: Pull, console: Console | None = None) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from services.answer import Poll
 from services.errors import EngineFailure, HearthError
-from services.pull import Remote, begun, fetch, locate, part_of
-from services.sources import HubFile, Source
+from services.models.download import Remote, begun, fetch, locate, part_of
+from services.models.sources import HubFile, Source
 
 # Seconds between two lines in the log of how much has arrived.
 _TELL_EVERY = 5.0
@@ -80,7 +80,7 @@ class Pull:
         started = time.monotonic()
         try:
             if isinstance(self.source, HubFile):
-                from services.hub_client import reach_only
+                from services.models.hub import reach_only
 
                 reach_only(self._hosts)
             self._remote = locate(self.source, self._target)

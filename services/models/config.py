@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError, field_validator
 from services.backend import Adapter, CacheType, LoadSettings, Sampling
 from services.errors import DamagedFile, InvalidRequest, NotFound
 from services.json_file import JsonFile, JsonObject, Misfit
-from services.models import ModelFiles
-from services.sources import FORMS, Source, parse_source
+from services.models.files import ModelFiles
+from services.models.sources import FORMS, Source, parse_source
 from services.validation import (
     MaxTokens,
     MemoryK,

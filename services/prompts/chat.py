@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.backend import Prompt
-from services.chat_template import ChatTemplate, Message
 from services.errors import HearthError
-from services.prompts import Exchange
+from services.prompts.chat_template import ChatTemplate, Message
+from services.prompts.fit import Exchange
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from services.errors import BadModelFile, HearthError, InvalidRequest, NotFound, PullFailed, StorageFailed, Unavailable
-from services.gguf import BadGguf, read_gguf
 from services.json_file import sync_folder
-from services.sources import HubFile, Source, best_file, file_name, ollama_blob
+from services.models.gguf import BadGguf, read_gguf
+from services.models.sources import HubFile, Source, best_file, file_name, ollama_blob
 
 ARRIVING = ".arriving"
 # Bytes that stay free on the disk, for the sessions and whatever else lives there.
