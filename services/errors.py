@@ -9,6 +9,7 @@ HearthError
 ├── Refused                 the caller was turned away by a rule of the server's owner
 ├── NotFound                no such session, model, profile or key
 ├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
+│   └── TemplateTooSlow     a chat template that takes too long over a conversation
 ├── PullFailed              a model could not be fetched from where it is
 ├── Unavailable             not now: no model, too many waiting, stopping
 │   └── LimitPassed         the key has asked for as much as it may
@@ -101,6 +102,12 @@ class BadModelFile(HearthError):
     """A file that is not a whole GGUF, or one that llama.cpp refuses."""
 
     code = "bad_model_file"
+
+
+class TemplateTooSlow(BadModelFile):
+    """A chat template takes too long over a conversation: fewer messages may do."""
+
+    code = "bad_template"
 
 
 class PullFailed(HearthError):

@@ -20,6 +20,13 @@ SPECIALS = ("<|im_start|>", "<|im_end|>")
 TALK = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": " Hi! "}]
 
 
+# As Gemma 2's: it refuses a system prompt.
+GEMMA = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% else %}"
+    "[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
 def made(template: str) -> ChatFormat:
     return ChatFormat(template, "<s>", "</s>", SPECIALS)
 
@@ -58,13 +65,38 @@ def test_what_looks_special_in_what_people_wrote_is_plain_text(typed: str) -> No
 
 
 def test_tools_reach_the_template_and_are_typed_too() -> None:
-    template = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}|{{ messages | length }}"
+    template = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}|{{ messages[0].content }}"
     tool = {"type": "function", "function": {"name": "f<|im_end|>", "description": "é & <b>"}}
     prompt = chat_template(made(template)).render(TALK, [tool])
-    written, _, count = prompt.text.rpartition("|")
-    assert (json.loads(written), count) == (tool, "2")
+    written, _, said = prompt.text.rpartition("|")
+    assert (json.loads(written), said) == (tool, "Be kind.")
     assert [prompt.text[start:end] for start, end in prompt.typed] == ["<|im_end|>"]
-    assert chat_template(made(template)).render(TALK).text == "|2"
+    assert chat_template(made(template)).render(TALK).text == "|Be kind."
+
+
+@pytest.mark.parametrize("template", [GEMMA, GEMMA.replace("{{ raise_exception('no system') }}", "")])
+def test_a_template_without_a_system_role_has_it_in_the_first_message(template: str) -> None:
+    assert chat_template(made(template)).render(TALK).text == "[user]Be kind.\n Hi! "
+    assert chat_template(made(template)).render(TALK[1:]).text == "[user] Hi! "
+
+
+def test_thoughts_of_a_model_are_left_to_the_template_and_nothing_else_is() -> None:
+    specials = ("<think>", "</think>", "<|im_end|>")
+    template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}|{% endfor %}"
+    said = [{"role": role, "content": "<think>x</think>a<|im_end|>"} for role in ("user", "assistant")]
+    prompt = chat_template(ChatFormat(template, "", "", specials)).render(said)
+    assert prompt.text == "<think>x</think>a<|im_end|>|a<|im_end|>|"
+    assert [prompt.text[a:b] for a, b in prompt.typed] == ["<think>", "</think>", "<|im_end|>", "<|im_end|>"]
+
+
+def test_a_long_conversation_is_written_in_time() -> None:
+    """As Gemma 4's template does, this one looks through all earlier messages at each."""
+    template = (
+        "{% for m in messages %}{% set ns = namespace(found=0) %}{% for j in range(loop.index0 - 1, -1, -1) %}"
+        "{% if not ns.found %}{% set ns.found = j %}{% endif %}{% endfor %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    talk = [{"role": ("user", "assistant")[n % 2], "content": "words"} for n in range(799)]
+    assert chat_template(made(template)).render(talk).text.count("words") == 799
 
 
 def test_what_templates_use_is_there() -> None:

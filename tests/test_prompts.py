@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 
-from services.backend import Prompt
-from services.errors import PromptTooLong
-from services.prompts.fit import Exchange, PromptFitter, TemplateForm, fill_template
+from services.backend import ChatFormat, Prompt
+from services.errors import BadModelFile, PromptTooLong
+from services.prompts.chat import ChatForm
+from services.prompts.chat_template import chat_template
+from services.prompts.fit import PromptFitter
+from services.prompts.form import Exchange
+from services.prompts.template import TemplateForm, fill_template
 
 WINDOW = [Exchange(f"q{n}", f"a{n}") for n in range(4)]
 
@@ -64,7 +69,7 @@ def letters(prompt: Prompt) -> list[int]:
 def test_the_next_prompts_beginning_is_known_before_its_words() -> None:
     filled = PromptFitter(TemplateForm("S\n{chat_history}\nHuman: {input}\nAI:"), all_of(letters), 1000)
     assert bytes(filled.head()) == b"S\nHuman: "
-    before = filled.beginning(WINDOW[:1], "w")
+    before = filled.ahead(WINDOW[:1], "w")[1]
     assert bytes(before) == b"S\nHuman: q0\nAI: a0\nHuman: "
     fitted = filled.fit(WINDOW[:1], "hello")
     assert fitted.tokens[: len(before)] == before
@@ -77,11 +82,89 @@ def test_the_beginning_has_the_window_that_will_fit() -> None:
     filled = PromptFitter(TemplateForm("{chat_history} {input}"), all_of(letters), 60, max_tokens=10)
     fitted = filled.fit(WINDOW, "word")
     assert len(fitted.tokens) < len(letters(filled.form.fill(WINDOW, "word")))
-    before = filled.beginning(WINDOW, "word")
+    before = filled.ahead(WINDOW, "word")[1]
     assert fitted.tokens[: len(before)] == before
     assert len(before) == len(fitted.tokens) - len("word")
 
 
 def test_nothing_after_the_words_belongs_to_the_beginning() -> None:
     filled = PromptFitter(TemplateForm("Answer this: {input} {chat_history}"), all_of(letters), 99)
-    assert bytes(filled.beginning(WINDOW, "w")) == b"Answer this: "
+    assert bytes(filled.ahead(WINDOW, "w")[1]) == b"Answer this: "
+
+
+CHATML = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+HI = ({"role": "user", "content": "hi"},)
+
+
+def chat(n_ctx: int, max_tokens: int = 10, template: str = CHATML, system: str = "") -> PromptFitter:
+    """A chat whose tokenizer has a token for each character."""
+    form = ChatForm(chat_template(ChatFormat(template, "", "", ())), HI, system=system)
+    return PromptFitter(form, all_of(lambda prompt: [ord(letter) for letter in prompt.text]), n_ctx, max_tokens)
+
+
+def test_a_chat_is_messages_and_what_the_owner_wrote_is_shared() -> None:
+    fitted = chat(1000, system="S").fit(WINDOW[:1], "more")
+    text = "<system>S<user>q0<assistant>a0<user>more<assistant>"
+    assert bytes(fitted.tokens).decode() == text
+    assert fitted.n_head == len("<system>S<user>")
+    assert bytes(chat(1000, system="S").head()) == b"<system>S<user>"
+
+
+def test_a_full_window_slides_far_and_then_stays() -> None:
+    talk = [Exchange(f"question {n:03}", f"answer {n:03}") for n in range(200)]
+    fitter, start, starts = chat(2000), 0, []
+    for n in range(1, 200):
+        fitted = fitter.fit(talk[:n], "the next words", start)
+        assert len(fitted.tokens) <= 1990
+        next_start, beginning = fitter.ahead(talk[:n], "the next words", fitted.start)
+        # What is read ahead is what the next prompt begins with.
+        assert fitter.fit(talk[:n], "other words", next_start).tokens[: len(beginning)] == beginning
+        start = next_start
+        starts.append(start)
+    slides = [(old, new) for old, new in pairwise(starts) if old != new]
+    assert starts == sorted(starts)
+    assert 5 < len(slides) < 15
+    # Each time 40 % of the room comes free: about twenty exchanges of 40 tokens.
+    assert all(15 < new - old < 25 for old, new in slides)
+
+
+def test_after_an_edit_far_back_the_window_takes_earlier_exchanges_in_again() -> None:
+    talk = [Exchange(f"question {n:03}", f"answer {n:03}") for n in range(200)]
+    assert chat(2000).fit(talk[:42], "words", start=40).start < 20
+    assert chat(2000).fit(talk[:80], "words", start=40).start == 40
+    assert chat(2000).fit(talk[:3], "words", start=40).start == 0
+
+
+def test_only_what_can_be_in_the_window_is_written() -> None:
+    asked = []
+
+    class Counting(ChatForm):
+        def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
+            asked.append(len(window))
+            return super().fill(window, words)
+
+    short = [Exchange("q", "a")] * 50_000
+    form = Counting(chat_template(ChatFormat(CHATML, "", "", ())), HI)
+    fitted = PromptFitter(form, all_of(lambda prompt: [0] * len(prompt.text)), 2000).fit(short, "hi")
+    assert 0.5 * 2000 < len(fitted.tokens) < 0.6 * 2000
+    assert max(asked) < 200
+    # A conversation that fits is written once.
+    asked.clear()
+    PromptFitter(form, all_of(lambda prompt: [0] * len(prompt.text)), 2000).fit(short[:20], "hi")
+    assert asked == [20]
+
+
+def test_what_a_template_takes_too_long_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.prompts.chat_template.RUN_SECONDS", 0.1)
+    monkeypatch.setattr("services.prompts.chat_template.MESSAGE_SECONDS", 0)
+    template = (
+        CHATML + "{% for i in range(9000 if messages | length > 31 else 1) %}{{ range(9000) | list | length }}{% endfor %}"
+    )
+    talk = [Exchange("q", "a")] * 40
+    fitted = chat(2000, template=template).fit(talk, "words")
+    assert 20 < fitted.start < 40
+    only = (*HI, *({"role": "user", "content": "x"},) * 40)
+    with pytest.raises(BadModelFile, match="takes too long"):
+        chat_template(ChatFormat(template, "", "", ())).render(only)

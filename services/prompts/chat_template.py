@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 import jinja2
@@ -23,17 +23,22 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from services.backend import ChatFormat, Prompt
-from services.errors import BadModelFile, InvalidRequest
+from services.errors import BadModelFile, InvalidRequest, TemplateTooSlow
+from services.special_text import special_pattern
 
-# For models that have no template of their own.
+# For models that have no template of their own, and what ends their answers.
+PLAIN_STOP = ("\nUser:",)
 PLAIN = (
     "{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n"
     "{% else %}{{ 'User' if message.role == 'user' else 'Assistant' }}: {{ message.content }}\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-# How long, in seconds of this thread's own time, a template may run, and how long a text it may make.
-RUN_SECONDS = 2.0
+# How long, in seconds of this thread's own time, a template may run, and for each message beside (Gemma 4's looks through
+# all earlier ones at each); how long a text it may make.
+RUN_SECONDS, MESSAGE_SECONDS = 2.0, 0.01
 LONGEST = 2**23
+# Templates look for these in what a model said earlier, so as to leave its thoughts out.
+_THOUGHT = re.compile(r"</?(?:\w+:)?think(?:ing)?>")
 
 Message = Mapping[str, Any]
 
@@ -45,31 +50,59 @@ class ChatTemplate:
     template: jinja2.Template
     format: ChatFormat
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer, where no token of the model's does."""
+        return () if self.format.template else PLAIN_STOP
+
     def render(self, messages: Sequence[Message], tools: Sequence[Message] = (), reply: bool = True) -> Prompt:
         """The conversation as the model reads it, up to the beginning of its reply where there is to be one.
 
         What looks like a special token in `messages` or `tools` is plain text there.
         Raises InvalidRequest with the template's own words where it refuses the messages, BadModelFile where it fails.
         """
-        marks = _Marks(self.format.specials, [self.format.template, messages, tools])
+        messages = messages if self._knows_system else _merged(messages)
+        marks = _Marks(self._special, [self.format.template, messages, tools])
         try:
-            text = self._run(messages=marks.put(messages), tools=marks.put(tools) or None, add_generation_prompt=reply)
+            text = self._run(
+                messages=[_marked(message, marks) for message in messages],
+                add_generation_prompt=reply,
+                # Left out where there are none, as llama.cpp does: templates for tools then still write a chat.
+                **({"tools": marks.put(tools)} if tools else {}),
+            )
+        except _Slow:
+            raise TemplateTooSlow("the model's chat template fails: it takes too long", param="model") from None
         except _Refused as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", param="messages", code="bad_messages"
             ) from None
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except _FAILURES as error:
             raise BadModelFile(f"the model's chat template fails: {error}", param="model", code="bad_template") from None
         except RecursionError:
             raise BadModelFile("the model's chat template calls itself", param="model", code="bad_template") from None
         return marks.take(text)
 
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        return special_pattern(self.format.specials)
+
+    @cached_property
+    def _knows_system(self) -> bool:
+        """Whether the template writes a system prompt; Gemma 2's refuses one, and others leave it out."""
+        probe = "\uf8ffsystem"
+        messages = [{"role": "system", "content": probe}, {"role": "user", "content": "A"}]
+        try:
+            return probe in self._run(messages=messages, add_generation_prompt=True)
+        except (_Refused, _Slow, RecursionError, *_FAILURES):
+            return False
+
     def _run(self, **values: Any) -> str:
         environment = self.template.environment
         assert isinstance(environment, _Sandbox)
-        environment.clock.start()
+        environment.clock.start(len(values["messages"]))
         pieces, length = [], 0
-        for piece in self.template.generate(bos_token=self.format.bos, eos_token=self.format.eos, **values):
+        known = {**_usual(), "bos_token": self.format.bos, "eos_token": self.format.eos}
+        for piece in self.template.generate({**known, **values}):
             environment.clock.check()
             length += len(piece)
             if length > LONGEST:
@@ -93,18 +126,27 @@ class _Refused(Exception):
     """The template called raise_exception."""
 
 
+class _Slow(Exception):
+    """The template takes too long."""
+
+
+_FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
 class _Clock(threading.local):
     """How long the template runs on this thread."""
 
-    started = 0.0
+    ends = 0.0
+    looks = 0
 
-    def start(self) -> None:
-        self.started = time.thread_time()
+    def start(self, n_messages: int) -> None:
+        self.ends = time.thread_time() + RUN_SECONDS + MESSAGE_SECONDS * n_messages
 
     def check(self) -> None:
-        """Raises TemplateRuntimeError once it has run too long."""
-        if time.thread_time() - self.started > RUN_SECONDS:
-            raise jinja2.TemplateRuntimeError("it takes too long")
+        """Raises _Slow once it has run too long. The clock costs more than what is timed: it is not read each time."""
+        self.looks += 1
+        if self.looks % 64 == 0 and time.thread_time() > self.ends:
+            raise _Slow
 
 
 class _Generation(Extension):
@@ -157,21 +199,24 @@ class _Marks:
     template's own trimming and splitting works as ever.
     """
 
-    def __init__(self, specials: Sequence[str], values: Sequence[Any]) -> None:
-        self._special = re.compile("|".join(re.escape(text) for text in specials) or r"(?!)")
+    def __init__(self, special: re.Pattern[str], values: Sequence[Any]) -> None:
+        self._special = special
         used = set("".join(_strings(values)))
         mark = next((letter for number in range(0xE000, 0xF900) if (letter := chr(number)) not in used), None)
         if mark is None:
             raise InvalidRequest("the messages hold every one of the 6,400 characters of private use", param="messages")
         self._mark = mark
 
-    def put(self, value: Any) -> Any:
-        """The same value with marks in all its strings."""
+    def put(self, value: Any, but: re.Pattern[str] | None = None) -> Any:
+        """The same value with marks in all its strings, but for what matches `but`."""
         if isinstance(value, str):
-            return self._special.sub(lambda found: found[0][0] + self._mark + found[0][1:], value)
+            return self._special.sub(lambda found: self._put_in(found[0], but), value)
         if isinstance(value, Mapping):
-            return {self.put(key): self.put(each) for key, each in value.items()}
-        return [self.put(each) for each in value] if isinstance(value, list | tuple) else value
+            return {self.put(key): self.put(each, but) for key, each in value.items()}
+        return [self.put(each, but) for each in value] if isinstance(value, list | tuple) else value
+
+    def _put_in(self, text: str, but: re.Pattern[str] | None) -> str:
+        return text if but and but.fullmatch(text) else text[0] + self._mark + text[1:]
 
     def take(self, text: str) -> Prompt:
         """The text without the marks, and as typed what was marked."""
@@ -184,6 +229,27 @@ class _Marks:
             pieces.append(piece)
             at += len(piece)
         return Prompt("".join(pieces), tuple(typed))
+
+
+def _marked(message: Message, marks: _Marks) -> Any:
+    """A message with marks in what was said. A model's own earlier thoughts stay such as the template knows them."""
+    said_by_model = message.get("role") == "assistant"
+    return {name: marks.put(value, _THOUGHT if said_by_model else None) for name, value in message.items()}
+
+
+def _merged(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system's messages at the head of the first one behind them, as llama.cpp writes them too."""
+    n_system = next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
+    if not n_system or n_system == len(messages):
+        return messages
+    said = [str(message["content"]) for message in messages[: n_system + 1]]
+    return [{**messages[n_system], "content": "\n".join(said)}, *messages[n_system + 1 :]]
+
+
+def _usual() -> dict[str, Any]:
+    """What templates find beside the conversation; the names are llama.cpp's and transformers'."""
+    now = datetime.now().astimezone()
+    return {"enable_thinking": True, "date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
 
 
 def _strings(value: Any) -> list[str]:

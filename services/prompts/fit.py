@@ -1,64 +1,41 @@
-"""From a template, the window of turns and a person's words to the prompt, fitted into the context."""
+"""Fits a conversation into a model's context: which of its exchanges the prompt holds, and the tokens of that prompt."""
 
 from __future__ import annotations
 
-import re
+import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import Protocol
 
 from services.backend import Prompt
-from services.errors import PromptTooLong
+from services.errors import PromptTooLong, TemplateTooSlow
+from services.prompts.form import PROBE, Exchange, Form, before_probe
 
-_PLACE = re.compile(r"\{(input|chat_history)\}")
+# A window that is full is emptied down to this share of its room, so that the next many prompts begin alike.
+SLIDE_TO = 0.6
+# A window that holds less than this share, as after an edit far back, takes earlier exchanges in again.
+REFILL_BELOW = 0.3
 # Words that begin with different tokens: what prompts for all of them have in common comes before any words.
 _PROBES = ("A", "0", "\n")
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What a person said, and what the model answered."""
-
-    human: str = field(repr=False)
-    ai: str = field(repr=False)
+# No tokenizer's tokens are longer on average (in characters), and no template writes an exchange with fewer of its own.
+_LONGEST_TOKEN, _FEWEST_MARKS = 16, 4
+# The beginnings of templates that are remembered.
+_KEPT_HEADS = 256
 
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """A prompt that fits: its token ids, how many tokens the answer may have, and how many of the template's come first."""
+    """A prompt that fits: its token ids, how many tokens the answer may have, and how many of the form's come first.
+
+    `start` is how many of the conversation's exchanges it leaves out.
+    """
 
     tokens: tuple[int, ...]
     max_tokens: int
     n_head: int
-
-
-class Form(Protocol):
-    """How a conversation becomes a prompt."""
-
-    def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """The prompt for a person's next words, after the exchanges of `window`."""
-        ...
-
-    def bare(self, probe: str) -> Prompt:
-        """A conversation's first prompt, with `probe` in the place of everything that its caller wrote."""
-        ...
-
-
-@dataclass(frozen=True)
-class TemplateForm:
-    """A profile's template."""
-
-    template: str
-
-    def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """See `Form.fill`."""
-        return fill_template(self.template, window, words)
-
-    def bare(self, probe: str) -> Prompt:
-        """See `Form.bare`."""
-        return fill_template(self.template, (), probe)
+    start: int
 
 
 @dataclass(frozen=True)
@@ -70,69 +47,138 @@ class PromptFitter:
     n_ctx: int
     max_tokens: int = 1
 
-    def fit(self, window: Sequence[Exchange], words: str) -> FittedPrompt:
-        """The form filled with as much of the window's end as fits beside the answer.
+    def fit(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> FittedPrompt:
+        """The form filled with the exchanges from `start` on, or from later on where these do not fit beside the answer.
 
         The answer is promised the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it.
         The prompt alone may fill all of the context but one token.
         Raises PromptTooLong where even the prompt alone does not fit.
         """
-        tokens, _, head = self._fit(window, words, [self.form.bare(probe) for probe in _PROBES])
+        head = _heads.of(self.form)
+        start, filled = self._place(exchanges, start, lambda window: self.form.fill(window, words), head)
+        tokens = filled.tokens(start)
         left = self.n_ctx - len(tokens)
         if left < 1:
             raise PromptTooLong(len(tokens), self.n_ctx)
-        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, _common(head)])))
+        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, filled.beside])), start)
 
     def head(self) -> tuple[int, ...]:
         """The tokens before anything that a person wrote."""
-        return tuple(_common(self.tokenize_all([self.form.bare(probe) for probe in _PROBES])))
+        return self._stable(_heads.of(self.form))
 
-    def beginning(self, window: Sequence[Exchange], words: str) -> tuple[int, ...]:
-        """The tokens that the prompt after `window` begins with, whatever its words: about as many, say, as `words`.
+    def ahead(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> tuple[int, tuple[int, ...]]:
+        """Where the window of the next prompt begins, and the tokens before its words, about as many as `words`."""
+        start, _ = self._place(exchanges, start, lambda window: self.form.next(window, words))
+        return start, self._stable(before_probe(self.form.next(exchanges[start:], PROBE)))
 
-        The last tokens before the words may depend on them, and are left out.
+    def _stable(self, beginning: Prompt) -> tuple[int, ...]:
+        """The tokens of a prompt's beginning, but for the last ones where these depend on what follows."""
+        if not beginning.text:
+            return ()
+        return tuple(_common(self.tokenize_all([Prompt(beginning.text + probe, beginning.typed) for probe in _PROBES])))
+
+    def _place(
+        self,
+        exchanges: Sequence[Exchange],
+        start: int,
+        fill: Callable[[Sequence[Exchange]], Prompt],
+        beside: Prompt | None = None,
+    ) -> tuple[int, _Filled]:
+        """From which exchange on a prompt fits, and the prompts that were tried; `beside` is tokenized with the first."""
+        room = self.n_ctx - min(self.max_tokens, max(1, self.n_ctx // 4))
+        goal = int(SLIDE_TO * room) if self.form.slides else room
+        start = min(start, len(exchanges))
+        filled = _Filled(self.tokenize_all, lambda n: fill(exchanges[n:]), beside)
+        if not _is_hopeless(exchanges[start:], room) and filled.fits(start, room, is_last=start == len(exchanges)):
+            if start and len(filled.tokens(start)) < REFILL_BELOW * room:
+                start = filled.first_within(goal, 0, start)
+        elif start < len(exchanges):
+            start = filled.first_within(goal, start + 1, len(exchanges))
+        filled.tokens(start)
+        return start, filled
+
+
+class _Filled:
+    """The prompts that begin with one exchange or another, each made once. Owned by the thread that fits."""
+
+    def __init__(
+        self,
+        tokenize_all: Callable[[Sequence[Prompt]], list[list[int]]],
+        fill: Callable[[int], Prompt],
+        beside: Prompt | None,
+    ) -> None:
+        self._tokenize_all = tokenize_all
+        self._fill = fill
+        self._beside = beside
+        self.beside: list[int] = []
+        """The tokens of what was tokenized with the first of them."""
+        self._made: dict[int, list[int]] = {}
+
+    def tokens(self, start: int) -> list[int]:
+        """The tokens of the prompt that begins with the exchange `start`."""
+        if start not in self._made:
+            # All at once: the model may be in another process.
+            more = [self._beside] if self._beside and self._beside.text and not self._made else []
+            tokens, *rest = self._tokenize_all([self._fill(start), *more])
+            self.beside = rest[0] if rest else self.beside
+            self._made[start] = tokens
+        return self._made[start]
+
+    def fits(self, start: int, room: int, is_last: bool = False) -> bool:
+        """Whether it takes no more than `room`; nor does what a template takes too long for, if there is less to try."""
+        try:
+            return len(self.tokens(start)) <= room
+        except TemplateTooSlow:
+            if is_last:
+                raise
+            return False
+
+    def first_within(self, room: int, low: int, high: int) -> int:
+        """The first start from `low` on that fits into `room`; `high` where none before it does.
+
+        It looks from the end of the conversation: only what can be in the window is written.
         """
-        _, fitting, rows = self._fit(window, words, [self.form.fill(window, probe) for probe in _PROBES])
-        if len(fitting) < len(window):
-            rows = self.tokenize_all([self.form.fill(fitting, probe) for probe in _PROBES])
-        return tuple(_common(rows))
+        step = 8
+        while high > low:
+            tried = max(high - step, low)
+            if not self.fits(tried, room):
+                # Fewer exchanges are fewer tokens.
+                return bisect_left(range(high), True, lo=tried + 1, key=lambda n: self.fits(n, room))
+            high, step = tried, 2 * step
+        return high
 
-    def _fit(
-        self, window: Sequence[Exchange], words: str, others: Sequence[Prompt]
-    ) -> tuple[list[int], Sequence[Exchange], list[list[int]]]:
-        """The tokens of the prompt with as much of the window's end as fits, that much of it, and those of `others`."""
-        promised = min(self.max_tokens, max(1, self.n_ctx // 4))
 
-        def tokens_from(start: int) -> list[int]:
-            return self.tokenize_all([self.form.fill(window[start:], words)])[0]
+class _Heads:
+    """What forms begin with before anything that a caller wrote, remembered. Any thread may call it."""
 
-        # All at once: the model may be in another process.
-        tokens, *rest = self.tokenize_all([self.form.fill(window, words), *others])
-        if len(tokens) + promised <= self.n_ctx:
-            return tokens, window, rest
-        # Fewer exchanges are fewer tokens, so the first start that fits is found by halves.
-        start = bisect_left(range(len(window)), True, key=lambda n: len(tokens_from(n)) + promised <= self.n_ctx)
-        return tokens_from(start), window[start:], rest
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Hashable, Prompt] = OrderedDict()
+
+    def of(self, form: Form) -> Prompt:
+        key = form.key
+        with self._lock:
+            if key is not None and key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        head = before_probe(form.bare())
+        with self._lock:
+            if key is not None:
+                self._known[key] = head
+                if len(self._known) > _KEPT_HEADS:
+                    self._known.popitem(last=False)
+        return head
+
+
+_heads = _Heads()
+
+
+def _is_hopeless(window: Sequence[Exchange], room: int) -> bool:
+    """Whether so many exchanges cannot fit, so that not even the template need be filled with them."""
+    least = sum(_FEWEST_MARKS + (len(each.human) + len(each.ai)) // _LONGEST_TOKEN for each in window)
+    return least > room
 
 
 def _common(rows: Sequence[Sequence[int]]) -> list[int]:
     """What all rows begin with."""
     return [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False))]
-
-
-def fill_template(template: str, window: Sequence[Exchange], words: str) -> Prompt:
-    """Put the words at {input} and the window at {chat_history}, in one pass: what is put in is never read again."""
-    history = "\n".join(f"Human: {exchange.human}\nAI: {exchange.ai}" for exchange in window)
-    pieces: list[str] = []
-    typed: list[tuple[int, int]] = []
-    at = length = 0
-    for place in _PLACE.finditer(template):
-        literal = template[at : place.start()]
-        value = words if place[1] == "input" else history
-        pieces += [literal, value]
-        length += len(literal)
-        typed.append((length, length + len(value)))
-        length += len(value)
-        at = place.end()
-    pieces.append(template[at:])
-    return Prompt("".join(pieces), tuple(span for span in typed if span[0] < span[1]))

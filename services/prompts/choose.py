@@ -1,0 +1,63 @@
+"""Which form a request's prompt has: its own text, the profile's template, or a chat template."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from services.backend import ChatFormat
+from services.models.profile import Profile
+from services.prompts.chat import ChatForm
+from services.prompts.chat_formats import named_format
+from services.prompts.chat_template import Message, chat_template
+from services.prompts.form import Form
+from services.prompts.template import TemplateForm
+from services.prompts.text import TextForm
+from services.question import Ask
+from services.tools import explained
+
+
+def form_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path, system: str | None = None) -> Form:
+    """The form of a request's prompt. `own` is what the model's file says; `system` is the session's own system prompt.
+
+    A text is gone on with as it stands. A prompt is put into the profile's template, where it has one; everything else
+    is a chat, written by the chat template that the request names, else the profile's, else the model's own. Its system
+    prompt is the request's, else the session's, else the profile's.
+
+    `folder` is that of the model files, where the profile's chat template may be. Raises BadModelFile, naming
+    `chat_template`, where that cannot be used.
+    """
+    if ask.text is not None:
+        return TextForm(ask.text)
+    if not ask.messages and profile.template is not None:
+        return TemplateForm(profile.template)
+    messages: tuple[Message, ...] = ask.messages or ({"role": "user", "content": ask.question.prompt},)
+    if system and messages[0]["role"] != "system":
+        messages = ({"role": "system", "content": system}, *messages)
+    chat_format = _format_of(ask, profile, own, folder)
+    template = chat_template(chat_format)
+    if ask.tools and "tools" not in chat_format.template:
+        messages = tuple(explained(_with_system(messages, profile), ask.tools))
+        return ChatForm(template, messages)
+    return ChatForm(template, messages, ask.tools, profile.system_prompt or "")
+
+
+def chat_format_of(profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
+    """How a profile's conversations are written: by its own chat template, else as the model's file says."""
+    if profile.chat_template is None:
+        return own
+    return replace(own, template=profile.chat_template_text(folder), tool_template="")
+
+
+def _format_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
+    if ask.format:
+        return named_format(ask.format, own)
+    found = chat_format_of(profile, own, folder)
+    # A file may have a template of its own for conversations with tools.
+    return replace(found, template=found.tool_template) if ask.tools and found.tool_template else found
+
+
+def _with_system(messages: tuple[Message, ...], profile: Profile) -> tuple[Message, ...]:
+    if not profile.system_prompt or messages[0]["role"] == "system":
+        return messages
+    return ({"role": "system", "content": profile.system_prompt}, *messages)
