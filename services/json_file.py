@@ -161,7 +161,8 @@ class JsonFile:
 
     def _text(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8")
+            # Editors of Windows put a mark at the beginning, which is no part of the text.
+            return self.path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise DamagedFile(self.path, "a byte there is not UTF-8 text", line=line) from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -20,12 +20,22 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 2)]
 MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 MemoryK = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NCtx = Annotated[int, Field(ge=32, le=2**24)]
+
+
+def _is_auto(n_ctx: object) -> object:
+    if isinstance(n_ctx, str) and n_ctx != "auto":
+        raise ValueError('should be a whole number of tokens, or "auto"')
+    return n_ctx
+
+
+# "auto": what the model was trained on, as far as memory allows.
+AnyNCtx = Annotated[NCtx | Literal["auto"], BeforeValidator(_is_auto)]
 Keep = Annotated[int, Field(ge=0, le=2**31 - 1)]
 SessionId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 # The names that pydantic gives to the forms of a union: types, classes, and whatever has brackets.
-_BRANCH = re.compile(r"(?:str|int|float|bool|dict|list|none)$|[A-Z]\w*$|[\w-]+\[")
+_BRANCH = re.compile(r"(?:str|int|float|bool|dict|list|none)$|[A-Z]\w*$|constrained-|[\w-]+\[")
 
 
 def _as_list(stop: object) -> object:

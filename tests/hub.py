@@ -19,9 +19,12 @@ class Hub:
         """After how many bytes of a file the connection is cut, each time."""
         self.digest: str | None = None
         """What it says each file's SHA-256 is, where that is not the truth."""
+        self.damaged: set[str] = set()
+        """The files, by the ends of their paths, whose last byte it sends wrong."""
         self.size: int | None = None
         self.pause = threading.Event()
-        """While it is not set, no file goes on behind its first half."""
+        """While it is not set, no file goes on behind its first half; only the one called `pauses`, if that is set."""
+        self.pauses = ""
         self.pause.set()
         self.gated: set[str] = set()
         self.leads_to = ""
@@ -107,10 +110,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if self.path.endswith(tuple(self.hub.damaged)):
+            data = data[:-1] + bytes([data[-1] ^ 1])
         end = len(data) if self.hub.cut_after is None else start + self.hub.cut_after
         middle = max(start, len(data) // 2)
         self.wfile.write(data[start : min(middle, end)])
-        self.hub.pause.wait(30)
+        if self.path.endswith(self.hub.pauses):
+            self.hub.pause.wait(30)
         self.wfile.write(data[middle:end])
         if self.hub.cut_after is not None:
             self.close_connection = True

@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from services.models.gguf import TENSOR_TYPES, BadGguf, read_gguf
@@ -32,6 +33,57 @@ def test_the_guide_is_described() -> None:
     info = read_gguf(GUIDE)
     assert (info.name, info.architecture, info.quantization, info.context_length) == ("Guide", "llama", "Q8_0", 2048)
     assert (info.vocabulary, info.size, info.weights) == (2048, len(WHOLE), 3_507_616)
+
+
+def test_the_metadata_is_kept_as_far_as_it_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_string("general.description", "é" * 128)
+    writer.add_string("general.license", "é" * 128 + "x")
+    writer.add_array("llama.attention.head_count_kv", [0, 2, 0])
+    writer.add_array("llama.attention.sliding_window_pattern", [True, False])
+    writer.add_array("llama.long", list(range(5000)))
+    writer.add_array("general.tags", ["a", "b"])
+    writer.add_array("tokenizer.ggml.scores", [0.5, 1.0])
+    writer.add_bool("tokenizer.ggml.add_bos_token", True)
+    writer.add_uint16("split.count", 1)
+    writer.add_string("elsewhere.x", "x")
+    writer.add_tensor("t", np.zeros(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert read_gguf(path).metadata == {
+        "general.architecture": "llama",
+        "llama.context_length": 64,
+        "general.description": "é" * 128,
+        "llama.attention.head_count_kv": [0, 2, 0],
+        "llama.attention.sliding_window_pattern": [True, False],
+        "tokenizer.ggml.add_bos_token": True,
+        "split.count": 1,
+    }
+
+
+def test_no_header_makes_it_keep_more_than_a_little(tmp_path: Path) -> None:
+    arrays = [string(f"llama.a{n}") + struct.pack("<IIQ", 9, 4, 4096) + bytes(4 * 4096) for n in range(20)]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(header(tensors=1, entries=21) + ARCHITECTURE + b"".join(arrays) + tensor("t") + bytes(999))
+    kept = [key for key in read_gguf(path).metadata if key.startswith("llama.a")]
+    assert kept == [f"llama.a{n}" for n in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("template", "has_one"), [(None, False), ("", False), (" \n", False), ("{{ messages }}", True), (5, False)]
+)
+def test_a_chat_template_is_found(tmp_path: Path, template: str | int | None, has_one: bool) -> None:
+    entry = b""
+    if template is not None:
+        kind, value = (4, struct.pack("<I", template)) if isinstance(template, int) else (8, string(template))
+        entry = string("tokenizer.chat_template") + struct.pack("<I", kind) + value
+    path = tmp_path / "x.gguf"
+    path.write_bytes(header(tensors=1, entries=1 + bool(entry)) + ARCHITECTURE + entry + tensor("t") + bytes(999))
+    assert read_gguf(path).chat_template is has_one
 
 
 def test_the_tensor_types_are_those_of_the_format() -> None:

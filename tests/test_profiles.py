@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from services.errors import DamagedFile, NotFound
-from services.models.config import Profile, Profiles
+from services.models.config import Profiles
+from services.models.profile import Profile
 from tests.serving import ROOT
 
 GOOD = {"SelectedModel": "A", "A": {"model": "a.gguf", "template": "{input}"}}
@@ -21,15 +22,18 @@ def write(folder: Path, config: Any) -> Path:
 
 
 def test_the_shipped_profiles_are_good() -> None:
-    config = Profiles(ROOT / "data" / "config.json").config()
+    config = Profiles(ROOT / "data" / "config.example.json").config()
     assert config.selected == "Guide"
     assert {"Guide", "Pirate"} < set(config.profiles)
-    assert config.profiles["Pirate"].template.startswith("You are a pirate.\n")
+    assert (config.profiles["Pirate"].template or "").startswith("You are a pirate.\n")
+    assert config.profiles["SmolLM2"].template is None
 
 
-def test_a_profile_needs_only_a_model_and_a_template(tmp_path: Path) -> None:
+def test_a_profile_needs_only_a_model(tmp_path: Path) -> None:
     profile = Profiles(write(tmp_path, GOOD)).config().profile
-    assert (profile.memory_k, profile.cache_type_k, profile.flash_attn) == (5, "f16", True)
+    assert (profile.memory, profile.context, profile.cache_type_k, profile.flash_attn) == (5, 2048, "f16", True)
+    chat = Profiles(write(tmp_path, {"SelectedModel": "A", "A": {"model": "a.gguf"}})).config().profile
+    assert (chat.memory, chat.context, chat.template) == (None, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,14 @@ def test_a_profile_needs_only_a_model_and_a_template(tmp_path: Path) -> None:
         ({"A": {"model": "a.gguf", "template": "{input}", "colour": 1}}, "colour: there is no such field"),
         ({"A": {"model": "a.gguf", "template": "no place"}}, r"must contain \{input\}"),
         ({"A": {"template": "{input}"}}, "model: is missing"),
-        ({"A": {"model": "a.gguf", "template": "{input}", "n_ctx": "4096"}}, "n_ctx: input should be a valid integer"),
+        ({"A": {"model": "a.gguf", "template": "{input}", "system_prompt": "S"}}, "system_prompt has no place beside"),
+        (
+            {"A": {"model": "a.gguf", "chat_template": "{% for %}"}},
+            "chat_template: the model's chat template cannot be read",
+        ),
+        ({"A": {"model": "a.gguf", "chat_template": "file:../x.jinja"}}, "should be file:NAME.jinja"),
+        ({"A": {"model": "a.gguf", "n_ctx": 7}}, "n_ctx: input should be greater"),
+        ({"A": {"model": "a.gguf", "template": "{input}", "n_ctx": "4096"}}, "n_ctx: should be a whole number of tokens"),
         ({"A": {"model": "a.gguf", "template": "{input}", "n_ctx": True}}, "n_ctx: "),
         ({"A": {"model": "a.gguf", "template": "{input}", "top_p": 1.5}}, "top_p: "),
         ({"A": {"model": "a.gguf", "template": "{input}", "cache_type_k": "q3"}}, "cache_type_k: "),
@@ -55,8 +66,25 @@ def test_a_wrong_entry_is_refused_by_name(tmp_path: Path, change: dict[str, Any]
         Profiles(write(tmp_path, {**GOOD, **change}))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DamagedFile, match=r"config\.json: is missing"):
+def test_a_windows_editors_file_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    profiles = Profiles(path)
+    assert profiles.config().selected == "A"
+    path.write_bytes(b"\xef\xbb\xbf{\r\n  oops")
+    assert profiles.config().selected == "A"
+    assert "line 2" in (profiles.problem or "")
+
+
+def test_the_first_start_begins_with_the_example(tmp_path: Path) -> None:
+    config = Profiles(tmp_path / "config.json").config()
+    assert config == Profiles(ROOT / "data" / "config.example.json").config()
+    assert json.loads((tmp_path / "config.json").read_text())["SelectedModel"] == "Guide"
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DamagedFile, match=r"config\.json, line 1, column 1: \"SelectedModel\" is missing"):
         Profiles(tmp_path / "config.json")
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from services.models.download import ARRIVING, begun
-from services.models.sources import HubFile, OllamaModel, best_file, parse_source
 from tests.hub import Hub
 from tests.serving import ROOT, Server, Stream
+from tests.splitting import split_model
 from tests.tiny import GUIDE
 
 DATA = GUIDE.read_bytes()
@@ -47,11 +47,23 @@ def pull(hub: Hub, folder: Path, what: str, **options: Any) -> subprocess.Comple
     config = folder.parent / "data"
     if not config.exists():
         config.mkdir()
-        (config / "config.json").write_bytes((ROOT / "data" / "config.json").read_bytes())
+        (config / "config.json").write_bytes((ROOT / "data" / "config.example.json").read_bytes())
     flags = options.pop("flags", ())
     command = [sys.executable, "main.py", "pull", what, "--models", str(folder), "--data", str(config), *flags]
-    env = {**os.environ, **hub.env, **options.pop("env", {})}
+    # What other programs keep on this machine is looked for in places of the test's own.
+    home = {"HOME": str(folder.parent), "HF_HOME": str(folder.parent / "hf")}
+    env = {**os.environ, **home, **hub.env, **options.pop("env", {})}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=90, check=False, **options)
+
+
+def pulling(hub: Hub, folder: Path, what: str) -> subprocess.Popen[bytes]:
+    """`main.py pull` that has begun."""
+    config = folder.parent / "data"
+    config.mkdir()
+    (config / "config.json").write_bytes((ROOT / "data" / "config.example.json").read_bytes())
+    command = [sys.executable, "main.py", "pull", what, "--models", str(folder), "--data", str(config)]
+    env = {**os.environ, "HF_HOME": str(folder.parent / "hf"), **hub.env}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
 
 
 def test_a_file_is_pulled_and_checked(hub: Hub, folder: Path) -> None:
@@ -91,11 +103,7 @@ def test_a_cut_connection_is_taken_up_where_it_ended(hub: Hub, folder: Path) -> 
 
 def test_an_ended_pull_goes_on_from_where_it_was(hub: Hub, folder: Path) -> None:
     hub.pause.clear()
-    config = folder.parent / "data"
-    config.mkdir()
-    (config / "config.json").write_bytes((ROOT / "data" / "config.json").read_bytes())
-    command = [sys.executable, "main.py", "pull", SOURCE, "--models", str(folder), "--data", str(config)]
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **hub.env}, stdout=subprocess.DEVNULL) as process:
+    with pulling(hub, folder, SOURCE) as process:
         half = len(DATA) // 2
         # What the client reads comes in blocks.
         while not (notes := begun(folder)) or notes[0]["received"] < half - 2**20:
@@ -110,6 +118,103 @@ def test_an_ended_pull_goes_on_from_where_it_was(hub: Hub, folder: Path) -> None
     assert pull(hub, folder, SOURCE).returncode == 0
     assert hub.ranges()[-1] == f"bytes={left['received']}-"
     assert (folder / NAME).read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "what", ["{url}/{repo}", "{url}/{repo}/blob/v1/{name}", "{url}/{repo}/resolve/main/{name}?download=true"]
+)
+def test_a_page_of_the_hub_can_be_pulled(hub: Hub, folder: Path, what: str) -> None:
+    done = pull(hub, folder, what.format(url=hub.url, repo=REPO, name=NAME))
+    assert done.returncode == 0, done.stderr
+    assert (folder / NAME).read_bytes() == DATA
+
+
+def test_a_repository_and_a_file_need_no_prefix(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    assert pull(hub, folder, REPO).returncode == 0
+    assert (folder / NAME).read_bytes() == DATA
+    asked = len(hub.requests)
+    (tmp_path / "mine.gguf").write_bytes(DATA)
+    assert pull(hub, folder, str(tmp_path / "mine.gguf")).returncode == 0
+    assert (folder / "mine.gguf").read_bytes() == DATA
+    assert len(hub.requests) == asked
+
+
+def test_a_quantization_is_chosen_by_its_name(hub: Hub, folder: Path) -> None:
+    hub.files[REPO] = {"a/x-q8_0.gguf": DATA, "x-UD-Q4_K_M.gguf": b"", "x-f16.gguf": b""}
+    missing = pull(hub, folder, f"hf:{REPO}:Q5_K_M")
+    assert missing.returncode == 1
+    assert f"the repository {REPO} has no file of the quantization Q5_K_M; it has F16, Q8_0, UD-Q4_K_M" in missing.stderr
+    assert pull(hub, folder, f"hf:{REPO}:Q8_0").returncode == 0
+    assert (folder / "x-q8_0.gguf").read_bytes() == DATA
+
+
+@pytest.fixture
+def parts(hub: Hub, tmp_path: Path) -> dict[str, bytes]:
+    """A model in three files, the only one of the hub's repository."""
+    (tmp_path / "parts").mkdir()
+    files = {path.name: path.read_bytes() for path in split_model(GUIDE, tmp_path / "parts", "guide-Q8_0", (10, 20, 0))}
+    hub.files[REPO] = {f"Q8_0/{name}": data for name, data in files.items()}
+    return files
+
+
+def test_a_model_in_several_files_is_pulled_whole(hub: Hub, folder: Path, parts: dict[str, bytes]) -> None:
+    hub.cut_after = 1_000_000
+    done = pull(hub, folder, f"hf:{REPO}:Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert "guide-Q8_0-00001-of-00003.gguf is there and whole" in done.stdout.replace("\n", "")
+    assert {path.name: path.read_bytes() for path in folder.glob("*.gguf")} == parts
+    assert not begun(folder)
+    n_asked = len(hub.ranges())
+    assert pull(hub, folder, f"hf:{REPO}/Q8_0/guide-Q8_0-00002-of-00003.gguf").returncode == 0
+    assert len(hub.ranges()) == n_asked
+
+
+def test_a_model_in_several_files_is_gone_on_with(hub: Hub, folder: Path, parts: dict[str, bytes]) -> None:
+    """It is ended within the second file: the first is not fetched again, and no file has its name before all are there."""
+    first, second, third = parts
+    hub.pauses = second
+    hub.pause.clear()
+    with pulling(hub, folder, f"hf:{REPO}") as process:
+        enough = len(parts[first]) + len(parts[second]) // 2
+        while not (notes := begun(folder)) or notes[0]["received"] < enough - 2**18:
+            assert process.poll() is None
+            time.sleep(0.05)
+        size = sum(map(len, parts.values()))
+        source = f"hf:{REPO}/Q8_0/{first}"
+        assert notes == [{**notes[0], "file": first, "source": source, "size": size, "state": "arriving"}]
+        process.kill()
+    hub.pause.set()
+    assert not list(folder.glob("*.gguf"))
+    half = (folder / ARRIVING / f"{second}.part").stat().st_size
+    assert 0 < half < len(parts[second])
+    assert pull(hub, folder, f"hf:{REPO}").returncode == 0
+    asked = [
+        (path.rpartition("/")[2], range_)
+        for method, path, range_ in hub.requests
+        if method == "GET" and "/resolve/" in path
+    ]
+    assert asked == [(first, None), (second, None), (second, f"bytes={half}-"), (third, None)]
+    assert {path.name: path.read_bytes() for path in folder.glob("*.gguf")} == parts
+
+
+def test_a_damaged_part_alone_is_fetched_again(hub: Hub, folder: Path, parts: dict[str, bytes]) -> None:
+    first, second, _ = parts
+    hub.damaged.add(second)
+    done = pull(hub, folder, f"hf:{REPO}")
+    assert (done.returncode, f"the checksum of {second} is wrong" in done.stderr) == (1, True)
+    assert not list(folder.glob("*.gguf"))
+    hub.damaged.clear()
+    assert pull(hub, folder, f"hf:{REPO}").returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("*.gguf")} == parts
+    assert sum(first in path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path) == 1
+
+
+def test_a_part_that_the_hub_lacks_is_named(hub: Hub, folder: Path, parts: dict[str, bytes]) -> None:
+    first, second, _ = parts
+    del hub.files[REPO][f"Q8_0/{second}"]
+    done = pull(hub, folder, f"hf:{REPO}/Q8_0/{first}")
+    assert (done.returncode, f"{REPO} has no file Q8_0/{second}" in done.stderr) == (1, True)
+    assert "has no GGUF file" in pull(hub, folder, f"hf:{REPO}").stderr
 
 
 def test_a_wrong_checksum_throws_away_what_came(hub: Hub, folder: Path) -> None:
@@ -220,12 +325,6 @@ def write_ollama(folder: Path, manifest: str, blob: bytes) -> str:
     return digest
 
 
-def test_sources_are_read(tmp_path: Path) -> None:
-    assert parse_source("hf:a/b@r/c/d.gguf") == HubFile("a/b", "c/d.gguf", "r")
-    assert parse_source("ollama:hf.co/u/m:Q4_K_M") == OllamaModel("hf.co/u/m:Q4_K_M")
-    assert best_file("a/b", ["b.gguf", "a.gguf"]) == "a.gguf"
-
-
 def test_a_pull_over_http_tells_its_progress(
     hub: Hub, serve: Callable[..., Server], models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +411,7 @@ def test_models_come_from_the_hosts_that_are_allowed(folder: Path) -> None:
 
     config = folder.parent / "data"
     config.mkdir()
-    (config / "config.json").write_bytes((ROOT / "data" / "config.json").read_bytes())
+    (config / "config.json").write_bytes((ROOT / "data" / "config.example.json").read_bytes())
     command = [sys.executable, "main.py", "pull", SOURCE, "--models", str(folder), "--data", str(config)]
     env = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT"}
     flags = ["--pull-hosts", "models.example"]

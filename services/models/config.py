@@ -7,148 +7,29 @@ it as it stands, and while an edit is broken the last good state serves on.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 
-from services.backend import Adapter, CacheType, LoadSettings, Sampling
 from services.errors import DamagedFile, InvalidRequest, NotFound
 from services.json_file import JsonFile, JsonObject, Misfit
-from services.models.files import ModelFiles
+from services.models.catalog import catalog, find
+from services.models.files import ModelFiles, same_name
+from services.models.profile import Chosen, Profile
 from services.models.sources import FORMS, Source, parse_source
-from services.validation import (
-    MaxTokens,
-    MemoryK,
-    NCtx,
-    RepeatPenalty,
-    Seed,
-    Share,
-    StopStrings,
-    Strict,
-    Temperature,
-    TopK,
-    explain,
-)
+from services.validation import explain
 
 log = logging.getLogger(__name__)
 
 SELECTED = "SelectedModel"
-# The context, in tokens, for a file that no profile uses; less where the model was trained on less.
-FILE_N_CTX = 4096
-Threads = Annotated[int, Field(ge=1, le=512)]
-BatchSize = Annotated[int, Field(ge=1, le=2**16)]
-
-
-class Lora(Strict):
-    """A LoRA adapter: a file of the models folder, and how strongly it is applied (1: as it was trained)."""
-
-    file: Annotated[str, Field(min_length=1)]
-    scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
-
-
-class Profile(Strict):
-    """One profile: a model, the template around the prompt, and how to generate.
-
-    `n_ctx`, `max_tokens` and the batch sizes count tokens; `memory_k` counts exchanges.
-    """
-
-    model: Annotated[str, Field(min_length=1)]
-    template: str
-    n_ctx: NCtx = 2048
-    temperature: Temperature = 0.8
-    max_tokens: MaxTokens = 512
-    top_p: Share = 0.95
-    top_k: TopK = 40
-    repeat_penalty: RepeatPenalty = 1.0
-    verbose: bool = False
-    memory_k: MemoryK = 5
-    n_parallel: Annotated[int, Field(ge=1, le=64)] = 8
-    stop: StopStrings = []
-    seed: Seed | None = None
-    min_p: Share = 0.0
-    n_threads: Threads | None = None
-    n_threads_batch: Threads | None = None
-    n_batch: BatchSize | None = None
-    n_ubatch: BatchSize | None = None
-    flash_attn: bool = True
-    cache_type_k: CacheType = "f16"
-    cache_type_v: CacheType = "f16"
-    n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
-    use_mmap: bool = True
-    use_mlock: bool = False
-    lora: Annotated[list[Lora], Field(max_length=16)] = []
-    source: str | None = None
-
-    @field_validator("source")
-    @classmethod
-    def _is_source(cls, source: str | None) -> str | None:
-        if source is not None:
-            try:
-                parse_source(source)
-            except InvalidRequest as error:
-                raise ValueError(error.message.removeprefix("source: ")) from None
-        return source
-
-    @field_validator("template")
-    @classmethod
-    def _holds_input(cls, template: str) -> str:
-        if "{input}" not in template:
-            raise ValueError("the template must contain {input}, which becomes the prompt")
-        return template
-
-    def load_settings(self, files: ModelFiles) -> LoadSettings:
-        """What the engine needs to load this profile.
-
-        Raises InvalidRequest, NotFound or BadModelFile where one of its files cannot be used.
-        """
-        model = files.check(self.model)
-        adapters = [(files.check_adapter(lora.file), lora.scale) for lora in self.lora]
-        return LoadSettings(
-            file=model.path,
-            stamp=model.stamp,
-            lora=tuple(Adapter(adapter.path, adapter.stamp, scale) for adapter, scale in adapters),
-            n_ctx=self.n_ctx,
-            n_parallel=self.n_parallel,
-            n_threads=self.n_threads,
-            n_threads_batch=self.n_threads_batch,
-            n_batch=self.n_batch,
-            n_ubatch=self.n_ubatch,
-            flash_attn=self.flash_attn,
-            cache_type_k=self.cache_type_k,
-            cache_type_v=self.cache_type_v,
-            n_gpu_layers=self.n_gpu_layers,
-            use_mmap=self.use_mmap,
-            use_mlock=self.use_mlock,
-            verbose=self.verbose,
-        )
-
-    def sampling(self) -> Sampling:
-        """How this profile chooses tokens, before a request changes any of it."""
-        return Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=self.seed,
-        )
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The profile that a request is for. `name` is the file's where the profile was made for it."""
-
-    name: str
-    profile: Profile
-
-    def changed(self, values: Mapping[str, Any]) -> Chosen:
-        """The same, with other values of some of the profile's keys, which are good."""
-        return replace(self, profile=self.profile.model_copy(update=values)) if values else self
+# What the first start begins with.
+EXAMPLE = Path(__file__).resolve().parent.parent.parent / "data" / "config.example.json"
 
 
 @dataclass(frozen=True)
@@ -176,30 +57,44 @@ class Config:
         if name in self.profiles:
             return Chosen(name, self.profiles[name])
         for profile_name in (self.selected, *self.profiles):
-            if self.profiles[profile_name].model in (name, f"{name}.gguf"):
+            if any(same_name(self.profiles[profile_name].model, file) for file in (name, f"{name}.gguf")):
                 return Chosen(profile_name, self.profiles[profile_name])
         for file_name in (name, f"{name}.gguf"):
             with suppress(NotFound, InvalidRequest):
                 model = files.check(file_name).name
-                return Chosen(model, Profile(model=model, template="{input}", n_ctx=FILE_N_CTX))
+                return Chosen(model, Profile(model=model))
         what = f'there is no model "{name}": neither a profile nor a file of the models folder'
         raise NotFound(what, param="model", code="model_not_found")
 
-    def source(self, what: str) -> tuple[Source, str]:
+    def source(self, what: str, local: bool = False) -> tuple[Source, str]:
         """Where to fetch a model from, and what to call its file ("": as it is called there).
 
-        `what` is a profile's name or a source. Raises NotFound for a profile that does not say, InvalidRequest.
+        `what` is a profile's name, one of the catalog, or a source; `local`: a file of this machine may be named too.
+        Raises NotFound for a profile that does not say, InvalidRequest.
         """
-        if what not in self.profiles and ":" in what:
-            return parse_source(what), ""
+        if what not in self.profiles and (entry := find(what)):
+            return parse_source(entry.source), ""
+        if what not in self.profiles and (":" in what or "/" in what or (local and what.endswith(".gguf"))):
+            return parse_source(what, local=local), ""
         if what not in self.profiles:
-            reason = f'there is no profile "{what}", and a source is {FORMS}'
+            reason = f'there is no profile "{what}", no such model in the catalog, and a source is {FORMS}'
             raise NotFound(reason, param="source", code="profile_not_found")
         profile = self.profiles[what]
         if profile.source is None:
             what = f'the profile "{what}" does not say where its model comes from: give it a "source", {FORMS}'
             raise NotFound(what, param="source", code="no_source")
         return parse_source(profile.source), profile.model
+
+    def profile_of(self, file: str) -> str | None:
+        """The name of a profile whose model is `file`: the selected one, else the first; None where there is none."""
+        names = (self.selected, *self.profiles)
+        return next((name for name in names if same_name(self.profiles[name].model, file)), None)
+
+    def free_name(self, file: str) -> str:
+        """What a new profile of a model file may be called: as the file is, with a number where that is taken."""
+        stem = re.sub(r"\.gguf$", "", file.rpartition("/")[2], flags=re.IGNORECASE)
+        names = (stem, *(f"{stem} {number}" for number in range(2, len(self.profiles) + 3)))
+        return next(name for name in names if name not in (*self.profiles, SELECTED))
 
     def named(self, name: str) -> Profile:
         """The profile called `name`. Raises NotFound."""
@@ -215,11 +110,13 @@ class Profiles:
     """
 
     def __init__(self, path: Path, preferred: Chosen | None = None) -> None:
-        """`preferred` is selected in this process, until another is.
+        """`preferred` is selected in this process, until another is. Where there is no file, the example is copied there.
 
         Raises DamagedFile where the file cannot be used: with nothing good to serve on, the server should not start.
         """
         self._preferred = preferred
+        if not path.exists():
+            _copy_example(path)
         self._file = JsonFile(path, check=_check)
         self._turn = threading.Lock()
         self._source = self._file.read()
@@ -244,6 +141,18 @@ class Profiles:
             if self._preferred is None:
                 return self._config
             return Config(self._preferred.name, {**self._config.profiles, self._preferred.name: self._preferred.profile})
+
+    def add(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add a profile called `name`, and select it, in the file.
+
+        Raises InvalidRequest where the name is taken, DamagedFile while the file is broken, StorageFailed.
+        """
+        with self._file.edit() as data:
+            if name == SELECTED or name in data:
+                raise InvalidRequest(f'there is a profile "{name}" in data/config.json already', param="model_config")
+            _check_profile(name, dict(entry))
+            data.update({SELECTED: name, name: dict(entry)})
+        self._preferred = None
 
     def select(self, name: str, model: str) -> None:
         """Set profile `name`'s model, and select it, in the file.
@@ -272,6 +181,20 @@ class Profiles:
         return Config(
             data[SELECTED], {name: Profile.model_validate(entry) for name, entry in data.items() if name != SELECTED}
         )
+
+
+def _copy_example(path: Path) -> None:
+    """Begin a config file as the shipped example. Raises StorageFailed."""
+    with JsonFile(path).edit() as data:
+        # Another process may have begun meanwhile.
+        if not data:
+            data.update(JsonFile(EXAMPLE).load())
+
+
+def profile_entry(file: str) -> dict[str, Any]:
+    """What a new profile of a model file holds: what its makers advise, where the catalog knows the file."""
+    entry = next((entry for entry in catalog() if entry.file == file), None)
+    return dict(entry.profile_values()) if entry else {"model": file}
 
 
 def unknown_profile(name: str) -> NotFound:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -12,7 +11,8 @@ from typing import Any
 
 from services.answer import Poll
 from services.errors import EngineFailure, HearthError
-from services.models.download import Remote, begun, fetch, locate, part_of
+from services.models.download import begun, fetch, locate, received_of
+from services.models.remote import Remote
 from services.models.sources import HubFile, Source
 
 # Seconds between two lines in the log of how much has arrived.
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Pull:
-    """One file that is being fetched. Any thread may follow it; its own thread sets what it is at."""
+    """One model that is being fetched. Any thread may follow it; its own thread sets what it is at."""
 
     def __init__(self, source: Source, target: str, folder: Path, hosts: Sequence[str]) -> None:
         self.source = source
@@ -44,8 +44,8 @@ class Pull:
     def progress(self, poll: Poll, every: float = 0.25) -> Generator[dict[str, Any]]:
         """What has arrived, now and every so many seconds: `file`, `source`, `size` and `received` in bytes, `state`.
 
-        The state is "arriving" and, at the end, "done". The first comes once the source has said what it has. Raises what
-        went wrong, and what `poll` raises, which is called while waiting.
+        The size is 0 where it is not known yet. The state is "arriving" and, at the end, "done". The first comes once the
+        source has said what it has. Raises what went wrong, and what `poll` raises, which is called while waiting.
         """
         while not self.is_over:
             if self._remote:
@@ -58,23 +58,23 @@ class Pull:
             yield self._describe(self._remote, "done")
 
     def wait(self, poll: Poll) -> Path:
-        """The file's path once it is there; the log tells the progress. Raises what went wrong, and what `poll` raises."""
+        """Give the path of the model's first file once it is there; the log tells the progress.
+
+        Raises what went wrong, and what `poll` raises.
+        """
         told = time.monotonic()
         for at in self.progress(poll):
             if time.monotonic() - told > _TELL_EVERY:
                 told = time.monotonic()
-                log.info("%s: %.0f %% of %.0f MB", at["file"], 100 * at["received"] / at["size"], at["size"] / 1e6)
+                of_all = f" of {at['size'] / 1e6:.0f} MB" if at["size"] else ""
+                log.info("%s: %.0f MB%s", at["file"], at["received"] / 1e6, of_all)
         assert self.path
         return self.path
 
     def _describe(self, remote: Remote, state: str) -> dict[str, Any]:
-        received = remote.size
-        if state == "arriving":
-            # It may be given its name just now.
-            with contextlib.suppress(FileNotFoundError):
-                received = part_of(self._folder, remote.file).stat().st_size
-        described = {"file": remote.file, "source": remote.source, "size": remote.size}
-        return {**described, "received": received, "state": state}
+        received = received_of(self._folder, [file.file for file in remote.files])
+        size = received if state == "done" else remote.size
+        return {"file": remote.file, "source": remote.source, "size": size, "received": received, "state": state}
 
     def _run(self) -> None:
         started = time.monotonic()
@@ -84,7 +84,7 @@ class Pull:
 
                 reach_only(self._hosts)
             self._remote = locate(self.source, self._target)
-            log.info("fetching %s from %s, %.0f MB", self._remote.file, self._remote.source, self._remote.size / 1e6)
+            log.info("fetching %s from %s", self._remote.file, self._remote.source)
             self.path = fetch(self._remote, self._folder)
             log.info("fetched %s in %.0f s", self._remote.file, time.monotonic() - started)
         except HearthError as error:
@@ -98,18 +98,18 @@ class Pull:
 
 
 class Pulls:
-    """What is being fetched into one models folder. Any thread may call it; `_turn` protects the table."""
+    """What is being fetched into one models folder. Any thread may call it; `_lock` protects the table."""
 
     def __init__(self, folder: Path, hosts: Sequence[str]) -> None:
         """`hosts` are those that models may be fetched from; see `reach_only`."""
         self.folder = folder
         self._hosts = hosts
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._under_way: dict[tuple[Source, str], Pull] = {}
 
     def start(self, source: Source, target: str = "") -> Pull:
         """Begin to fetch what `source` has, or follow whoever has begun. `target`: see `locate`."""
-        with self._turn:
+        with self._lock:
             self._under_way = {key: pull for key, pull in self._under_way.items() if not pull.is_over}
             if (source, target) not in self._under_way:
                 self._under_way[source, target] = Pull(source, target, self.folder, self._hosts)

@@ -9,60 +9,24 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# ggml's tensor types: number → (name, elements a block, bytes a block).
-TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
-}
-# llama.cpp's file types (general.file_type) whose name says more than the commonest tensor type does.
-FILE_TYPES = {11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M"}
+from services.models.gguf_types import FILE_TYPES, TENSOR_TYPES
+
+__all__ = ["TENSOR_TYPES", "BadGguf", "GgufInfo", "read_gguf", "read_header", "vocabulary_of"]
 
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
 _MAX_NAME = 65_535
-# Where the metadata's entries begin, in bytes.
-_ENTRIES = 24
 # More than any model has: without bounds a large file could keep the reader busy for hours.
 _MAX_ENTRIES, _MAX_TENSORS, _MAX_LENGTH = 2**16, 2**18, 2**23
+# What is kept of the metadata: strings of so many bytes, arrays of so many elements, and so many elements of all arrays.
+_KEPT_STRING, _KEPT_ARRAY, _KEPT_ELEMENTS = 256, 4096, 2**16
 
 
 class BadGguf(ValueError):
@@ -82,6 +46,12 @@ class GgufInfo:
     size: int
     adapter: bool = False
     """Whether it is a LoRA adapter, which changes a model and is none."""
+    chat_template: bool = False
+    """Whether it brings a chat template (tokenizer.chat_template)."""
+    parts: int = 1
+    """How many files it comes in."""
+    metadata: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
+    """Numbers, short texts and lists of numbers: general.*, its architecture's, split.*, adapter.*, tokenizer.*."""
 
 
 def read_gguf(path: Path) -> GgufInfo:
@@ -93,12 +63,24 @@ def read_gguf(path: Path) -> GgufInfo:
         return _Header(file, os.fstat(file.fileno()).st_size).read()
 
 
+def read_header(file: BinaryIO, size: int) -> GgufInfo:
+    """The same of an open file of `size` bytes, from its beginning on; what comes behind the header is not read."""
+    return _Header(file, size).read()
+
+
 def vocabulary_of(path: Path) -> bytes:
-    """The file as it would be without its tensors: all that is needed to tokenize. Raises BadGguf, OSError."""
+    """The file as it would be without its tensors: all that is needed to tokenize. Raises BadGguf, OSError.
+
+    Of a model in several files it is the first; what says so is left out, for llama.cpp would look for the others.
+    """
     with path.open("rb") as file:
-        end, version, n_entries = _Header(file, os.fstat(file.fileno()).st_size).entries()
-        file.seek(_ENTRIES)
-        return struct.pack("<4sIQQ", b"GGUF", version, 0, n_entries) + file.read(end - _ENTRIES)
+        version, entries = _Header(file, os.fstat(file.fileno()).st_size).entries()
+        kept = [(begin, end) for key, begin, end in entries if not key.startswith("split.")]
+        pieces = [struct.pack("<4sIQQ", b"GGUF", version, 0, len(kept))]
+        for begin, end in kept:
+            file.seek(begin)
+            pieces.append(file.read(end - begin))
+        return b"".join(pieces)
 
 
 class _Header:
@@ -108,6 +90,9 @@ class _Header:
         self._file = file
         self._size = size
         self._at = 0
+        self._n_kept = 0
+        self._lengths: dict[str, int] = {}
+        self._places: list[tuple[str, int, int]] = []
 
     def read(self) -> GgufInfo:
         if self._size < 4 or self._take(4, "the magic number") != b"GGUF":
@@ -118,12 +103,16 @@ class _Header:
         n_tensors = self._count("the count of tensors", least_each=24, most=_MAX_TENSORS)
         n_entries = self._count("the count of metadata entries", least_each=13, most=_MAX_ENTRIES)
         metadata = self._metadata(n_entries)
-        self._entries = (self._at, version, n_entries)
-        architecture = metadata.get("general.architecture")
-        if not isinstance(architecture, str) or not architecture:
+        self._version = version
+        architecture = metadata.get("general.architecture", "")
+        # Of a model in several files the first has the metadata, and the others have the tensors.
+        part, n_parts = _whole(metadata.get("split.no")) or 0, _whole(metadata.get("split.count")) or 1
+        if not isinstance(architecture, str) or not (architecture or 0 < part < n_parts):
             raise BadGguf("its metadata names no architecture (general.architecture)")
+        if not n_tensors and (part or n_parts == 1):
+            raise BadGguf("it holds no tensors")
         weights, types = self._tensors(n_tensors, metadata.get("general.alignment", 32))
-        name = metadata.get("general.name")
+        name, template = metadata.get("general.name"), metadata.get("tokenizer.chat_template")
         adapter = metadata.get("general.type") == "adapter"
         if adapter:
             _check_adapter(metadata, types)
@@ -133,24 +122,28 @@ class _Header:
             weights=weights,
             quantization=FILE_TYPES.get(_whole(metadata.get("general.file_type")) or 0) or _commonest(types),
             context_length=_whole(metadata.get(f"{architecture}.context_length")),
-            vocabulary=_whole(metadata.get("tokenizer.ggml.tokens")) or _whole(metadata.get(f"{architecture}.vocab_size")),
+            vocabulary=self._lengths.get("tokenizer.ggml.tokens") or _whole(metadata.get(f"{architecture}.vocab_size")),
             size=self._size,
             adapter=adapter,
+            chat_template=isinstance(template, str) and bool(template.strip()),
+            metadata=_kept(metadata, architecture),
         )
 
-    def entries(self) -> tuple[int, int, int]:
-        """Where the metadata's entries end, the version, and how many entries there are."""
+    def entries(self) -> tuple[int, list[tuple[str, int, int]]]:
+        """The version, and each metadata entry's key and where it begins and ends, in bytes."""
         self.read()
-        return self._entries
+        return self._version, self._places
 
     def _metadata(self, n_entries: int) -> dict[str, Any]:
-        """The metadata; of an array only the length is kept."""
+        """The metadata; of a long array and of one of strings only the length is kept, in `_lengths`."""
         metadata: dict[str, Any] = {}
         for index in range(n_entries):
+            begin = self._at
             key = self._string(f"the name of metadata entry {index}", _MAX_NAME)
             if key in metadata:
                 raise BadGguf(f"its metadata has {key} twice")
             metadata[key] = self._value(key, self._number("I", f"the type of {key}"))
+            self._places.append((key, begin, self._at))
         return metadata
 
     def _value(self, key: str, kind: int) -> Any:
@@ -160,19 +153,22 @@ class _Header:
             return self._number(self._code(kind, key), key)
         kind = self._number("I", f"the element type of {key}")
         length = self._count(f"the length of {key}", least_each=8 if kind == _STRING else 1, most=_MAX_LENGTH)
+        self._lengths[key] = length
         if kind == _STRING:
             for _ in range(length):
                 self._skip(self._number("Q", key), key)
-        else:
-            self._skip(length * struct.calcsize("<" + self._code(kind, key)), key)
-        return length
+            return None
+        layout = f"<{length}{self._code(kind, key)}"
+        if length > min(_KEPT_ARRAY, _KEPT_ELEMENTS - self._n_kept):
+            self._skip(struct.calcsize(layout), key)
+            return None
+        self._n_kept += length
+        return list(struct.unpack(layout, self._take(struct.calcsize(layout), key)))
 
     def _tensors(self, n_tensors: int, alignment: Any) -> tuple[int, Counter[str]]:
         """Count the weights, all in all and by type, having checked that every tensor lies within the file."""
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise BadGguf(f"its alignment (general.alignment) is {alignment}, which is no power of two")
-        if not n_tensors:
-            raise BadGguf("it holds no tensors")
+            raise BadGguf("its alignment (general.alignment) is no power of two")
         ends: list[tuple[int, str]] = []
         types: Counter[str] = Counter()
         seen: set[str] = set()
@@ -185,8 +181,8 @@ class _Header:
             types[type_name] += elements
             ends.append((end, name))
         data = -(-self._at // alignment) * alignment
-        end, last = max(ends)
-        if data + end > self._size:
+        end, last = max(ends, default=(0, ""))
+        if ends and data + end > self._size:
             raise BadGguf(f"it is cut short: tensor {last} ends at byte {data + end}, and the file at byte {self._size}")
         return sum(types.values()), types
 
@@ -259,8 +255,21 @@ def _check_adapter(metadata: dict[str, Any], types: Counter[str]) -> None:
 
 
 def _commonest(types: Counter[str]) -> str:
-    """The type of most weights: what a file of one quantization is called."""
-    return types.most_common(1)[0][0]
+    """The type of most weights: what a file of one quantization is called. "" where there are none."""
+    return max(types, key=types.__getitem__, default="")
+
+
+def _kept(metadata: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """What is worth showing of the metadata, and short enough to."""
+    spaces = {"general", "split", "adapter", "tokenizer", architecture}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if len(key) <= _KEPT_STRING
+        and (space := key.partition(".")[0]) in spaces
+        and not (value is None or (isinstance(value, list) and space == "tokenizer"))
+        and not (isinstance(value, str) and len(value.encode("utf-8", "replace")) > _KEPT_STRING)
+    }
 
 
 def _whole(value: Any) -> int | None:

@@ -1,18 +1,36 @@
-"""What `main.py pull` shows: how much of the file has arrived, how fast, and how long the rest will take."""
+"""What `main.py pull` shows: how much of the model has arrived, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from services.models.downloads import Pull
 
 
 def show(pull: Pull, console: Console | None = None) -> None:
-    """Follow `pull` to its end. Raises what went wrong."""
+    """Follow `pull` to its end; where the size is not known, the bar only shows that something happens.
+
+    Raises what went wrong.
+    """
     console = console or Console(highlight=False)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"Asking for {pull.source}", total=None)
         for at in pull.progress(lambda: None):
-            progress.update(task, description=at["file"], total=at["size"], completed=at["received"])
+            progress.update(task, description=at["file"], total=at["size"] or None, completed=at["received"])

