@@ -34,7 +34,9 @@ class LoadSettings:
     """All that decides how a model is loaded: two requests with equal settings share one loaded model.
 
     None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens; every one of `n_parallel` sequences
-    has all of `n_ctx`. `stamp` changes whenever the file does.
+    has all of `n_ctx`, of which 0 is as much as the model was trained on and memory holds. `swa_full`: the layers of a
+    sliding window keep every token, and not the window alone, so that a state can be cut anywhere. `stamp` changes
+    whenever the file does.
     """
 
     file: Path
@@ -49,6 +51,7 @@ class LoadSettings:
     flash_attn: bool = True
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
+    swa_full: bool = True
     n_gpu_layers: int = 0
     use_mmap: bool = True
     use_mlock: bool = False
@@ -95,13 +98,15 @@ class Prompt:
 class ChatFormat:
     """How a model's file says that it reads a conversation.
 
-    `template` is Jinja, "" where there is none; `specials` are the texts of its special tokens, the longest first.
+    `template` is Jinja, "" where there is none; `tool_template` is the one that the file names for conversations with
+    tools. `specials` are the texts of its special tokens, the longest first.
     """
 
     template: str
     bos: str
     eos: str
     specials: tuple[str, ...]
+    tool_template: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,6 @@ class Generation(Protocol):
     @property
     def spent(self) -> Spent:
         """What it has cost so far; all that it has, once it has ended or been cancelled."""
-        ...
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
         """The text as it is decoded, and "" each quarter of a second in which none came; then `finish` says how it ended.
@@ -191,18 +195,15 @@ class Generation(Protocol):
         `poll` is called at least every quarter of a second, from the caller's thread; what it raises ends the iteration.
         Raises EngineFailure where the engine broke.
         """
-        ...
 
     def stop(self) -> None:
         """End it within one step with the text so far; its reader gets that, and the finish "cancelled".
 
         Any thread may call it; again, or after the end, that does nothing.
         """
-        ...
 
     def cancel(self) -> None:
         """Break it off within one step: nothing more comes. Calling it again, or after the end, does nothing."""
-        ...
 
 
 class Model(Protocol):
@@ -213,15 +214,12 @@ class Model(Protocol):
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt as token ids, the model's own beginning included. Raises InvalidRequest for ids that it has not."""
-        ...
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The same for several prompts."""
-        ...
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of token ids, special ones included. Raises InvalidRequest for ids that it has not."""
-        ...
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, special ones included. Raises InvalidRequest for ids that it has not."""
 
     def submit_all(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
         """Queue requests, which are begun together; returns at once.
@@ -229,14 +227,12 @@ class Model(Protocol):
         Raises InvalidRequest where one has no tokens, or asks for what the model has not; Unavailable where the engine has
         stopped, or where too many wait. Then none is queued.
         """
-        ...
 
     def think(self, thought: Thought) -> None:
         """Compute the state of a prompt's beginning when nothing else is to be done; returns at once.
 
         A later thought of the same conversation takes the place of an earlier one.
         """
-        ...
 
 
 class Embedder(Protocol):
@@ -244,14 +240,12 @@ class Embedder(Protocol):
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""
-        ...
 
     def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
         """The text's vector, of length 1, and what it cost.
 
         Raises InvalidRequest where there are no tokens, or too many.
         """
-        ...
 
 
 class Backend(Protocol):
@@ -262,39 +256,36 @@ class Backend(Protocol):
 
         Raises BadModelFile where it cannot be loaded; whatever was loaded before still is.
         """
-        ...
 
     def lease_embedder(self, settings: LoadSettings) -> AbstractContextManager[Embedder]:
         """The model of these settings as one that makes embeddings; otherwise as `lease`."""
-        ...
 
     def loaded(self) -> list[Path]:
         """The files of the models that are loaded."""
-        ...
+
+    def unload(self, file: Path) -> bool:
+        """Free the models of a file from memory; False where none is loaded. A later request loads them again.
+
+        Raises Unavailable, with the code `model_in_use`, while one of them answers.
+        """
 
     def status(self) -> Status:
         """How busy it is."""
-        ...
 
     def forget(self, owner: str, session: str) -> None:
         """Remove what is computed of a conversation, of whichever models, from memory and disk."""
-        ...
 
     def stop(self, owner: str, session: str) -> bool:
         """End the answer that a conversation is given by another server's request; False where there is none such."""
-        ...
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """Keep the states of these sessions (owner and number) only: there are no others."""
-        ...
 
     def health(self) -> Health:
         """Ready: a model is loaded, or was until nobody used it. Loading: the first is on its way.
 
         Down: there is none, or its engine broke.
         """
-        ...
 
     def close(self) -> None:
         """Fail what is under way with a clear error, and free the models."""
-        ...

@@ -10,32 +10,46 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from services.backend import EVERYBODY, PASSING
 from services.engine.cache import SlotCache
-from services.engine.state import Buffer, pack
+from services.engine.state import Buffer, CutRule, pack
 from services.engine.store import StateStore
 
 Cell = tuple[int, str]
 
 
 class FakeMemory:
-    """A KV cache whose cells are tokens, each with the owner for whom it was computed."""
+    """A KV cache whose cells are tokens, each with the owner for whom it was computed.
 
-    can_cut = True
+    Layers with a window begin to hold cells at `first`; as in llama.cpp a snapshot holds no more than its last token sees.
+    """
+
+    cut_rule = CutRule()
 
     def __init__(self, n_slots: int) -> None:
         self.cells: list[list[Cell]] = [[] for _ in range(n_slots)]
+        self.first = [0] * n_slots
+        self.n_restored = 0
+
+    def can_keep(self, slot: int, n_tokens: int) -> bool:
+        assert n_tokens <= len(self.cells[slot])
+        if not self.cut_rule.anywhere and n_tokens < len(self.cells[slot]):
+            return False
+        return self.first[slot] <= self.cut_rule.first_needed(n_tokens)
 
     def keep(self, slot: int, n_tokens: int) -> int:
-        assert n_tokens <= len(self.cells[slot])
-        if not self.can_cut and n_tokens < len(self.cells[slot]):
+        if not self.can_keep(slot, n_tokens):
             n_tokens = 0
         self.cells[slot] = self.cells[slot][:n_tokens]
+        self.first[slot] *= n_tokens > 0
         return n_tokens
 
     def snapshot(self, slot: int) -> Buffer:
-        return bytearray(repr(self.cells[slot]).encode())
+        window, n_tokens = self.cut_rule.window, len(self.cells[slot])
+        first = max(self.first[slot], n_tokens - window if window else 0)
+        return bytearray(repr((first, self.cells[slot])).encode())
 
     def restore(self, slot: int, data: Buffer) -> bool:
-        self.cells[slot] = eval(bytes(data))
+        self.first[slot], self.cells[slot] = eval(bytes(data))
+        self.n_restored += 1
         return True
 
     def compute(self, slot: int, tokens: list[int], owner: str) -> None:
@@ -156,7 +170,7 @@ def test_a_state_that_is_refused_is_computed_anew(monkeypatch: pytest.MonkeyPatc
 
 def test_a_state_that_cannot_be_cut_is_never_taken_for_its_beginning() -> None:
     desk = Desk(2)
-    desk.memory.can_cut = False
+    desk.memory.cut_rule = CutRule(anywhere=False)
     desk.serve([*LONG, 9], session="1")
     for n in (10, 20, 30, 40):
         # A prompt that is read in chunks goes on with its own, however much another's has in common.
@@ -164,6 +178,90 @@ def test_a_state_that_cannot_be_cut_is_never_taken_for_its_beginning() -> None:
         assert n_cached == n - 10
         desk.memory.compute(slot, LONG[:n], "a")
         desk.cache.release(slot, LONG[:n])
+
+
+def windowed(n_slots: int, window: int = 8, store: StateStore | None = None) -> Desk:
+    desk = Desk(n_slots, store)
+    desk.memory.cut_rule = CutRule(window=window)
+    return desk
+
+
+def test_a_rule_says_what_a_state_holds_and_what_the_next_token_needs() -> None:
+    rule = CutRule(window=8)
+    # A state of 40 tokens holds those from 32 on; the next token of 39 looks at 32 to 39.
+    assert [n for n in range(41) if rule.allows(40, n)] == [39, 40]
+    assert all(rule.allows(8, n) for n in range(9)), "a window that all of it fits into"
+    assert [n for n in range(10) if rule.allows(9, n)] == [8, 9]
+    chunked = CutRule(window=8, chunked=True)
+    assert [n for n in range(13) if chunked.allows(12, n)] == [8, 9, 10, 11, 12]
+    assert [n for n in range(5) if CutRule(anywhere=False).allows(4, n)] == [4]
+    assert all(CutRule().allows(40, n) for n in range(41))
+
+
+def test_a_state_with_a_window_serves_only_what_goes_on_from_its_end() -> None:
+    desk = windowed(1)
+    desk.serve(LONG, session="1")
+    desk.serve(OTHER, session="2")
+    # An edit further back than the window: what the state left out would be taken for computed.
+    assert desk.serve([*LONG[:30], 1], session="1") == (0, 0)
+    assert desk.memory.n_restored == 0, "nor is it copied in vain"
+    desk.serve(OTHER, session="2")
+    assert desk.serve([*LONG[:30], 1, 2], session="1") == (0, 31), "and the end of one goes on"
+    assert desk.serve([*LONG[:30], 1, 2, 3], session="1") == (0, 32)
+
+
+def test_the_same_prompt_again_computes_one_token() -> None:
+    desk = windowed(1)
+    desk.serve(LONG, session="1")
+    desk.serve(OTHER, session="2")
+    assert desk.serve(LONG, session="1") == (0, 39)
+
+
+def test_a_slot_with_all_its_cells_is_cut_anywhere_and_one_that_was_restored_is_not() -> None:
+    desk = windowed(1)
+    desk.serve(LONG, session="1")
+    assert desk.serve([*LONG[:20], 1], session="1") == (0, 20)
+    desk.serve(OTHER, session="2")
+    assert desk.serve([*LONG[:20], 1, 2], session="1") == (0, 21)
+    assert desk.serve([*LONG[:16], 3], session="1") == (0, 0), "its cells before 13 are gone"
+
+
+def test_a_copy_of_another_slot_is_not_taken_where_it_would_lack_cells() -> None:
+    desk = windowed(2)
+    desk.serve(LONG, session="1")
+    assert desk.serve([*LONG[:30], 1], session="2") == (1, 0)
+    assert desk.memory.n_restored == 0
+    assert desk.serve([*LONG, 1], session="3")[1] == 40
+
+
+def test_a_state_that_cannot_serve_displaces_none_that_can(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, 10**6, 10**6)
+    desk = windowed(1, store=store)
+    desk.serve(LONG[:30], session="short")
+    desk.serve(LONG, session="long")
+    desk.serve(OTHER, session="2")
+    rule = desk.memory.cut_rule
+    asked = pack([*LONG[:35], 1])
+    found, n_shared = store.find("model", "a", asked, rule=rule, spare=1)
+    assert found
+    assert (found.key.session, n_shared) == ("short", 30)
+    store.close()
+    on_disk = StateStore(tmp_path, 10**6, 10**6)
+    on_disk.fetch("model", "a", asked, rule=rule, spare=1)
+    again, n_again = on_disk.find("model", "a", asked, rule=rule, spare=1)
+    assert again
+    assert (again.key.session, n_again) == ("short", 30)
+    on_disk.close()
+
+
+def test_a_head_is_shared_by_models_with_windows_too() -> None:
+    desk = windowed(2)
+    slot, _ = desk.cache.open(LONG, "a", "1")
+    desk.memory.compute(slot, LONG[:30], "a")
+    desk.cache.share_head(slot, LONG[:30])
+    desk.memory.compute(slot, LONG, "a")
+    desk.cache.release(slot, LONG)
+    assert desk.serve([*LONG[:30], 1], "b", "1") == (1, 30)
 
 
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda bits: [0] * 20 + bits)
@@ -177,14 +275,14 @@ class CacheMachine(RuleBasedStateMachine):
     """
 
     open_ones = Bundle("open_ones")
-    can_cut = True
+    cut_rule = CutRule()
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
         self.desk = Desk(3, self.store)
-        self.desk.memory.can_cut = self.can_cut
+        self.desk.memory.cut_rule = self.cut_rule
         self.busy: dict[int, tuple[str, str]] = {}
 
     @precondition(lambda self: len(self.busy) < 3)
@@ -198,13 +296,16 @@ class CacheMachine(RuleBasedStateMachine):
     def open(self, tokens: list[int], owner: str, session: str, spare: int) -> tuple[int, list[int], str]:
         if (owner, session) in self.busy.values():
             session = ""
-        self.store.fetch("model", owner, pack(tokens))
+        self.store.fetch("model", owner, pack(tokens), rule=self.cut_rule, spare=spare)
         slot, n_cached = self.desk.cache.open(tokens, owner, session, spare=spare)
         cells = self.desk.memory.cells[slot]
         assert slot not in self.busy
         assert [token for token, _ in cells] == tokens[:n_cached]
         assert {cell_owner for _, cell_owner in cells} <= {owner, EVERYBODY}
         assert n_cached <= len(tokens) - spare
+        assert self.desk.memory.first[slot] <= self.cut_rule.first_needed(n_cached), (
+            "the next token sees cells that are gone"
+        )
         self.busy[slot] = (owner, session)
         return slot, tokens, owner
 
@@ -242,7 +343,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.store.close()
             self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
             self.desk = Desk(3, self.store)
-            self.desk.memory.can_cut = self.can_cut
+            self.desk.memory.cut_rule = self.cut_rule
 
     @invariant()
     def slots_hold_what_is_tracked(self) -> None:
@@ -267,9 +368,25 @@ class CacheMachine(RuleBasedStateMachine):
 class UncuttableMachine(CacheMachine):
     """The same with a model whose state cannot be cut, such as a recurrent one's."""
 
-    can_cut = False
+    cut_rule = CutRule(anywhere=False)
 
 
+class WindowMachine(CacheMachine):
+    """The same with a model whose layers have a window."""
+
+    cut_rule = CutRule(window=8)
+
+
+class ChunkMachine(CacheMachine):
+    """The same with windows that begin at multiples of their length."""
+
+    cut_rule = CutRule(window=8, chunked=True)
+
+
+TestWindowMachine = WindowMachine.TestCase
+TestWindowMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestChunkMachine = ChunkMachine.TestCase
+TestChunkMachine.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 TestUncuttableMachine = UncuttableMachine.TestCase
 TestUncuttableMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestCacheMachine = CacheMachine.TestCase

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,23 @@ def test_computed_state_is_not_shared_between_owners(engine: Engine) -> None:
     assert run(engine, f"{HEAD}Say apple.\nAI:", owner="a")[1].cached_tokens == 0
     assert run(engine, f"{HEAD}Say apple.\nAI:", owner="b")[1].cached_tokens == 0
     assert run(engine, f"{HEAD}Say apple.\nAI:", owner="b")[1].cached_tokens > 0
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-5, 5e-5])
+def test_a_temperature_close_to_0_is_0(engine: Engine, temperature: float) -> None:
+    prompt = f"{HEAD}Count to 9.\nAI:"
+    said: dict[float, list[tuple[str, list[int]]]] = {}
+    for each in (0.0, temperature):
+        plain = Sampling(temperature=each, top_k=0, top_p=1.0, seed=1, n_top=5)
+        # A penalty and a schema take other ways through the samplers.
+        for sampling in (plain, replace(plain, repeat_penalty=1.1), replace(plain, json_schema='{"type": "integer"}')):
+            generation = engine.submit(request(engine, prompt, 12, sampling))
+            text = "".join(generation.chunks(lambda: None))
+            logprobs = [choice.logprob for choice in generation.choices]
+            assert logprobs
+            assert all(math.isfinite(logprob) for logprob in logprobs)
+            said.setdefault(each, []).append((text, generation.tokens))
+    assert said[temperature] == said[0.0]
 
 
 def test_a_seed_repeats_the_draw(engine: Engine) -> None:

@@ -92,6 +92,119 @@ def write_parrot_model(path: Path, text: str) -> Path:
     return _write(writer, path)
 
 
+class _Weights:
+    """Adds random weights to a model that is written, and the header's numbers under its architecture's name."""
+
+    def __init__(self, path: Path, architecture: str, *, dim: int, layers: int, n_ctx: int) -> None:
+        self._rng = np.random.default_rng(0)
+        self._architecture = architecture
+        self.path, self.tokens = path, _tokens()
+        self.writer = _header(path, architecture, self.tokens, dim=dim, layers=layers, n_ctx=n_ctx)
+        self.writer.add_layer_norm_rms_eps(1e-5)
+        self.matrix("token_embd", len(self.tokens), dim)
+
+    def numbers(self, **named: int | list[int] | list[bool]) -> None:
+        """Add metadata of the architecture; of two underscores one is a dot."""
+        for name, value in named.items():
+            key = f"{self._architecture}.{name.replace('__', '.')}"
+            if isinstance(value, list):
+                self.writer.add_array(key, value)
+            else:
+                self.writer.add_uint32(key, value)
+
+    def matrix(self, name: str, *shape: int, kind: type[np.generic] = np.float16) -> None:
+        self.writer.add_tensor(f"{name}.weight", (self._rng.standard_normal(shape, np.float32) * 0.05).astype(kind))
+
+    def ones(self, **sizes: int) -> None:
+        for name, size in sizes.items():
+            self.writer.add_tensor(f"{name.replace('__', '.')}.weight", np.ones(size, np.float32))
+
+    def feed(self, layer: int, dim: int, ffn: int) -> None:
+        for name, shape in (("ffn_gate", (ffn, dim)), ("ffn_up", (ffn, dim)), ("ffn_down", (dim, ffn))):
+            self.matrix(f"blk.{layer}.{name}", *shape)
+
+    def attend(self, layer: int, dim: int, n_head: int, n_head_kv: int, head: int) -> None:
+        for name, rows in (("attn_q", n_head), ("attn_k", n_head_kv), ("attn_v", n_head_kv)):
+            self.matrix(f"blk.{layer}.{name}", rows * head, dim)
+        self.matrix(f"blk.{layer}.attn_output", dim, n_head * head)
+        self.ones(**{f"blk__{layer}__attn_q_norm": head, f"blk__{layer}__attn_k_norm": head})
+
+    def write(self) -> Path:
+        return _write(self.writer, self.path)
+
+
+def write_window_model(path: Path, *, window: int = 64, layers: int = 6, n_ctx: int = 2048) -> Path:
+    """A Gemma 3 of random weights: of six layers, all but the last see `window` tokens."""
+    dim, ffn, head = 128, 256, 64
+    made = _Weights(path, "gemma3", dim=dim, layers=layers, n_ctx=n_ctx)
+    made.numbers(feed_forward_length=ffn, attention__head_count=4, attention__head_count_kv=2)
+    made.numbers(attention__key_length=head, attention__value_length=head, attention__sliding_window=window)
+    made.ones(output_norm=dim)
+    for n in range(layers):
+        made.attend(n, dim, 4, 2, head)
+        made.feed(n, dim, ffn)
+        for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            made.ones(**{f"blk__{n}__{name}": dim})
+    return made.write()
+
+
+def write_sharing_model(path: Path) -> Path:
+    """A Gemma 4 of random weights: the file says which layers have a window; the last two have no KV cache of their own."""
+    dim, ffn, head, window_head, heads_kv = 128, 256, 128, 64, [2, 1, 2, 1, 2, 1]
+    windowed = [True, False, True, False, True, False]
+    made = _Weights(path, "gemma4", dim=dim, layers=6, n_ctx=2048)
+    made.numbers(feed_forward_length=ffn, attention__head_count=4, attention__head_count_kv=heads_kv)
+    made.numbers(attention__key_length=head, attention__value_length=head, attention__shared_kv_layers=2)
+    made.numbers(attention__key_length_swa=window_head, attention__value_length_swa=window_head)
+    made.numbers(attention__sliding_window=64, attention__sliding_window_pattern=windowed)
+    made.numbers(embedding_length_per_layer_input=0)
+    made.ones(output_norm=dim, rope_freqs=head // 2)
+    for n in range(6):
+        made.attend(n, dim, 4, heads_kv[n], window_head if windowed[n] else head)
+        made.feed(n, dim, ffn)
+        for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            made.ones(**{f"blk__{n}__{name}": dim})
+    return made.write()
+
+
+def write_recurrent_model(path: Path) -> Path:
+    """A Mamba of random weights, which has no KV cache."""
+    dim, inner, state, kernel, rank = 256, 512, 64, 4, 16
+    made = _Weights(path, "mamba", dim=dim, layers=4, n_ctx=2048)
+    made.numbers(ssm__conv_kernel=kernel, ssm__inner_size=inner, ssm__state_size=state, ssm__time_step_rank=rank)
+    made.ones(output_norm=dim)
+    for n in range(4):
+        made.ones(**{f"blk__{n}__attn_norm": dim})
+        made.matrix(f"blk.{n}.ssm_in", 2 * inner, dim)
+        made.matrix(f"blk.{n}.ssm_conv1d", inner, kernel, kind=np.float32)
+        made.matrix(f"blk.{n}.ssm_x", rank + 2 * state, inner)
+        made.matrix(f"blk.{n}.ssm_dt", inner, rank)
+        made.matrix(f"blk.{n}.ssm_out", dim, inner)
+        for name, shape in (("ssm_conv1d.bias", (inner,)), ("ssm_dt.bias", (inner,)), ("ssm_d", (inner,))):
+            made.writer.add_tensor(f"blk.{n}.{name}", np.ones(shape, np.float32))
+        made.writer.add_tensor(f"blk.{n}.ssm_a", -np.ones((inner, state), np.float32))
+    return made.write()
+
+
+def write_hybrid_model(path: Path) -> Path:
+    """An LFM2 of random weights: layers with a KV cache, and others whose state is of a fixed size."""
+    dim, ffn, kernel, heads_kv = 256, 256, 3, [0, 2, 0, 2]
+    made = _Weights(path, "lfm2", dim=dim, layers=4, n_ctx=2048)
+    made.numbers(feed_forward_length=ffn, attention__head_count=4, attention__head_count_kv=heads_kv)
+    made.numbers(shortconv__l_cache=kernel)
+    made.ones(token_embd_norm=dim)
+    for n in range(4):
+        made.ones(**{f"blk__{n}__attn_norm": dim, f"blk__{n}__ffn_norm": dim})
+        made.feed(n, dim, ffn)
+        if heads_kv[n]:
+            made.attend(n, dim, 4, 2, dim // 4)
+        else:
+            made.matrix(f"blk.{n}.shortconv.conv", dim, kernel, kind=np.float32)
+            made.matrix(f"blk.{n}.shortconv.in_proj", 3 * dim, dim)
+            made.matrix(f"blk.{n}.shortconv.out_proj", dim, dim)
+    return made.write()
+
+
 def write_twin_token_model(path: Path) -> Path:
     """A llama whose vocabulary has a token twice, for which llama.cpp ends the process."""
     tokens, dim = [*_tokens(), "again", "again"], 64
@@ -124,18 +237,26 @@ def _unique_pieces(text: str, taken: set[str]) -> list[str]:
 
 def _llama(path: Path, tokens: list[str], *, dim: int, layers: int, ffn: int, n_ctx: int, pre: str) -> gguf.GGUFWriter:
     """The header of a llama in F16 with the guide's vocabulary; what `tokens` has beyond that are plain tokens."""
-    fields = gguf.GGUFReader(GUIDE).fields
-    types = list(fields["tokenizer.ggml.token_type"].contents())
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("Made for a test")
-    writer.add_context_length(n_ctx)
-    writer.add_embedding_length(dim)
-    writer.add_block_count(layers)
+    writer = _header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre)
     writer.add_feed_forward_length(ffn)
     writer.add_head_count(dim // 64)
     writer.add_head_count_kv(dim // 64)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(64)
+    return writer
+
+
+def _header(
+    path: Path, architecture: str, tokens: list[str], *, dim: int, layers: int, n_ctx: int, pre: str = "gpt-2"
+) -> gguf.GGUFWriter:
+    """What every model in F16 has that has the guide's vocabulary."""
+    fields = gguf.GGUFReader(GUIDE).fields
+    types = list(fields["tokenizer.ggml.token_type"].contents())
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("Made for a test")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(dim)
+    writer.add_block_count(layers)
     writer.add_vocab_size(len(tokens))
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_tokenizer_model("gpt2")

@@ -10,6 +10,7 @@ from pathlib import Path
 from services.errors import HearthError
 from services.json_file import JsonFile, Stamp
 from services.models.files import CheckedModel
+from services.models.split import part_paths
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ class Contents:
 
     def _computed(self, name: str, path: Path) -> Stamp:
         digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        for part in part_paths(path):
+            with part.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
         try:
             with self._file.edit() as data:
                 data[name] = digest.hexdigest()

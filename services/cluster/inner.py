@@ -133,7 +133,7 @@ class InnerModel(TextTokenizer):
 
     def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
         """See `Embedder.embed`."""
-        body = {"model": self._backend.name_of(self._model), "input": self.detokenize(tokens)}
+        body = {"model": self._backend.name_of(self._model), "input": self.text(tokens)}
         reply = self._backend.post("embeddings", body)
         vector = [float(value) for value in reply["data"][0]["embedding"]]
         return vector, Spent(int(reply.get("usage", {}).get("prompt_tokens", len(tokens))))
@@ -225,6 +225,10 @@ class InnerBackend:
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
         return []
+
+    def unload(self, _file: Path) -> bool:
+        """See `Backend.unload`: the other server keeps its models."""
+        return False
 
     def status(self) -> Status:
         """See `Backend.status`."""

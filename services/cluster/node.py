@@ -20,7 +20,7 @@ from services.cluster.roster import RENEW, NodeCard, Roster
 from services.cluster.settings import ClusterSettings
 from services.cluster.stores import cluster_stores
 from services.cluster.vocabularies import Vocabularies
-from services.models.config import Chosen
+from services.models.profile import Chosen
 from services.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from services.cluster.link import Link, is_away, reached
-from services.models.config import Chosen, Config, Profiles, unknown_profile
+from services.models.config import Config, Profiles, unknown_profile
+from services.models.profile import Chosen
 
 log = logging.getLogger(__name__)
 

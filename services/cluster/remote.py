@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ ORDERS = "orders"
 # Seconds for which a request waits for a worker that may be about to come, as one that is started anew.
 _COMING = 5.0
 CHARACTERS_A_TOKEN = 3
+# The context in tokens where the profile leaves it to the server: workers must agree on one, and their memory differs.
+CONTEXT = 8192
 
 
 class RemoteModel:
@@ -40,6 +43,7 @@ class RemoteModel:
     def __init__(
         self, backend: ClusterBackend, settings: LoadSettings, served: ServedModel, tokenizer: Tokenizer, embeds: bool
     ) -> None:
+        settings = replace(settings, n_ctx=settings.n_ctx or min(served.info.context_length or CONTEXT, CONTEXT))
         # Where a token is a character, about so many are one.
         self.n_ctx = settings.n_ctx * (CHARACTERS_A_TOKEN if served.vocabulary == TEXT else 1)
         self.n_ctx = min(self.n_ctx, served.info.context_length or self.n_ctx)
@@ -60,9 +64,9 @@ class RemoteModel:
             return [list(self._call("tokenize", plain(prompt))) for prompt in prompts]
         return [self._tokenizer.tokenize(prompt) for prompt in prompts]
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """See `Model.detokenize`."""
-        return self._tokenizer.detokenize(tokens)
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """See `Model.pieces`."""
+        return self._tokenizer.pieces(tokens)
 
     def submit_all(self, requests: Sequence[GenerationRequest]) -> list[StreamGeneration]:
         """See `Model.submit_all`."""
@@ -118,8 +122,7 @@ class ClusterBackend:
     def _model(self, settings: LoadSettings, embeds: bool) -> RemoteModel:
         served, _ = self._serving(settings.file.as_posix())
         with reached():
-            tokenizer = self._vocabularies.get(served)
-        return RemoteModel(self, settings, served, tokenizer, embeds)
+            return RemoteModel(self, settings, served, self._vocabularies.get(served), embeds)
 
     def _serving(self, name: str) -> tuple[ServedModel, list[WorkerCard]]:
         """Who serves a model, waiting a little for somebody who does. Raises Unavailable."""
@@ -253,6 +256,12 @@ class ClusterBackend:
         with reached():
             return [Path(model.file) for worker in self._roster.workers() for model in worker.status.models]
 
+    def unload(self, file: Path) -> bool:
+        """See `Backend.unload`: all workers are told to, and one that answers with it just then keeps it."""
+        with reached():
+            self._tell({"do": "unload", "file": file.as_posix()})
+            return file in self.loaded()
+
     def status(self) -> Status:
         """See `Backend.status`: of all workers together."""
         try:
@@ -267,9 +276,9 @@ class ClusterBackend:
             slots=sum(worker.slots for worker in workers),
             running=sum(part.running for part in parts),
             waiting=sum(part.waiting for part in parts) + sum(node.waiting for node in nodes),
-            memory=_sum_rooms([part.memory for part in parts]),
-            states_ram=_sum_rooms([part.states_ram for part in parts]),
-            states_disk=_sum_rooms([part.states_disk for part in parts]),
+            memory=sum((part.memory for part in parts), Room(0, 0)),
+            states_ram=sum((part.states_ram for part in parts), Room(0, 0)),
+            states_disk=sum((part.states_disk for part in parts), Room(0, 0)),
             models=[model for part in parts for model in part.models],
         )
 
@@ -289,7 +298,3 @@ class ClusterBackend:
 
     def _tell(self, order: dict[str, Any]) -> None:
         self._link.redis.publish(self._link.key(ORDERS), json.dumps(order))
-
-
-def _sum_rooms(rooms: list[Room]) -> Room:
-    return Room(sum(room.used for room in rooms), sum(room.limit for room in rooms))

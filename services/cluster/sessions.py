@@ -20,10 +20,10 @@ from services.cluster.history import CommonHistory, written
 from services.cluster.link import Link, reached
 from services.cluster.roster import Liveness
 from services.errors import Unavailable
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.session_desk import LocalDesk, Unsaved
 from services.session_history import COUNT, MASTER, langchain_message
-from services.session_table import Message
+from services.session_table import WINDOW, Message
 
 # Sessions whose messages are in memory, for the next look.
 _KEPT = 1000
@@ -43,6 +43,8 @@ if keep >= 0 and keep < had then
   if keep == 0 then redis.call('DEL', KEYS[1]) else redis.call('LTRIM', KEYS[1], -keep, -1) end
   had = keep
 end
+local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
+if 2 * window > had then redis.call('HDEL', KEYS[2], 'window') end
 for i = 8, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
 local name = redis.call('HGET', KEYS[2], 'name')
 if had == 0 or not name or name == '""' then redis.call('HSET', KEYS[2], 'name', ARGV[4]) end
@@ -52,6 +54,7 @@ redis.call('SADD', KEYS[3], ARGV[6])
 redis.call('SADD', KEYS[4], ARGV[7])
 return had + #ARGV - 7
 """
+_SET_WINDOW = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'window', ARGV[1]) end"
 _RENAME = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'name', ARGV[1])
@@ -75,6 +78,7 @@ class RedisSessionTable:
         self._redis = link.redis
         self._add = self._redis.register_script(_ADD)
         self._rename = self._redis.register_script(_RENAME)
+        self._set_window = self._redis.register_script(_SET_WINDOW)
         self._remove = self._redis.register_script(_REMOVE)
         self._turn = threading.Lock()
         self._copies: OrderedDict[str, tuple[dict[str, str], list[Message]]] = OrderedDict()
@@ -130,6 +134,11 @@ class RedisSessionTable:
         """See `Table.rename`."""
         with reached():
             return bool(self._rename([self._about(entry)], [json.dumps(name)]))
+
+    def set_window(self, entry: str, start: int) -> None:
+        """See `Table.set_window`."""
+        with reached():
+            self._set_window([self._about(entry)], [start])
 
     def remove(self, entry: str) -> bool:
         """See `Table.remove`."""
@@ -283,7 +292,8 @@ class RedisDesk:
 
 
 def _told(about: Mapping[str, str]) -> dict[str, Any]:
-    return {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
+    told = {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
+    return {**told, **({WINDOW: int(about[WINDOW])} if WINDOW in about else {})}
 
 
 def _owner_of(entry: str) -> str:

@@ -17,8 +17,8 @@ from services.cluster.roster import Liveness, Roster
 from services.cluster.sessions import RedisDesk, RedisSessionTable
 from services.cluster.table import RedisTable
 from services.cluster.usage import RedisUsage
-from services.models.config import Chosen
 from services.models.files import ModelFiles
+from services.models.profile import Chosen
 from services.sessions import Sessions
 from services.settings import Settings
 from services.stores import Stores

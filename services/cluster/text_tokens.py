@@ -15,11 +15,15 @@ class TextTokenizer:
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""
-        self.detokenize(prompt.ids)
+        self.text(prompt.ids)
         return list(prompt.ids) or [ord(character) for character in prompt.text]
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """See `Model.detokenize`."""
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """See `Model.pieces`."""
+        return [character.encode() for character in self.text(tokens)]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens. Raises InvalidRequest where one of them is no character."""
         try:
             return "".join(map(chr, tokens))
         except (ValueError, OverflowError):

@@ -24,8 +24,8 @@ class Tokenizer(Protocol):
         """See `Model.tokenize`."""
         ...
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """See `Model.detokenize`."""
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """See `Model.pieces`."""
         ...
 
 

@@ -126,17 +126,19 @@ class Work:
         self.write_events(id_, begun.attempt, begun.written, [event])
 
     def obey(self, order: Message) -> None:
-        """Do what an API node tells all workers: stop, cancel, think or forget. What fails is not told."""
+        """Do what an API node tells all workers: stop, cancel, think, forget or unload. What fails is not told."""
         do = order.get("do")
         if do in ("stop", "cancel"):
             for generation in self._under_way.get(str(order.get("id")), (None, []))[1]:
                 generation.stop() if do == "stop" else generation.cancel()
         elif do == "forget":
             self._backend.forget(str(order["owner"]), str(order["session"]))
+        elif do == "unload":
+            with suppress(HearthError):
+                self._backend.unload(self._files.check(str(order["file"])).path)
         elif do == "think" and order.get("worker") in ("", self.name):
-            settings = read(LoadSettings, order["settings"])
             # A beginning is for all that have the model.
-            with suppress(HearthError), self._backend.lease(self._here(settings)) as model:
+            with suppress(HearthError), self._backend.lease(self._here(read(LoadSettings, order["settings"]))) as model:
                 model.think(read(Thought, order["thought"]))
 
     def _attempt(self, id_: str, settings: LoadSettings, request: GenerationRequest) -> bool:

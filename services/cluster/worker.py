@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,9 @@ class Worker:
                     log.warning("%s is not served: %s", file.name, error)
                     continue
                 self._roster.publish_vocabulary(self._published[known], partial(vocabulary_of, path))
-                served.append(ServedModel(file.name, self._published[known], file.stamp[0], file.info))
+                served.append(
+                    ServedModel(file.name, self._published[known], file.stamp[0], replace(file.info, metadata={}))
+                )
         return served
 
     def _make_card(self, models: Sequence[ServedModel]) -> WorkerCard:

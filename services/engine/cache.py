@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.backend import EVERYBODY, PASSING
-from services.engine.state import MIN_SHARED, Buffer, State, StateKey, common_prefix, count, is_worth, pack
+from services.engine.state import MIN_SHARED, Buffer, CutRule, State, StateKey, common_prefix, count, is_worth, pack
 from services.engine.store import StateStore, has_rested
 from services.status import Tier
 
@@ -24,11 +24,15 @@ from services.status import Tier
 class Memory(Protocol):
     """The KV cache, slot by slot."""
 
-    can_cut: bool
-    """Whether a slot can be cut at any token. What cannot is of use only where a prompt goes on from all of it."""
+    cut_rule: CutRule
+    """Which beginnings of a snapshot can be gone on with."""
+
+    def can_keep(self, slot: int, n_tokens: int) -> bool:
+        """Whether a slot can be cut to its first `n_tokens`, fewer or as many as it holds, and gone on with."""
+        ...
 
     def keep(self, slot: int, n_tokens: int) -> int:
-        """Cut a slot down to its first `n_tokens`; return how many it kept."""
+        """Cut a slot down to its first `n_tokens`; return how many it kept: all of them, or none."""
         ...
 
     def snapshot(self, slot: int) -> Buffer:
@@ -73,13 +77,13 @@ class SlotCache:
         free = [slot for slot in self._slots if not slot.busy]
         if not free:
             raise LookupError("every slot is busy")
-        prompt = pack(tokens)
+        prompt, rule = pack(tokens), self._memory.cut_rule
         own = next((slot for slot in free if session and slot.key[1:] == (owner, session)), None)
-        source, n_shared = self._best(free, own, owner, prompt)
+        source, n_shared = self._best(free, own, owner, prompt, len(tokens) - spare)
         goes_on = source is not None and _may_take_over(source, own, n_shared)
         # A smaller state does as well where a slot would have to be copied.
         beyond = n_shared if goes_on else n_shared - 1
-        state, n_stored = self._store.find(self._model, owner, prompt, beyond, whole=not self._memory.can_cut)
+        state, n_stored = self._store.find(self._model, owner, prompt, beyond, rule=rule, spare=spare)
         self.tier = self._store.tier_of(state.key) if state else "context" if source else "none"
         if state:
             slot, n_shared = self._lay(own or _longest_unused(free), own, state.data, n_stored)
@@ -156,22 +160,28 @@ class SlotCache:
         """For each slot whether it is busy, and how many tokens lie there if it is not."""
         return [(slot.busy, count(slot.tokens)) for slot in self._slots]
 
-    def _best(self, free: list[_Slot], own: _Slot | None, owner: str, prompt: bytes) -> tuple[_Slot | None, int]:
-        """The free slot that goes farthest with the prompt and is worth it, and how far.
+    def _best(self, free: list[_Slot], own: _Slot | None, owner: str, prompt: bytes, most: int) -> tuple[_Slot | None, int]:
+        """The free slot that goes farthest with the prompt and is worth it, and how far; `most` of that will be kept.
 
         Another than the conversation's own must go farther by as much as is worth the copying.
         """
-        best, n_shared = own, self._common(own, prompt) if own else 0
+        best, n_shared = own, common_prefix(own.tokens, prompt) if own else 0
+        if own and not self._memory.can_keep(own.number, min(n_shared, most)):
+            n_shared = 0
         for slot in free:
             if slot is not own and slot.key.owner in (owner, EVERYBODY):
-                shared = self._common(slot, prompt, n_shared + (MIN_SHARED - 1 if own and best is own else 0))
-                if shared and (_may_take_over(slot, own, shared) or is_worth(shared, slot.tokens)):
+                beyond = n_shared + (MIN_SHARED - 1 if own and best is own else 0)
+                shared = common_prefix(slot.tokens, prompt, beyond)
+                if shared and self._serves(slot, own, shared, min(shared, most)):
                     best, n_shared = slot, shared
         return best, n_shared
 
-    def _common(self, slot: _Slot, prompt: bytes, beyond: int = 0) -> int:
-        shared = common_prefix(slot.tokens, prompt, beyond)
-        return shared if self._memory.can_cut or shared == count(slot.tokens) else 0
+    def _serves(self, slot: _Slot, own: _Slot | None, n_shared: int, n_kept: int) -> bool:
+        """Whether the slot, or else a copy of it, can be gone on with, cut to `n_kept`, and is worth that."""
+        if _may_take_over(slot, own, n_shared):
+            return self._memory.can_keep(slot.number, n_kept)
+        # A copy may hold less than the slot.
+        return is_worth(n_shared, slot.tokens) and self._memory.cut_rule.allows(count(slot.tokens), n_kept)
 
     def _lay(self, slot: _Slot, own: _Slot | None, data: Buffer | None, n_tokens: int) -> tuple[_Slot, int]:
         """Lay a snapshot on a slot; give the slot, and how many tokens of the snapshot are of use.

@@ -185,8 +185,8 @@ class Child:
         model = self._model(message)
         return [model.tokenize(read(Prompt, prompt)) for prompt in message["prompts"]]
 
-    def _do_detokenize(self, message: Message) -> str:
-        return self._engine(message).detokenize(message["tokens"])
+    def _do_pieces(self, message: Message) -> list[str]:
+        return [piece.hex() for piece in self._engine(message).pieces(message["tokens"])]
 
     def _do_embed(self, message: Message) -> list[Any]:
         embedder = self._model(message)
@@ -229,6 +229,9 @@ class Child:
 
     def _do_loaded(self, _message: Message) -> list[str]:
         return [str(path) for path in self._pool.loaded()]
+
+    def _do_unload(self, message: Message) -> bool:
+        return self._pool.unload(Path(message["file"]))
 
     def _do_status(self, _message: Message) -> Any:
         return plain(self._pool.status())

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from services.backend import LoadSettings, Prompt, Spent
 from services.engine import native_log
 from services.engine.batch import Batch, Run
+from services.engine.loading import apply_adapters, load_model
 from services.engine.machine import usable_cores
-from services.engine.runner import apply_adapters, load_model
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavailable
 
@@ -24,6 +24,8 @@ from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavail
 _NONE, _MEAN, _CLS, _LAST, _RANK = 0, 1, 2, 3, 4
 # With causal attention a text can be taken in pieces. llama.cpp makes logits for each token too, which takes memory.
 PIECE = 128
+# The most tokens that a text may be where nobody says, since a context of all that a model was trained on may be too large.
+LONGEST_CHOSEN = 8192
 
 
 class Embedder:
@@ -41,8 +43,8 @@ class Embedder:
         self._model = load_model(settings)
         try:
             self._vocabulary = Vocabulary(self._model)
-            trained = llama_cpp.llama_model_n_ctx_train(self._model) or settings.n_ctx
-            self.n_ctx = min(settings.n_ctx, trained)
+            trained = llama_cpp.llama_model_n_ctx_train(self._model)
+            self.n_ctx = min(settings.n_ctx or LONGEST_CHOSEN, trained or LONGEST_CHOSEN)
             self._context = self._make_context(settings, llama_cpp.llama_context_default_params().pooling_type)
             self._pooling = llama_cpp.llama_pooling_type(self._context) if self._context else _NONE
             if self._context and self._pooling == _NONE:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from services.backend import GenerationRequest, LoadSettings, Prompt, Thought
 from services.engine.cache import SlotCache
-from services.engine.runner import Runner, fingerprint
+from services.engine.loading import fingerprint
+from services.engine.runner import Runner
 from services.engine.sequence import EngineGeneration, Sequence
 from services.engine.state import pack
 from services.engine.steps import Steps
@@ -111,9 +112,9 @@ class Engine:
         """See `Model.tokenize_all`."""
         return [self.tokenize(prompt) for prompt in prompts]
 
-    def detokenize(self, tokens: Many[int]) -> str:
-        """See `Model.detokenize`."""
-        return self._runner.vocabulary.detokenize(tokens)
+    def pieces(self, tokens: Many[int]) -> list[bytes]:
+        """See `Model.pieces`."""
+        return self._runner.vocabulary.pieces(tokens)
 
     def submit(self, request: GenerationRequest) -> EngineGeneration:
         """The same as `submit_all` for one request."""
@@ -130,7 +131,8 @@ class Engine:
         try:
             for number, request in enumerate(requests):
                 # Here, on the caller's thread, since reading a file would hold up everybody's streams.
-                self._store.fetch(self._model, request.owner, pack(request.tokens), whole=not self._runner.can_cut)
+                prompt = pack(request.tokens + request.given)
+                self._store.fetch(self._model, request.owner, prompt, rule=self._runner.cut_rule, spare=1)
                 made = make(number, request, self._wake) if make else EngineGeneration(request, self._wake)
                 generations.append(made)
                 made.sequence.sampler = self._runner.sampler(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 from collections import deque
 
 import llama_cpp
@@ -13,6 +14,9 @@ log = logging.getLogger("llama.cpp")
 # ggml.h, enum ggml_log_level; 5 goes on with the message before it.
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _errors: deque[str] = deque(maxlen=4)
+# What llama.cpp says of each KV cache and of recurrent layers' states when a context is made.
+_CACHE_SIZE = re.compile(r"llama_(?:kv_cache|memory_recurrent)[\w:]*: size = +([\d.]+) MiB")
+_cache_sizes: list[float] = []
 
 
 def show_all(verbose: bool) -> None:
@@ -27,6 +31,13 @@ def take_errors() -> str:
     return text
 
 
+def take_cache_bytes() -> int:
+    """The bytes of the caches that llama.cpp has made since the last call, as it counts them; 0 for none."""
+    total = sum(_cache_sizes)
+    _cache_sizes.clear()
+    return round(total * 2**20)
+
+
 @llama_cpp.llama_log_callback
 def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     message = text.decode("utf-8", "replace").rstrip()
@@ -34,6 +45,8 @@ def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
         return
     if _LEVELS.get(level) == logging.ERROR:
         _errors.append(message)
+    if size := _CACHE_SIZE.match(message):
+        _cache_sizes.append(float(size[1]))
     log.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
 
 

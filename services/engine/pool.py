@@ -17,6 +17,7 @@ from services.engine.engine import MAX_WAITING, Engine
 from services.engine.machine import all_memory, free_memory, used_memory
 from services.engine.store import StateStore
 from services.errors import Unavailable
+from services.models.split import part_paths
 from services.status import Counts, LoadedModel, Room, Status
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,19 @@ class EnginePool:
         """See `Backend.loaded`."""
         with self._turn:
             return [held.settings.file for held in self._loaded if held.engine.is_open]
+
+    def unload(self, file: Path) -> bool:
+        """See `Backend.unload`."""
+        with self._turn:
+            freed = [held for held in self._loaded if held.settings.file == file]
+            if any(held.leases for held in freed):
+                raise Unavailable(f"{file.name} answers just now", param="model", code="model_in_use", retry_after=2)
+            self._loaded = [held for held in self._loaded if held not in freed]
+            self._retiring += freed
+            # As one that nobody has used for long: the server is ready to load it again.
+            self._rested = self._rested or bool(freed and not self._loaded)
+        self._free(freed)
+        return bool(freed)
 
     def status(self) -> Status:
         """See `Backend.status`."""
@@ -211,6 +225,9 @@ class EnginePool:
                     self._loaded.remove(held)
                     self._retiring.append(held)
                     retired.append(held)
+        self._free(retired)
+
+    def _free(self, retired: list[_Loaded]) -> None:
         for held in retired:
             held.engine.close()
             with self._turn:
@@ -243,7 +260,7 @@ class EnginePool:
 
 def _size_of(file: Path) -> int:
     try:
-        return file.stat().st_size
+        return sum(part.stat().st_size for part in part_paths(file))
     except OSError:
         # It has just been removed, which loading it will say.
         return 0

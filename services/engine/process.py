@@ -45,9 +45,9 @@ class RemoteModel:
         """See `Model.tokenize`."""
         return self.tokenize_all([prompt])[0]
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """See `Model.detokenize`."""
-        return str(self._life.call("detokenize", lease=self._lease, tokens=list(tokens)))
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """See `Model.pieces`."""
+        return [bytes.fromhex(piece) for piece in self._life.call("pieces", lease=self._lease, tokens=list(tokens))]
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """See `Model.tokenize_all`."""
@@ -127,6 +127,10 @@ class EngineProcess:
             return [Path(file) for file in self._current().call("loaded", _SOON)]
         except (TooLate, Unavailable):
             return []
+
+    def unload(self, file: Path) -> bool:
+        """See `Backend.unload`."""
+        return bool(self._current().call("unload", file=str(file)))
 
     def status(self) -> Status:
         """See `Backend.status`."""

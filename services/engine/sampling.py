@@ -26,6 +26,8 @@ ANSWER_LAST_N = 4096
 LEAST_HURRY, MOST_HURRY = 16, 256
 # Seconds that a grammar may take over a token: everybody waits meanwhile, so that its answer then ends.
 SLOWEST = 1.0
+# Below this temperature the likeliest token is taken: logits divided by so little leave the range of their 32 bits.
+LEAST_TEMPERATURE = 1e-4
 # llama.h, struct llama_token_data.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -57,7 +59,7 @@ class ChainSampler:
         for sampler in self._adjusting(sampling, request.tokens):
             self._adjusts = True
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
-        self._takes_likeliest = sampling.temperature == 0
+        self._takes_likeliest = sampling.temperature < LEAST_TEMPERATURE
         for sampler in _choosing(sampling):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
         try:
@@ -201,7 +203,7 @@ def _grammar(vocabulary: Vocabulary, schema: str) -> Any:
 
 def _choosing(sampling: Sampling) -> list[Any]:
     """The samplers that choose."""
-    if sampling.temperature == 0:
+    if sampling.temperature < LEAST_TEMPERATURE:
         return [llama_cpp.llama_sampler_init_greedy()]
     seed = secrets.randbelow(2**32 - 1) if sampling.seed is None else sampling.seed
     return [

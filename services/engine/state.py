@@ -47,6 +47,35 @@ class State:
         return len(self.tokens) + len(self.data)
 
 
+@dataclass(frozen=True)
+class CutRule:
+    """Which beginnings of a model's states can be gone on with.
+
+    `anywhere` is False for recurrent models, whose states are whole or of no use. `window` is how many tokens the layers
+    with a sliding window look back, the newest included; 0 where there are none. llama.cpp leaves older ones of these
+    layers out of a state (src/llama-kv-cache.cpp, state_write). `chunked`: a window begins at a multiple of its length.
+    """
+
+    anywhere: bool = True
+    window: int = 0
+    chunked: bool = False
+
+    def first_needed(self, n_tokens: int) -> int:
+        """The first position that the next token looks at in every layer, after `n_tokens`."""
+        if not self.window:
+            return 0
+        return n_tokens // self.window * self.window if self.chunked else max(0, n_tokens - self.window + 1)
+
+    def allows(self, n_tokens: int, n_kept: int) -> bool:
+        """Whether a state of `n_tokens` can be cut to its first `n_kept` and gone on with."""
+        # What it holds is what its own last token looks at.
+        first_held = self.first_needed(max(n_tokens - 1, 0))
+        return n_kept == n_tokens if not self.anywhere else first_held <= self.first_needed(n_kept)
+
+
+CUT_ANYWHERE = CutRule()
+
+
 def pack(tokens: Iterable[int]) -> bytes:
     """Token ids as 32-bit integers in a row, which compare fast."""
     return array("i", tokens).tobytes()
@@ -84,15 +113,17 @@ class Matchable(Protocol):
 Match = TypeVar("Match", bound=Matchable)
 
 
-def best_match(states: Iterable[Match], tokens: bytes, beyond: int, whole: bool) -> tuple[Match | None, int]:
+def best_match(
+    states: Iterable[Match], tokens: bytes, beyond: int, rule: CutRule, spare: int = 0
+) -> tuple[Match | None, int]:
     """The state that has most of `tokens` in common and is worth copying, and how many: more than `beyond`, else (None, 0).
 
-    `whole`: only one of which all is in common.
+    Only one that can be cut to what is in common counts, of which the last `spare` of `tokens` are no part.
     """
-    best, beyond = None, max(beyond, MIN_SHARED - 1)
+    best, beyond, most = None, max(beyond, MIN_SHARED - 1), count(tokens) - spare
     for state in states:
         shared = common_prefix(state.tokens, tokens, beyond)
-        if is_worth(shared, state.tokens) and (not whole or shared == count(state.tokens)):
+        if is_worth(shared, state.tokens) and rule.allows(count(state.tokens), min(shared, most)):
             best, beyond = state, shared
     return best, beyond if best else 0
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from services.engine.state import State, StateKey, best_match
+from services.engine.state import CutRule, State, StateKey, best_match
 from services.engine.state_file import SUFFIX, DamagedState, Saved, read_saved, read_state, write_state
 from services.json_file import Stamp, stamp_of
 from services.status import Room
@@ -67,11 +67,18 @@ class StateFolder:
         return key in self._listed
 
     def fetch(
-        self, model: str, owner: str, tokens: bytes, beyond: int, whole: bool, skip: Callable[[StateKey], bool]
+        self,
+        model: str,
+        owner: str,
+        tokens: bytes,
+        beyond: int,
+        rule: CutRule,
+        spare: int,
+        skip: Callable[[StateKey], bool],
     ) -> State | None:
         """Read the owner's state that has most of `tokens` in common, more than `beyond`, unless `skip` says otherwise.
 
-        `whole`: only one of which all is in common. A file that turns out not to be whole is removed.
+        `rule` and `spare` are as in `best_match`. A file that turns out not to be whole is removed.
         """
         # One at a time: what many ask for at once is read once, if `skip` knows what was read.
         with self._reading:
@@ -79,7 +86,7 @@ class StateFolder:
                 self._look_again()
             with self._turn:
                 mine = [saved for key, saved in self._listed.items() if key[:2] == (model, owner) and not skip(key)]
-                saved, _ = best_match(mine, tokens, beyond, whole)
+                saved, _ = best_match(mine, tokens, beyond, rule, spare)
             if saved is None:
                 return None
             try:

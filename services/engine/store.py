@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.backend import EVERYBODY
 from services.engine.machine import free_memory
-from services.engine.state import State, StateKey, best_match
+from services.engine.state import CUT_ANYWHERE, CutRule, State, StateKey, best_match
 from services.engine.state_folder import StateFolder
 from services.status import Room, Tier
 
@@ -78,23 +78,23 @@ class StateStore:
             self._folder.remove_where(lambda saved: saved.header.file == str(file) and saved.header.model != model)
 
     def find(
-        self, model: str, owner: str, tokens: bytes, beyond: int = 0, *, whole: bool = False
+        self, model: str, owner: str, tokens: bytes, beyond: int = 0, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0
     ) -> tuple[State | None, int]:
         """The state in RAM that has most of `tokens` (packed) in common, and how many: more than `beyond`, else none.
 
-        `whole`: only one of which all is in common.
+        Only one that serves by the model's `rule` counts, of which the last `spare` of `tokens` are no part.
         """
         with self._turn:
             mine = [s for key, s in self._ram.items() if key.model == model and key.owner in (owner, EVERYBODY)]
-            best, n_shared = best_match(mine, tokens, beyond, whole)
+            best, n_shared = best_match(mine, tokens, beyond, rule, spare)
             if best:
                 self._ram.move_to_end(best.key)
         return best, n_shared
 
-    def fetch(self, model: str, owner: str, tokens: bytes, *, whole: bool = False) -> None:
+    def fetch(self, model: str, owner: str, tokens: bytes, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0) -> None:
         """Bring into RAM the state on disk that has most of `tokens` in common, unless one in RAM has as many."""
-        _, n_shared = self.find(model, owner, tokens, whole=whole)
-        if self._folder and (state := self._folder.fetch(model, owner, tokens, n_shared, whole, self._is_newer)):
+        _, n_shared = self.find(model, owner, tokens, rule=rule, spare=spare)
+        if self._folder and (state := self._folder.fetch(model, owner, tokens, n_shared, rule, spare, self._is_newer)):
             with self._turn:
                 if not self._is_newer(state.key):
                     self._keep(state)

@@ -27,6 +27,7 @@ from services.codec import Message, plain, plain_error, read, read_error
 from services.engine.wire import Wire
 from services.errors import BadModelFile, EngineFailure, HearthError
 from services.json_file import JsonFile
+from services.models.split import part_paths
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _serve(wire: Wire) -> None:
 def _try(settings: LoadSettings, embeds: bool) -> Message | None:
     """Fork, and tell what is wrong with the settings, or None."""
     name = settings.file.name
-    size = settings.file.stat().st_size if settings.file.exists() else 0
+    size = sum(part.stat().st_size for part in part_paths(settings.file))
     deadline = time.monotonic() + SECONDS + size / BYTES_A_SECOND
     told, tells = os.pipe()
     with tempfile.TemporaryFile() as said:
@@ -176,11 +177,14 @@ def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
     from services.engine.batch import Run
     from services.engine.embedder import Embedder
     from services.engine.runner import Runner
-    from services.models.gguf import BadGguf, read_gguf
+    from services.models.gguf import BadGguf
+    from services.models.memory import LEAST_CONTEXT
+    from services.models.split import read_model
 
-    settings = replace(settings, n_parallel=1, use_mlock=False, use_mmap=True)
+    # Of a context that is chosen for the memory there is, the least will do.
+    settings = replace(settings, n_ctx=settings.n_ctx or LEAST_CONTEXT, n_parallel=1, use_mlock=False, use_mmap=True)
     try:
-        read_gguf(settings.file)
+        read_model(settings.file)
         if embeds:
             embedder = Embedder(settings)
             embedder.embed(embedder.tokenize(Prompt("Hi")))

@@ -81,10 +81,9 @@ def tune(base: LoadSettings) -> Iterator[Trial]:
 
 def measure(settings: LoadSettings) -> Speed:
     """Load the model with these settings, and time it. Raises BadModelFile."""
-    n_ctx = min(settings.n_ctx, 4 * READ)
-    runner = Runner(replace(settings, n_ctx=n_ctx))
+    runner = Runner(replace(settings, n_ctx=min(settings.n_ctx or 4 * READ, 4 * READ)))
     try:
-        n_read = min(READ, n_ctx // 2)
+        n_read = min(READ, runner.n_ctx // 2)
         # Once unmeasured, since the first steps touch memory for the first time.
         _read(runner, n_read)
         # The best of a few, since noise only ever slows.
