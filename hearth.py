@@ -8,27 +8,25 @@ Both serve everything that `main.py` serves, over the same data folder.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from auth.authentication import Gate
-from auth.identity import USUAL, Terms
+from auth.identity import USUAL
 from main import serve
 from services.errors import HearthError
-from services.keys_of import open_keys
-from services.models.config import Chosen, Config, Profiles
+from services.keys_of import passing_key
+from services.models.config import Config, Profiles
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
+from services.models.profile import Chosen
 from services.models.pull_bar import show
 from services.models.sources import OllamaModel, Source, parse_source
-from services.processes import runs
 from services.settings import Settings, read_settings
 
 PROVIDERS = ("gguf", "huggingface", "ollama")
-_HOST_KEY = re.compile(r"API Host of process (\d+)")
 
 
 class Generator:
@@ -93,19 +91,9 @@ class ApiHost:
             print("No token is asked for: whoever reaches this address may use /api, and fetch models.", flush=True)
             self._serve({"apihost": Gate(None, may)})
             return
-        keys = open_keys(self._settings, os.environ)
-        for key in keys.list():
-            found = _HOST_KEY.fullmatch(key["name"] or "")
-            if found and not runs(int(found[1])):
-                # A host that was killed has left it.
-                keys.revoke(key["id"])
-        terms = Terms(name=f"API Host of process {os.getpid()}", scopes=[*USUAL, "models:pull"])
-        minted = keys.mint(terms)
-        print(f'{minted.key}\n\nThis is the access token; send it as "token" with each request to /api.', flush=True)
-        try:
+        with passing_key(self._settings, os.environ, "API Host", [*USUAL, "models:pull"]) as key:
+            print(f'{key}\n\nThis is the access token; send it as "token" with each request to /api.', flush=True)
             self._serve({})
-        finally:
-            keys.revoke(minted.id)
 
     def _serve(self, gates: dict[str, Gate]) -> None:
         if serve(self._settings, gates):

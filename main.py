@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,15 @@ def main() -> int:
         from auth.command import keys
 
         return _explained("manage keys", lambda: keys(sys.argv[2:]))
+    if sys.argv[1:2] == ["models"]:
+        from services.cli.models import models
+
+        return _explained("manage models", lambda: models(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
     commands = (
         "serve (the default), keys: mint, change and revoke them, and see what they used (keys --help), "
+        "run: fetch a model if need be, serve it and chat in the terminal, "
+        "models: list, show and remove model files, and the catalog (models --help), "
         "pull: fetch a model file, tune: measure which settings make a profile fastest here, "
         "worker: compute for a cluster, migrate: copy what the data folder holds into a cluster (--back: and back), "
         "or flower: look at a cluster's tasks in a browser"
@@ -40,12 +47,12 @@ def main() -> int:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["serve", "pull", "tune", "worker", "migrate", "flower"],
+        choices=["serve", "run", "pull", "tune", "worker", "migrate", "flower"],
         default="serve",
         help=commands,
     )
     named = (
-        f"tune: which profile (the selected one); pull: a profile with a source, or {FORMS}; "
+        f"tune: which profile (the selected one); run, pull: a profile, a name of the catalog, a path, or {FORMS}; "
         "worker: the profiles whose models it serves (all of the models folder)"
     )
     parser.add_argument("what", nargs="*", metavar="PROFILE|SOURCE", help=named)
@@ -58,9 +65,9 @@ def main() -> int:
         parser.error("--save belongs to tune")
     if (given.back or given.replace) and given.command != "migrate":
         parser.error("--back and --replace belong to migrate")
-    if given.command == "pull" and not given.what:
-        parser.error("pull needs a profile or a source")
-    most = {"pull": 1, "tune": 1, "worker": len(given.what)}.get(given.command, 0)
+    if given.command in ("run", "pull") and not given.what:
+        parser.error(f"{given.command} needs a profile, a name of the catalog or a source")
+    most = {"run": 1, "pull": 1, "tune": 1, "worker": len(given.what)}.get(given.command, 0)
     if given.what[most:]:
         parser.error(f"what is {given.what[most]}?")
     what = given.what[0] if given.what else None
@@ -71,8 +78,9 @@ def main() -> int:
     set_up(settings.log_level, settings.log_format)
     runs: dict[str, Callable[[], int]] = {
         "serve": lambda: serve(settings),
-        "pull": lambda: pull(settings, given.what[0]),
-        "tune": lambda: tune(settings, what, given.save),
+        "run": lambda: _run(settings, given),
+        "pull": lambda: _pull(settings, given.what[0]),
+        "tune": lambda: _tune(settings, what, given.save),
         **dict.fromkeys(("worker", "migrate", "flower"), lambda: _in_cluster(settings, given)),
     }
     cannot = {"serve": "start", "worker": "start", "flower": "start Flower"}.get(given.command, given.command)
@@ -128,6 +136,10 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
         node = Node(cluster, settings, preferred)
         with node.running():
             return _serve(settings, node.backend, node.stores, gates, node)
+    from services.cli.first_model import fetch_first
+
+    if problem := fetch_first(settings):
+        print(problem, file=sys.stderr, flush=True)
     engine = _engine(settings)
     try:
         from services.stores import file_stores
@@ -165,6 +177,7 @@ def _serve(
     node: Any = None,
 ) -> int:
     from services.app import create_app
+    from services.cli.first_model import introduction
     from services.server import make_server
 
     app = create_app(settings, engine, gates, stores=stores, overview=node and node.overview)
@@ -187,7 +200,7 @@ def _serve(
         if node:
             node.announce(url, lambda: answers.n_open)
         jobs.start(takes_up=bool(node) or _is_alone(settings.data / "jobs.lock", closing))
-        _introduce(url, parts["keys"].mint_master())
+        _introduce(url, parts["keys"].mint_master(), introduction(stores.profiles.config(), stores.files))
         engine.on_restart = lambda: _warm_up(answers)
         threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
         if settings.tunnel:
@@ -196,50 +209,23 @@ def _serve(
     return 0
 
 
-def pull(settings: Settings, what: str) -> int:
-    """Fetch a profile's model, or the one that a source names, and say how to use it.
+def _run(settings: Settings, given: argparse.Namespace) -> int:
+    from services.cli.run import run
 
-    Raises HearthError where that does not work; what has arrived by then is kept, and gone on from the next time.
-    """
-    from services.models.config import Profiles
-    from services.models.downloads import Pulls
-    from services.models.pull_bar import show
-
-    # The bar shows it.
-    logging.getLogger("services.models.downloads").setLevel(logging.ERROR)
-    source, target = Profiles(settings.data / "config.json").config().source(what)
-    arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
-    show(arriving)
-    print(f"{arriving.path} is there and whole.")
-    if not target:
-        print("A request may name it as its model; to give it a template, name it in a profile of data/config.json.")
-    return 0
+    names = {field.name for field in fields(Settings)}
+    return run(settings, given.what[0], {name: value for name, value in vars(given).items() if name in names and value})
 
 
-def tune(settings: Settings, name: str | None, save: bool) -> int:
-    """Measure which settings make a profile fastest on this machine, show them, and save them if told to.
+def _pull(settings: Settings, what: str) -> int:
+    from services.cli.pull import pull
 
-    Raises HearthError where the profile or its model cannot be used.
-    """
-    from services.engine.tune import n_trials
-    from services.engine.tune import tune as trials_of
-    from services.engine.tune_table import report
-    from services.models.config import Profiles
-    from services.models.files import ModelFiles
+    return pull(settings, what)
 
-    profiles = Profiles(settings.data / "config.json")
-    config = profiles.config()
-    profile = config.named(name or config.selected)
-    base = profile.load_settings(ModelFiles(settings.models))
-    changes = report(name or config.selected, trials_of(base), n_trials(base))
-    if not changes:
-        print("The profile's settings are the best that was found.")
-    elif save:
-        profiles.change(name or config.selected, changes)
-        print(f"Written into {settings.data / 'config.json'}; a server that runs takes them up with the next answer.")
-    else:
-        print("To write them into the profile: python3 main.py tune --save")
-    return 0
+
+def _tune(settings: Settings, name: str | None, save: bool) -> int:
+    from services.cli.tune import tune
+
+    return tune(settings, name, save)
 
 
 def _bytes(megabytes: int | None) -> int | None:
@@ -273,13 +259,15 @@ def _open_tunnel(url: str, closing: ExitStack, allow: Callable[[str], None]) -> 
         print(f"Hearth opens no tunnel: {error}", file=sys.stderr, flush=True)
 
 
-def _introduce(url: str, master: Any) -> None:
-    """Say where it listens and, the first time, what the master key is."""
+def _introduce(url: str, master: Any, model: str) -> None:
+    """Say what answers and where it listens and, the first time, what the master key is."""
     if master:
         print(
             f"\nYour master key, shown this once:\n\n    {master.key}\n\nPaste it at {url} in a browser, or try:\n\n"
             f"""    curl -s {url}/answer -H 'Authorization: {master.key}' -d '{{"prompt": "What can you do?"}}'\n"""
         )
+    if model:
+        print(model)
     print(f"Hearth listens on {url} (Ctrl+C stops it). Open it in a browser to chat.", flush=True)
 
 

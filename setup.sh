@@ -21,7 +21,8 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 usage() {
     echo "Usage: ./setup.sh              set everything up"
-    echo "       ./setup.sh run [FLAGS]  set up what is missing, and serve (flags: .venv/bin/python main.py --help)"
+    echo "       ./setup.sh run [FLAGS]  set up what is missing, and serve (flags: .venv/bin/python main.py --help);"
+    echo "                               the first time it fetches a small model (HEARTH_MODEL=NAME: another, none: none)"
     echo "       ./setup.sh cluster      set up what a cluster needs too (docs/cluster.md)"
     echo "       ./setup.sh test [ARGS]  set up what is missing, and run the checks and tests (arguments go to pytest)"
 }
@@ -199,6 +200,10 @@ fi
 case $command in
     cluster) say "Everything for a cluster is set up: docs/cluster.md goes on from here." ;;
     setup) say "Everything is set up. Type ./setup.sh run (or: source .venv/bin/activate; python3 main.py) to serve on port 5000." ;;
-    run) main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@" ;;
+    run)
+        # The first start has a real model (98 MB); HEARTH_MODEL names another, or none.
+        export HEARTH_MODEL="${HEARTH_MODEL:-SmolLM2}"
+        main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@"
+        ;;
     test) exec scripts/check "$@" ;;
 esac

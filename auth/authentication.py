@@ -27,10 +27,10 @@ MASTERS = frozenset({"cluster"})
 # What a key must be allowed, endpoint by endpoint; None: nothing in particular. One that is missing is the master's only.
 SCOPE_OF: dict[str, Scope | None] = {
     **dict.fromkeys(("auth", "me", "status", "usage"), None),
-    **dict.fromkeys(("answer", "session", "stop", "sessions", "chat", "completions", "embeddings"), "answer"),
+    **dict.fromkeys(("answer", "session", "prompt", "stop", "sessions", "chat", "completions", "embeddings"), "answer"),
     **dict.fromkeys(("tokenize", "detokenize", "apihost", "langformers", "generate", "chat_job", "jobs", "job"), "answer"),
     **dict.fromkeys(("models", "openai_models", "openai_model"), "models:read"),
-    "model": "models:switch",
+    **dict.fromkeys(("model", "unload"), "models:switch"),
     "pull": "models:pull",
     "metrics": "metrics",
     **dict.fromkeys(("keys", "key", "key_rotation"), "keys"),

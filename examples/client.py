@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import requests
@@ -29,7 +29,7 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer. `usage` counts tokens, `timings` are milliseconds."""
+    """A whole answer. `usage` counts tokens, `timings` are milliseconds, the messages are those of the session."""
 
     result: str
     session_id: int | None
@@ -38,6 +38,13 @@ class Answer:
     finish_reason: str
     usage: dict[str, int]
     timings: dict[str, float]
+    messages_in_prompt: int = 0
+    messages_left_out: int = 0
+
+    @classmethod
+    def read(cls, body: dict[str, Any]) -> Answer:
+        """The answer that a reply's body holds; what a later server tells beside is passed over."""
+        return cls(**{field.name: body[field.name] for field in fields(cls) if field.name in body})
 
 
 class Client:
@@ -52,7 +59,7 @@ class Client:
 
     def answer(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Answer:
         """Ask, and wait for the whole answer. `parameters`: memory_k, temperature, max_tokens, top_p, top_k, … ."""
-        return Answer(**self._call("POST", "/answer", _question(prompt, session_id, parameters)))
+        return Answer.read(self._call("POST", "/answer", _question(prompt, session_id, parameters)))
 
     def stream(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Generator[str, None, Answer]:
         """Ask, and give the answer's pieces as they come; the generator's return value is the whole Answer."""
@@ -67,7 +74,7 @@ class Client:
                 elif "error" in event:
                     raise ServerError(reply.status_code, event)
                 else:
-                    whole = Answer(**event)
+                    whole = Answer.read(event)
         if whole is None:
             raise ServerError(reply.status_code, {"message": "the stream ended before the answer did"})
         return whole

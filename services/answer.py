@@ -10,7 +10,7 @@ from typing import Any
 
 from services.backend import Finish, Generation, TokenChoice
 from services.errors import EngineFailure, Unavailable
-from services.models.config import Chosen
+from services.models.profile import Chosen
 from services.question import Question
 
 Poll = Callable[[], None]

@@ -6,16 +6,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 from auth.metering import Meter, Ticket
 from services.answer import Answer, Deadline, Poll
 from services.backend import EVERYBODY, Backend, Embedder, Finish, Health, LoadSettings, Model, Thought
 from services.errors import BadModelFile, HearthError, NotPermitted, Unavailable
-from services.models.config import Chosen, Profiles
+from services.models.config import Profiles, profile_entry
 from services.models.files import ModelFiles
+from services.models.profile import Chosen, Profile
 from services.opening import Opening, conversation_of
-from services.prompts.fit import PromptFitter, TemplateForm
-from services.question import Ask
+from services.prompts.choose import form_of
+from services.prompts.fit import PromptFitter
+from services.prompts.form import Form
+from services.question import Ask, Question
 from services.session_history import SessionKey
 from services.sessions import Sessions
 from services.status import Status
@@ -85,7 +89,10 @@ class Answers:
                 stack.enter_context(self._sessions.turn(key, deadline.poll))
             chosen = self._choose(ticket.profiles, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
-            opening = Opening(ask, chosen, model, conversation_of(self._sessions, owner, ask, chosen), ticket)
+            talk = conversation_of(self._sessions, owner, ask, chosen)
+            talk.check()
+            form = form_of(ask, chosen.profile, model.chat_format, self._files.folder, talk.system)
+            opening = Opening(ask, chosen, model, form, talk, ticket)
             opening.request = replace(opening.request, patient=getattr(self._here, "patient", False))
             opening.deadline, opening.stop = deadline, stop
             opening.end = stack.pop_all()
@@ -109,6 +116,34 @@ class Answers:
         with self.place(), self._meter.enter(owner) as ticket, self._backend.lease_embedder(settings) as embedder:
             yield chosen.name, embedder, ticket
 
+    def preview(self, owner: str, ask: Ask) -> dict[str, Any]:
+        """The prompt that the model would read for `ask`, as text and as tokens. Nothing is computed or stored.
+
+        Raises as `open` does.
+        """
+        with self.written(owner, ask) as (chosen, model, form):
+            talk = conversation_of(self._sessions, owner, ask, chosen)
+            longest = ask.question.max_tokens or chosen.profile.max_tokens
+            fitter = PromptFitter(form, model.tokenize_all, model.n_ctx, longest)
+            fitted = fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
+            return {
+                "prompt": b"".join(model.pieces(fitted.tokens)).decode("utf-8", "replace"),
+                "tokens": list(fitted.tokens),
+                "stop": [*chosen.profile.stop, *form.stop],
+                "model": chosen.profile.model,
+                "profile": chosen.name,
+                "n_ctx": model.n_ctx,
+                **talk.counts(fitted.start),
+            }
+
+    @contextmanager
+    def written(self, owner: str, ask: Ask) -> Iterator[tuple[Chosen, Model, Form]]:
+        """What a request is for, its model, and the form of its prompt. Raises as `lease` does."""
+        chosen = self._choose(self._meter.profiles(owner), ask.model)
+        with self.place(), self._lease(chosen) as model:
+            system = conversation_of(self._sessions, owner, ask, chosen).system
+            yield chosen, model, form_of(ask, chosen.profile, model.chat_format, self._files.folder, system)
+
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
         with self.place(), self._sessions.turn(key, poll):
@@ -116,27 +151,42 @@ class Answers:
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
 
-    def switch(self, owner: str, model: str, profile: str) -> None:
+    def switch(self, owner: str, model: str, profile: str | None) -> str:
         """Set the profile's model and select it, once the model is loaded; where anything fails, nothing changes.
+
+        None: a profile of that model, or a new one named after it. Returns the profile's name.
 
         Raises InvalidRequest for a name that leaves the models folder, NotPermitted, NotFound, BadModelFile, DamagedFile,
         StorageFailed.
         """
-        allowed, profiles = self._meter.profiles(owner), self._profiles.config().profiles
-        _check_profile(allowed, profile)
-        if allowed is not None and model not in {profiles[name].model for name in allowed if name in profiles}:
+        allowed, config = self._meter.profiles(owner), self._profiles.config()
+        if profile is not None:
+            _check_profile(allowed, profile)
+        if allowed is not None and model not in {
+            config.profiles[name].model for name in allowed if name in config.profiles
+        }:
             what = f"this key may not use {model}: none of its profiles does"
             raise NotPermitted(what, param="model", code="profile_not_permitted")
         checked = self._files.check(model)
-        chosen = self._profiles.config().named(profile).model_copy(update={"model": checked.name})
+        name = profile or config.profile_of(checked.name)
+        if profile is None and name:
+            _check_profile(allowed, name)
+        entry = profile_entry(checked.name)
+        chosen = Profile.model_validate(entry) if name is None else config.named(name)
+        chosen = chosen.model_copy(update={"model": checked.name})
         settings = chosen.load_settings(self._files)
         with self.place(), self._backend.lease(settings) as loaded:
             # It also waits for a model that was leased before and has left memory.
-            _read_head(chosen.template, loaded)
-            self._profiles.select(profile, checked.name)
+            self._read_head(chosen, loaded)
+            if name is None:
+                name = config.free_name(checked.name)
+                self._profiles.add(name, entry)
+            else:
+                self._profiles.select(name, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
             with self._backend.lease(settings):
                 self._broken = None
+            return name
 
     def warm_up(self) -> HearthError | None:
         """Load the selected profile's model; return why that failed, where it did."""
@@ -144,7 +194,7 @@ class Answers:
         try:
             chosen = self._profiles.config().chosen
             with self._lease(chosen) as model:
-                _read_head(chosen.profile.template, model)
+                self._read_head(chosen.profile, model)
                 return None
         except HearthError as error:
             return error
@@ -204,6 +254,11 @@ class Answers:
         _check_profile(allowed, chosen.name)
         return chosen
 
+    def _read_head(self, profile: Profile, model: Model) -> None:
+        """Have the beginning read that every first prompt of a profile has."""
+        form = form_of(Ask(Question(prompt="")), profile, model.chat_format, self._files.folder)
+        model.think(Thought(PromptFitter(form, model.tokenize_all, model.n_ctx).head(), EVERYBODY, ""))
+
     @contextmanager
     def _lease(self, chosen: Chosen) -> Iterator[Model]:
         """A profile's model. Raises Unavailable, saying what to do, where it cannot be had."""
@@ -222,11 +277,6 @@ class Answers:
             return chosen.profile.load_settings(self._files)
         except HearthError as error:
             raise _no_model(chosen, error) from error
-
-
-def _read_head(template: str, model: Model) -> None:
-    """Have a template's beginning read, which every first prompt has."""
-    model.think(Thought(PromptFitter(TemplateForm(template), model.tokenize_all, model.n_ctx).head(), EVERYBODY, ""))
 
 
 def _check_profile(allowed: Sequence[str] | None, name: str) -> None:

@@ -11,7 +11,7 @@ from flask_restful import Api
 from auth.audit import AuditLog
 from auth.authentication import Gate, guard
 from services.answers import Answers
-from services.api.answer import AnswerResource, SessionResource, SessionsResource, StopResource
+from services.api.answer import AnswerResource, PromptResource, SessionResource, SessionsResource, StopResource
 from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
 from services.api.cluster import ClusterResource
@@ -23,7 +23,7 @@ from services.api.health import HealthResource, LivenessResource, ReadinessResou
 from services.api.hosts import Hosts
 from services.api.langformers import LangformersResource
 from services.api.metrics import Metrics, MetricsResource, Now
-from services.api.models import ModelResource, ModelsResource, PullResource
+from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
 from services.api.once import Performer
 from services.api.openai import (
     ChatCompletionsResource,
@@ -38,6 +38,7 @@ from services.api.stopping import Stopping
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
 from services.backend import Backend
+from services.engine.machine import free_memory
 from services.jobs import Jobs
 from services.models.downloads import Pulls
 from services.settings import Settings
@@ -96,11 +97,14 @@ def create_app(
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
     session_paths = ("/answer/<number>", "/answer/<owner>/<number>")
     api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
+    api.add_resource(PromptResource, "/answer/<number>/prompt", endpoint="prompt", resource_class_args=(answers,))
     api.add_resource(StopResource, "/answer/<number>/stop", endpoint="stop", resource_class_args=(answers,))
     api.add_resource(SessionsResource, "/sessions", endpoint="sessions", resource_class_args=(sessions,))
-    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=(files, profiles, backend, pulls))
+    about_models = (files, profiles, backend, pulls, free_memory)
+    api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=about_models)
     api.add_resource(PullResource, "/models/pull", endpoint="pull", resource_class_args=(profiles, pulls))
     api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))
+    api.add_resource(UnloadResource, "/models/unload", endpoint="unload", resource_class_args=(files, profiles, backend))
     api.add_resource(AuthResource, "/auth", endpoint="auth")
     api.add_resource(CallerResource, "/auth/me", endpoint="me")
     api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from services.backend import PASSING
 from services.errors import InvalidRequest
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.session_desk import Unsaved
 from services.session_history import SessionHistory, SessionKey
 from services.sessions import Sessions
@@ -18,7 +18,7 @@ MAX_UNSAVED = 100
 
 @dataclass(frozen=True)
 class Conversation:
-    """What came before a prompt, and where the answer goes. `memory_k` and `kept` count exchanges.
+    """What came before a prompt, and where the answer goes. `memory_k` and `kept` count exchanges; None: all that fit.
 
     It may have a system prompt: to go on with another is to begin anew. One that never had any may be given one.
     """
@@ -26,9 +26,9 @@ class Conversation:
     sessions: Sessions
     owner: str
     session_id: int | None
-    memory_k: int
-    kept: int
-    """How many exchanges an unsaved conversation keeps."""
+    memory_k: int | None
+    kept: int | None
+    """How many exchanges an unsaved conversation keeps; None: as many as prompts may hold."""
     wanted: str | None = None
     """The system prompt that the caller wants; None: there is none to speak of."""
     unsaved: str = "unsaved"
@@ -50,24 +50,58 @@ class Conversation:
         """What its computed state goes by; "" where there will be no next prompt."""
         if self.session_id is not None:
             return str(self.session_id)
-        return f"{PASSING}{self.unsaved}" if self.memory_k else ""
+        return "" if self.memory_k == 0 else f"{PASSING}{self.unsaved}"
 
-    def window(self) -> list[Exchange]:
+    @cached_property
+    def exchanges(self) -> list[Exchange]:
         """The last `memory_k` exchanges, oldest first."""
-        if self._begins_anew or not self.memory_k:
+        if self._begins_anew or self.memory_k == 0:
             return []
-        if self.session_id is not None:
-            return self._history.window(self.memory_k, self.keep)
-        return list(self._unsaved.exchanges[-self.memory_k :])
+        if self.session_id is None:
+            return list(self._unsaved.exchanges[-(self.memory_k or 0) :])
+        if self.memory_k is None:
+            return self._history.exchanges(self.keep)
+        return self._history.window(self.memory_k, self.keep)
 
-    def store(self, exchange: Exchange) -> None:
-        """Add the prompt and its answer, durably where it is a session. Raises StorageFailed."""
+    @property
+    def start(self) -> int:
+        """How many of `exchanges` prompts leave out, since they have not fitted for a while."""
+        if self.session_id is None or self.memory_k == 0:
+            return 0
+        return max(self._history.window_start - self._beyond, 0)
+
+    def keep_start(self, start: int) -> None:
+        """Keep that prompts leave out so many of `exchanges` from now on. Raises StorageFailed."""
+        if self.session_id is not None and start != self.start:
+            self._history.keep_window(self._beyond + start)
+
+    def counts(self, start: int) -> dict[str, int]:
+        """Counts of messages of people and models, the new one included, of a prompt that leaves out `start` exchanges."""
+        count = 0
+        if not self._begins_anew:
+            unsaved, session = self.memory_k != 0, self.session_id is not None
+            count = self._history.count_said(self.keep) if session else 2 * len(self._unsaved.exchanges) * unsaved
+        n_held = 2 * (len(self.exchanges) - start) + 1
+        return {"messages_in_prompt": n_held, "messages_left_out": count + 1 - n_held}
+
+    @property
+    def system(self) -> str | None:
+        """The session's own system prompt; None where it has none, or the caller wants one."""
+        return self._had if self.wanted is None else None
+
+    def store(self, exchange: Exchange, left_out: int = 0) -> None:
+        """Add the prompt and its answer, durably where it is a session. Raises StorageFailed.
+
+        `left_out` of `exchanges` did not fit into the prompt: an unsaved conversation forgets them.
+        """
         if self.session_id is not None:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
             self._history.add_exchange(exchange, self.wanted if is_new else None, keep)
-        elif self.memory_k or self.wanted is not None:
-            last = max(1, min(max(self.kept, self.memory_k), MAX_UNSAVED))
+        elif self.memory_k != 0 or self.wanted is not None:
+            last = min(len(self.exchanges) - left_out + 1, MAX_UNSAVED)
+            if self.memory_k is not None:
+                last = max(1, min(max(self.kept or 0, self.memory_k), MAX_UNSAVED))
             self.sessions.add_unsaved(self.owner, self.unsaved, exchange, self.wanted, last)
 
     @property
@@ -81,6 +115,11 @@ class Conversation:
         if self.session_id is not None:
             return self._history.system(self.keep)
         return self._unsaved.system
+
+    @cached_property
+    def _beyond(self) -> int:
+        """How many exchanges of the session come before `exchanges`."""
+        return len(self._history.exchanges(self.keep)) - len(self.exchanges) if self.memory_k else 0
 
     @cached_property
     def _unsaved(self) -> Unsaved:

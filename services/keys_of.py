@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from auth.identity import Scope, Terms
 from auth.keys import KeyStore
 from auth.usage import Usage, UsageStore
 from services.cluster.settings import read_cluster
+from services.processes import runs
 from services.settings import Settings
 
 
@@ -19,6 +24,24 @@ def open_keys(settings: Settings, environ: Mapping[str, str]) -> KeyStore:
         return cluster_keys(Link(cluster))
     settings.data.mkdir(parents=True, exist_ok=True)
     return KeyStore(settings.data / "api_keys.json")
+
+
+@contextmanager
+def passing_key(settings: Settings, environ: Mapping[str, str], purpose: str, scopes: Sequence[Scope]) -> Iterator[str]:
+    """A key for as long as this process needs it, named after its purpose. Raises HearthError.
+
+    Those that processes have left which were killed are revoked.
+    """
+    keys = open_keys(settings, environ)
+    for key in keys.list():
+        found = re.fullmatch(rf"{re.escape(purpose)} of process (\d+)", key["name"] or "")
+        if found and not runs(int(found[1])):
+            keys.revoke(key["id"])
+    minted = keys.mint(Terms(name=f"{purpose} of process {os.getpid()}", scopes=list(scopes)))
+    try:
+        yield minted.key
+    finally:
+        keys.revoke(minted.id)
 
 
 def open_usage(settings: Settings, environ: Mapping[str, str]) -> Usage:

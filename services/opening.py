@@ -12,8 +12,9 @@ from services.answer import Answer, Deadline, finish_of, summary
 from services.backend import Finish, Generation, GenerationRequest, Model, Thought
 from services.conversation import Conversation
 from services.errors import HearthError
-from services.models.config import Chosen
-from services.prompts.fit import Exchange, FittedPrompt, PromptFitter, TemplateForm
+from services.models.profile import Chosen
+from services.prompts.fit import FittedPrompt, PromptFitter
+from services.prompts.form import Exchange, Form
 from services.question import Ask
 from services.sessions import Sessions
 from services.stops import Stop
@@ -29,21 +30,19 @@ class Opening:
     stop: Stop | None
     end: ExitStack
 
-    def __init__(self, ask: Ask, chosen: Chosen, model: Model, talk: Conversation, ticket: Ticket) -> None:
+    def __init__(self, ask: Ask, chosen: Chosen, model: Model, form: Form, talk: Conversation, ticket: Ticket) -> None:
         """Raises PromptTooLong, InvalidRequest, and LimitPassed where the key has not enough tokens left."""
-        talk.check()
         self.model = model
         self._ask = ask
         self._chosen = chosen
         self._talk = talk
         self._ticket = ticket
-        self._window = talk.window()
-        form = ask.form(model.chat_format) if ask.form else TemplateForm(chosen.profile.template)
         longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
         self._fitter = PromptFitter(form, model.tokenize_all, model.n_ctx, longest)
-        fitted = self._fitter.fit(self._window, ask.question.prompt)
+        fitted = self._fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
+        self._start = fitted.start
         most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
-        self.request = _request(chosen, replace(fitted, max_tokens=most), ask, talk)
+        self.request = _request(chosen, replace(fitted, max_tokens=most), ask, talk, form.stop)
 
     def answer(self, generation: Generation, on_finish: Callable[[Finish], None]) -> Answer:
         """The answer that is now being computed."""
@@ -53,6 +52,9 @@ class Opening:
         self.end.callback(lambda: setattr(self._ticket, "spent", generation.spent))
         self.end.callback(generation.cancel)
 
+        # Now: what is stored at the end counts no more.
+        counts = self._talk.counts(self._start)
+
         def finished(text: str) -> dict[str, Any]:
             finish = finish_of(generation)
             on_finish(finish)
@@ -60,33 +62,39 @@ class Opening:
             # What was stopped before its first word never happened.
             if (text or is_whole) and self._ask.stores(text, is_whole):
                 exchange = Exchange(self._ask.question.prompt, text)
-                self._talk.store(exchange)
+                self._talk.store(exchange, self._start)
                 # When the answer is out and closed: the caller waits for nothing of it.
                 self.end.callback(self._think_ahead, exchange)
-            return summary(text, self._ask.question, self._chosen, generation)
+            return {**summary(text, self._ask.question, self._chosen, generation), **counts}
 
         return Answer(generation, self.deadline.poll, self._ask.trims, finished, self.end, self._chosen.name)
 
     def _think_ahead(self, exchange: Exchange) -> None:
         """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
-        talk, exchanges = self._talk, [*self._window, exchange]
+        talk, exchanges = self._talk, [*self._talk.exchanges, exchange]
         if not talk.name:
             return
-        window = exchanges[-talk.memory_k :] if talk.memory_k else []
+        dropped = max(len(exchanges) - talk.memory_k, 0) if talk.memory_k is not None else 0
         # The answer is stored: whatever the engine comes to, it is not taken back.
         with suppress(HearthError):
-            beginning = self._fitter.beginning(window, self._ask.question.prompt)
+            words, start = self._ask.question.prompt, max(self._start - dropped, 0)
+            start, beginning = self._fitter.ahead(exchanges[dropped:], words, start)
+            # Where the window begins is settled here, so that the next prompt is the one that is read ahead.
+            if start or talk.memory_k is None:
+                talk.keep_start(dropped + start)
             self.model.think(Thought(beginning, talk.owner, talk.name))
 
 
 def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) -> Conversation:
     """The conversation that an ask goes on with."""
-    question, usual = ask.question, chosen.profile.memory_k
+    question, usual = ask.question, chosen.profile.memory
     memory_k = usual if question.memory_k is None else question.memory_k
     return Conversation(sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep)
 
 
-def _request(chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation) -> GenerationRequest:
+def _request(
+    chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation, form_stop: tuple[str, ...]
+) -> GenerationRequest:
     question = ask.question
     sampling = replace(
         chosen.profile.sampling(),
@@ -99,7 +107,7 @@ def _request(chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation)
         tokens=fitted.tokens,
         max_tokens=fitted.max_tokens,
         sampling=sampling,
-        stop=tuple(chosen.profile.stop if question.stop is None else question.stop),
+        stop=tuple(dict.fromkeys([*(chosen.profile.stop if question.stop is None else question.stop), *form_stop])),
         owner=talk.owner,
         session=talk.name,
         n_head=fitted.n_head,

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.backend import ChatFormat
-from services.prompts.fit import Form
+from services.backend import Prompt
 from services.validation import (
     AnswerPenalty,
     Keep,
@@ -71,8 +70,14 @@ class Ask:
     """The conversation's system prompt: another than it has had so far begins it anew. None: nothing is said of it."""
     talk: str = "unsaved"
     """Which of the caller's conversations it is where it is no session."""
-    form: Callable[[ChatFormat], Form] | None = None
-    """How the prompt is written, by the model's way of reading conversations; None: by the profile's template."""
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """The chat that is to be answered, of which the question's prompt is the last user's message; (): the prompt alone."""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """The tools that the model may call, as chat templates take them."""
+    format: str = ""
+    """The name of the chat template to use in the place of the model's own; "": that one."""
+    text: Prompt | None = field(default=None, repr=False)
+    """A text to go on with as it stands, in the place of a prompt or a chat."""
     stores: Callable[[str, bool], bool] = lambda _text, _is_whole: True
     """Whether an exchange that ends in this answer, which was stopped where it is not whole, is one of the conversation."""
     load: Mapping[str, Any] = field(default_factory=dict)

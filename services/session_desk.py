@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 
 # Conversations that are kept in memory only; the one that went on longest ago is forgotten first.
 MOST_UNSAVED = 10_000

@@ -11,8 +11,8 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 
 from services.errors import NotFound
-from services.prompts.fit import Exchange
-from services.session_table import Message
+from services.prompts.form import Exchange
+from services.session_table import WINDOW, Message
 
 MASTER = "0"
 NAME_LENGTH = 60
@@ -53,6 +53,10 @@ class Table(Protocol):
 
     def rename(self, entry: str, name: str) -> bool:
         """Give a session another name, durably; False where there is none."""
+        ...
+
+    def set_window(self, entry: str, start: int) -> None:
+        """Keep how many of a session's first exchanges its prompts leave out, durably."""
         ...
 
     def remove(self, entry: str) -> bool:
@@ -108,6 +112,10 @@ class SessionHistory(BaseChatMessageHistory):
         """How many messages it has; 0 for a session that is not yet."""
         return len(stored_messages(self._stored() or {}))
 
+    def count_said(self, upto: int | None = None) -> int:
+        """How many of its first `upto` messages people and models have said."""
+        return sum(message["type"] != "system" for message in stored_messages(self._stored() or {})[:upto])
+
     def system(self, upto: int | None = None) -> str | None:
         """The system prompt that its first `upto` messages go by: the last one; None where they never had one."""
         stored = stored_messages(self._stored() or {})[:upto]
@@ -117,6 +125,24 @@ class SessionHistory(BaseChatMessageHistory):
         """Forget the session. Raises NotFound where there is none."""
         if not self._table.remove(self._key.entry):
             raise self._missing()
+
+    def exchanges(self, upto: int | None = None) -> list[Exchange]:
+        """All exchanges, oldest first, of its first `upto` messages; None: of all."""
+        said = [message for message in stored_messages(self._stored() or {})[:upto] if message["type"] != "system"]
+        return [
+            Exchange(first["content"], second["content"])
+            for first, second in pairwise(said)
+            if (first["type"], second["type"]) == ("human", "ai")
+        ]
+
+    @property
+    def window_start(self) -> int:
+        """How many of its first exchanges its prompts leave out."""
+        return int((self._stored() or {}).get(WINDOW) or 0)
+
+    def keep_window(self, start: int) -> None:
+        """Keep how many exchanges prompts leave out from now on. Raises StorageFailed."""
+        self._table.set_window(self._key.entry, start)
 
     def window(self, k: int, upto: int | None = None) -> list[Exchange]:
         """The last `k` exchanges, oldest first, of its first `upto` messages; None: of all."""

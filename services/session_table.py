@@ -23,6 +23,8 @@ from services.json_text import readable
 log = logging.getLogger(__name__)
 
 Message = dict[str, str]
+# How many of a session's first exchanges its prompts leave out.
+WINDOW = "window"
 _UNREAD = (-1, -1, -1)
 # A fold begins so long after a change, so that a crowd's changes are folded together, in seconds.
 FOLD_AFTER = 0.3
@@ -103,6 +105,13 @@ class SessionTable:
             self._record({"session": entry, "renamed": name})
             return True
 
+    def set_window(self, entry: str, start: int) -> None:
+        """Keep how many of a session's first exchanges prompts leave out, durably. Raises StorageFailed, DamagedFile."""
+        with self._turn, self._file.alone():
+            self._refresh()
+            if entry in self._table:
+                self._record({"session": entry, WINDOW: start})
+
     def remove(self, entry: str) -> bool:
         """Forget a session, durably; False where there is none. Raises StorageFailed, DamagedFile."""
         with self._turn, self._file.alone():
@@ -178,6 +187,8 @@ class SessionTable:
         good = isinstance(entry, str) and isinstance(messages, list)
         if good and "renamed" in record:
             good = isinstance(record["renamed"], str)
+        elif good and WINDOW in record:
+            good = isinstance(record[WINDOW], int)
         elif good and not record.get("removed"):
             good = all(isinstance(record.get(name), kind) for name, kind in (("at", int), ("time", str), ("name", str)))
         try:
@@ -203,9 +214,10 @@ class SessionTable:
         if record.get("removed"):
             self._table.pop(entry, None)
             return
-        if "renamed" in record:
+        if "renamed" in record or WINDOW in record:
             if entry in self._table:
-                self._table[entry] = {**self._table[entry], "name": record["renamed"]}
+                changed = {"name": record["renamed"]} if "renamed" in record else {WINDOW: record[WINDOW]}
+                self._table[entry] = {**self._table[entry], **changed}
             return
         new, at = record["messages"], record["at"]
         before = self._messages(entry)
@@ -215,6 +227,9 @@ class SessionTable:
         elif before[at : at + len(new)] == new:
             return
         session = self._table.get(entry) or {"name": "", "created": record["time"]}
+        if 2 * session.get(WINDOW, 0) > at:
+            # What the window began with is cut away.
+            session = {field: value for field, value in session.items() if field != WINDOW}
         self._table[entry] = {
             **{field: value for field, value in session.items() if field != "history"},
             "name": (session.get("name") if before else "") or record["name"],

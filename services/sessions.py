@@ -1,9 +1,9 @@
 """All conversations: the sessions in their table, and the callers' unsaved ones in memory.
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
-or system. Its name is the session's number, and for a session of another key than the master `KEY ID/NUMBER`. The older
-form, `"1": {"name", "history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when its
-session goes on.
+or system; once it is long, `"window"` is how many of its first exchanges prompts leave out. Its name is the session's
+number, and for a session of another key than the master `KEY ID/NUMBER`. The older form, `"1": {"name", "history":
+["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when its session goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from services.json_file import JsonObject, Misfit
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.session_desk import Desk, LocalDesk, Unsaved
 from services.session_history import MASTER, SessionHistory, SessionKey, Table, count_of, stored_messages
 from services.session_table import SessionTable
@@ -42,6 +42,7 @@ class StoredSession(BaseModel):
     name: Annotated[str, Field(repr=False)] = ""
     created: str | None = None
     updated: str | None = None
+    window: Annotated[int, Field(ge=0)] = 0
     messages: list[StoredMessage] = []
     history: Annotated[list[str], Field(exclude=True, repr=False)] = []
 

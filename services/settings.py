@@ -23,6 +23,8 @@ class Settings:
     """Requests that may be open at once: each answer holds one of them until its last word."""
     reserve: int = 8
     """Threads kept free of answers, so that keys, lists and health are served however many wait."""
+    model: str = "none"
+    """What to fetch and select at the first start: a profile, a name of the catalog or a source; "none": nothing."""
     queue: int = 32
     """Answers that may wait for their turn; more get 503."""
     cache_ram: int | None = None
@@ -71,6 +73,7 @@ _HELP = {
     "models": "folder of the GGUF files",
     "threads": "requests that may be open at once",
     "reserve": "threads that answers may not take",
+    "model": "what to fetch and select at the first start: a profile, a name of the catalog or a source",
     "queue": "answers that may wait for their turn; more get 503",
     "cache_ram": "megabytes of computed states to keep in memory (a quarter of what is free)",
     "cache_disk": "megabytes of computed states to keep on disk; 0 keeps none there",
@@ -96,7 +99,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give `parser` a flag for every setting."""
     for field in fields(Settings):
         shown = "" if field.default in (None, ()) or isinstance(field.default, Path) else f" ({_shown(field.default)})"
-        flag, what = _flag(field.name), _HELP[field.name] + shown
+        flag, what = flag_of(field.name), _HELP[field.name] + shown
         if field.default is False:
             parser.add_argument(flag, action="store_const", const="on", help=what)
         else:
@@ -110,7 +113,7 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
     """
     values: dict[str, object] = {}
     for field in fields(Settings):
-        flag, variable = _flag(field.name), f"HEARTH_{field.name.upper()}"
+        flag, variable = flag_of(field.name), f"HEARTH_{field.name.upper()}"
         given, source = flags.get(field.name), flag
         if given is None:
             given, source = environ.get(variable), variable
@@ -121,7 +124,8 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
     return settings
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
     return "--key" if name == "cert_key" else f"--{name.replace('_', '-')}"
 
 

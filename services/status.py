@@ -44,7 +44,7 @@ class Counts(Amounts):
 
 
 @dataclass(frozen=True)
-class Room:
+class Room(Amounts):
     """How much of something is taken, and how much may be, in bytes."""
 
     used: int

@@ -8,8 +8,9 @@ from auth.keys import KeyStore
 from auth.metering import Meter
 from auth.usage import Usage, UsageStore
 from services.job_store import JobStore, JobTable
-from services.models.config import Chosen, Profiles
+from services.models.config import Profiles
 from services.models.files import ModelFiles
+from services.models.profile import Chosen
 from services.sessions import Sessions
 from services.settings import Settings
 

@@ -43,7 +43,7 @@ class Server:
         self.environ: dict[str, str] = {}
         data.mkdir(exist_ok=True)
         if not (data / "config.json").exists():
-            shutil.copy(ROOT / "data" / "config.json", data)
+            shutil.copy(ROOT / "data" / "config.example.json", data / "config.json")
 
     def start(self, ready: bool = True) -> Server:
         """Start, wait until it listens and, unless told otherwise, until its model is loaded."""

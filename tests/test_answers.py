@@ -68,13 +68,13 @@ class DummyGeneration:
 
 
 class DummyBackend:
-    """Answers "  A B  " to everything; `pieces` and `refuses` change that."""
+    """Answers "  A B  " to everything; `said` and `refuses` change that."""
 
     n_ctx = 1000
     chat_format = ChatFormat("", "", "", ())
 
     def __init__(self) -> None:
-        self.pieces: list[str | Exception] = ["  A", " B", "  "]
+        self.said: list[str | Exception] = ["  A", " B", "  "]
         self.refuses: Exception | None = None
         self.leases = 0
         self.seen: list[LoadSettings] = []
@@ -97,15 +97,15 @@ class DummyBackend:
     def tokenize(self, prompt: Prompt) -> list[int]:
         return [len(word) for word in prompt.text.split()]
 
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        return " ".join("x" * token for token in tokens)
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        return [b"x" * token for token in tokens]
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return [self.tokenize(prompt) for prompt in prompts]
 
     def submit_all(self, requests: Sequence[GenerationRequest]) -> list[DummyGeneration]:
         self.requests += requests
-        new = [DummyGeneration(self.pieces) for _ in requests]
+        new = [DummyGeneration(self.said) for _ in requests]
         self.generations += new
         return new
 
@@ -117,6 +117,9 @@ class DummyBackend:
 
     def loaded(self) -> list[Path]:
         return []
+
+    def unload(self, _file: Path) -> bool:
+        return False
 
     def status(self) -> Status:
         raise NotImplementedError
@@ -149,7 +152,7 @@ def sessions(tmp_path: Path) -> Sessions:
 
 @pytest.fixture
 def answers(backend: DummyBackend, sessions: Sessions, tmp_path: Path) -> Answers:
-    profiles = Profiles(ROOT / "data" / "config.json")
+    profiles = Profiles(ROOT / "data" / "config.example.json")
     meter = Meter(KeyStore(tmp_path / "api_keys.json"), UsageStore(tmp_path / "usage.sqlite"))
     return Answers(profiles, ModelFiles(ROOT / "models"), sessions, backend, meter, max_open=2)
 
@@ -206,13 +209,13 @@ def test_what_the_request_sets_goes_before_the_profile(answers: Answers, backend
 def test_a_failure_on_the_way_stores_nothing(
     answers: Answers, backend: DummyBackend, sessions: Sessions, failure: Exception
 ) -> None:
-    backend.pieces = ["A", failure]
+    backend.said = ["A", failure]
     with pytest.raises(type(failure)):
         ask(answers, session_id=1)
     assert sessions.names(MASTER) == {}
     assert backend.generations[0].cancelled
     assert backend.leases == 0
-    backend.pieces = ["fine"]
+    backend.said = ["fine"]
     assert ask(answers, session_id=1)["result"] == "fine"
 
 

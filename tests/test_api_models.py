@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.engine.machine import free_memory
+from services.models.catalog import catalog
 from tests.serving import ENDLESS, Server
-from tests.tiny import GUIDE, write_embedding_model
+from tests.tiny import GUIDE, write_embedding_model, write_parrot_model
 
 Serve = Callable[..., Server]
 
@@ -24,14 +27,18 @@ def test_the_models_are_listed_with_what_each_is(server: Server) -> None:
     details = listed["details"]["guide.gguf"]
     assert (details["architecture"], details["quantization"], details["context_length"]) == ("llama", "Q8_0", 2048)
     assert (details["weights"], details["size"]) == (3_507_616, GUIDE.stat().st_size)
-    assert (listed["selected"], listed["profiles"]) == ("Guide", ["Guide", "Pirate", "Qwen"])
+    assert (listed["selected"], listed["profiles"]) == ("Guide", ["Guide", "Pirate", "SmolLM2", "Qwen"])
+    how = listed["profile_details"]
+    assert (how["Guide"]["prompted_by"], how["Guide"]["memory_k"], how["Guide"]["n_ctx"]) == ("template", 5, 2048)
+    assert (how["SmolLM2"]["prompted_by"], how["SmolLM2"]["memory_k"]) == ("chat template", None)
+    assert (how["SmolLM2"]["n_ctx"], how["SmolLM2"]["system_prompt"]) == ("auto", "You are a helpful assistant.")
 
 
 def test_switching_changes_profile_and_model_at_once_and_for_good(serve: Serve, models: Path) -> None:
     shutil.copy(GUIDE, models / "other.gguf")
     server = serve(models=models)
     reply = server.post("/models/model", {"model": "other.gguf", "model_config": "Pirate"})
-    assert reply.json() == {"model_status": True}
+    assert reply.json() == {"model_status": True, "profile": "Pirate"}
     answer = server.ask("What is the capital of France?", memory_k=0)
     assert answer["result"] == "Arr! The capital of France is Paris."
     assert (answer["model"], answer["profile"]) == ("other.gguf", "Pirate")
@@ -95,12 +102,13 @@ def test_an_answer_in_flight_finishes_on_the_old_model(serve: Serve, models: Pat
         ({"model": "guide.gguf", "model_config": "SelectedModel"}, 404, "model_config"),
         ({"model": "../config.json", "model_config": "Guide"}, 400, "model"),
         ({"model": "/etc/passwd", "model_config": "Guide"}, 400, "model"),
-        ({"model": "out.gguf", "model_config": "Guide"}, 400, "model"),
         ({"model": "text.gguf", "model_config": "Guide"}, 422, "model"),
         ({"model": "cut.gguf", "model_config": "Guide"}, 422, "model"),
         ({"model": "strange.gguf", "model_config": "Guide"}, 422, "model"),
         ({"model": "guide.gguf", "model_config": "Broken"}, 422, "model"),
-        ({"model": "guide.gguf"}, 400, "model_config"),
+        ({"model": "none.gguf"}, 404, "model"),
+        ({"model": "cut.gguf"}, 422, "model"),
+        ({"model": "strange.gguf"}, 422, "model"),
         ({"model_config": "Guide"}, 400, "model"),
         ({"model": 5, "model_config": "Guide"}, 400, "model"),
         ({"model": "", "model_config": "Guide"}, 400, "model"),
@@ -121,8 +129,6 @@ def bad_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     models = folder / "models"
     models.mkdir()
     shutil.copy(GUIDE, models)
-    (folder / "outside.gguf").write_bytes(GUIDE.read_bytes())
-    (models / "out.gguf").symlink_to(folder / "outside.gguf")
     (models / "text.gguf").write_text("I am no model")
     (models / "cut.gguf").write_bytes(GUIDE.read_bytes()[:1_000_000])
     # A whole GGUF file, of an architecture that llama.cpp does not know.
@@ -138,7 +144,99 @@ def test_a_damaged_file_is_named_before_llama_cpp_sees_it(bad_models: Server) ->
     reply = bad_models.post("/models/model", {"model": "cut.gguf", "model_config": "Guide"})
     assert "cut short" in reply.json()["message"]
     assert "cut short" in bad_models.get("/models").json()["details"]["cut.gguf"]["problem"]
-    assert "out.gguf" not in bad_models.get("/models").json()["models"]
+
+
+def test_a_link_of_the_owners_is_a_model(serve: Serve, models: Path, tmp_path: Path) -> None:
+    shutil.copy(GUIDE, tmp_path / "elsewhere.gguf")
+    (models / "linked.gguf").symlink_to(tmp_path / "elsewhere.gguf")
+    server = serve(models=models)
+    assert server.post("/models/model", {"model": "linked.gguf", "model_config": "Guide"}).status_code == 200
+    assert server.ask("What is 7 plus 5?", memory_k=0)["model"] == "linked.gguf"
+
+
+def test_a_file_alone_selects_a_profile_of_it_or_makes_one(serve: Serve, models: Path) -> None:
+    write_parrot_model(models / "parrot.gguf", "Hello!")
+    server = serve(models=models)
+    before = config_of(server)
+    reply = server.post("/models/model", {"model": "parrot.gguf"})
+    assert reply.json() == {"model_status": True, "profile": "parrot"}
+    assert config_of(server) == {**before, "SelectedModel": "parrot", "parrot": {"model": "parrot.gguf"}}
+    assert server.ask("Hi", temperature=0)["profile"] == "parrot"
+    assert server.post("/models/model", {"model": "guide.gguf"}).json()["profile"] == "Guide"
+    assert server.post("/models/model", {"model": "parrot.gguf"}).json()["profile"] == "parrot"
+    assert len(config_of(server)) == len(before) + 1
+    details = server.get("/models").json()["details"]
+    assert details["parrot.gguf"]["note"] == "no chat template: goes on with a text"
+
+
+def test_a_file_that_the_catalog_knows_gets_what_its_makers_advise(serve: Serve, models: Path) -> None:
+    entry = catalog()[1]
+    shutil.copy(GUIDE, models / entry.file)
+    server = serve(models=models)
+    made = server.post("/models/model", {"model": entry.file}).json()["profile"]
+    assert config_of(server)[made] == entry.profile_values()
+
+
+def test_the_catalog_is_told_with_what_fits_this_machine_and_what_is_here(serve: Serve, models: Path) -> None:
+    entry = catalog()[0]
+    shutil.copy(GUIDE, models / entry.file)
+    (models / catalog()[1].file).write_bytes(GUIDE.read_bytes()[:1000])
+    told = serve(models=models).get("/models").json()["catalog"]
+    assert [each["name"] for each in told] == [each.name for each in catalog()]
+    assert [each["here"] for each in told] == [True] + [False] * (len(told) - 1)
+    # What is free changes meanwhile, if by less than this.
+    free, margin = free_memory(), 2**30
+    for each in told:
+        if abs(each["needs_bytes"] - free) > margin:
+            assert each["fits"] == (each["needs_bytes"] < free), each["name"]
+    fitting = [each["name"] for each in told if each["fits"]]
+    assert [each["name"] for each in told if each["best"]] == fitting[-1:]
+    assert told[1]["source"] == catalog()[1].source
+    assert (told[2]["can"], told[2]["machine_gb"]) == (list(catalog()[2].can), catalog()[2].machine_gb)
+
+
+def test_a_model_is_freed_from_memory_and_loaded_again_when_it_is_asked(serve: Serve) -> None:
+    server = serve()
+    assert server.get("/models").json()["loaded"] == ["guide.gguf"]
+    for name in ("Guide", "guide", "guide.gguf"):
+        server.ask("Hi", memory_k=0, max_tokens=1)
+        reply = server.post("/models/unload", {"model": name})
+        assert reply.json() == {"unloaded": True, "model": "guide.gguf"}
+        assert server.get("/models").json()["loaded"] == []
+        assert server.get("/health").json() == {"status": "ready"}
+    reply = server.post("/models/unload", {"model": "Guide"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_loaded")
+    assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+    done = [json.loads(line) for line in (server.data / "audit.jsonl").read_text().splitlines()]
+    noted = [(line["model"], line["status"]) for line in done if line["did"] == "unload"]
+    assert noted == [("guide.gguf", 200)] * 3 + [("guide.gguf", 404)]
+
+
+def test_a_model_that_answers_stays_in_memory(endless: Server) -> None:
+    stream = endless.stream("Go on", memory_k=0)
+    assert stream.next()
+    reply = endless.post("/models/unload", {"model": "Random"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_in_use")
+    assert int(reply.headers["Retry-After"]) > 0
+    assert stream.next()
+    stream.close()
+    deadline = time.monotonic() + 20
+    while endless.post("/models/unload", {"model": "Random"}).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "random.gguf" not in endless.get("/models").json()["loaded"]
+
+
+def test_who_may_not_switch_frees_nothing(serve: Serve) -> None:
+    server = serve()
+    answers_only, _ = server.mint(scopes=["answer", "models:read"])
+    assert server.post("/models/unload", {"model": "Guide"}, key=answers_only).status_code == 403
+    for_another, _ = server.mint(scopes=["answer", "models:switch"], profiles=["Qwen"])
+    reply = server.post("/models/unload", {"model": "guide.gguf"}, key=for_another)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "profile_not_permitted")
+    for_this, _ = server.mint(scopes=["answer", "models:switch"], profiles=["Pirate"])
+    assert server.get("/models").json()["loaded"] == ["guide.gguf"]
+    assert server.post("/models/unload", {"model": "guide.gguf"}, key=for_this).status_code == 200
 
 
 def test_a_hand_edit_takes_effect_on_the_next_request(serve: Serve) -> None:

@@ -19,7 +19,7 @@ from services.backend import ChatFormat, GenerationRequest, Prompt, Sampling, Th
 from services.job_store import JobRequest, Reply
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.question import Ask, Question
 from services.sessions import StoredSession
 from tests.serving import Server

@@ -17,7 +17,8 @@ from benchmarks.results import Results
 from benchmarks.rows import ROWS
 from benchmarks.talk import TEMPLATE, WINDOW, Talk
 from benchmarks.words import make_text
-from services.prompts.fit import Exchange, fill_template
+from services.prompts.form import Exchange
+from services.prompts.template import fill_template
 from tests.serving import Server
 
 

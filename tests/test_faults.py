@@ -35,7 +35,7 @@ def on_small_disk(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     def start(then: str = "true") -> Server:
         server = Server(tmp_path / "data")
         config = tmp_path / "config.json"
-        shutil.copy(ROOT / "data" / "config.json", config)
+        shutil.copy(ROOT / "data" / "config.example.json", config)
         script = f'mount -t tmpfs -o size=4m disk {server.data} && cp {config} {server.data}/ && {then} && exec "$@"'
         server.prefix = ["unshare", "-Urm", "sh", "-c", script, "sh"]
         started.append(server)

@@ -66,7 +66,7 @@ class Script:
 def run(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     data = tmp_path / "data"
     data.mkdir()
-    shutil.copy(ROOT / "data" / "config.json", data)
+    shutil.copy(ROOT / "data" / "config.example.json", data / "config.json")
     scripts = []
 
     def start(lines: str, **env: str) -> Script:

@@ -56,7 +56,7 @@ def test_a_key_without_any_scope_is_good_and_may_do_nothing(server: Server) -> N
 def test_every_route_needs_a_key_but_for_the_public_ones(server: Server, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "config.json").write_text((ROOT / "data" / "config.json").read_text())
+    (data / "config.json").write_text((ROOT / "data" / "config.example.json").read_text())
     app = create_app(Settings(data=data), EnginePool())
     for route in app.url_map.iter_rules():
         path = route.rule.replace("<path:name>", "x").replace("<path:job_id>", "x")

@@ -51,7 +51,7 @@ def test_the_curl_line_that_it_shows_works(serve: Serve) -> None:
     ],
 )
 def test_it_does_not_start_over_a_damaged_file(tmp_path: Path, name: str, text: str, says: str) -> None:
-    shutil.copy(ROOT / "data" / "config.json", tmp_path)
+    shutil.copy(ROOT / "data" / "config.example.json", tmp_path / "config.json")
     (tmp_path / name).write_text(text)
     done = run("--port", "0", "--data", tmp_path)
     assert done.returncode == 1
@@ -62,7 +62,7 @@ def test_it_does_not_start_over_a_damaged_file(tmp_path: Path, name: str, text: 
 
 
 def test_a_port_that_is_taken_is_named(server: Server, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "data" / "config.json", tmp_path)
+    shutil.copy(ROOT / "data" / "config.example.json", tmp_path / "config.json")
     port = server.url.rsplit(":", 1)[1]
     done = run("--port", port, "--data", tmp_path)
     assert done.returncode == 1

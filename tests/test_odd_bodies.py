@@ -13,6 +13,7 @@ from services.engine.grammar import grammar_of
 from services.errors import InvalidRequest
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template
+from services.prompts.form import PROBE
 from tests.serving import Server
 from tests.test_api_openai import chat, refused, said, stream
 
@@ -182,9 +183,9 @@ def test_nothing_of_a_caller_is_in_what_all_share() -> None:
     )
     form = ChatForm(chat_template(ChatFormat(template, "", "", ())), messages)
     assert "secret" in form.fill((), "secret").text
-    bare = form.bare("PROBE").text
+    bare = form.bare().text
     assert "secret" not in bare
-    assert bare.count("PROBE") == 4
+    assert bare.count(PROBE) == 4
 
 
 def test_usage_counts_every_prompt_once(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageChops
 from playwright.sync_api import Page, expect
 
+from services.models.catalog import catalog
 from tests.browsing import Chat
 from tests.hub import Hub
 from tests.serving import ROOT, Server
@@ -121,7 +123,7 @@ def test_the_models_are_shown_switched_and_fetched(serve: Serve, models: Path, v
     server = serve(models=models)
     chat = visit(server).enter()
     panel = chat.panel("Models")
-    rows = panel.locator(".rows li")
+    rows = panel.locator(".rows").first.locator("li")
     expect(rows).to_have_count(3)
     expect(rows.filter(has_text="guide.gguf")).to_contain_text("Q8_0 · llama · 3.5 M weights · 3.8 MB · context 2048")
     expect(rows.filter(has_text="guide.gguf")).to_contain_text("in use")
@@ -129,7 +131,7 @@ def test_the_models_are_shown_switched_and_fetched(serve: Serve, models: Path, v
 
     hub.pause.clear()
     panel.get_by_label("Source").fill("hf:maker/tiny")
-    panel.get_by_role("button", name="Fetch").click()
+    panel.get_by_role("button", name="Fetch", exact=True).click()
     bar = panel.get_by_role("progressbar")
     expect(bar).to_have_attribute("max", str(len(whole)))
     chat.wait_for(f"document.querySelector('progress').value >= {len(whole) // 4}")
@@ -139,24 +141,167 @@ def test_the_models_are_shown_switched_and_fetched(serve: Serve, models: Path, v
     expect(rows.filter(has_text="tiny.Q8_0.gguf")).to_be_visible()
     expect(bar).to_have_count(0)
     panel.get_by_label("Source").fill("hf:maker/none")
-    panel.get_by_role("button", name="Fetch").click()
+    panel.get_by_role("button", name="Fetch", exact=True).click()
     expect(panel.get_by_role("alert")).to_contain_text("no repository maker/none")
 
-    panel.get_by_label("Profile").select_option("Pirate")
-    panel.get_by_label("Model", exact=True).select_option("tiny.Q8_0.gguf")
-    panel.get_by_role("button", name="Switch for everybody").click()
-    expect(rows.filter(has_text="tiny.Q8_0.gguf")).to_contain_text("in use")
+    choice = panel.get_by_label("Profile or file")
+    expect(choice).to_have_value("profile:Guide")
+    expect(panel.locator("#use-facts")).to_have_text(
+        "prompted by its template · context 2048 · remembers 5 exchanges · temperature 0"
+    )
+    choice.select_option("profile:SmolLM2")
+    expect(panel.locator("#use-facts")).to_have_text(
+        "its model is not here · prompted by the chat template · context auto · remembers all that fits · temperature 0.2"
+    )
+    choice.select_option("profile:Pirate")
+    panel.get_by_role("button", name="Use it for everybody").click()
+    expect(chat.page.locator("#toasts")).to_contain_text("guide.gguf answers everybody now, by the profile Pirate")
     assert server.get("/models").json()["selected"] == "Pirate"
     assert chat.ask("What is the capital of France?") == "Arr! The capital of France is Paris."
     expect(chat.page.locator(".figures")).to_contain_text("Pirate")
+
+
+def test_a_file_without_a_profile_gets_one_and_no_other_profile_is_changed(
+    serve: Serve, models: Path, visit: Visit
+) -> None:
+    (models / "random.gguf").unlink()
+    write_parrot_model(models / "parrot.gguf", "Hello!")
+    server = serve(models=models)
+    before = json.loads((server.data / "config.json").read_text())
+    chat = visit(server).enter()
+    panel = chat.panel("Models")
+    parrot = panel.locator(".rows").first.locator("li").filter(has_text="parrot.gguf")
+    expect(parrot).to_contain_text("no chat template: goes on with a text")
+    choice = panel.get_by_label("Profile or file")
+    expect(choice.locator("optgroup")).to_have_count(2)
+    choice.select_option("file:parrot.gguf")
+    expect(panel.locator("#use-facts")).to_contain_text("A profile is made for it. It has no chat template")
+    panel.get_by_role("button", name="Use it for everybody").click()
+    said = "parrot.gguf answers everybody now, by the profile parrot, which was made for it"
+    expect(chat.page.locator("#toasts")).to_contain_text(said)
+    expect(choice).to_have_value("profile:parrot")
+    expect(choice.locator("optgroup")).to_have_count(1)
+    after = json.loads((server.data / "config.json").read_text())
+    assert after == {**before, "SelectedModel": "parrot", "parrot": {"model": "parrot.gguf"}}
+
+
+def test_one_button_fetches_a_model_and_has_everybody_use_it(serve: Serve, models: Path, visit: Visit, hub: Hub) -> None:
+    entry = next(entry for entry in catalog() if entry.source.startswith("hf:"))
+    _, _, path = entry.source.partition(":")
+    user, repo, file = path.split("/", 2)
+    whole = (models / "guide.gguf").read_bytes()
+    hub.files[f"{user}/{repo}"] = {file: whole}
+    server = serve(models=models)
+    chat = visit(server).enter()
+    panel = chat.panel("Models")
+    row = panel.get_by_role("region", name="More models").get_by_role("listitem").filter(has_text=entry.name)
+    for fact in (entry.licence, entry.about, f"for a machine with {entry.machine_gb} GB"):
+        expect(row).to_contain_text(fact)
+    hub.pause.clear()
+    button = row.get_by_role("button")
+    expect(button).to_have_accessible_name(f"Fetch and use {entry.name}")
+    button.focus()
+    chat.page.keyboard.press("Enter")
+    expect(button).to_have_accessible_name(f"Fetching… {entry.name}")
+    expect(button).to_be_focused()
+    expect(row.get_by_role("progressbar")).to_have_attribute("max", str(len(whole)))
+    # It goes on while something else is looked at.
+    chat.button("Close the panel").click()
+    panel = chat.panel("Models")
+    expect(button).to_have_accessible_name(f"Fetching… {entry.name}")
+    hub.pause.set()
+    profile = entry.file.removesuffix(".gguf")
+    said = f"{entry.name} answers everybody now, by the profile {profile}, which was made for it"
+    expect(chat.page.locator("#toasts")).to_contain_text(said)
+    expect(row).to_contain_text("in use")
+    expect(row.get_by_role("button")).to_be_hidden()
+    listed = server.get("/models").json()
+    assert listed["selected"] == profile
+    assert listed["profile_details"][profile]["source"] == entry.source
+    assert (server.models / entry.file).read_bytes() == whole
+
+    # What is here is used, without fetching it again.
+    server.select("Guide")
+    expect(row.get_by_role("button")).to_have_accessible_name(f"Use {entry.name}")
+    n_requests = len(hub.requests)
+    row.get_by_role("button").click()
+    expect(row).to_contain_text("in use")
+    assert server.get("/models").json()["selected"] == profile
+    assert len(hub.requests) == n_requests
+
+
+def test_what_cannot_be_fetched_says_why_at_its_place(serve: Serve, models: Path, visit: Visit, hub: Hub) -> None:
+    entry = next(entry for entry in catalog() if entry.source.startswith("hf:"))
+    chat = visit(serve(models=models)).enter()
+    panel = chat.panel("Models")
+    row = panel.get_by_role("region", name="More models").get_by_role("listitem").filter(has_text=entry.name)
+    row.get_by_role("button").click()
+    expect(row.locator(".error")).to_contain_text("has no repository")
+    expect(row.get_by_role("button")).to_have_accessible_name(f"Fetch and use {entry.name}")
+    assert hub.requests
+
+
+def test_an_empty_chat_says_that_its_model_is_tiny(serve: Serve, visit: Visit) -> None:
+    server = serve()
+    chat = visit(server).enter()
+    line = chat.page.locator(".welcome .tiny")
+    expect(line).to_contain_text("Guide is a tiny model for a first look. For real work, fetch a larger one.")
+    chat.button("Show models").click()
+    expect(chat.page.locator("#panel").get_by_role("heading", level=2)).to_have_text("Models")
+    chat.ask("Count to 3.")
+    expect(line).to_have_count(0)
+    # A larger one needs no such line: this profile names a file that is not here.
+    server.select("Qwen")
+    chat.page.get_by_role("link", name="New chat").click()
+    expect(chat.page.locator(".welcome")).to_be_visible()
+    expect(line).to_be_hidden()
+
+
+def test_the_line_below_an_answer_counts_what_was_left_out(serve: Serve, visit: Visit) -> None:
+    chat = visit(serve()).enter()
+    chat.ask("Count to 3.")
+    expect(chat.page.locator(".figures")).not_to_contain_text("left out")
+    panel = chat.panel("Settings")
+    panel.get_by_label("Memory").fill("0")
+    panel.get_by_label("Memory").blur()
+    chat.ask("Count to 9.")
+    expect(chat.page.locator(".figures").last).to_contain_text("2 earlier messages left out")
+
+
+def test_the_help_of_the_system_prompt_is_about_the_profile(serve: Serve, visit: Visit) -> None:
+    chat = visit(serve()).enter()
+    panel = chat.panel("Settings")
+    system, memory = panel.get_by_label("System prompt"), panel.get_by_label("Memory")
+    tip = panel.locator("#help-system_prompt")
+    expect(system).to_have_attribute("placeholder", "None: the profile's own template")
+    expect(tip).to_contain_text("This profile has a template of its own")
+    panel.get_by_label("Profile").select_option("SmolLM2")
+    expect(system).to_have_attribute("placeholder", "You are a helpful assistant.")
+    expect(tip).to_contain_text("in the place of the profile's own")
+    expect(memory).to_have_attribute("placeholder", "all that fits")
+    panel.get_by_label("Profile").select_option("Qwen")
+    expect(system).to_have_attribute("placeholder", "None")
+
+
+def test_a_panel_that_does_not_come_says_so_and_comes_later(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
+    chat.page.route("**/page/chat/status.js", lambda route: route.abort())
+    panel = chat.panel("Status")
+    expect(panel.get_by_role("alert")).to_contain_text("Close this, and open it again.")
+    chat.page.unroute("**/page/chat/status.js")
+    chat.button("Close the panel").click()
+    expect(chat.panel("Status")).to_contain_text("answers at once")
 
 
 def test_only_the_master_key_fetches_models_and_makes_keys(server: Server, visit: Visit) -> None:
     chat = visit(server, key=server.mint("Bob")[0]).enter()
     expect(chat.button("Keys")).to_be_hidden()
     panel = chat.panel("Models")
-    expect(panel.get_by_role("button", name="Switch for everybody")).to_be_visible()
-    expect(panel.get_by_role("button", name="Fetch")).to_be_hidden()
+    expect(panel.get_by_role("button", name="Use it for everybody")).to_be_visible()
+    expect(panel.get_by_role("region", name="More models")).to_contain_text("Apache-2.0")
+    # Neither the form nor any of the catalog's buttons.
+    expect(panel.get_by_role("button", name="Fetch")).to_have_count(0)
+    expect(chat.page.locator(".tiny")).to_contain_text("For real work, ask for a larger one.")
     expect(chat.sessions).to_have_count(0)
 
 

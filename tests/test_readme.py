@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from services.models.config import Profile
+from services.models.profile import Profile
 from tests.serving import ROOT, Server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -295,7 +295,7 @@ def ports_of(pid: int) -> set[int]:
 @pytest.mark.parametrize("flags", [("--cert", "none.pem", "--key", "none.key"), ("--cert", "none.pem")])
 def test_a_certificate_that_is_none_is_named(serve: Serve, tmp_path: Path, flags: Any) -> None:
     command = [sys.executable, "main.py", "--port", "0", "--data", str(tmp_path), *flags]
-    (tmp_path / "config.json").write_text((ROOT / "data" / "config.json").read_text())
+    (tmp_path / "config.json").write_text((ROOT / "data" / "config.example.json").read_text())
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "none.pem" in done.stderr or "cert and key belong together" in done.stderr

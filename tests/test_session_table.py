@@ -14,7 +14,7 @@ import pytest
 from services import session_table
 from services.errors import DamagedFile, StorageFailed
 from services.json_text import readable
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.session_history import MASTER, SessionKey
 from services.sessions import Sessions
 

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from services.conversation import Conversation
 from services.errors import ClientGone, DamagedFile, NotFound
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.session_desk import LocalDesk
 from services.session_history import MASTER, SessionKey
 from services.sessions import Sessions, parse_number

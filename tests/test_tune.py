@@ -26,7 +26,7 @@ def command(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "data" / "config.json", tmp_path)
+    shutil.copy(ROOT / "data" / "config.example.json", tmp_path / "config.json")
     return tmp_path
 
 
@@ -82,7 +82,8 @@ def test_what_is_faster_is_kept_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
 def test_saving_writes_the_profile_and_keeps_the_rest(data: Path) -> None:
     done = command(data, "--save")
     assert done.returncode == 0, done.stderr
-    before, after = (json.loads((folder / "config.json").read_text()) for folder in (ROOT / "data", data))
+    before = json.loads((ROOT / "data" / "config.example.json").read_text())
+    after = json.loads((data / "config.json").read_text())
     assert after["Pirate"] == before["Pirate"]
     changed = {name: value for name, value in after["Guide"].items() if before["Guide"].get(name) != value}
     assert ("Written into" in done.stdout) == bool(changed)

@@ -18,7 +18,7 @@ from benchmarks.bench import OURS, THEIRS, Bench, Numbers, Pair
 from benchmarks.servers import ROOT, Hearth, Server
 from benchmarks.talk import Talk
 from benchmarks.words import make_text
-from services.prompts.fit import Exchange
+from services.prompts.form import Exchange
 from services.session_history import SessionKey
 from services.sessions import Sessions
 

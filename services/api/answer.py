@@ -14,7 +14,6 @@ from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
 from services.api.once import current_jobs, once
-from services.api.openai_asks import chat_form
 from services.api.schemas import (
     AnswerRequest,
     AnswerResult,
@@ -24,11 +23,12 @@ from services.api.schemas import (
     SessionName,
     SessionNames,
     Stopped,
+    WrittenPrompt,
     replies,
     spec,
 )
 from services.errors import InvalidRequest, NotFound
-from services.question import Ask
+from services.question import Ask, Question
 from services.session_history import SessionKey
 from services.sessions import Sessions, parse_number
 
@@ -45,16 +45,14 @@ class AnswerResource(Resource):
     def post(self, json: AnswerRequest) -> Any:
         """Answer a prompt.
 
-        The profile's template is filled with the session's last exchanges and the prompt. With `stream` true
-        the reply is text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
+        The session's exchanges and the prompt are written by the profile's template, or where it has none by the model's
+        own chat template; `messages_left_out` says how many messages no longer fit. With `stream` true the reply is
+        text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
         `data: [DONE]`. An error on the way is an event of its own, and the last. The first event has a `queue_position`: 0,
         or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
-        form = None
-        if json.system_prompt:
-            form = chat_form([{"role": "system", "content": json.system_prompt}, {"role": "user", "content": json.prompt}])
         try:
-            answer = self._answers.open(caller().id, Ask(json, model=json.model, form=form), poll_of_caller())
+            answer = self._answers.open(caller().id, _ask(json), poll_of_caller())
         except InvalidRequest as error:
             # What a chat template will not write.
             error.param = "system_prompt" if error.param == "messages" else error.param
@@ -112,6 +110,23 @@ class SessionResource(Resource):
         return {"deleted": True}
 
 
+class PromptResource(Resource):
+    """The prompt by which a session goes on."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(resp=replies(WrittenPrompt, 400, 404, 422, 503))
+    def get(self, number: str) -> Any:
+        """Show what the model would read next, as text and as tokens.
+
+        With ?prompt=WORDS for these words, with ?model=NAME for another profile or file. Nothing is computed or stored.
+        """
+        key = _session_key(number, None)
+        question = Question(prompt=request.args.get("prompt", ""), session_id=key.number)
+        return self._answers.preview(caller().id, Ask(question, model=request.args.get("model")))
+
+
 class StopResource(Resource):
     """The answer that a session is given just now."""
 
@@ -122,6 +137,11 @@ class StopResource(Resource):
     def post(self, number: str) -> Any:
         """End the answer where it is, and keep what it has said. Whoever reads it gets its end as always."""
         return {"stopped": self._answers.stop(_session_key(number, None))}
+
+
+def _ask(body: AnswerRequest) -> Ask:
+    system = [{"role": "system", "content": body.system_prompt}, {"role": "user", "content": body.prompt}]
+    return Ask(body, model=body.model, messages=tuple(system) if body.system_prompt else ())
 
 
 def _session_key(number: str, owner: str | None) -> SessionKey:

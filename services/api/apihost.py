@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -14,18 +13,15 @@ from auth.authentication import caller
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
 from services.api.once import once
-from services.api.openai_asks import PlainForm, chat_form
 from services.api.openai_schemas import ChatMessage, prompts_of
 from services.api.schemas import replies, spec
-from services.backend import ChatFormat
 from services.errors import InvalidRequest, NotFound, NotPermitted
 from services.logs import request_id
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
 from services.models.sources import hub_file
 from services.prompts.chat import words_of
-from services.prompts.chat_formats import check_format, named_format
-from services.prompts.fit import Form
+from services.prompts.chat_formats import check_format
 from services.question import Ask, Question
 from services.validation import MaxTokens, NCtx, Share, Strict, Temperature, TopK
 
@@ -121,22 +117,19 @@ class ApiHostResource(Resource):
 
 
 def _ask(json: HostBody, model: str | None) -> Ask:
-    form: Callable[[ChatFormat], Form]
-    stop: list[str] | None = None
-    if isinstance(json.inputs, str):
-        words, (prompt,) = json.inputs, prompts_of(json.inputs)
-
-        def form(_own: ChatFormat) -> Form:
-            return PlainForm(prompt)
-    else:
-        messages = [message.plain() for message in json.inputs]
-        words, write, name = words_of(messages), chat_form(messages), json.options.chat_format
-        stop = list(check_format(name, "options.chat_format").stop) if name else None
-
-        def form(own: ChatFormat) -> Form:
-            return write(named_format(name, own) if name else own)
-
+    name, is_text = json.options.chat_format or "", isinstance(json.inputs, str)
+    messages = [] if isinstance(json.inputs, str) else [message.plain() for message in json.inputs]
+    words = json.inputs if isinstance(json.inputs, str) else words_of(messages)
+    stop = list(check_format(name, "options.chat_format").stop) if name and messages else None
     if not words.strip():
         raise InvalidRequest("inputs: there is nothing to answer", param="inputs")
     question = Question(prompt=words, memory_k=0, stop=stop, **json.parameters.model_dump())
-    return Ask(question, model=model, form=form, load=json.options.load(), trims=not isinstance(json.inputs, str))
+    return Ask(
+        question,
+        model=model,
+        messages=tuple(messages),
+        text=prompts_of(words)[0] if is_text else None,
+        format=name if messages else "",
+        load=json.options.load(),
+        trims=not is_text,
+    )

@@ -14,11 +14,11 @@ from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
 from services.api.once import once
-from services.api.openai_asks import chat_form
 from services.api.schemas import replies, spec
 from services.question import Ask, Question
 from services.validation import Keep, MaxTokens, Prompt, SessionId, Share, Strict
 
+_TOLD = ("finish_reason", "usage", "timings", "messages_in_prompt", "messages_left_out")
 # What Langformers takes where a body leaves it out.
 MEMORY_K, TEMPERATURE, TOP_P, MAX_LENGTH = 10, 0.5, 1.0, 5000
 
@@ -69,8 +69,8 @@ class LangformersResource(Resource):
             max_tokens=json.max_length,
         )
         messages = [{"role": "system", "content": json.system_prompt}] if json.system_prompt else []
-        form = chat_form([*messages, {"role": "user", "content": json.prompt}])
-        ask = Ask(question, form=form, system=json.system_prompt, talk="generate")
+        messages.append({"role": "user", "content": json.prompt})
+        ask = Ask(question, messages=tuple(messages), system=json.system_prompt, talk="generate")
         answer = self._answers.open(caller().id, ask, poll_of_caller())
         return sse.stream(_events(answer), answer.close)
 
@@ -82,5 +82,5 @@ def _events(answer: Answer) -> Iterator[str]:
             yield sse.event({"chunk": chunk})
         elif comment := silences.comment(answer.place):
             yield comment
-    told = {name: answer.summary[name] for name in ("finish_reason", "usage", "timings")}
+    told = {name: answer.summary[name] for name in _TOLD}
     yield sse.event({"chunk": "", **told})

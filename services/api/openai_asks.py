@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from services.api.openai_schemas import ChatRequest, CompletionRequest, Generating, NamedTool, prompts_of
-from services.backend import ChatFormat, Prompt
 from services.errors import InvalidRequest
-from services.prompts.chat import ChatForm, words_of
-from services.prompts.chat_template import chat_template
-from services.prompts.fit import Exchange, Form
+from services.prompts.chat import words_of
 from services.question import Ask, Question
-from services.tools import begins_call, call_schema, explained, read_calls
-
-
-@dataclass(frozen=True)
-class PlainForm:
-    """A text, or token ids, to go on with."""
-
-    prompt: Prompt
-
-    def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """See `Form.fill`."""
-        return self.prompt
-
-    def bare(self, probe: str) -> Prompt:
-        """See `Form.bare`: all of it is the caller's."""
-        return Prompt(probe)
+from services.tools import begins_call, call_schema, read_calls
 
 
 def ask_chat(body: ChatRequest) -> list[Ask]:
@@ -54,7 +34,8 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
     ask = Ask(
         question,
         model=body.model,
-        form=chat_form(messages, tools),
+        messages=tuple(messages),
+        tools=tuple(tools),
         json_schema=schema,
         logit_bias=_biases(body),
         n_top=(body.top_logprobs or 0) if body.logprobs else None,
@@ -67,30 +48,18 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
 def ask_completions(body: CompletionRequest) -> list[Ask]:
     """For each prompt as many times as texts are wanted. Raises InvalidRequest."""
     asks: list[Ask] = []
-    for prompt in prompts_of(body.prompt):
+    for prompt in prompts_of(body.prompt, body.parse_special is not False):
         question = _question(body, prompt.text, body.max_tokens or 16, None, 0)
         ask = Ask(
             question,
             model=body.model,
-            form=lambda _format, prompt=prompt: PlainForm(prompt),  # type: ignore[misc]
+            text=prompt,
             trims=False,
             logit_bias=_biases(body),
             n_top=body.logprobs,
         )
         asks += _several(ask, body.n or 1)
     return asks
-
-
-def chat_form(messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> Callable[[ChatFormat], Form]:
-    """How a chat is written: by the model's own template, with the tools told in words where that knows of none."""
-
-    def form(chat_format: ChatFormat) -> Form:
-        template = chat_template(chat_format)
-        if tools and "tools" not in chat_format.template:
-            return ChatForm(template, tuple(explained(messages, tools)))
-        return ChatForm(template, tuple(messages), tuple(tools))
-
-    return form
 
 
 def _question(

@@ -129,10 +129,17 @@ class OpenAIModels(BaseModel):
     data: list[OpenAIModel]
 
 
+class TokenPiece(BaseModel):
+    """A token, and its text, or its bytes where these are no text by themselves."""
+
+    id: int
+    piece: str | list[int]
+
+
 class Tokens(BaseModel):
     """Token ids, and how many they are."""
 
-    tokens: list[int]
+    tokens: list[int] | list[TokenPiece]
     count: int
 
 

@@ -222,6 +222,7 @@ class CompletionRequest(Generating):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
+    parse_special: bool | None = None
     best_of: int | None = None
 
     @model_validator(mode="after")
@@ -256,11 +257,25 @@ class EmbeddingsRequest(Lenient):
 
 
 class TokenizeRequest(Lenient):
-    """The body of POST /tokenize: a text or messages."""
+    """The body of POST /tokenize: a text or messages; the fields and their defaults are llama-server's.
+
+    `add_special`: the model's own beginning comes first. `parse_special`: the text of a special token is that token.
+    `with_pieces`: each token with its text, or its bytes where these are no text by themselves.
+    """
 
     content: str | None = None
     messages: list[ChatMessage] | None = None
     model: Name | None = None
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_of_a_text(self) -> TokenizeRequest:
+        for name in ("add_special", "parse_special"):
+            if self.messages is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} goes with content: the chat template says where messages have special tokens")
+        return self
 
 
 class DetokenizeRequest(Lenient):
@@ -270,13 +285,13 @@ class DetokenizeRequest(Lenient):
     model: Name | None = None
 
 
-def prompts_of(given: Any) -> list[Prompt]:
-    """A text, token ids, or a list of either, as prompts in which nothing is special."""
+def prompts_of(given: Any, parse_special: bool = True) -> list[Prompt]:
+    """A text, token ids, or a list of either, as prompts; `parse_special`: special tokens may stand in a text."""
     if isinstance(given, str):
-        return [Prompt(given, ((0, len(given)),))]
+        return [Prompt(given, () if parse_special else ((0, len(given)),))]
     if given and isinstance(given[0], int):
         return [Prompt("", ids=tuple(given))]
-    return [prompt for each in given for prompt in prompts_of(each)]
+    return [prompt for each in given for prompt in prompts_of(each, parse_special)]
 
 
 def _object(call: CallOfAssistant) -> Any:

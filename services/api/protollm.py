@@ -13,7 +13,6 @@ from auth.authentication import caller
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
 from services.api.once import current_jobs, job_request, once
-from services.api.openai_asks import chat_form
 from services.api.openai_schemas import ChatMessage, Lenient, Name
 from services.api.schemas import Deleted, replies, spec
 from services.errors import HearthError, InvalidRequest, Unprocessable
@@ -158,7 +157,7 @@ def _answer(answers: Answers, messages: list[dict[str, Any]], meta: Meta) -> dic
         prompt=words, memory_k=0, temperature=meta.temperature, max_tokens=meta.tokens_limit, stop=meta.stop_words
     )
     try:
-        answer = answers.open(caller().id, Ask(question, model=meta.model, form=chat_form(messages)), poll_of_caller())
+        answer = answers.open(caller().id, Ask(question, model=meta.model, messages=tuple(messages)), poll_of_caller())
     except InvalidRequest as error:
         raise Unprocessable(error.message, param=error.param, code=error.code) from error
     return {"content": answer.whole()}

@@ -27,7 +27,7 @@ class AnswerRequest(Question):
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """A profile, or a file of the models folder. None: the selected profile."""
     system_prompt: str = ""
-    """Where there is one, the conversation is written by the model's own chat template instead of the profile's."""
+    """Where there is one, the conversation is written by a chat template instead of the profile's template."""
 
 
 class Usage(BaseModel):
@@ -39,7 +39,7 @@ class Usage(BaseModel):
 
 
 class AnswerResult(BaseModel):
-    """A whole answer. `timings` are milliseconds."""
+    """A whole answer. `timings` are milliseconds; the messages counted are those of the session, with the new prompt."""
 
     result: str
     session_id: int | None
@@ -48,6 +48,21 @@ class AnswerResult(BaseModel):
     finish_reason: str
     usage: Usage
     timings: dict[str, float]
+    messages_in_prompt: int
+    messages_left_out: int
+
+
+class WrittenPrompt(BaseModel):
+    """A prompt as the model reads it. `tokens` are its ids, `n_ctx` how many the context holds."""
+
+    prompt: str
+    tokens: list[int]
+    stop: list[str]
+    model: str
+    profile: str
+    n_ctx: int
+    messages_in_prompt: int
+    messages_left_out: int
 
 
 class SessionNames(RootModel[dict[str, str]]):
@@ -103,74 +118,6 @@ class Deleted(BaseModel):
     """It is gone."""
 
     deleted: bool
-
-
-class ModelDetails(BaseModel):
-    """What a GGUF file is (`context_length` in tokens, `size` in bytes), or the `problem` for which it cannot be used."""
-
-    name: str | None = None
-    architecture: str | None = None
-    weights: int | None = None
-    quantization: str | None = None
-    context_length: int | None = None
-    vocabulary: int | None = None
-    size: int | None = None
-    adapter: bool | None = None
-    problem: str | None = None
-
-
-class PullProgress(BaseModel):
-    """How much of a file has arrived, in bytes. The state is arriving, done, or interrupted (nobody fetches the rest)."""
-
-    file: str
-    source: str
-    size: int
-    received: int
-    state: str
-
-
-class ModelPull(Strict):
-    """The body of POST /models/pull: hf:REPO/FILE.gguf, hf:REPO, ollama:NAME, or a profile that has a source."""
-
-    source: Annotated[str, Field(min_length=1, max_length=512)]
-
-
-class ProfileDetails(BaseModel):
-    """What a profile sets for its answers; `source` is where its model can be fetched from."""
-
-    model: str
-    source: str | None
-    n_ctx: int
-    memory_k: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-
-
-class ModelList(BaseModel):
-    """The files of the models folder, and the profiles. `config_problem`: what is wrong with an edited config.json."""
-
-    models: list[str]
-    details: dict[str, ModelDetails]
-    loaded: list[str]
-    arriving: list[PullProgress]
-    selected: str
-    profiles: list[str]
-    profile_details: dict[str, ProfileDetails]
-    config_problem: str | None = None
-
-
-class ModelSwitch(Strict):
-    """The body of POST /models/model: a file of the models folder, and the profile that is to use it."""
-
-    model: Annotated[str, Field(min_length=1, max_length=1024)]
-    model_config_: Annotated[str, Field(alias="model_config", min_length=1, max_length=256)]
-
-
-class ModelStatus(BaseModel):
-    """The model is loaded and selected."""
-
-    model_status: bool
 
 
 class ErrorDetail(BaseModel):

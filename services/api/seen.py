@@ -28,6 +28,7 @@ _DEEDS = {
     ("key", "DELETE"): "revoke",
     ("key_rotation", "POST"): "rotate",
     ("model", "POST"): "switch",
+    ("unload", "POST"): "unload",
     ("pull", "POST"): "pull",
 }
 _REFUSED = (401, 403, 421, 429)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask_restful import Resource
@@ -9,11 +10,12 @@ from flask_restful import Resource
 from auth.authentication import caller
 from services.answers import Answers
 from services.api.openai_replies import Text, Tokens
-from services.api.openai_schemas import DetokenizeRequest, TokenizeRequest
+from services.api.openai_schemas import DetokenizeRequest, TokenizeRequest, prompts_of
 from services.api.schemas import replies, spec
-from services.backend import Prompt
+from services.backend import Model, Prompt
 from services.errors import InvalidRequest
-from services.prompts.chat_template import chat_template
+from services.prompts.chat import words_of
+from services.question import Ask, Question
 
 
 class TokenizeResource(Resource):
@@ -24,16 +26,34 @@ class TokenizeResource(Resource):
 
     @spec.validate(json=TokenizeRequest, resp=replies(Tokens, 400, 404, 413, 422, 503))
     def post(self, json: TokenizeRequest) -> Any:
-        """Give the token ids of `content`, as plain text, or of `messages` as the model's chat template writes them."""
-        if (json.content is None) == (json.messages is None):
+        """Give the token ids of `content`, or of `messages` as the model's chat template writes them.
+
+        `parse_special` false takes the text of special tokens for plain text; `with_pieces` gives each token's text too.
+        """
+        if (json.content is None) == (not json.messages):
             raise InvalidRequest("content: give either content or messages", param="content")
+        if json.messages:
+            messages = tuple(message.plain() for message in json.messages)
+            ask = Ask(Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages)
+            with self._answers.written(caller().id, ask) as (_, model, form):
+                return _described(model, form.fill((), ask.question.prompt), json)
+        (prompt,) = prompts_of(json.content, json.parse_special is not False)
         with self._answers.lease(caller().id, json.model) as model:
-            if json.messages is not None:
-                prompt = chat_template(model.chat_format).render([message.plain() for message in json.messages])
-            else:
-                prompt = Prompt(json.content or "", ((0, len(json.content or "")),), bos=False)
-            tokens = model.tokenize(prompt)
-        return {"tokens": tokens, "count": len(tokens)}
+            return _described(model, replace(prompt, bos=bool(json.add_special)), json)
+
+
+def _described(model: Model, prompt: Prompt, body: TokenizeRequest) -> dict[str, Any]:
+    tokens: list[Any] = model.tokenize(prompt)
+    if body.with_pieces:
+        tokens = [{"id": token, "piece": _told(piece)} for token, piece in zip(tokens, model.pieces(tokens), strict=True)]
+    return {"tokens": tokens, "count": len(tokens)}
+
+
+def _told(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
 
 
 class DetokenizeResource(Resource):
@@ -46,4 +66,4 @@ class DetokenizeResource(Resource):
     def post(self, json: DetokenizeRequest) -> Any:
         """Give the text of `tokens`."""
         with self._answers.lease(caller().id, json.model) as model:
-            return {"content": model.detokenize(json.tokens)}
+            return {"content": b"".join(model.pieces(json.tokens)).decode("utf-8", "replace")}

@@ -13,9 +13,13 @@ const AREA = byId("messages");
 const SHOWN = 50;
 
 export class Conversation {
-  /** `ask(prompt, keep)` is called for a prompt that is put anew, `retry(run)` and `edit(run)` for one that failed. */
-  constructor({ ask, retry, edit, renamed }) {
+  /**
+   * `ask(prompt, keep)` is called for a prompt that is put anew, `retry(run)` and `edit(run)` for one that failed; `hint`
+   * stands in an empty conversation.
+   */
+  constructor({ ask, retry, edit, renamed, hint }) {
     this.handlers = { ask, retry, edit };
+    this.hint = hint;
     this.renamed = renamed;
     this.scroller = new Scroller(byId("scroll"), byId("to-end"));
     this.session = null;
@@ -141,7 +145,7 @@ export class Conversation {
     if (this.first) this.timer = setTimeout(() => this.#drawEarlier(wanted));
     const run = this.session === null ? null : runOf(this.session);
     if (run) this.#showTail(run);
-    else if (!wanted.length) AREA.append(welcome());
+    else if (!wanted.length) AREA.append(welcome(this.hint));
     this.#mark(run);
     byId("scroll").setAttribute("aria-busy", String(Boolean(run && !run.isOver)));
   }

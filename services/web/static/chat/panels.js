@@ -1,9 +1,9 @@
 // The panel on the right: one at a time, opened by its button and closed by the same, its cross, or Esc.
 
-import { byId } from "./dom.js";
+import { byId, el } from "./dom.js";
 
 export class Panels {
-  /** `panels` are name → [title, open(body)]; what `open` returns may `close` it and `refresh` it. */
+  /** `panels` are name → [title, load()]; that resolves to `open(body)`, and what this returns may `close` it and `refresh` it. */
   constructor(panels, onshow) {
     this.panels = panels;
     this.onshow = onshow;
@@ -12,15 +12,24 @@ export class Panels {
     byId("close-panel").addEventListener("click", () => this.hide());
   }
 
-  show(name) {
+  async show(name) {
     const from = this.shown?.from ?? document.activeElement;
     this.hide();
-    const [title, open] = this.panels[name];
+    const [title, load] = this.panels[name];
     byId("panel-title").textContent = title;
     byId("panel").hidden = false;
-    this.shown = { ...open(byId("panel-body")), name, from };
+    const shown = { name, from };
+    this.shown = shown;
     this.onshow();
     byId("close-panel").focus();
+    try {
+      const open = await load();
+      // Another may have been opened meanwhile.
+      if (this.shown === shown) Object.assign(shown, open(byId("panel-body")));
+    } catch {
+      const problem = el("p", { className: "error", role: "alert" }, "The server does not answer. Close this, and open it again.");
+      if (this.shown === shown) byId("panel-body").replaceChildren(problem);
+    }
   }
 
   hide() {

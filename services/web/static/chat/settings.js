@@ -6,7 +6,7 @@ import * as store from "./store.js";
 
 const NUMBERS = [
   ["memory_k", "Memory", { min: 0, max: 1000, step: 1 },
-    "memory_k: how many of the last exchanges the model reads again with each prompt. More remembers more, and takes longer."],
+    "memory_k: how many of the last exchanges the model reads again with each prompt. More remembers more, and takes longer. “All that fits” is as much as the model's context holds."],
   ["temperature", "Temperature", { min: 0, max: 2, step: "any" },
     "0 takes the likeliest word each time and answers alike; higher values vary more, and wander off sooner."],
   ["top_p", "Top p", { min: 0, max: 1, step: "any" },
@@ -14,6 +14,14 @@ const NUMBERS = [
   ["max_tokens", "Longest answer", { min: 1, max: 1000000, step: 1 },
     "max_length, in tokens (about three quarters of a word each). A longer answer is cut there."],
 ];
+
+// What a system prompt does, by how the profile is prompted.
+const SYSTEM = "What the model is to be and to do, before the conversation begins.";
+const SYSTEM_HELP = {
+  "": SYSTEM,
+  template: `${SYSTEM} This profile has a template of its own, which says that already; with a system prompt the model's chat format is used in its place.`,
+  "chat template": `${SYSTEM} It stands in the place of the profile's own, which is shown here until you write another.`,
+};
 
 /** The settings kept for a session; for a new chat, those that its first prompt will take along. */
 export const settingsOf = (session) => store.read("settings", session ?? "new", {});
@@ -37,13 +45,13 @@ export function openSettings(body, { session, onchange, openModels, save }) {
     field.addEventListener("change", keepAll);
     fields.set(name, field);
     return el("div", { className: "field" },
-      el("div", { className: "label" }, el("label", { for: field.id, title: help }, label),
+      el("div", { className: "label" }, el("label", { for: field.id }, label),
         el("button", { type: "button", className: "help", "aria-label": "Help", "aria-describedby": tip }, "?"),
         el("span", { id: tip, className: "tip", role: "tooltip" }, help)),
       field);
   };
   const profile = el("select", {}, el("option", { value: "" }, "The server's choice"));
-  const system = el("textarea", { rows: 4, placeholder: "None: the profile's own template" });
+  const system = el("textarea", { rows: 4 });
   const numbers = NUMBERS.map(([name, label, limits, help]) => add(name, label, el("input", { type: "number", inputMode: "decimal", ...limits }), help));
   const reset = () => {
     store.keep("settings", session() ?? "new", {});
@@ -54,7 +62,7 @@ export function openSettings(body, { session, onchange, openModels, save }) {
     el("p", { className: "faint" }, "For this conversation only, and kept with it in this browser."),
     add("model", "Profile", profile, "A profile names a model and says how it is used. The server's choice is the one selected for everybody."),
     el("button", { type: "button", className: "link", onclick: openModels }, "Switch the server's model…"),
-    add("system_prompt", "System prompt", system, "What the model is to be and to do, before the conversation begins. With one, the model's own chat format is used instead of the profile's template."),
+    add("system_prompt", "System prompt", system, SYSTEM),
     ...numbers,
     el("button", { type: "button", className: "wide", onclick: reset }, "Reset to the profile's settings"),
     el("button", { type: "button", className: "wide", onclick: save }, "Save the conversation as a file"),
@@ -78,7 +86,9 @@ export function openSettings(body, { session, onchange, openModels, save }) {
   }
   function defaults() {
     const chosen = models?.profile_details[profile.value || models.selected];
-    for (const [name] of NUMBERS) fields.get(name).placeholder = chosen ? String(chosen[name]) : "";
+    for (const [name] of NUMBERS) fields.get(name).placeholder = chosen ? String(chosen[name] ?? "all that fits") : "";
+    system.placeholder = !chosen ? "" : chosen.prompted_by === "template" ? "None: the profile's own template" : chosen.system_prompt || "None";
+    body.querySelector("#help-system_prompt").textContent = SYSTEM_HELP[chosen?.prompted_by ?? ""];
   }
   profile.addEventListener("change", defaults);
   fill();

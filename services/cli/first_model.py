@@ -1,0 +1,98 @@
+"""The model that a command names: a profile's, a file's, or one to fetch; and what is said of the selected one."""
+
+from __future__ import annotations
+
+from services.errors import HearthError, InvalidRequest, NotFound
+from services.models import catalog
+from services.models.config import Config, Profiles, profile_entry
+from services.models.downloads import Pulls
+from services.models.files import ModelFiles
+from services.models.pull_bar import show
+from services.models.sources import FORMS, Source, parse_source
+from services.settings import Settings
+
+# Weights below which a model is good for a first look only.
+TINY = 500_000_000
+# What the guide is called among the files.
+GUIDE = "guide.gguf"
+
+
+def select_model(settings: Settings, what: str) -> str:
+    """Fetch what is named if need be, and select a profile of it, a new one where there is none; return its name.
+
+    `what` is a profile, a file of the models folder, a name of the catalog, a source, or a file's path. Raises
+    HearthError where there is no such thing, or where it cannot be fetched.
+    """
+    profiles, files = Profiles(settings.data / "config.json"), ModelFiles(settings.models)
+    config = profiles.config()
+    if what in config.profiles:
+        profile = config.profiles[what]
+        if profile.source and not _is_here(files, profile.model):
+            _fetch(settings, parse_source(profile.source), profile.model)
+        profiles.select(what, files.check(profile.model).name)
+        return what
+    entry = catalog.find(what)
+    name, file = (entry.name, entry.file) if entry else ("", what)
+    if not _is_here(files, file) and _is_here(files, f"{file}.gguf"):
+        file = f"{file}.gguf"
+    if not _is_here(files, file):
+        file = _fetch(settings, _source_of(what), "")
+    file = files.check(file).name
+    if known := config.profile_of(file):
+        profiles.select(known, file)
+        return known
+    name = name if name and name not in config.profiles else config.free_name(file)
+    profiles.add(name, profile_entry(file))
+    return name
+
+
+def fetch_first(settings: Settings) -> str:
+    """At the first start, fetch and select the model that the settings name; return what to say where that fails."""
+    if settings.model in ("", "none") or (settings.data / "config.json").exists():
+        return ""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    try:
+        select_model(settings, settings.model)
+    except HearthError as error:
+        later = f"To fetch one later: python3 main.py run {settings.model}"
+        return f"No model was fetched ({error.message}), so the guide answers. {later}"
+    return ""
+
+
+def introduction(config: Config, files: ModelFiles) -> str:
+    """A line that says what the selected model is, where it is only good for a first look; else ""."""
+    try:
+        model = files.check(config.profile.model)
+    except HearthError:
+        return ""
+    info = next((file.info for file in files.list() if file.name == model.name), None)
+    if info is None or info.weights >= TINY:
+        return ""
+    what = "a tiny model that knows this server and little else" if model.name == GUIDE else "a tiny model for a first look"
+    return f"{config.selected} answers, {what}. For real work fetch a larger one: python3 main.py models catalog"
+
+
+def _is_here(files: ModelFiles, name: str) -> bool:
+    try:
+        files.check(name)
+    except (NotFound, InvalidRequest):
+        return False
+    return True
+
+
+def _source_of(what: str) -> Source:
+    if entry := catalog.find(what):
+        return parse_source(entry.source)
+    try:
+        return parse_source(what, local=True)
+    except InvalidRequest:
+        reason = f'there is no "{what}": neither a profile, nor a file of the models folder, nor a model of the catalog'
+        raise NotFound(f"{reason} (python3 main.py models catalog), and a source is {FORMS}", param="model") from None
+
+
+def _fetch(settings: Settings, source: Source, target: str) -> str:
+    """Fetch a model file, with a bar that shows how much has arrived; return its name in the models folder."""
+    arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
+    show(arriving)
+    assert arriving.path
+    return arriving.path.relative_to(settings.models).as_posix()

@@ -1,0 +1,124 @@
+"""What `main.py models` says of a model: its facts, and what it takes in memory with a profile's settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from services.models.catalog import CatalogEntry
+from services.models.gguf import GgufInfo
+from services.models.memory import Fit, fit
+from services.models.profile import Profile
+
+NO_TEMPLATE = "no chat template: goes on with a text"
+CAN = {"think": "thinks first", "tools": "uses tools"}
+# What the engine computes at once, in tokens, where a profile leaves it open (services/engine/runner.py, loading.py).
+_N_BATCH, _N_UBATCH = 128, 512
+
+
+def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fit:
+    """How a model fits into `free` bytes with a profile's settings, and its LoRA adapters of so many bytes."""
+    capacity = (profile.n_batch or _N_BATCH) + 1 + profile.n_parallel
+    return fit(
+        info,
+        free,
+        n_ctx=profile.context,
+        n_parallel=profile.n_parallel,
+        type_k=profile.cache_type_k,
+        type_v=profile.cache_type_v,
+        swa_full=profile.swa_full,
+        n_ubatch=min(profile.n_ubatch or _N_UBATCH, capacity),
+        flash_attn=profile.flash_attn,
+        weights=info.size + adapters,
+    )
+
+
+def file_facts(info: GgufInfo) -> list[tuple[str, str]]:
+    """What a model file's header says, a name and a text each."""
+    kind = "" if info.chat_template or info.adapter else f" ({NO_TEMPLATE})"
+    facts = [
+        ("name", info.name or ""),
+        ("architecture", info.architecture + kind),
+        ("weights", f"{short(info.weights)}, {info.quantization}"),
+        ("size", gb(info.size) + (f" in {info.parts} files" if info.parts > 1 else "")),
+        ("trained context", f"{info.context_length:,} tokens" if info.context_length else "not said"),
+        ("vocabulary", f"{info.vocabulary:,} tokens" if info.vocabulary else ""),
+    ]
+    return [("kind", "a LoRA adapter, for a profile's lora"), *facts] if info.adapter else facts
+
+
+def catalog_facts(entry: CatalogEntry) -> list[tuple[str, str]]:
+    """What the catalog says of a model."""
+    return [
+        ("about", entry.about),
+        ("source", entry.source),
+        ("size", gb(entry.size)),
+        ("weights", short(entry.weights)),
+        ("licence", entry.licence),
+        ("can", ", ".join(CAN[each] for each in entry.can)),
+        ("trained context", f"{entry.context:,} tokens"),
+        ("comfortable", f"on a machine with {entry.machine_gb} GB; it needs {gb(entry.needs)} free"),
+    ]
+
+
+def profile_facts(name: str, profile: Profile) -> list[tuple[str, str]]:
+    """What a profile sets that matters here."""
+    return [
+        ("profile", name or "none yet, so as one that is made for it"),
+        ("prompted by", "its template" if profile.template is not None else "a chat template"),
+        ("remembers", "all that fits" if profile.memory is None else f"{profile.memory} exchanges (memory_k)"),
+    ]
+
+
+def memory_facts(made: Fit, free: int) -> list[tuple[str, str]]:
+    """What a model takes, or why it does not fit."""
+    if made.problem:
+        return [("memory", f"does not fit: {made.problem}")]
+    at_once = "1 answer at once" if made.n_slots == 1 else f"{made.n_slots} answers at once"
+    return [
+        ("in memory", f"{gb(made.weights + made.kv)}: weights {gb(made.weights)}, KV cache {gb(made.kv)}"),
+        ("that is", f"{at_once}, each with a context of {made.n_ctx:,} tokens"),
+        ("free now", gb(free)),
+    ]
+
+
+def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
+    """Print a line for each fact that there is."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in facts:
+        if text:
+            table.add_row(name, text)
+    _console().print(title, table, sep="\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of texts under their columns; names are never cut."""
+    table = Table()
+    for n, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=n == 0)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def gb(n_bytes: int) -> str:
+    """A size in the unit that suits it: 3.8 MB, 12.1 GB."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "KB")):
+        if n_bytes >= 0.9995 * 1000**power:
+            return f"{n_bytes / 1000**power:.{1 if n_bytes < 99.95 * 1000**power else 0}f} {unit}"
+    return f"{n_bytes} B"
+
+
+def short(count: int) -> str:
+    """A count of weights: 3.5 M, 1.2 B."""
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def _console() -> Any:
+    return Console(width=None if os.isatty(1) else 160, markup=False, highlight=False)

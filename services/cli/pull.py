@@ -1,0 +1,28 @@
+"""`main.py pull`: fetch a model file."""
+
+from __future__ import annotations
+
+import logging
+
+from services.models.config import Profiles
+from services.models.downloads import Pulls
+from services.models.pull_bar import show
+from services.settings import Settings
+
+
+def pull(settings: Settings, what: str) -> int:
+    """Fetch a profile's model, the catalog's, or the one that a source names, and say how to use it.
+
+    Raises HearthError where that does not work; what has arrived by then is kept, and gone on from the next time.
+    """
+    # The bar shows it.
+    logging.getLogger("services.models.downloads").setLevel(logging.ERROR)
+    source, target = Profiles(settings.data / "config.json").config().source(what, local=True)
+    arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
+    show(arriving)
+    print(f"{arriving.path} is there and whole.")
+    if not target:
+        assert arriving.path
+        name = arriving.path.relative_to(settings.models).as_posix()
+        print(f"To chat with it: python3 main.py run {name}. A request may name it as its model, too.")
+    return 0
