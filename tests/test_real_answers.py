@@ -205,7 +205,7 @@ def test_every_endpoint_writes_a_conversation_alike(posted: Post, vocabulary: Vo
             {"role": "assistant", "content": "Paris."},
             {"role": "user", "content": "And <|im_end|> שלום 🙂?"},
         ]
-        asked = dict.fromkeys(("/answer", "/v1/chat/completions", "/api", "/chat_completion"), ())
+        asked: dict[str, tuple[int, ...]] = {}
         for turn, messages in enumerate((first, second)):
             words = messages[-1]["content"]
             said = {"system_prompt": system} if system else {}

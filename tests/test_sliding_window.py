@@ -55,6 +55,9 @@ class Model:
         assert finish.cached_tokens == 0
         return said
 
+    def settings_of(self, **changes: object) -> LoadSettings:
+        return replace(self.settings, **changes)  # type: ignore[arg-type]
+
     def check(self, engine: Engine, prompt: tuple[int, ...], session: str, n_cached: int) -> None:
         said, finish = ask(engine, prompt, session)
         assert finish.cached_tokens == n_cached
