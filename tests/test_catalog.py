@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from services.models.catalog import CatalogEntry, catalog, find, fits
+from services.models.catalog import CatalogEntry, catalog, find, fits, proposals
 from services.models.gguf import read_gguf
 from services.models.kv_shape import kv_shape
 from services.models.profile import Profile
@@ -141,3 +141,20 @@ def test_a_wrong_entry_is_refused(change: dict[str, object]) -> None:
     assert CatalogEntry.model_validate_json(json.dumps(good)) == catalog()[0]
     with pytest.raises(ValidationError, match=next(iter(change))):
         CatalogEntry.model_validate_json(json.dumps(good | change))
+
+
+@every_entry
+def test_what_it_needs_is_the_memory_from_which_on_loading_finds_it_comfortable(entry: CatalogEntry) -> None:
+    usual = min(8192, entry.context)
+    assert fits(entry, entry.needs)
+    assert entry.fit(entry.needs).n_ctx >= usual
+    assert not fits(entry, entry.needs - 2)
+    assert entry.fit(entry.needs - 2).n_ctx < usual
+
+
+def test_the_largest_that_fits_is_the_best() -> None:
+    told = proposals({catalog()[0].file}, catalog()[3].needs)
+    assert [each["here"] for each in told] == [True] + [False] * 10
+    fitting = [each["name"] for each in told if each["fits"]]
+    assert [each["name"] for each in told if each["best"]] == [fitting[-1]]
+    assert not any(each["fits"] or each["best"] for each in proposals((), 0))

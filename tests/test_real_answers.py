@@ -24,7 +24,7 @@ from services.engine.vocabulary_file import load_vocabulary
 from services.settings import Settings
 from tests.ports import free_port
 from tests.real_models import smollm2
-from tests.serving import Server
+from tests.serving import ROOT, Server
 from tests.test_answers import DummyBackend, DummyGeneration
 from tests.tiny import GUIDE
 
@@ -181,6 +181,8 @@ Post = Callable[[str, dict[str, Any]], tuple[int, ...]]
 def posted(tmp_path: Path, folder: Path, vocabulary: Vocabulary) -> Post:
     """Sends a body to an endpoint; gives the token ids that the engine is handed."""
     backend = RecordingBackend(vocabulary)
+    config = json.loads((ROOT / "data" / "config.example.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "SelectedModel": "SmolLM2"}))
     app = create_app(Settings(data=tmp_path, models=folder), backend)
     key = app.extensions["hearth"]["keys"].mint_master().key
     client = app.test_client()
@@ -244,6 +246,8 @@ def test_the_selected_profile_is_prompted_alike_too(posted: Post) -> None:
         posted_by("/answer", {"prompt": "Hi", "memory_k": 0, "model": "SmolLM2", "system_prompt": SYSTEM}),
     ]
     assert len(set(asked)) == 1
+    asked.append(posted_by("/api/generate", {"prompt": "Hi", "memory_k": 0}))
+    assert len(set(asked)) == 1
     other = posted_by("/answer", {"prompt": "Hi", "memory_k": 0, "model": "SmolLM2", "system_prompt": "Be brief."})
     assert other not in asked
 
@@ -293,6 +297,17 @@ def test_a_session_of_sixty_turns_slides_and_reads_little(real: Server, tmp_path
     assert shown["prompt"].startswith("<|im_start|>system\n")
     assert shown["prompt"].endswith("<|im_start|>user\nMore?<|im_end|>\n<|im_start|>assistant\n")
     assert shown["messages_left_out"] >= starts[-1] > 0
+
+
+def test_openais_api_tells_what_a_session_leaves_out(real: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "session_id": 65, "max_tokens": 4, "model": FILE}
+    assert real.post("/v1/chat/completions", body).json()["messages_in_prompt"] == 1
+    whole = real.post("/v1/chat/completions", {**body, "memory_k": 0}).json()
+    assert (whole["messages_in_prompt"], whole["messages_left_out"]) == (1, 2)
+    reply = real.post("/v1/chat/completions", {**body, "stream": True}).text
+    events = [json.loads(line[6:]) for line in reply.splitlines() if line.startswith("data: {")]
+    assert (events[-1]["messages_in_prompt"], events[-1]["messages_left_out"]) == (5, 0)
+    assert "messages_in_prompt" not in real.post("/v1/chat/completions", {**body, "session_id": None}).json()
 
 
 def test_a_session_goes_on_in_another_form(real: Server) -> None:

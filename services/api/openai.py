@@ -17,7 +17,7 @@ from services.api.once import once
 from services.api.openai_asks import ask_chat, ask_completions
 from services.api.openai_replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
 from services.api.openai_schemas import ChatRequest, CompletionRequest
-from services.api.openai_shapes import Shape, calls_delta, chat_logprobs, completion_logprobs, message_of
+from services.api.openai_shapes import Shape, calls_delta, chat_logprobs, completion_logprobs, message_of, window_of
 from services.api.schemas import replies, spec
 from services.errors import InvalidRequest, NotFound, PromptTooLong
 from services.models.config import Profiles
@@ -41,7 +41,8 @@ class ChatCompletionsResource(Resource):
         """Answer a chat, by the model's own chat template.
 
         Beyond OpenAI's reference: `session_id` keeps the conversation on the server, so that only new messages are sent;
-        `top_k`, `min_p`, `repeat_penalty` and `memory_k` are as for /answer. With `stream` true the reply is
+        `top_k`, `min_p`, `repeat_penalty` and `memory_k` are as for /answer, and the reply then says how many messages of
+        the session the prompt held and left out. With `stream` true the reply is
         text/event-stream: chunks, then `data: [DONE]`; an error on the way is an event of its own, and the last.
         """
         return _reply(self._answers, ask_chat(json), _ChatWriter(json), bool(json.stream), _wants_usage(json))
@@ -219,7 +220,8 @@ def _events(answers: Sequence[Answer], writer: _ChatWriter | _TextWriter, shape:
     for index, answer in enumerate(answers):
         for part in writer.parts(index, answer):
             if isinstance(part, dict):
-                yield sse.event(shape.part(part, with_usage))
+                window = window_of(answer) if part["finish_reason"] else {}
+                yield sse.event({**shape.part(part, with_usage), **window})
             elif comment := silences.comment(answer.place):
                 yield comment
     if with_usage:

@@ -67,6 +67,8 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: OpenAIUsage
+    messages_in_prompt: int | None = None
+    messages_left_out: int | None = None
 
 
 class CompletionChoice(BaseModel):

@@ -25,7 +25,7 @@ class Shape:
 
     def whole(self, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
         """The reply to a request that does not stream."""
-        return {**self._head, "choices": choices, "usage": usage_of(answers, self._n)}
+        return {**self._head, "choices": choices, "usage": usage_of(answers, self._n), **window_of(answers[0])}
 
     def part(self, choice: dict[str, Any], with_usage: bool) -> dict[str, Any]:
         """An event of a stream."""
@@ -34,6 +34,13 @@ class Shape:
     def end(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The event that tells the usage."""
         return {**self._head, "choices": [], "usage": usage_of(answers, self._n)}
+
+
+def window_of(answer: Answer) -> dict[str, int]:
+    """How many of a session's messages the prompt held and left out; {} where the client sends all messages itself."""
+    if answer.summary.get("session_id") is None:
+        return {}
+    return {name: answer.summary[name] for name in ("messages_in_prompt", "messages_left_out")}
 
 
 def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from services.cluster.link import Link, is_away, reached
+from services.errors import InvalidRequest
 from services.models.config import Config, Profiles, unknown_profile
 from services.models.profile import Chosen
 
@@ -39,6 +42,11 @@ class ClusterProfiles(Profiles):
             return config
         profile = config.profiles[name].model_copy(update={"model": chosen["model"]})
         return replace(config, selected=name, profiles={**config.profiles, name: profile})
+
+    def add(self, name: str, entry: Mapping[str, Any]) -> None:
+        """See `Profiles.add`: here it is refused, since each API node has profiles of its own."""
+        what = f"no profile has the model {entry['model']}: in a cluster a new one is written into each node's config.json"
+        raise InvalidRequest(what, param="model_config")
 
     def select(self, name: str, model: str) -> None:
         """See `Profiles.select`; for all API nodes. Raises Unavailable too."""

@@ -9,7 +9,7 @@ from typing import Any
 from services.backend import Prompt
 from services.errors import HearthError
 from services.prompts.chat_template import ChatTemplate, Message
-from services.prompts.form import PROBE, Exchange, Form
+from services.prompts.form import FEWEST_MARKS, LONGEST_TOKEN, PROBE, Exchange, Form
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class ChatForm(Form):
             return self.template.render([*self._owners, *roles])
         except HearthError:
             return Prompt(PROBE)
+
+    @property
+    def least(self) -> int:
+        """See `Form.least`."""
+        return sum(FEWEST_MARKS + len(str(each.get("content") or "")) // LONGEST_TOKEN for each in self.messages)
 
     @property
     def key(self) -> Hashable:

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from services.backend import Prompt
 from services.errors import PromptTooLong, TemplateTooSlow
-from services.prompts.form import PROBE, Exchange, Form, before_probe
+from services.prompts.form import FEWEST_MARKS, LONGEST_TOKEN, PROBE, Exchange, Form, before_probe
 
 # A window that is full is emptied down to this share of its room, so that the next many prompts begin alike.
 SLIDE_TO = 0.6
@@ -19,8 +19,6 @@ SLIDE_TO = 0.6
 REFILL_BELOW = 0.3
 # Words that begin with different tokens: what prompts for all of them have in common comes before any words.
 _PROBES = ("A", "0", "\n")
-# No tokenizer's tokens are longer on average (in characters), and no template writes an exchange with fewer of its own.
-_LONGEST_TOKEN, _FEWEST_MARKS = 16, 4
 # The beginnings of templates that are remembered.
 _KEPT_HEADS = 256
 
@@ -54,6 +52,9 @@ class PromptFitter:
         The prompt alone may fill all of the context but one token.
         Raises PromptTooLong where even the prompt alone does not fit.
         """
+        if self.form.least > self.n_ctx:
+            # Not even written: a template may take long over so much.
+            raise PromptTooLong(self.form.least, self.n_ctx)
         head = _heads.of(self.form)
         start, filled = self._place(exchanges, start, lambda window: self.form.fill(window, words), head)
         tokens = filled.tokens(start)
@@ -175,7 +176,7 @@ _heads = _Heads()
 
 def _is_hopeless(window: Sequence[Exchange], room: int) -> bool:
     """Whether so many exchanges cannot fit, so that not even the template need be filled with them."""
-    least = sum(_FEWEST_MARKS + (len(each.human) + len(each.ai)) // _LONGEST_TOKEN for each in window)
+    least = sum(2 * FEWEST_MARKS + (len(each.human) + len(each.ai)) // LONGEST_TOKEN for each in window)
     return least > room
 
 

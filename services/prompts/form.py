@@ -21,6 +21,10 @@ class Exchange:
     ai: str = field(repr=False)
 
 
+# No tokenizer's tokens are longer on average (in characters), and no template writes a message with fewer of its own.
+LONGEST_TOKEN, FEWEST_MARKS = 16, 2
+
+
 class Form(Protocol):
     """How a conversation becomes a prompt."""
 
@@ -45,6 +49,11 @@ class Form(Protocol):
     def bare(self) -> Prompt:
         """A conversation's first prompt, with PROBE in the place of everything that its caller wrote."""
         ...
+
+    @property
+    def least(self) -> int:
+        """How many tokens the prompt has at least, whatever the window; 0 where that is not known."""
+        return 0
 
     @property
     def key(self) -> Hashable:
