@@ -95,9 +95,14 @@ class Client:
         """The model files, what each is, and the profiles."""
         return self._call("GET", "/models")
 
-    def switch_model(self, model: str, profile: str) -> None:
-        """Set the profile's model, and select the profile."""
-        self._call("POST", "/models/model", {"model": model, "model_config": profile})
+    def switch_model(self, model: str, profile: str | None = None) -> str:
+        """Set the profile's model, and select the profile; None: a profile of that model. Returns the profile's name."""
+        body = {"model": model} if profile is None else {"model": model, "model_config": profile}
+        return str(self._call("POST", "/models/model", body)["profile"])
+
+    def unload_model(self, model: str) -> None:
+        """Free a model's memory; the next request that needs it loads it again."""
+        self._call("POST", "/models/unload", {"model": model})
 
     def is_key_good(self) -> bool:
         """Whether the server takes this key."""

@@ -11,7 +11,9 @@ import pytest
 
 from services.engine.machine import free_memory
 from services.models.catalog import catalog
-from tests.serving import ENDLESS, Server
+from tests.clustering import Cluster
+from tests.hub import Hub
+from tests.serving import ENDLESS, Server, Stream
 from tests.tiny import GUIDE, write_embedding_model, write_parrot_model
 
 Serve = Callable[..., Server]
@@ -289,3 +291,37 @@ def test_without_a_model_the_server_starts_and_says_what_to_do(serve: Serve, tmp
     shutil.copy(GUIDE, models)
     assert server.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
     assert server.get("/health").json() == {"status": "ready"}
+
+
+def test_the_workers_of_a_cluster_free_it(cluster: Cluster) -> None:
+    cluster.worker()
+    node = cluster.node()
+    assert node.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+
+    def loaded(wanted: list[str]) -> None:
+        deadline = time.monotonic() + 20
+        while node.get("/models").json()["loaded"] != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    # What workers have loaded is told with their heartbeat.
+    loaded(["guide.gguf"])
+    assert node.post("/models/unload", {"model": "Guide"}).json() == {"unloaded": True, "model": "guide.gguf"}
+    loaded([])
+    assert node.post("/models/unload", {"model": "Guide"}).status_code == 404
+    assert node.ask("What is 7 plus 5?", memory_k=0)["result"] == "7 plus 5 is 12."
+
+
+def test_a_model_of_the_catalog_is_pulled_by_its_name(serve: Serve, models: Path) -> None:
+    entry = next(entry for entry in catalog() if entry.source.startswith("hf:"))
+    user, repo, file = entry.source.removeprefix("hf:").split("/", 2)
+    hub = Hub()
+    hub.files[f"{user}/{repo}"] = {file: GUIDE.read_bytes()}
+    try:
+        server = serve(models=models, environ=hub.env)
+        *_, last, done = Stream(server.post("/models/pull", {"source": entry.name.lower()}, stream=True)).rest()
+        assert (last["state"], last["file"], done) == ("done", entry.file, "[DONE]")
+        told = {each["name"]: each["here"] for each in server.get("/models").json()["catalog"]}
+        assert told[entry.name]
+    finally:
+        hub.close()

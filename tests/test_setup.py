@@ -82,6 +82,44 @@ def test_a_system_without_apt_get_is_told_what_it_needs(bare: Path) -> None:
     assert "cmake" in done.stderr
 
 
+@pytest.fixture
+def ready(bare: Path) -> Path:
+    """The same with everything installed: a python that says what it runs, and with which HEARTH_MODEL."""
+    (bare / ".venv" / "bin").mkdir(parents=True)
+    (bare / "scripts").mkdir()
+    python = '#!/usr/bin/env bash\necho "python $HEARTH_MODEL $*"\n[[ ! -f broken ]]\n'
+    scripts = {".venv/bin/python": python, "scripts/check": '#!/usr/bin/env bash\necho "checked $*"\n'}
+    for name, text in {
+        **scripts,
+        **{f"bin/{tool}": "" for tool in ("chromium", "redis-server", "rabbitmq-server")},
+    }.items():
+        (bare / name).write_text(text)
+        (bare / name).chmod(0o755)
+    (bare / ".venv" / "made").touch()
+    stamp_of = 'eval "$(sed -n "/^export CMAKE_ARGS/p; /^build_id()/,/^}/p; /^stamp_of()/p" setup.sh)"; stamp_of'
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-clients.txt"):
+        (bare / name).touch()
+        subprocess.run(["bash", "-c", f"{stamp_of} {name} >.venv/{name}.installed"], cwd=bare, check=True)
+    return bare
+
+
+@pytest.mark.parametrize(("given", "model"), [("", "SmolLM2"), ("none", "none"), ("Qwen3.5-2B", "Qwen3.5-2B")])
+def test_the_first_run_has_a_model_unless_told_otherwise(ready: Path, given: str, model: str) -> None:
+    done = run(
+        ready, "run", "--port", "0", before=("env", f"HEARTH_MODEL={given}"), path=f"{ready}/bin:{os.environ['PATH']}"
+    )
+    assert done.stdout == f"python {model} {ready}/main.py --port 0\n"
+
+
+def test_the_tests_models_are_fetched_before_they_run(ready: Path) -> None:
+    path = f"{ready}/bin:{os.environ['PATH']}"
+    assert run(ready, "test", "-x", path=path).stdout == "python  -m tests.real_models\nchecked -x\n"
+    (ready / "broken").touch()
+    done = run(ready, "test", "-x", path=path)
+    assert (done.returncode, done.stdout) == (1, "python  -m tests.real_models\n")
+    assert "could not be fetched" in done.stderr
+
+
 def test_everything_that_runs_is_pinned_with_hashes() -> None:
     for name in ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"):
         lines = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ").splitlines()

@@ -31,10 +31,9 @@ from services.models.catalog import proposals
 from services.models.config import Config, Profiles
 from services.models.downloads import Pulls
 from services.models.files import ModelFile, ModelFiles
+from services.models.gguf import NO_TEMPLATE
 from services.models.profile import Profile
 
-# What is said of a file that a conversation can only be written for in a plain form.
-NO_TEMPLATE = "no chat template: goes on with a text"
 _TOLD = set(ProfileDetails.model_fields) & set(Profile.model_fields)
 
 

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from services.models.catalog import CatalogEntry
-from services.models.gguf import GgufInfo
+from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.memory import Fit, fit
 from services.models.profile import Profile
 
-NO_TEMPLATE = "no chat template: goes on with a text"
 CAN = {"think": "thinks first", "tools": "uses tools"}
 # What the engine computes at once, in tokens, where a profile leaves it open (services/engine/runner.py, loading.py).
 _N_BATCH, _N_UBATCH = 128, 512

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.cli.model_facts import (
-    NO_TEMPLATE,
     catalog_facts,
     file_facts,
     fit_of,
@@ -24,7 +23,7 @@ from services.errors import BadModelFile, InvalidRequest, NotFound
 from services.models.catalog import CatalogEntry, catalog, find, proposals
 from services.models.config import EXAMPLE, Config, Profiles
 from services.models.files import ModelFile, ModelFiles
-from services.models.gguf import GgufInfo
+from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.profile import Profile
 from services.models.removal import remove_model
 from services.models.sources import FORMS, parse_source

@@ -17,8 +17,10 @@ from typing import Any, BinaryIO
 
 from services.models.gguf_types import FILE_TYPES, TENSOR_TYPES
 
-__all__ = ["TENSOR_TYPES", "BadGguf", "GgufInfo", "read_gguf", "read_header", "vocabulary_of"]
+__all__ = ["NO_TEMPLATE", "TENSOR_TYPES", "BadGguf", "GgufInfo", "read_gguf", "read_header", "vocabulary_of"]
 
+# What is said of a file without a chat template, as of a base model.
+NO_TEMPLATE = "no chat template: goes on with a text"
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4

@@ -55,9 +55,7 @@ def _read(source: Source, path: str, file: RemoteFile) -> GgufInfo:
             return read_header(opened, file.size)
     assert isinstance(source, HubFile)
     exact = HubFile(source.repo, path, source.revision)
-    with explained(exact):
-        begins = io.BufferedReader(_HubBytes(exact, file.size), BLOCK)
-        return read_header(cast(BinaryIO, begins), file.size)
+    return read_header(cast(BinaryIO, io.BufferedReader(_HubBytes(exact, file.size), BLOCK)), file.size)
 
 
 class _HubBytes(io.RawIOBase):
@@ -83,24 +81,29 @@ class _HubBytes(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fetch as many bytes as the buffer holds, or as are left. Raises PullFailed, and what the hub's client raises."""
+        """Fetch as many bytes as the buffer holds, or as are left. Raises NotFound, PullFailed."""
         wanted = min(len(buffer), self._size - self._at)
         if wanted <= 0:
             return 0
         if self._at + wanted > LONGEST_HEADER:
             raise PullFailed(f"the header of {self._source} is longer than {LONGEST_HEADER >> 20} MB", param="source")
-        headers = {**build_hf_headers(), "Range": f"bytes={self._at}-{self._at + wanted - 1}"}
-        taken = bytearray()
+        with explained(self._source):
+            taken = self._fetch(wanted)
+        buffer[: len(taken)] = taken
+        self._at += len(taken)
+        return len(taken)
+
+    def _fetch(self, wanted: int) -> bytes:
+        asked = f"bytes={self._at}-{self._at + wanted - 1}"
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": asked}
+        taken = b""
         with get_session().stream("GET", self._url, headers=headers) as reply:
             reply.raise_for_status()
             if self._at and reply.status_code != 206:
                 raise PullFailed(f"the hub sends no part of {self._source} alone", param="source")
             # A hub that ignores the range's end sends more, which is not waited for.
-            for piece in reply.iter_bytes():
+            for piece in reply.iter_bytes(BLOCK):
                 taken += piece
                 if len(taken) >= wanted:
                     break
-        del taken[wanted:]
-        buffer[: len(taken)] = taken
-        self._at += len(taken)
-        return len(taken)
+        return taken[:wanted]
