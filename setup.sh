@@ -205,5 +205,8 @@ case $command in
         export HEARTH_MODEL="${HEARTH_MODEL:-SmolLM2}"
         main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@"
         ;;
-    test) exec scripts/check "$@" ;;
+    test)
+        "$VENV/bin/python" -m tests.real_models || die "the models that the tests need could not be fetched; the lines above say why."
+        exec scripts/check "$@"
+        ;;
 esac

@@ -17,6 +17,7 @@ curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id"
 curl -sN "$URL/answer" -H "$AUTH" -d '{"prompt": "Count to 9.", "session_id": 1, "stream": true}'
 curl -s "$URL/answer" -H "$AUTH"
 curl -s "$URL/answer/1" -H "$AUTH"
+curl -s "$URL/answer/1/prompt?prompt=Hello" -H "$AUTH"
 curl -s "$URL/sessions?q=Ana" -H "$AUTH"
 curl -s -X POST "$URL/answer/1/stop" -H "$AUTH"
 curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "Hello", "model": "Pirate", "system_prompt": "Be kind.", "memory_k": 0}'
@@ -28,7 +29,7 @@ curl -s "$URL/v1/completions" -H "$AUTH" -d '{"model": "Guide", "prompt": "Human
 curl -s "$URL/v1/embeddings" -H "$AUTH" -d '{"model": "Guide", "input": "Hello", "encoding_format": "base64"}'
 curl -s "$URL/v1/models" -H "$AUTH"
 curl -s "$URL/v1/models/Guide" -H "$AUTH"
-curl -s "$URL/tokenize" -H "$AUTH" -d '{"content": "Hello"}'
+curl -s "$URL/tokenize" -H "$AUTH" -d '{"content": "Hello", "with_pieces": true}'
 curl -s "$URL/detokenize" -H "$AUTH" -d '{"tokens": [11, 12]}'
 
 curl -sN "$URL/api/generate" -H "$AUTH" -d '{"prompt": "Hello", "system_prompt": "Be kind."}'
@@ -42,8 +43,9 @@ curl -s "$URL/answer" -H "$AUTH" -H "Idempotency-Key: once" -d '{"prompt": "Hell
 
 curl -s "$URL/models" -H "$AUTH"
 # Fetch a model into the models folder; the master key is needed.
-# curl -sN "$URL/models/pull" -H "$AUTH" -d '{"source": "Qwen"}'
+# curl -sN "$URL/models/pull" -H "$AUTH" -d '{"source": "Qwen3-4B-Instruct-2507"}'
 curl -s "$URL/models/model" -H "$AUTH" -d '{"model": "guide.gguf", "model_config": "Guide"}'
+curl -s "$URL/models/unload" -H "$AUTH" -d '{"model": "Guide"}'
 
 MINTED=$(curl -s "$URL/auth/key" -H "$AUTH" -d '{"name": "Bob", "expires": "30d", "limits": {"tokens_per_day": 50000}}')
 echo "$MINTED" | sed 's/"key":"[^"]*"/"key":"…"/'

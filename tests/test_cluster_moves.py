@@ -73,7 +73,8 @@ def test_people_go_before_jobs_and_who_has_less_before_who_has_more(cluster: Clu
         server.edit_config("Random", n_parallel=1)
         server.edit_config("Guide", n_parallel=1)
         server.edit_config("Pirate", n_parallel=1)
-        server.edit_config("Qwen", n_parallel=1)
+        for name in ("Qwen", "SmolLM2"):
+            server.edit_config(name, n_parallel=1)
 
     cluster.worker(config=single)
     node = cluster.node(config=single)

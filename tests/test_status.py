@@ -134,6 +134,8 @@ def test_the_profiles_say_what_they_set(server: Server) -> None:
     assert models["profile_details"]["Guide"] == {
         "model": "guide.gguf",
         "source": None,
+        "prompted_by": "template",
+        "system_prompt": None,
         "n_ctx": 2048,
         "memory_k": 5,
         "temperature": 0.0,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from services.errors import HearthError, InvalidRequest, NotFound
 from services.models import catalog
 from services.models.config import Config, Profiles, profile_entry
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
 from services.models.pull_bar import show
-from services.models.sources import FORMS, Source, parse_source
+from services.models.sources import Source, parse_source
 from services.settings import Settings
 
 # Weights below which a model is good for a first look only.
@@ -86,13 +88,20 @@ def _source_of(what: str) -> Source:
     try:
         return parse_source(what, local=True)
     except InvalidRequest:
-        reason = f'there is no "{what}": neither a profile, nor a file of the models folder, nor a model of the catalog'
-        raise NotFound(f"{reason} (python3 main.py models catalog), and a source is {FORMS}", param="model") from None
+        reason = f'there is no "{what}": it is no profile, no model file, none of the catalog, and no source'
+        raise NotFound(f"{reason} such as hf:USER/REPO", param="model") from None
 
 
 def _fetch(settings: Settings, source: Source, target: str) -> str:
     """Fetch a model file, with a bar that shows how much has arrived; return its name in the models folder."""
+    # The bar tells what the log would.
+    log = logging.getLogger("services.models.downloads")
+    level = log.level
+    log.setLevel(logging.ERROR)
     arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
-    show(arriving)
+    try:
+        show(arriving)
+    finally:
+        log.setLevel(level)
     assert arriving.path
     return arriving.path.relative_to(settings.models).as_posix()

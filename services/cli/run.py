@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from services.cli.chat import chat
-from services.cli.first_model import introduction, select_model
+from services.cli.first_model import select_model
 from services.errors import EngineFailure
 from services.keys_of import passing_key
-from services.models.config import Profiles
-from services.models.files import ModelFiles
 from services.settings import HOME, Settings, flag_of
 
 _LISTENS = re.compile(r"Hearth listens on (\S+)")
@@ -29,8 +27,6 @@ def run(settings: Settings, what: str, flags: Mapping[str, str]) -> int:
     settings.data.mkdir(parents=True, exist_ok=True)
     name = select_model(settings, what)
     with _server(settings, flags) as url, passing_key(settings, os.environ, "main.py run", ["answer"]) as key:
-        if line := introduction(Profiles(settings.data / "config.json").config(), ModelFiles(settings.models)):
-            print(line)
         print(f"{name} listens here, and at {url} (Ctrl+D ends both).", flush=True)
         chat(url, key)
     return 0

@@ -37,6 +37,8 @@ _OPTIONS = (
     "--disable-pip-version-check",
     "--progress-bar=off",
     "--quiet",
+    # Without a network the person waits for the guide: pip's own five tries take most of a minute.
+    "--retries=1",
 )
 
 
