@@ -90,7 +90,6 @@ class Answers:
             chosen = self._choose(ticket.profiles, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             talk = conversation_of(self._sessions, owner, ask, chosen)
-            talk.check()
             form = form_of(ask, chosen.profile, model.chat_format, self._files.folder, talk.system)
             opening = Opening(ask, chosen, model, form, talk, ticket)
             opening.request = replace(opening.request, patient=getattr(self._here, "patient", False))
@@ -168,7 +167,7 @@ class Answers:
             what = f"this key may not use {model}: none of its profiles does"
             raise NotPermitted(what, param="model", code="profile_not_permitted")
         checked = self._files.check(model)
-        name = profile or config.profile_of(checked.name)
+        name = profile or config.profile_of(checked.name, allowed)
         if profile is None and name:
             _check_profile(allowed, name)
         entry = profile_entry(checked.name)
@@ -178,8 +177,10 @@ class Answers:
         with self.place(), self._backend.lease(settings) as loaded:
             # It also waits for a model that was leased before and has left memory.
             self._read_head(chosen, loaded)
+            # Somebody else may have made one while it was loaded.
+            name = name or self._profiles.config().profile_of(checked.name)
             if name is None:
-                name = config.free_name(checked.name)
+                name = self._profiles.config().free_name(checked.name)
                 self._profiles.add(name, entry)
             else:
                 self._profiles.select(name, checked.name)
@@ -250,7 +251,7 @@ class Answers:
         config = self._profiles.config()
         if model is None and allowed is not None and config.selected not in allowed:
             model = next((name for name in allowed if name in config.profiles), config.selected)
-        chosen = config.chosen if model is None else config.choose(model, self._files)
+        chosen = config.chosen if model is None else config.choose(model, self._files, allowed)
         _check_profile(allowed, chosen.name)
         return chosen
 

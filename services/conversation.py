@@ -13,7 +13,7 @@ from services.session_history import SessionHistory, SessionKey
 from services.sessions import Sessions
 
 # However large a request's memory_k, what is kept in memory only stays small.
-MAX_UNSAVED = 100
+MAX_UNSAVED, LAST_UNSAVED = 100, 60
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class Conversation:
     @property
     def start(self) -> int:
         """How many of `exchanges` prompts leave out, since they have not fitted for a while."""
-        if self.session_id is None or self.memory_k == 0:
+        if self.memory_k == 0 or self._begins_anew:
             return 0
-        return max(self._history.window_start - self._beyond, 0)
+        start = self._unsaved.start if self.session_id is None else self._history.window_start
+        return max(start - self._beyond, 0)
 
     def keep_start(self, start: int) -> None:
         """Keep that prompts leave out so many of `exchanges` from now on. Raises StorageFailed."""
@@ -80,7 +81,8 @@ class Conversation:
         count = 0
         if not self._begins_anew:
             unsaved, session = self.memory_k != 0, self.session_id is not None
-            count = self._history.count_said(self.keep) if session else 2 * len(self._unsaved.exchanges) * unsaved
+            n_unsaved = len(self._unsaved.exchanges) + self._unsaved.forgotten if unsaved and not session else 0
+            count = self._history.count_said(self.keep) if session else 2 * n_unsaved
         n_held = 2 * (len(self.exchanges) - start) + 1
         return {"messages_in_prompt": n_held, "messages_left_out": count + 1 - n_held}
 
@@ -89,20 +91,25 @@ class Conversation:
         """The session's own system prompt; None where it has none, or the caller wants one."""
         return self._had if self.wanted is None else None
 
-    def store(self, exchange: Exchange, left_out: int = 0) -> None:
-        """Add the prompt and its answer, durably where it is a session. Raises StorageFailed.
+    def store(self, exchange: Exchange, start: int = 0) -> int:
+        """Add the prompt and its answer, durably where it is a session; prompts leave out `start` of `exchanges` so far.
 
-        `left_out` of `exchanges` did not fit into the prompt: an unsaved conversation forgets them.
+        Returns how many of these an unsaved conversation has forgotten for it. Raises StorageFailed.
         """
         if self.session_id is not None:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
             self._history.add_exchange(exchange, self.wanted if is_new else None, keep)
         elif self.memory_k != 0 or self.wanted is not None:
-            last = min(len(self.exchanges) - left_out + 1, MAX_UNSAVED)
-            if self.memory_k is not None:
+            if self.memory_k is None:
+                # Many at once, so that the next many prompts begin alike.
+                last = MAX_UNSAVED if len(self.exchanges) < MAX_UNSAVED else LAST_UNSAVED
+            else:
                 last = max(1, min(max(self.kept or 0, self.memory_k), MAX_UNSAVED))
-            self.sessions.add_unsaved(self.owner, self.unsaved, exchange, self.wanted, last)
+            begins = self._beyond + start
+            self.sessions.add_unsaved(self.owner, self.unsaved, exchange, self.wanted, last, begins)
+            return max(len(self.exchanges) + 1 - last, 0)
+        return 0
 
     @property
     def _begins_anew(self) -> bool:
@@ -119,7 +126,10 @@ class Conversation:
     @cached_property
     def _beyond(self) -> int:
         """How many exchanges of the session come before `exchanges`."""
-        return len(self._history.exchanges(self.keep)) - len(self.exchanges) if self.memory_k else 0
+        if not self.memory_k:
+            return 0
+        known = self._unsaved.exchanges if self.session_id is None else self._history.exchanges(self.keep)
+        return len(known) - len(self.exchanges)
 
     @cached_property
     def _unsaved(self) -> Unsaved:

@@ -40,7 +40,7 @@ class Opening:
         longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
         self._fitter = PromptFitter(form, model.tokenize_all, model.n_ctx, longest)
         fitted = self._fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
-        self._start = fitted.start
+        self._start, self._forgotten = fitted.start, 0
         most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
         self.request = _request(chosen, replace(fitted, max_tokens=most), ask, talk, form.stop)
 
@@ -62,7 +62,7 @@ class Opening:
             # What was stopped before its first word never happened.
             if (text or is_whole) and self._ask.stores(text, is_whole):
                 exchange = Exchange(self._ask.question.prompt, text)
-                self._talk.store(exchange, self._start)
+                self._forgotten = self._talk.store(exchange, self._start)
                 # When the answer is out and closed: the caller waits for nothing of it.
                 self.end.callback(self._think_ahead, exchange)
             return {**summary(text, self._ask.question, self._chosen, generation), **counts}
@@ -74,7 +74,7 @@ class Opening:
         talk, exchanges = self._talk, [*self._talk.exchanges, exchange]
         if not talk.name:
             return
-        dropped = max(len(exchanges) - talk.memory_k, 0) if talk.memory_k is not None else 0
+        dropped = max(len(exchanges) - talk.memory_k, 0) if talk.memory_k is not None else self._forgotten
         # The answer is stored: whatever the engine comes to, it is not taken back.
         with suppress(HearthError):
             words, start = self._ask.question.prompt, max(self._start - dropped, 0)
@@ -86,10 +86,12 @@ class Opening:
 
 
 def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) -> Conversation:
-    """The conversation that an ask goes on with."""
+    """The conversation that an ask goes on with. Raises InvalidRequest where it wants to keep more than there is."""
     question, usual = ask.question, chosen.profile.memory
     memory_k = usual if question.memory_k is None else question.memory_k
-    return Conversation(sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep)
+    talk = Conversation(sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep)
+    talk.check()
+    return talk
 
 
 def _request(

@@ -21,11 +21,21 @@ class Unsaved:
     exchanges: tuple[Exchange, ...] = ()
     system: str | None = None
     """Its system prompt; None where it never had one."""
+    start: int = 0
+    """How many of its exchanges prompts leave out."""
+    forgotten: int = 0
+    """How many exchanges came before these."""
 
-    def and_(self, exchange: Exchange, system: str | None, last: int) -> Unsaved:
-        """It with one exchange more, of which the `last` are kept; another system prompt begins it anew."""
-        before = self.exchanges if system is None or self.system in (None, system) else ()
-        return Unsaved((*before, exchange)[-last:], system)
+    def and_(self, exchange: Exchange, system: str | None, last: int, start: int) -> Unsaved:
+        """It with one exchange more, of which the `last` are kept; another system prompt begins it anew.
+
+        Prompts leave out `start` of the exchanges that it has had so far.
+        """
+        goes_on = system is None or self.system in (None, system)
+        exchanges = (*(self.exchanges if goes_on else ()), exchange)
+        n_gone = max(len(exchanges) - last, 0)
+        start, forgotten = (max(start - n_gone, 0), self.forgotten + n_gone) if goes_on else (0, 0)
+        return Unsaved(exchanges[n_gone:], system, start, forgotten)
 
 
 class Desk(Protocol):
@@ -39,7 +49,7 @@ class Desk(Protocol):
         """See `Sessions.unsaved`."""
         ...
 
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
         """See `Sessions.add_unsaved`."""
         ...
 
@@ -78,9 +88,9 @@ class LocalDesk:
         with self._turn:
             return self._unsaved.get((owner, name), Unsaved())
 
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
         """See `Sessions.add_unsaved`."""
         with self._turn:
-            self._unsaved[owner, name] = self._unsaved.pop((owner, name), Unsaved()).and_(exchange, system, last)
+            self._unsaved[owner, name] = self._unsaved.pop((owner, name), Unsaved()).and_(exchange, system, last, start)
             while len(self._unsaved) > MOST_UNSAVED:
                 del self._unsaved[next(iter(self._unsaved))]

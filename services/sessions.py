@@ -123,9 +123,9 @@ class Sessions:
         """The owner's conversation of this name, which is no session."""
         return self._desk.unsaved(owner, name)
 
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
-        """Add to it, of which the `last` exchanges are kept; another system prompt begins it anew."""
-        self._desk.add_unsaved(owner, name, exchange, system, last)
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
+        """Add to it, of which the `last` exchanges are kept; see `Unsaved.and_`."""
+        self._desk.add_unsaved(owner, name, exchange, system, last, start)
 
 
 def _says(session: Any, words: str) -> bool:

@@ -33,7 +33,10 @@ def test_the_models_are_listed_with_what_each_is(server: Server) -> None:
     how = listed["profile_details"]
     assert (how["Guide"]["prompted_by"], how["Guide"]["memory_k"], how["Guide"]["n_ctx"]) == ("template", 5, 2048)
     assert (how["SmolLM2"]["prompted_by"], how["SmolLM2"]["memory_k"]) == ("chat template", None)
-    assert (how["SmolLM2"]["n_ctx"], how["SmolLM2"]["system_prompt"]) == ("auto", "You are a helpful assistant.")
+    assert (how["SmolLM2"]["n_ctx"], how["SmolLM2"]["system_prompt"]) == (
+        "auto",
+        "You are a helpful, friendly assistant. Give short and correct answers.",
+    )
 
 
 def test_switching_changes_profile_and_model_at_once_and_for_good(serve: Serve, models: Path) -> None:

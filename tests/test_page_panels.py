@@ -276,7 +276,9 @@ def test_the_help_of_the_system_prompt_is_about_the_profile(serve: Serve, visit:
     expect(system).to_have_attribute("placeholder", "None: the profile's own template")
     expect(tip).to_contain_text("This profile has a template of its own")
     panel.get_by_label("Profile").select_option("SmolLM2")
-    expect(system).to_have_attribute("placeholder", "You are a helpful assistant.")
+    expect(system).to_have_attribute(
+        "placeholder", "You are a helpful, friendly assistant. Give short and correct answers."
+    )
     expect(tip).to_contain_text("in the place of the profile's own")
     expect(memory).to_have_attribute("placeholder", "all that fits")
     panel.get_by_label("Profile").select_option("Qwen")

@@ -157,8 +157,8 @@ def test_only_what_can_be_in_the_window_is_written() -> None:
 
 
 def test_what_a_template_takes_too_long_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.prompts.chat_template.RUN_SECONDS", 0.1)
-    monkeypatch.setattr("services.prompts.chat_template.MESSAGE_SECONDS", 0)
+    monkeypatch.setattr("services.prompts.sandbox.RUN_SECONDS", 0.1)
+    monkeypatch.setattr("services.prompts.sandbox.MESSAGE_SECONDS", 0)
     template = (
         CHATML + "{% for i in range(9000 if messages | length > 31 else 1) %}{{ range(9000) | list | length }}{% endfor %}"
     )
@@ -168,3 +168,17 @@ def test_what_a_template_takes_too_long_for_is_left_out(monkeypatch: pytest.Monk
     only = (*HI, *({"role": "user", "content": "x"},) * 40)
     with pytest.raises(BadModelFile, match="takes too long"):
         chat_template(ChatFormat(template, "", "", ())).render(only)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.65, 0.8, 0.9])
+def test_a_long_text_is_still_there_for_the_question_about_it(share: float) -> None:
+    fitter, text = chat(2000), "x" * int(share * 1990)
+    fitted = fitter.fit([], text)
+    start, _ = fitter.ahead([Exchange(text, "ok")], text, fitted.start)
+    assert start == 0
+    assert fitter.fit([Exchange(text, "ok")], "And?", start).start == 0
+    talk = [*[Exchange("question", "answer")] * 40, Exchange(text, "ok")]
+    start, _ = fitter.ahead(talk, text, fitter.fit(talk[:-1], text).start)
+    fitted = fitter.fit(talk, "And?", start)
+    assert fitted.start <= 40
+    assert text.encode() in bytes(fitted.tokens)

@@ -61,7 +61,7 @@ MEMORY = [
     ("I am a teacher.", "What is my job?", "teach"),
     ("I was born in 1985.", "In which year was I born?", "1985"),
 ]
-SYSTEM = "You are a helpful assistant."
+SYSTEM = "You are a helpful, friendly assistant. Give short and correct answers."
 PEER = os.environ.get("HEARTH_PEER")
 
 
@@ -366,4 +366,34 @@ def test_a_switch_without_a_profile_selects_or_makes_one(real: Server) -> None:
     assert {name: after[name] for name in before if name != "SelectedModel"} == {
         name: before[name] for name in before if name != "SelectedModel"
     }
+    (real.models / "third.gguf").symlink_to(GUIDE)
+    with ThreadPoolExecutor(4) as people:
+        replies = list(people.map(lambda _: real.post("/models/model", {"model": "third.gguf"}), range(4)))
+    assert {(reply.status_code, reply.json().get("profile")) for reply in replies} == {(200, "third")}
+    key, _ = real.mint(profiles=["Pirate"])
+    assert real.post("/models/model", {"model": "guide.gguf"}, key=key).json()["profile"] == "Pirate"
     assert real.post("/models/model", {"model": FILE, "model_config": "SmolLM2"}).status_code == 200
+
+
+def test_a_conversation_without_a_session_slides_and_says_so(real: Server) -> None:
+    real.edit_config("Short", model=FILE, n_ctx=256, n_parallel=1, temperature=0, max_tokens=12)
+    key, _ = real.mint()
+    told = [real.ask(f"Say the number {turn}.", key=key, model="Short") for turn in range(14)]
+    assert [each["messages_in_prompt"] + each["messages_left_out"] for each in told] == [2 * n + 1 for n in range(14)]
+    left_out = [each["messages_left_out"] for each in told]
+    assert left_out == sorted(left_out)
+    assert left_out[-1] > 0
+    assert len(set(left_out)) < 5
+    # A request to another model takes nothing away.
+    real.ask("Hi", key=key, model="SmolLM2", max_tokens=1)
+    assert real.ask("Hi", key=key, model="SmolLM2", max_tokens=1)["messages_in_prompt"] == 31
+
+
+def test_what_the_prompt_is_asked_by_is_honoured_or_refused(real: Server) -> None:
+    real.ask("Hi", session_id=90, max_tokens=1)
+    shown = real.get("/answer/90/prompt", params={"prompt": "Bye", "memory_k": "0", "system_prompt": "Be brief."}).json()
+    assert (shown["messages_in_prompt"], shown["messages_left_out"]) == (1, 2)
+    assert "Be brief." in shown["prompt"]
+    for name, value in (("bogus", "1"), ("keep", "9"), ("memory_k", "many"), ("max_tokens", "0")):
+        refused = real.get("/answer/90/prompt", params={"prompt": "Bye", name: value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)

@@ -26,11 +26,15 @@ from services.api.schemas import (
     WrittenPrompt,
     replies,
     spec,
+    validated,
 )
 from services.errors import InvalidRequest, NotFound
 from services.question import Ask, Question
 from services.session_history import SessionKey
 from services.sessions import Sessions, parse_number
+
+# What GET /answer/ID/prompt takes.
+_SHOWN = ("prompt", "model", "system_prompt", "memory_k", "keep", "max_tokens", "session_id")
 
 
 class AnswerResource(Resource):
@@ -52,7 +56,7 @@ class AnswerResource(Resource):
         or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
         try:
-            answer = self._answers.open(caller().id, _ask(json), poll_of_caller())
+            answer = self._answers.open(caller().id, _ask(json, json.model, json.system_prompt), poll_of_caller())
         except InvalidRequest as error:
             # What a chat template will not write.
             error.param = "system_prompt" if error.param == "messages" else error.param
@@ -120,11 +124,19 @@ class PromptResource(Resource):
     def get(self, number: str) -> Any:
         """Show what the model would read next, as text and as tokens.
 
-        With ?prompt=WORDS for these words, with ?model=NAME for another profile or file. Nothing is computed or stored.
+        With ?prompt=WORDS for these words; `model`, `system_prompt`, `memory_k`, `keep` and `max_tokens` are as in the body
+        of POST /answer. Nothing is computed or stored.
         """
         key = _session_key(number, None)
-        question = Question(prompt=request.args.get("prompt", ""), session_id=key.number)
-        return self._answers.preview(caller().id, Ask(question, model=request.args.get("model")))
+        given: dict[str, Any] = {"prompt": "", **request.args.to_dict(), "session_id": key.number}
+        if unknown := sorted(given.keys() - _SHOWN):
+            raise InvalidRequest(f"{unknown[0]}: there is no such field; there are {', '.join(_SHOWN)}", param=unknown[0])
+        for name in ("memory_k", "keep", "max_tokens"):
+            if name in given:
+                given[name] = int(given[name]) if given[name].isdecimal() and len(given[name]) < 10 else given[name]
+        model, system = given.pop("model", None), given.pop("system_prompt", "")
+        question = validated(Question, given)
+        return self._answers.preview(caller().id, _ask(question, model, system))
 
 
 class StopResource(Resource):
@@ -139,9 +151,9 @@ class StopResource(Resource):
         return {"stopped": self._answers.stop(_session_key(number, None))}
 
 
-def _ask(body: AnswerRequest) -> Ask:
-    system = [{"role": "system", "content": body.system_prompt}, {"role": "user", "content": body.prompt}]
-    return Ask(body, model=body.model, messages=tuple(system) if body.system_prompt else ())
+def _ask(question: Question, model: str | None, system: str) -> Ask:
+    chat = ({"role": "system", "content": system}, {"role": "user", "content": question.prompt})
+    return Ask(question, model=model, messages=chat if system else ())
 
 
 def _session_key(number: str, owner: str | None) -> SessionKey:

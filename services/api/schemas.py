@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from flask import Request, make_response
 from pydantic import BaseModel, Field, RootModel, ValidationError
@@ -136,6 +136,7 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+Body = TypeVar("Body", bound=BaseModel)
 # What any request may get: no key, not with this key, not under this name, too often.
 _USUAL_ERRORS = (401, 403, 421, 429)
 
@@ -170,14 +171,15 @@ class StrictFlask(FlaskPlugin):
 
     def request_validation(self, request: Any, query: Any, json: Any, form: Any, headers: Any, cookies: Any) -> None:
         """Check the body against the resource's model. Raises InvalidRequest."""
-        request.context = Context(None, _validate(json, read_json(request)) if json else None, None, None, None)
+        request.context = Context(None, validated(json, read_json(request)) if json else None, None, None, None)
 
     def validate_response(self, resp: Any, *_: Any) -> Any:
         """Make a response of what the resource returned."""
         return make_response(resp), None
 
 
-def _validate(model: type[BaseModel], data: Any) -> BaseModel:
+def validated(model: type[Body], data: Any) -> Body:
+    """The body that `data` is, which should be an object. Raises InvalidRequest, naming the field at fault."""
     if not isinstance(data, dict):
         raise InvalidRequest("the body should be a JSON object: { … }", code="malformed_json")
     try:

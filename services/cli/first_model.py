@@ -6,7 +6,7 @@ import logging
 
 from services.errors import HearthError, InvalidRequest, NotFound
 from services.models import catalog
-from services.models.config import Config, Profiles, profile_entry
+from services.models.config import EXAMPLE, Config, Profiles, profile_entry
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
 from services.models.pull_bar import show
@@ -25,13 +25,14 @@ def select_model(settings: Settings, what: str) -> str:
     `what` is a profile, a file of the models folder, a name of the catalog, a source, or a file's path. Raises
     HearthError where there is no such thing, or where it cannot be fetched.
     """
-    profiles, files = Profiles(settings.data / "config.json"), ModelFiles(settings.models)
-    config = profiles.config()
+    path, files = settings.data / "config.json", ModelFiles(settings.models)
+    # A first start that is cut short in its download has made no config yet, and so is a first start again.
+    config = Profiles(path if path.exists() else EXAMPLE).config()
     if what in config.profiles:
         profile = config.profiles[what]
         if profile.source and not _is_here(files, profile.model):
             _fetch(settings, parse_source(profile.source), profile.model)
-        profiles.select(what, files.check(profile.model).name)
+        Profiles(path).select(what, files.check(profile.model).name)
         return what
     entry = catalog.find(what)
     name, file = (entry.name, entry.file) if entry else ("", what)
@@ -41,10 +42,10 @@ def select_model(settings: Settings, what: str) -> str:
         file = _fetch(settings, _source_of(what), "")
     file = files.check(file).name
     if known := config.profile_of(file):
-        profiles.select(known, file)
+        Profiles(path).select(known, file)
         return known
     name = name if name and name not in config.profiles else config.free_name(file)
-    profiles.add(name, profile_entry(file))
+    Profiles(path).add(name, profile_entry(file))
     return name
 
 

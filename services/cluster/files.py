@@ -15,10 +15,10 @@ NO_WORKER = "no_worker"
 class ClusterFiles:
     """What can be asked for; see `ModelFiles`. Any thread may call it. All raise Unavailable where Redis is away."""
 
-    folder = Path()
-
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
+    def __init__(self, roster: Roster, folder: Path) -> None:
+        """`folder` is this API node's own, where chat templates of its profiles may be."""
+        self.roster = roster
+        self.folder = folder
 
     def check(self, name: str) -> CheckedModel:
         """See `ModelFiles.check`."""
@@ -31,7 +31,7 @@ class ClusterFiles:
     def serving(self, name: str) -> tuple[ServedModel, list[WorkerCard]]:
         """A model, and the workers that serve it. Raises NotFound where there is none."""
         with reached():
-            workers = self._roster.workers()
+            workers = self.roster.workers()
         found = [model for worker in workers if (model := worker.model(name))]
         if not found:
             there = f"{len(workers)} workers are there" if workers else "no worker is there"
@@ -45,7 +45,7 @@ class ClusterFiles:
     def list(self) -> list[ModelFile]:
         """See `ModelFiles.list`."""
         with reached():
-            served = {model.name: model for worker in self._roster.workers() for model in worker.models}
+            served = {model.name: model for worker in self.roster.workers() for model in worker.models}
         return [ModelFile(name, _stamp(served[name]), served[name].info, None) for name in sorted(served)]
 
     def _check(self, name: str, adapter: bool) -> CheckedModel:

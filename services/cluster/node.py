@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from services.cluster.broker import Broker
+from services.cluster.files import ClusterFiles
 from services.cluster.link import Link, away, is_away
 from services.cluster.overview import Overview
 from services.cluster.placing import Placing
@@ -39,7 +40,8 @@ class Node:
         self._check()
         vocabularies = Vocabularies(self._roster, settings.data / "vocabularies")
         broker = Broker(cluster)
-        self.backend = ClusterBackend(self._life, self._link, broker, self._roster, vocabularies)
+        files = ClusterFiles(self._roster, settings.models)
+        self.backend = ClusterBackend(self._life, self._link, broker, files, vocabularies)
         self.overview = Overview(self._roster, Placing(self._link), broker)
         self.stores = cluster_stores(settings, self._link, self._life, self._roster, self.backend.files, preferred)
         self._began = time.time()

@@ -20,7 +20,7 @@ from services.cluster.files import NO_WORKER, ClusterFiles
 from services.cluster.generation import StreamGeneration
 from services.cluster.link import Link, is_away, reached
 from services.cluster.placing import Placing
-from services.cluster.roster import TEXT, Roster, ServedModel, WorkerCard
+from services.cluster.roster import TEXT, ServedModel, WorkerCard
 from services.cluster.streams import Streams
 from services.cluster.vocabularies import Tokenizer, Vocabularies
 from services.codec import plain, read, read_error
@@ -88,16 +88,16 @@ class RemoteModel:
 class ClusterBackend:
     """See `Backend`. Any thread may call it; `_turn` protects what waits for a worker."""
 
-    def __init__(self, name: str, link: Link, broker: Broker, roster: Roster, vocabularies: Vocabularies) -> None:
+    def __init__(self, name: str, link: Link, broker: Broker, files: ClusterFiles, vocabularies: Vocabularies) -> None:
         """`name` is that of the API node's process."""
         self._name = name
         self._link = link
         self._broker = broker
-        self._roster = roster
+        self._roster = files.roster
         self._vocabularies = vocabularies
         self._placing = Placing(link)
         self.streams = Streams(link)
-        self.files = ClusterFiles(roster)
+        self.files = files
         self._turn = threading.Lock()
         self._waiting: set[str] = set()
         self._undone: list[StreamGeneration] = []

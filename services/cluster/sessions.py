@@ -32,8 +32,7 @@ _KEPT = 1000
 TURN, _UNSAVED = 180, 24 * 3600
 # Seconds for which an exchange waits for a Redis that is away.
 _STORING = 60.0
-# KEYS: messages, about, those of the owner, the owners. Messages are kept the newest first. What was added is not added
-# twice, where its reply was lost.
+# KEYS: messages (the newest first), about, those of the owner, the owners. What was added is not added again.
 _ADD = """
 local had = redis.call('LLEN', KEYS[1])
 local last = redis.call('HGET', KEYS[2], 'last')
@@ -148,7 +147,7 @@ class RedisSessionTable:
             return bool(self._remove(keys, [entry, owner]))
 
     def close(self) -> None:
-        """See `Table.close`: all is in Redis."""
+        """See `Table.close`."""
 
     def _session(self, entry: str, about: dict[str, str]) -> dict[str, Any] | None:
         """A session, of what is told about it; its messages are read again only once they have changed."""
@@ -217,7 +216,7 @@ class RedisDesk:
 
     @contextmanager
     def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
-        """See `Desk.turn`: of all API nodes, one at a time."""
+        """See `Desk.turn`."""
         key, token = self._link.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
         with self._here.turn(entry, poll):
             try:
@@ -253,17 +252,18 @@ class RedisDesk:
         if text is None:
             return Unsaved()
         data = json.loads(text)
-        return Unsaved(tuple(Exchange(human, ai) for human, ai in data["exchanges"]), data["system"])
+        return Unsaved(tuple(Exchange(*each) for each in data["exchanges"]), data["system"], *data.get("window", ()))
 
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int) -> None:
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
         """See `Desk.add_unsaved`."""
         key = self._link.key("unsaved", owner, name)
         lock = self._link.redis.lock(f"{key}:lock", timeout=5, sleep=0.01)
         with reached():
             # Where another takes too long, the later of both is the one that is remembered.
             held = lock.acquire(blocking_timeout=2)
-            talk = self.unsaved(owner, name).and_(exchange, system, last)
-            data = {"exchanges": [[each.human, each.ai] for each in talk.exchanges], "system": talk.system}
+            talk = self.unsaved(owner, name).and_(exchange, system, last, start)
+            said = [[each.human, each.ai] for each in talk.exchanges]
+            data = {"exchanges": said, "system": talk.system, "window": (talk.start, talk.forgotten)}
             self._link.redis.set(key, json.dumps(data), ex=_UNSAVED)
             with suppress(redis.RedisError):
                 if held:

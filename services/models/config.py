@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +49,16 @@ class Config:
         """The selected profile, and its name."""
         return Chosen(self.selected, self.profile)
 
-    def choose(self, name: str, files: ModelFiles) -> Chosen:
+    def choose(self, name: str, files: ModelFiles, allowed: Sequence[str] | None = None) -> Chosen:
         """The profile called `name`, or one for the model file called so: the selected one or the first that uses it.
 
-        Raises NotFound, and BadModelFile for a damaged file that no profile uses.
+        One of `allowed` goes before others; None: all are. Raises NotFound, and BadModelFile for a damaged file that no
+        profile uses.
         """
         if name in self.profiles:
             return Chosen(name, self.profiles[name])
-        for profile_name in (self.selected, *self.profiles):
-            if any(same_name(self.profiles[profile_name].model, file) for file in (name, f"{name}.gguf")):
-                return Chosen(profile_name, self.profiles[profile_name])
+        if known := self.profile_of(name, allowed) or self.profile_of(f"{name}.gguf", allowed):
+            return Chosen(known, self.profiles[known])
         for file_name in (name, f"{name}.gguf"):
             with suppress(NotFound, InvalidRequest):
                 model = files.check(file_name).name
@@ -85,10 +85,10 @@ class Config:
             raise NotFound(what, param="source", code="no_source")
         return parse_source(profile.source), profile.model
 
-    def profile_of(self, file: str) -> str | None:
-        """The name of a profile whose model is `file`: the selected one, else the first; None where there is none."""
-        names = (self.selected, *self.profiles)
-        return next((name for name in names if same_name(self.profiles[name].model, file)), None)
+    def profile_of(self, file: str, allowed: Sequence[str] | None = None) -> str | None:
+        """The name of a profile whose model is `file`: one of `allowed`, the selected, else the first; None: none."""
+        names = [name for name in (self.selected, *self.profiles) if same_name(self.profiles[name].model, file)]
+        return next((name for name in names if allowed is None or name in allowed), names[0] if names else None)
 
     def free_name(self, file: str) -> str:
         """What a new profile of a model file may be called: as the file is, with a number where that is taken."""
@@ -185,6 +185,7 @@ class Profiles:
 
 def _copy_example(path: Path) -> None:
     """Begin a config file as the shipped example. Raises StorageFailed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with JsonFile(path).edit() as data:
         # Another process may have begun meanwhile.
         if not data:

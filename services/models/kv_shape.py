@@ -151,7 +151,7 @@ def kv_shape(info: GgufInfo) -> KvShape:
     is_latent = bool(get("attention.key_length_mla") and get("attention.value_length_mla"))
     length, windowed = _windows(info.architecture, get, n_layers)
     recurrent = _recurrent_layers(info.architecture, get, heads_kv, n_layers)
-    n_own = _own_layers(info.architecture, get, n_all, n_layers)
+    n_own = min(_own_layers(info.architecture, get, n_all, n_layers), n_layers)
     layers = [
         KvLayer(
             heads_kv[n] * (window_key if windowed[n] else key),
@@ -195,7 +195,7 @@ def _recurrent_layers(architecture: str, get: Callable[[str], Any], heads_kv: li
         listed = get("attention.recurrent_layers")
         if listed is not None:
             return [bool(each) for each in _each(listed, n_layers)]
-        interval = _number(get("full_attention_interval"), _BY_INTERVAL[architecture])
+        interval = _number(get("full_attention_interval")) or _BY_INTERVAL[architecture]
         return [(n + 1) % interval != 0 for n in range(n_layers)]
     return [False] * n_layers
 

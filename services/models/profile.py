@@ -201,6 +201,6 @@ class Chosen:
 def _template_name(text: str) -> str:
     """The file that `file:NAME.jinja` names. Raises ValueError where that is not a file right in the models folder."""
     name = text.removeprefix(_FILE)
-    if Path(name).name != name or not name.endswith(".jinja"):
+    if Path(name).name != name or name.startswith(".") or not name.endswith(".jinja") or not name.isprintable():
         raise ValueError(f"{text!r} should be file:NAME.jinja, a file in the models folder")
     return name

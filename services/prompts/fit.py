@@ -17,6 +17,8 @@ from services.prompts.form import FEWEST_MARKS, LONGEST_TOKEN, PROBE, Exchange, 
 SLIDE_TO = 0.6
 # A window that holds less than this share, as after an edit far back, takes earlier exchanges in again.
 REFILL_BELOW = 0.3
+# The longest words that a next prompt is expected to have, in characters.
+LIKELY_WORDS = 400
 # Words that begin with different tokens: what prompts for all of them have in common comes before any words.
 _PROBES = ("A", "0", "\n")
 # The beginnings of templates that are remembered.
@@ -68,8 +70,15 @@ class PromptFitter:
         return self._stable(_heads.of(self.form))
 
     def ahead(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> tuple[int, tuple[int, ...]]:
-        """Where the window of the next prompt begins, and the tokens before its words, about as many as `words`."""
-        start, _ = self._place(exchanges, start, lambda window: self.form.next(window, words))
+        """Where the window of the next prompt begins, and the tokens before its words, about as many as `words`.
+
+        After a long text the next words are likely to be short.
+        """
+        likely, begun = words[:LIKELY_WORDS], start
+        start, _ = self._place(exchanges, begun, lambda window: self.form.next(window, likely))
+        if start == len(exchanges):
+            # Shorter ones would leave room for what they are about.
+            start, _ = self._place(exchanges, begun, lambda window: self.form.next(window, ""))
         return start, self._stable(before_probe(self.form.next(exchanges[start:], PROBE)))
 
     def _stable(self, beginning: Prompt) -> tuple[int, ...]:
@@ -94,7 +103,10 @@ class PromptFitter:
             if start and len(filled.tokens(start)) < REFILL_BELOW * room:
                 start = filled.first_within(goal, 0, start)
         elif start < len(exchanges):
-            start = filled.first_within(goal, start + 1, len(exchanges))
+            low, start = start + 1, filled.first_within(goal, start + 1, len(exchanges))
+            if start == len(exchanges):
+                # The last exchange alone may be larger than that, and is what the next words are about.
+                start = filled.first_within(room, low, start)
         filled.tokens(start)
         return start, filled
 
