@@ -336,6 +336,12 @@ def test_completions_read_special_tokens_of_a_text(real: Server) -> None:
     assert {"id": 2, "piece": "<|im_end|>"} in pieces
     data = b"".join(each["piece"].encode() if isinstance(each["piece"], str) else bytes(each["piece"]) for each in pieces)
     assert data.decode() == "é<|im_end|>🙂"
+    talk = {"messages": [{"role": "user", "content": "x"}], "model": FILE}
+    tools = [{"type": "function", "function": {"name": "weather", "description": "Tells the weather of a place."}}]
+    assert (
+        real.post("/tokenize", {**talk, "tools": tools}).json()["count"] > real.post("/tokenize", talk).json()["count"] + 20
+    )
+    assert real.post("/tokenize", {"content": "x", "tools": tools}).json()["error"]["param"] == "tools"
     refused = real.post("/tokenize", {"messages": [{"role": "user", "content": "x"}], "add_special": True})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "add_special"

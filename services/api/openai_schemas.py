@@ -256,35 +256,6 @@ class EmbeddingsRequest(Lenient):
         return self
 
 
-class TokenizeRequest(Lenient):
-    """The body of POST /tokenize: a text or messages; the fields and their defaults are llama-server's.
-
-    `add_special`: the model's own beginning comes first. `parse_special`: the text of a special token is that token.
-    `with_pieces`: each token with its text, or its bytes where these are no text by themselves.
-    """
-
-    content: str | None = None
-    messages: list[ChatMessage] | None = None
-    model: Name | None = None
-    add_special: bool | None = None
-    parse_special: bool | None = None
-    with_pieces: bool | None = None
-
-    @model_validator(mode="after")
-    def _is_of_a_text(self) -> TokenizeRequest:
-        for name in ("add_special", "parse_special"):
-            if self.messages is not None and getattr(self, name) is not None:
-                raise ValueError(f"{name} goes with content: the chat template says where messages have special tokens")
-        return self
-
-
-class DetokenizeRequest(Lenient):
-    """The body of POST /detokenize."""
-
-    tokens: list[int]
-    model: Name | None = None
-
-
 def prompts_of(given: Any, parse_special: bool = True) -> list[Prompt]:
     """A text, token ids, or a list of either, as prompts; `parse_special`: special tokens may stand in a text."""
     if isinstance(given, str):

@@ -10,8 +10,9 @@ from flask_restful import Resource
 from auth.authentication import caller
 from services.answers import Answers
 from services.api.openai_replies import Text, Tokens
-from services.api.openai_schemas import DetokenizeRequest, TokenizeRequest, prompts_of
+from services.api.openai_schemas import prompts_of
 from services.api.schemas import replies, spec
+from services.api.token_schemas import DetokenizeRequest, TokenizeRequest
 from services.backend import Model, Prompt
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
@@ -34,7 +35,8 @@ class TokenizeResource(Resource):
             raise InvalidRequest("content: give either content or messages", param="content")
         if json.messages:
             messages = tuple(message.plain() for message in json.messages)
-            ask = Ask(Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages)
+            tools = tuple(tool.model_dump(exclude_none=True) for tool in json.tools or ())
+            ask = Ask(Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools)
             with self._answers.written(caller().id, ask) as (_, model, form):
                 return _described(model, form.fill((), ask.question.prompt), json)
         (prompt,) = prompts_of(json.content, json.parse_special is not False)
