@@ -90,7 +90,7 @@ class Answers:
             chosen = self._choose(ticket.profiles, ask.model).changed(ask.load)
             model = stack.enter_context(self._lease(chosen))
             talk = conversation_of(self._sessions, owner, ask, chosen)
-            form = form_of(ask, chosen.profile, model.chat_format, self._files.folder, talk.system)
+            form = form_of(ask, chosen.profile, model.chat_format, self._files.templates, talk.system)
             opening = Opening(ask, chosen, model, form, talk, ticket)
             opening.request = replace(opening.request, patient=getattr(self._here, "patient", False))
             opening.deadline, opening.stop = deadline, stop
@@ -141,7 +141,7 @@ class Answers:
         chosen = self._choose(self._meter.profiles(owner), ask.model)
         with self.place(), self._lease(chosen) as model:
             system = conversation_of(self._sessions, owner, ask, chosen).system
-            yield chosen, model, form_of(ask, chosen.profile, model.chat_format, self._files.folder, system)
+            yield chosen, model, form_of(ask, chosen.profile, model.chat_format, self._files.templates, system)
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
@@ -257,7 +257,7 @@ class Answers:
 
     def _read_head(self, profile: Profile, model: Model) -> None:
         """Have the beginning read that every first prompt of a profile has."""
-        form = form_of(Ask(Question(prompt="")), profile, model.chat_format, self._files.folder)
+        form = form_of(Ask(Question(prompt="")), profile, model.chat_format, self._files.templates)
         model.think(Thought(PromptFitter(form, model.tokenize_all, model.n_ctx).head(), EVERYBODY, ""))
 
     @contextmanager

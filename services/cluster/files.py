@@ -15,10 +15,12 @@ NO_WORKER = "no_worker"
 class ClusterFiles:
     """What can be asked for; see `ModelFiles`. Any thread may call it. All raise Unavailable where Redis is away."""
 
-    def __init__(self, roster: Roster, folder: Path) -> None:
-        """`folder` is this API node's own, where chat templates of its profiles may be."""
+    folder = Path()
+
+    def __init__(self, roster: Roster, templates: Path) -> None:
+        """`templates` is this API node's own folder, where chat templates of its profiles may be."""
         self.roster = roster
-        self.folder = folder
+        self.templates = templates
 
     def check(self, name: str) -> CheckedModel:
         """See `ModelFiles.check`."""

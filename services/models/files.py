@@ -53,6 +53,8 @@ class ModelFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.templates = folder
+        """Where profiles' chat templates are."""
         self._lock = threading.Lock()
         self._read: dict[Path, ModelFile] = {}
 
