@@ -25,7 +25,8 @@ def config_of(server: Server) -> dict[str, Any]:
 
 def test_the_models_are_listed_with_what_each_is(server: Server) -> None:
     listed = server.get("/models").json()
-    assert listed["models"] == ["guide.gguf"]
+    # A person may have fetched others into this checkout.
+    assert "guide.gguf" in listed["models"]
     details = listed["details"]["guide.gguf"]
     assert (details["architecture"], details["quantization"], details["context_length"]) == ("llama", "Q8_0", 2048)
     assert (details["weights"], details["size"]) == (3_507_616, GUIDE.stat().st_size)
