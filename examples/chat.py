@@ -19,15 +19,23 @@ def main() -> int:
     parser.add_argument("--session", type=int, help="a number: the conversation is kept under it")
     options = parser.parse_args()
     # Not an argument: others on the machine could read it there.
-    client = Client(options.url, os.environ.get("HEARTH_KEY") or getpass("your key> "))
+    chat(Client(options.url, os.environ.get("HEARTH_KEY") or getpass("your key> ")), options.session)
+    return 0
+
+
+def chat(client: Client, session: int | None = None) -> None:
+    """Ask for prompts and show the answers, until the end of input (Ctrl+D) or Ctrl+C at the prompt.
+
+    `session` is the number under which the conversation is kept; None: it is not saved.
+    """
     while True:
         try:
             prompt = input("you> ").strip()
         except (EOFError, KeyboardInterrupt):
             print()
-            return 0
+            return
         if prompt:
-            _answer(client, prompt, options.session)
+            _answer(client, prompt, session)
 
 
 def _answer(client: Client, prompt: str, session: int | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from auth.metering import Meter, Ticket
 from services.answer import Answer, Deadline, Poll
 from services.backend import EVERYBODY, Backend, Embedder, Finish, Health, LoadSettings, Model, Thought
+from services.conversation import Conversation
 from services.errors import BadModelFile, HearthError, NotPermitted, Unavailable
 from services.models.config import Profiles, profile_entry
 from services.models.files import ModelFiles
@@ -120,8 +121,7 @@ class Answers:
 
         Raises as `open` does.
         """
-        with self.written(owner, ask) as (chosen, model, form):
-            talk = conversation_of(self._sessions, owner, ask, chosen)
+        with self.written(owner, ask) as (chosen, model, form, talk):
             longest = ask.question.max_tokens or chosen.profile.max_tokens
             fitter = PromptFitter(form, model.tokenize_all, model.n_ctx, longest)
             fitted = fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
@@ -136,12 +136,12 @@ class Answers:
             }
 
     @contextmanager
-    def written(self, owner: str, ask: Ask) -> Iterator[tuple[Chosen, Model, Form]]:
-        """What a request is for, its model, and the form of its prompt. Raises as `lease` does."""
+    def written(self, owner: str, ask: Ask) -> Iterator[tuple[Chosen, Model, Form, Conversation]]:
+        """A request's profile, its model, the form of its prompt and its conversation. Raises as `lease` does."""
         chosen = self._choose(self._meter.profiles(owner), ask.model)
         with self.place(), self._lease(chosen) as model:
-            system = conversation_of(self._sessions, owner, ask, chosen).system
-            yield chosen, model, form_of(ask, chosen.profile, model.chat_format, self._files.templates, system)
+            talk = conversation_of(self._sessions, owner, ask, chosen)
+            yield chosen, model, form_of(ask, chosen.profile, model.chat_format, self._files.templates, talk.system), talk
 
     def forget(self, key: SessionKey, poll: Poll) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
@@ -161,11 +161,7 @@ class Answers:
         allowed, config = self._meter.profiles(owner), self._profiles.config()
         if profile is not None:
             _check_profile(allowed, profile)
-        if allowed is not None and model not in {
-            config.profiles[name].model for name in allowed if name in config.profiles
-        }:
-            what = f"this key may not use {model}: none of its profiles does"
-            raise NotPermitted(what, param="model", code="profile_not_permitted")
+        config.check_file(model, allowed)
         checked = self._files.check(model)
         name = profile or config.profile_of(checked.name, allowed)
         if profile is None and name:

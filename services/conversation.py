@@ -69,7 +69,7 @@ class Conversation:
         if self.memory_k == 0 or self._begins_anew:
             return 0
         start = self._unsaved.start if self.session_id is None else self._history.window_start
-        return max(start - self._beyond, 0)
+        return max(start - self._beyond, 0) if start else 0
 
     def keep_start(self, start: int) -> None:
         """Keep that prompts leave out so many of `exchanges` from now on. Raises StorageFailed."""

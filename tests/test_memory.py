@@ -16,12 +16,12 @@ from services.cluster.roster import ServedModel
 from services.engine import native_log
 from services.engine import runner as runner_module
 from services.engine.embedder import LONGEST_CHOSEN, Embedder
-from services.engine.loading import context_params, fingerprint, load_model, ubatch
+from services.engine.loading import context_params, fingerprint, load_model
 from services.engine.runner import Runner
 from services.errors import BadModelFile
 from services.models.gguf import GgufInfo, read_gguf
 from services.models.kv_shape import KvShape, kv_shape
-from services.models.memory import Fit, fit
+from services.models.memory import Fit, fit, ubatch
 from tests.real_models import gemma3, smollm2
 from tests.tiny import (
     GUIDE,
@@ -247,7 +247,7 @@ def test_states_with_and_without_whole_windows_are_not_mixed() -> None:
     assert fingerprint(settings, 2048) != fingerprint(replace(settings, swa_full=False), 2048)
     params = context_params(replace(settings, swa_full=False), 2048, 1, 137)
     assert not params.swa_full
-    assert params.n_ubatch == ubatch(settings, 137) == 137
+    assert params.n_ubatch == ubatch(settings.n_ubatch, 137) == 137
 
 
 def test_nothing_that_llama_cpp_counts_is_shown(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from flask import g
 from flask_restful import Resource
 
 from auth.authentication import caller
-from auth.identity import Identity
 from services.answers import Answers
 from services.api import sse
 from services.api.hangup import poll_of_caller
@@ -26,9 +25,9 @@ from services.api.model_schemas import (
 )
 from services.api.schemas import replies, spec
 from services.backend import Backend
-from services.errors import NotFound, NotPermitted
+from services.errors import NotFound
 from services.models.catalog import proposals
-from services.models.config import Config, Profiles
+from services.models.config import Profiles
 from services.models.downloads import Pulls
 from services.models.files import ModelFile, ModelFiles
 from services.models.gguf import NO_TEMPLATE
@@ -112,7 +111,7 @@ class UnloadResource(Resource):
         path = next((path for path in self._backend.loaded() if path in wanted), None)
         name = wanted[path] if path else names[0]
         g.audited = {"model": name}
-        _check_file(caller(), config, name)
+        config.check_file(name, caller().profiles)
         if path is None or not self._backend.unload(path):
             raise NotFound(f"{name} is not in memory", param="model", code="not_loaded")
         return {"unloaded": True, "model": name}
@@ -150,14 +149,6 @@ def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Itera
             yield sse.event(at)
         told = at
     yield sse.DONE
-
-
-def _check_file(me: Identity, config: Config, file: str) -> None:
-    """Raise NotPermitted where none of the profiles that a key may use has this file."""
-    its = {profile.model for name, profile in config.profiles.items() if me.may_use(name)}
-    if me.profiles is not None and file not in its:
-        what = f"this key may not use {file}: none of its profiles does"
-        raise NotPermitted(what, param="model", code="profile_not_permitted")
 
 
 def _told(profile: Profile) -> dict[str, Any]:

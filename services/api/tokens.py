@@ -37,7 +37,7 @@ class TokenizeResource(Resource):
             messages = tuple(message.plain() for message in json.messages)
             tools = tuple(tool.model_dump(exclude_none=True) for tool in json.tools or ())
             ask = Ask(Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools)
-            with self._answers.written(caller().id, ask) as (_, model, form):
+            with self._answers.written(caller().id, ask) as (_, model, form, _talk):
                 return _described(model, form.fill((), ask.question.prompt), json)
         (prompt,) = prompts_of(json.content, json.parse_special is not False)
         with self._answers.lease(caller().id, json.model) as model:

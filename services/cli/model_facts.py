@@ -11,17 +11,14 @@ from rich.table import Table
 
 from services.models.catalog import CatalogEntry
 from services.models.gguf import NO_TEMPLATE, GgufInfo
-from services.models.memory import Fit, fit
+from services.models.memory import Fit, batch_capacity, fit, ubatch
 from services.models.profile import Profile
 
 CAN = {"think": "thinks first", "tools": "uses tools"}
-# What the engine computes at once, in tokens, where a profile leaves it open (services/engine/runner.py, loading.py).
-_N_BATCH, _N_UBATCH = 128, 512
 
 
 def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fit:
     """How a model fits into `free` bytes with a profile's settings, and its LoRA adapters of so many bytes."""
-    capacity = (profile.n_batch or _N_BATCH) + 1 + profile.n_parallel
     return fit(
         info,
         free,
@@ -30,7 +27,7 @@ def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fi
         type_k=profile.cache_type_k,
         type_v=profile.cache_type_v,
         swa_full=profile.swa_full,
-        n_ubatch=min(profile.n_ubatch or _N_UBATCH, capacity),
+        n_ubatch=ubatch(profile.n_ubatch, batch_capacity(profile.n_batch, profile.n_parallel)),
         flash_attn=profile.flash_attn,
         weights=info.size + adapters,
     )

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from services.cli.chat import chat
+from examples.chat import chat
+from examples.client import Client
 from services.cli.first_model import select_model
 from services.errors import EngineFailure
 from services.keys_of import passing_key
@@ -28,7 +29,7 @@ def run(settings: Settings, what: str, flags: Mapping[str, str]) -> int:
     name = select_model(settings, what)
     with _server(settings, flags) as url, passing_key(settings, os.environ, "main.py run", ["answer"]) as key:
         print(f"{name} listens here, and at {url} (Ctrl+D ends both).", flush=True)
-        chat(url, key)
+        chat(Client(url, key))
     return 0
 
 

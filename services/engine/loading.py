@@ -13,9 +13,8 @@ from services.engine import native_log
 from services.engine.machine import free_memory, usable_cores
 from services.errors import BadModelFile
 from services.models.gguf import TENSOR_TYPES
+from services.models.memory import ubatch
 from services.models.split import part_paths
-
-UBATCH = 512
 
 _TYPE_NUMBERS = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
 # llama.h, enum llama_load_mode, by (use_mmap, use_mlock).
@@ -84,11 +83,6 @@ def _model_params(settings: LoadSettings) -> Any:
     return params
 
 
-def ubatch(settings: LoadSettings, capacity: int) -> int:
-    """How many tokens llama.cpp computes at once, of a batch of `capacity`."""
-    return min(settings.n_ubatch or UBATCH, capacity)
-
-
 def context_params(settings: LoadSettings, n_ctx: int, n_slots: int, capacity: int) -> Any:
     """The parameters of a context of `n_slots` streams of `n_ctx` tokens, of which `capacity` are computed in a batch."""
     cores = usable_cores()
@@ -97,7 +91,7 @@ def context_params(settings: LoadSettings, n_ctx: int, n_slots: int, capacity: i
     params.n_seq_max = n_slots
     params.kv_unified = False
     params.n_batch = capacity
-    params.n_ubatch = ubatch(settings, capacity)
+    params.n_ubatch = ubatch(settings.n_ubatch, capacity)
     params.n_threads = settings.n_threads or cores
     params.n_threads_batch = settings.n_threads_batch or settings.n_threads or cores
     params.flash_attn_type = int(settings.flash_attn)

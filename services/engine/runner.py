@@ -13,21 +13,18 @@ import llama_cpp
 from services.backend import GenerationRequest, LoadSettings
 from services.engine import native_log
 from services.engine.batch import Batch, Run
-from services.engine.loading import apply_adapters, context_params, load_model, reason, ubatch
+from services.engine.loading import apply_adapters, context_params, load_model, reason
 from services.engine.machine import free_memory
 from services.engine.sampling import ChainSampler
 from services.engine.state import Buffer, CutRule
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure
 from services.models.gguf import BadGguf, GgufInfo
-from services.models.memory import Fit, fit
+from services.models.memory import STEP_TOKENS, Fit, batch_capacity, fit, ubatch
 from services.models.split import read_model
 
 log = logging.getLogger(__name__)
 
-# Longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512 (DESIGN.md), and a
-# request that is cancelled, or that comes, waits for one chunk at most.
-STEP_TOKENS = 128
 # A count of memory that is off by more than this share of llama.cpp's own is told.
 TOLERANCE = 0.02
 
@@ -70,8 +67,7 @@ class Runner:
         self.vocabulary = Vocabulary(self._model)
         info = _info_of(settings)
         self.step_tokens = settings.n_batch or STEP_TOKENS
-        # Beside a chunk, which may be a token longer (pace.py), every slot must be able to decode in the same step.
-        capacity = self.step_tokens + 1 + settings.n_parallel
+        capacity = batch_capacity(settings.n_batch, settings.n_parallel)
         fits = self._fit(settings, info, free, capacity)
         self.n_ctx, self.n_slots = fits.n_ctx, fits.n_slots
         native_log.take_cache_bytes()
@@ -109,7 +105,7 @@ class Runner:
             type_k=settings.cache_type_k,
             type_v=settings.cache_type_v,
             swa_full=settings.swa_full,
-            n_ubatch=ubatch(settings, capacity),
+            n_ubatch=ubatch(settings.n_ubatch, capacity),
             flash_attn=settings.flash_attn,
             weights=llama_cpp.llama_model_size(self._model) + adapters,
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.errors import DamagedFile, InvalidRequest, NotFound
+from services.errors import DamagedFile, InvalidRequest, NotFound, NotPermitted
 from services.json_file import JsonFile, JsonObject, Misfit
 from services.models.catalog import catalog, find
 from services.models.files import ModelFiles, same_name
@@ -89,6 +89,12 @@ class Config:
         """The name of a profile whose model is `file`: one of `allowed`, the selected, else the first; None: none."""
         names = [name for name in (self.selected, *self.profiles) if same_name(self.profiles[name].model, file)]
         return next((name for name in names if allowed is None or name in allowed), names[0] if names else None)
+
+    def check_file(self, file: str, allowed: Sequence[str] | None) -> None:
+        """Raise NotPermitted where none of the profiles `allowed` has this model file; None: all files are."""
+        if allowed is not None and file not in {self.profiles[name].model for name in allowed if name in self.profiles}:
+            what = f"this key may not use {file}: none of its profiles does"
+            raise NotPermitted(what, param="model", code="profile_not_permitted")
 
     def free_name(self, file: str) -> str:
         """What a new profile of a model file may be called: as the file is, with a number where that is taken."""

@@ -10,6 +10,10 @@ from services.backend import CacheType
 from services.models.gguf import GgufInfo
 from services.models.kv_shape import CELLS, kv_shape
 
+# Longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512 (DESIGN.md), and a
+# request that is cancelled, or that comes, waits for one chunk at most.
+STEP_TOKENS = 128
+UBATCH = 512
 # A context that is chosen for the memory there is has so many tokens at least.
 LEAST_CONTEXT = 512
 
@@ -27,6 +31,19 @@ class Fit:
     kv: int
     problem: str = ""
     param: str = ""
+
+
+def batch_capacity(n_batch: int | None, n_parallel: int) -> int:
+    """How many tokens one batch holds, where a profile leaves `n_batch` open or not.
+
+    Beside a chunk, which may be a token longer (pace.py), every slot must be able to decode in the same step.
+    """
+    return (n_batch or STEP_TOKENS) + 1 + n_parallel
+
+
+def ubatch(n_ubatch: int | None, capacity: int) -> int:
+    """How many tokens llama.cpp computes at once, of a batch of `capacity`."""
+    return min(n_ubatch or UBATCH, capacity)
 
 
 def fit(

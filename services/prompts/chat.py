@@ -8,7 +8,7 @@ from typing import Any
 
 from services.backend import Prompt
 from services.errors import HearthError
-from services.prompts.chat_template import ChatTemplate, Message
+from services.prompts.chat_template import ChatTemplate, Message, count_system
 from services.prompts.form import FEWEST_MARKS, LONGEST_TOKEN, PROBE, Exchange, Form
 
 
@@ -65,7 +65,7 @@ class ChatForm(Form):
 
     @property
     def _n_system(self) -> int:
-        return next((n for n, each in enumerate(self.messages) if each["role"] != "system"), len(self.messages))
+        return count_system(self.messages)
 
     @property
     def _owners(self) -> list[Message]:

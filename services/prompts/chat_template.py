@@ -1,8 +1,4 @@
-"""The chat template of a model file: Jinja text from a stranger, rendered in a sandbox.
-
-The environment is the one that Hugging Face's templates are written for (transformers, "Chat templates"): blocks are
-trimmed, `raise_exception`, `strftime_now` and `tojson` exist, and nothing else can be reached or changed.
-"""
+"""The chat template of a model file: Jinja text from a stranger, rendered in a sandbox."""
 
 from __future__ import annotations
 
@@ -51,7 +47,7 @@ class ChatTemplate:
         Raises InvalidRequest with the template's own words where it refuses the messages, BadModelFile where it fails.
         """
         messages = messages if self._knows_system else _merged(messages)
-        marks = Marks(self._special, self.format.specials, [self.format.template, messages, tools])
+        marks = Marks(self._special, self._firsts, [self.format.template, messages, tools])
         prompt = self._write(messages, tools, reply, marks)
         if marks.may_be_joined(messages, tools) and self._is_joined(prompt, messages, tools, reply, marks):
             # The template has put a special token together out of what somebody wrote around what it takes out.
@@ -89,6 +85,11 @@ class ChatTemplate:
     @cached_property
     def _special(self) -> re.Pattern[str]:
         return special_pattern(self.format.specials)
+
+    @cached_property
+    def _firsts(self) -> re.Pattern[str]:
+        """The characters with which special tokens begin."""
+        return special_pattern({text[0] for text in self.format.specials})
 
     @cached_property
     def _knows_system(self) -> bool:
@@ -135,9 +136,14 @@ def _marked(message: Message, marks: Marks) -> Any:
     }
 
 
+def count_system(messages: Sequence[Message]) -> int:
+    """How many messages of the system a conversation begins with."""
+    return next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
+
+
 def _merged(messages: Sequence[Message]) -> Sequence[Message]:
     """The system's messages at the head of the first one behind them, as llama.cpp writes them too."""
-    n_system = next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
+    n_system = count_system(messages)
     if not n_system or n_system == len(messages):
         return messages
     said = [str(message["content"]) for message in messages[: n_system + 1]]

@@ -31,33 +31,25 @@ def form_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path, system: s
         return TextForm(ask.text)
     if not ask.messages and profile.template is not None:
         return TemplateForm(profile.template)
-    messages: tuple[Message, ...] = ask.messages or ({"role": "user", "content": ask.question.prompt},)
-    if system and messages[0]["role"] != "system":
-        messages = ({"role": "system", "content": system}, *messages)
+    messages = _with_system(ask.messages or ({"role": "user", "content": ask.question.prompt},), system)
     chat_format = _format_of(ask, profile, own, folder)
     template = chat_template(chat_format)
     if ask.tools and "tools" not in chat_format.template:
-        messages = tuple(explained(_with_system(messages, profile), ask.tools))
+        messages = tuple(explained(_with_system(messages, profile.system_prompt), ask.tools))
         return ChatForm(template, messages)
     return ChatForm(template, messages, ask.tools, profile.system_prompt or "")
 
 
-def chat_format_of(profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
-    """How a profile's conversations are written: by its own chat template, else as the model's file says."""
-    if profile.chat_template is None:
-        return own
-    return replace(own, template=profile.chat_template_text(folder), tool_template="")
-
-
 def _format_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
+    """The chat template: the one that the request names, else the profile's, else the one in the file."""
     if ask.format:
         return named_format(ask.format, own)
-    found = chat_format_of(profile, own, folder)
+    if profile.chat_template is not None:
+        return replace(own, template=profile.chat_template_text(folder))
     # A file may have a template of its own for conversations with tools.
-    return replace(found, template=found.tool_template) if ask.tools and found.tool_template else found
+    return replace(own, template=own.tool_template) if ask.tools and own.tool_template else own
 
 
-def _with_system(messages: tuple[Message, ...], profile: Profile) -> tuple[Message, ...]:
-    if not profile.system_prompt or messages[0]["role"] == "system":
-        return messages
-    return ({"role": "system", "content": profile.system_prompt}, *messages)
+def _with_system(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
+    """The messages behind this system prompt, unless there is none or they begin with one of their own."""
+    return messages if not system or messages[0]["role"] == "system" else ({"role": "system", "content": system}, *messages)

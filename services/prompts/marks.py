@@ -21,9 +21,10 @@ class Marks:
     template's own trimming and splitting works as ever.
     """
 
-    def __init__(self, special: re.Pattern[str], specials: Sequence[str], values: Sequence[Any]) -> None:
+    def __init__(self, special: re.Pattern[str], firsts: re.Pattern[str], values: Sequence[Any]) -> None:
+        """`special` finds the special tokens' texts, `firsts` the characters with which they begin."""
         self._special = special
-        self._firsts = re.compile("|".join(sorted({re.escape(text[0]) for text in specials})) or r"(?!)")
+        self._firsts = firsts
         self.is_strict = False
         """Whether each character with which a special token begins is marked, and not only whole texts of these."""
         used = set("".join(_strings(values)))
