@@ -17,8 +17,8 @@ from services.cluster.settings import read_cluster
 from services.errors import HearthError, InvalidRequest
 from services.logs import set_up
 from services.models.sources import FORMS
+from services.server.shutdown import Stop
 from services.settings import Settings, add_flags, read_settings
-from services.shutdown import Stop
 
 log = logging.getLogger("hearth")
 
@@ -178,7 +178,7 @@ def _serve(
 ) -> int:
     from services.app import create_app
     from services.cli.first_model import introduction
-    from services.server import make_server
+    from services.server.waitress_server import make_server
 
     app = create_app(settings, engine, gates, stores=stores, overview=node and node.overview)
     parts = app.extensions["hearth"]
@@ -247,7 +247,7 @@ def _is_alone(lock: Path, closing: ExitStack) -> bool:
 
 def _open_tunnel(url: str, closing: ExitStack, allow: Callable[[str], None]) -> None:
     """Have a public address for the server, until `closing` closes; where that cannot be, say so and go on."""
-    from services.tunnel import Tunnel
+    from services.server.tunnel import Tunnel
 
     def tell(public: str) -> None:
         allow(public.removeprefix("https://"))

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from services.api.hosts import Hosts
-from services.server import ARRIVE_IN, ARRIVE_IN_CROWD, MAX_CONNECTIONS, _maintenance
+from services.server.waitress_server import ARRIVE_IN, ARRIVE_IN_CROWD, MAX_CONNECTIONS, _maintenance
 from tests.serving import ROOT, Server
 from tests.test_server import exchange
 

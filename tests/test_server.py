@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.server import make_server
+from services.server.waitress_server import make_server
 from services.settings import Settings
 from tests.serving import Server
 

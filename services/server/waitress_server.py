@@ -13,8 +13,8 @@ from waitress.server import create_server
 from waitress.task import ErrorTask
 
 from services.api.errors import error_body
+from services.server.tls import TlsFront
 from services.settings import Settings
-from services.tls import TlsFront
 
 # Beyond the application's own limit (413 in our shape), so that waitress seldom has to cut a client off in mid-sentence.
 MAX_READ = 2**26

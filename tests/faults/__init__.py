@@ -1,0 +1,1 @@
+"""Attacks and faults against a real server; the long runs are behind numbers in the environment."""
