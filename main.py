@@ -35,11 +35,16 @@ def main() -> int:
         from services.cli.models import models
 
         return _explained("manage models", lambda: models(sys.argv[2:]))
+    if sys.argv[1:2] == ["doctor"]:
+        from services.cli.doctor import doctor
+
+        return _explained("look at itself", lambda: doctor(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="main.py", description="Hearth, a local LLM API server for CPUs.")
     commands = (
         "serve (the default), keys: mint, change and revoke them, and see what they used (keys --help), "
         "run: fetch a model if need be, serve it and chat in the terminal, "
         "models: list, show and remove model files, and the catalog (models --help), "
+        "doctor: what the server's settings, keys and files leave open to others (doctor --help), "
         "pull: fetch a model file, tune: measure which settings make a profile fastest here, "
         "worker: compute for a cluster, migrate: copy what the data folder holds into a cluster (--back: and back), "
         "or flower: look at a cluster's tasks in a browser"
@@ -236,7 +241,7 @@ def _is_alone(lock: Path, closing: ExitStack) -> bool:
     """Whether no other server works on this data folder; until `closing` closes, none will think so."""
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock)
+    held = FileLock(lock, mode=0o600)
     try:
         held.acquire(blocking=False)
     except Timeout:

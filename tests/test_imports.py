@@ -35,7 +35,7 @@ ONLY = {
     "kombu": ("services.cluster.broker",),
     "redis": ("services.cluster",),
     "services.cluster": ("services.cluster", "services.keys_of", "main"),
-    "cryptography": ("auth.hashing",),
+    "cryptography": ("auth.hashing", "services.cli.doctor"),
     "limits": ("auth.metering",),
     "flask_cors": ("services.api.cors",),
     "httpx2": ("services.models", "services.cluster.inner"),
