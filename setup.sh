@@ -61,6 +61,7 @@ install_system_packages() {
     [[ $command != test ]] || has_browser || missing+=(chromium)
     [[ $command != test ]] || has redis-server || missing+=(redis-server)
     [[ $command != test ]] || has_rabbitmq || missing+=(rabbitmq-server)
+    [[ $command != test ]] || has strace || missing+=(strace)
     [[ ${#missing[@]} -gt 0 ]] || return 0
 
     local as_root=()

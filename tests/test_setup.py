@@ -91,7 +91,7 @@ def ready(bare: Path) -> Path:
     scripts = {".venv/bin/python": python, "scripts/check": '#!/usr/bin/env bash\necho "checked $*"\n'}
     for name, text in {
         **scripts,
-        **{f"bin/{tool}": "" for tool in ("chromium", "redis-server", "rabbitmq-server")},
+        **{f"bin/{tool}": "" for tool in ("chromium", "redis-server", "rabbitmq-server", "strace")},
     }.items():
         (bare / name).write_text(text)
         (bare / name).chmod(0o755)
