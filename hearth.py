@@ -8,13 +8,14 @@ Both serve everything that `main.py` serves, over the same data folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from auth.authentication import Gate
-from auth.identity import USUAL
+from auth.guests import guest_limits
+from auth.identity import USUAL, Limits
 from main import serve
 from services.errors import HearthError
 from services.keys_of import passing_key
@@ -32,10 +33,10 @@ PROVIDERS = ("gguf", "huggingface", "ollama")
 class Generator:
     """A server with one model, for /api/generate and everything else. Made by `create_generator`."""
 
-    def __init__(self, chosen: Chosen, settings: Settings, dependency: Callable[[Any], Any] | None) -> None:
+    def __init__(self, chosen: Chosen, settings: Settings, dependency: Callable[[Any], Any] | None, limits: Limits) -> None:
         self.chosen = chosen
         self._settings = settings
-        self._gate = Gate(dependency)
+        self._gate = Gate(dependency, limits=limits)
         self._asks = dependency is not None
 
     def run(self, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -47,7 +48,13 @@ class Generator:
             raise OSError(f"the server could not be started on {host}:{port}")
 
 
-def create_generator(provider: str, model_name: str, dependency: Callable[[Any], Any] | None = None) -> Generator:
+def create_generator(
+    provider: str,
+    model_name: str,
+    dependency: Callable[[Any], Any] | None = None,
+    *,
+    limits: Mapping[str, int | None] | None = None,
+) -> Generator:
     """A server that answers with one model; `run(host, port)` starts it.
 
     `provider` says what `model_name` is: "gguf" a file, a profile or an hf: source; "huggingface" a repository with GGUF
@@ -55,10 +62,14 @@ def create_generator(provider: str, model_name: str, dependency: Callable[[Any],
     with a progress bar. `dependency` gets each request to /api/generate (Flask's) and raises to refuse it: what it raises
     is told to the caller with status 401, or the `status_code` that the exception has. Without one nobody is refused there.
 
-    Raises ValueError for an unknown provider, HearthError where there is no such model.
+    `limits` are those of each address that asks without a key of this server, by the names that keys' limits have; None
+    takes one away. Left out they are those of `auth.guests.USUAL_LIMITS`, or none where a `dependency` decides.
+
+    Raises ValueError for an unknown provider or limit, HearthError where there is no such model.
     """
     if provider not in PROVIDERS:
         raise ValueError(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
+    granted = Limits() if dependency and limits is None else guest_limits(limits)
     settings = _settings()
     if provider == "huggingface":
         model_name = _fetched(parse_source(model_name if model_name.startswith("hf:") else f"hf:{model_name}"), settings)
@@ -70,17 +81,27 @@ def create_generator(provider: str, model_name: str, dependency: Callable[[Any],
     path = Path(model_name).expanduser()
     if model_name not in config.profiles and path.is_file() and path.suffix == ".gguf":
         settings, model_name = _in_its_folder(settings, path.resolve())
-    return Generator(_choose(config, model_name, settings), settings, dependency)
+    return Generator(_choose(config, model_name, settings), settings, dependency, granted)
 
 
 class ApiHost:
     """A server for API Host's clients, in a notebook or a script. Its token is good for as long as it runs."""
 
-    def __init__(self, use_token: bool = True, *, tunnel: bool = False, host: str = "127.0.0.1", port: int = 5000) -> None:
+    def __init__(
+        self,
+        use_token: bool = True,
+        *,
+        tunnel: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 5000,
+        limits: Mapping[str, int | None] | None = None,
+    ) -> None:
         """`use_token` False lets everybody use /api without one, who then may fetch models too.
 
-        `tunnel` gives the server a public address, by the program cloudflared.
+        `tunnel` gives the server a public address, by the program cloudflared. `limits` are as for `create_generator`, and
+        hold for those without a token. Raises ValueError for an unknown one.
         """
+        self._limits = guest_limits(limits)
         self._settings = replace(_settings(), host=host, port=port, tunnel=tunnel)
         self._use_token = use_token
 
@@ -89,7 +110,7 @@ class ApiHost:
         may = frozenset({"models:pull"})
         if not self._use_token:
             print("No token is asked for: whoever reaches this address may use /api, and fetch models.", flush=True)
-            self._serve({"apihost": Gate(None, may)})
+            self._serve({"apihost": Gate(None, may, self._limits)})
             return
         with passing_key(self._settings, os.environ, "API Host", [*USUAL, "models:pull"]) as key:
             print(f'{key}\n\nThis is the access token; send it as "token" with each request to /api.', flush=True)

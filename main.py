@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from services.logs import set_up
 from services.models.sources import FORMS
 from services.server.shutdown import Stop
 from services.settings import Settings, add_flags, read_settings
+from services.visible import visible_lines
 
 log = logging.getLogger("hearth")
 
@@ -170,6 +171,7 @@ def _engine(settings: Settings) -> Any:
         60 * settings.idle_minutes,
         settings.log_level,
         settings.log_format,
+        settings.engine_timeout,
     )
     return EngineProcess(options, settings.data / "tried.json")
 
@@ -183,6 +185,7 @@ def _serve(
 ) -> int:
     from services.app import create_app
     from services.cli.first_model import introduction
+    from services.server.listening import urls
     from services.server.waitress_server import make_server
 
     app = create_app(settings, engine, gates, stores=stores, overview=node and node.overview)
@@ -200,12 +203,14 @@ def _serve(
         except OSError as error:
             for close in closers:
                 close()
-            return _refuse(f"It cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-        url = f"{'https' if settings.cert else 'http'}://{settings.host}:{server.port}"
+            return _refuse(str(error.strerror))
+        addresses = urls("https" if settings.cert else "http", settings.host, server.port)
+        url = addresses[0]
         if node:
-            node.announce(url, lambda: answers.n_open)
+            # Others of the cluster are on other machines.
+            node.announce((addresses[1:] or addresses)[0], lambda: answers.n_open)
         jobs.start(takes_up=bool(node) or _is_alone(settings.data / "jobs.lock", closing))
-        _introduce(url, parts["keys"].mint_master(), introduction(stores.profiles.config(), stores.files))
+        _introduce(addresses, parts["keys"].mint_master(), introduction(stores.profiles.config(), stores.files))
         engine.on_restart = lambda: _warm_up(answers)
         threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
         if settings.tunnel:
@@ -264,8 +269,9 @@ def _open_tunnel(url: str, closing: ExitStack, allow: Callable[[str], None]) -> 
         print(f"Hearth opens no tunnel: {error}", file=sys.stderr, flush=True)
 
 
-def _introduce(url: str, master: Any, model: str) -> None:
+def _introduce(addresses: Sequence[str], master: Any, model: str) -> None:
     """Say what answers and where it listens and, the first time, what the master key is."""
+    url, *others = addresses
     if master:
         print(
             f"\nYour master key, shown this once:\n\n    {master.key}\n\nPaste it at {url} in a browser, or try:\n\n"
@@ -274,6 +280,8 @@ def _introduce(url: str, master: Any, model: str) -> None:
     if model:
         print(model)
     print(f"Hearth listens on {url} (Ctrl+C stops it). Open it in a browser to chat.", flush=True)
+    if others:
+        print(f"Other machines of the network open {' or '.join(others)}.", flush=True)
 
 
 def _warm_up(answers: Any) -> None:
@@ -283,7 +291,7 @@ def _warm_up(answers: Any) -> None:
 
 
 def _refuse(reason: str, what: str = "start") -> int:
-    print(f"Hearth cannot {what}: {reason}", file=sys.stderr)
+    print(f"Hearth cannot {what}: {visible_lines(reason)}", file=sys.stderr)
     return 1
 
 

@@ -7,12 +7,16 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from auth.addresses import source_of
+from auth.identity import MASTER
 from services.json_file import give_to_owner
 
 log = logging.getLogger(__name__)
@@ -20,26 +24,50 @@ log = logging.getLogger(__name__)
 # A file that has grown to so many bytes becomes audit.1.jsonl, and so on; the last of them goes.
 ROTATE_AT = 5_000_000
 KEPT = 5
-# Refusals a minute that have a line each, so that nobody washes away by them what others did; the rest are counted.
-REFUSALS = 30
+# Lines a minute of refusals, and of each kind of failure, of one key with the keys that it minted, or of one address where
+# the key is not known: nobody washes away by theirs what others did. The rest are counted. What was done has a line always.
+LINES = 30
+# Lines a minute of addresses whose key is not known, all together: they may be as many as somebody likes.
+_LINES_OF_UNKNOWN = 600
+# Of how many it is remembered how much of theirs was not told.
+_MOST_UNTOLD = 10_000
+_MINUTE = 60.0
+# Seconds for which another program that keeps the lock is waited for; then a line is missing, and the log says so.
+_PATIENCE = 1.0
+_REFUSED = "refused"
 
 
 class AuditLog:
-    """The log. Any thread may call it; `_turn` protects the count of refusals, and a lock file keeps processes apart."""
+    """The log. Any thread may call it; `_turn` protects the counts of lines, and a lock file keeps processes apart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"), _PATIENCE, mode=0o600)
         self._turn = threading.Lock()
-        self._minute = 0.0
-        self._n_refused = 0
+        self._minute = time.monotonic()
+        self._lines: Counter[tuple[str, str]] = Counter()
+        """By who it was and of what kind, this minute's; those of `_untold` were of minutes before."""
+        self._untold: Counter[tuple[str, str]] = Counter()
+        self._n_unknown = 0
 
-    def note(self, did: str, key: str | None, **what: Any) -> None:
-        """`key` is the id of who did it; None: nobody that is known. What the disk does not take is said in the log."""
+    def note(self, did: str, key: str | None, account: str = "", **what: Any) -> None:
+        """`key` is the id of who did it; None: nobody that is known. What the disk does not take is said in the log.
+
+        `account` is the id of the key that it was minted by in the end. `status` and `address` are those of the request.
+        """
+        is_known = key is not None and not key.startswith("guest-")
+        who = (account or key or "") if is_known else source_of(what.get("address"))
+        is_done = _is_done(did, what)
+        kind = who, did if is_done else f"{did} failed"
+        # What a request of a key has done, which has a status, is limited where it is done (`Meter.charge_deed`).
+        is_told = is_known and ((is_done and "status" in what) or (who == MASTER and did != _REFUSED))
+        if who and not is_told and not self._has_room(kind, is_known):
+            return
+        with self._turn:
+            untold = self._untold.pop(kind, None)
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "did": did, "key": key}
-        told = json.dumps(
-            {**line, **{name: value for name, value in what.items() if value is not None}}, ensure_ascii=False
-        )
+        more = {"account": account if account not in ("", key) else None, "untold_before": untold, **what}
+        told = json.dumps({**line, **{k: v for k, v in more.items() if v is not None}}, ensure_ascii=False)
         try:
             with open(self._lock.lock_file, "a", opener=_private):
                 # It is there, and its owner's, before it is locked.
@@ -49,37 +77,83 @@ class AuditLog:
                 with open(self._path, "a", encoding="utf-8", opener=_private) as file:
                     file.write(told + "\n")
         except OSError as error:
-            log.error("data/%s cannot be written: %s", self._path.name, error.strerror)
+            # A lock that another program holds has no number of an error.
+            log.error("data/%s cannot be written: %s", self._path.name, error.strerror or error)
 
-    def note_refusal(self, key: str | None, **what: Any) -> None:
+    def note_refusal(self, key: str | None, account: str = "", **what: Any) -> None:
         """A request was refused."""
+        self.note(_REFUSED, key, account, **what)
+
+    def _has_room(self, kind: tuple[str, str], is_known: bool) -> bool:
+        """Whether a line more may be written of who did what; else it is counted."""
         with self._turn:
-            if time.monotonic() - self._minute > 60:
-                untold, self._n_refused, self._minute = max(self._n_refused - REFUSALS, 0), 0, time.monotonic()
-            else:
-                untold = 0
-            self._n_refused += 1
-            if self._n_refused > REFUSALS:
-                return
-        self.note("refused", key, untold_before=untold or None, **what)
+            if time.monotonic() - self._minute > _MINUTE:
+                if len(self._untold) > _MOST_UNTOLD:
+                    self._untold.clear()
+                self._untold.update({kind: n - LINES for kind, n in self._lines.items() if n > LINES})
+                self._lines.clear()
+                self._minute, self._n_unknown = time.monotonic(), 0
+            self._lines[kind] += 1
+            if self._lines[kind] > LINES:
+                return False
+            self._n_unknown += not is_known
+            return is_known or self._n_unknown <= _LINES_OF_UNKNOWN
 
     def _rotate(self) -> None:
         if not self._path.exists() or self._path.stat().st_size < ROTATE_AT:
             return
         oldest = self._numbered(KEPT)
-        # Refusals go with the oldest file; what was done is kept in the next.
-        kept = [line for line in _lines(oldest) if '"did": "refused"' not in line]
+        # Refusals and what failed go with the oldest file; what was done is kept in the next, of everybody alike.
+        kept = _shared([line for line in _lines(oldest) if _was_done(line)], ROTATE_AT)
         for n in range(KEPT - 1, 0, -1):
             older = self._numbered(n)
             if older.exists():
                 older.replace(self._numbered(n + 1))
-        if kept and sum(map(len, kept)) < ROTATE_AT:
+        if kept:
             with open(oldest, "a", encoding="utf-8", opener=_private) as file:
                 file.writelines(kept)
         self._path.replace(self._numbered(1))
 
     def _numbered(self, n: int) -> Path:
         return self._path.with_name(f"{self._path.stem}.{n}{self._path.suffix}")
+
+
+def _shared(lines: list[str], room: int) -> list[str]:
+    """The lines for which there is room, in their order: the last of each key's, whose shares are as large as can be."""
+    of_key: dict[str, list[int]] = {}
+    for number, line in enumerate(lines):
+        told = _read(line)
+        of_key.setdefault(str(told.get("account") or told.get("key")), []).append(number)
+    sizes = {key: sum(len(lines[n]) for n in numbers) for key, numbers in of_key.items()}
+    kept: set[int] = set()
+    # Whoever has few lines keeps them, and leaves the rest of their share to those that have more.
+    for n_left, key in zip(range(len(sizes), 0, -1), sorted(sizes, key=lambda key: sizes[key]), strict=True):
+        share = room // n_left
+        for number in reversed(of_key[key]):
+            if len(lines[number]) > share:
+                break
+            share -= len(lines[number])
+            room -= len(lines[number])
+            kept.add(number)
+    return [line for number, line in enumerate(lines) if number in kept]
+
+
+def _was_done(line: str) -> bool:
+    told = _read(line)
+    return _is_done(told.get("did"), told)
+
+
+def _is_done(did: object, what: Mapping[str, Any]) -> bool:
+    """Whether it was done, rather than refused or failed."""
+    return did != _REFUSED and what.get("status", 200) < 400
+
+
+def _read(line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError):
+        # A power cut has torn it.
+        return {}
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from flask import Flask, Request, g, request
 
-from auth.identity import USUAL, Identity, Scope, Terms
+from auth.guests import Guests, account_of, check_page, check_type
+from auth.identity import Identity, Limits, Scope, Terms
 from auth.keys import KeyStore
-from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused
+from auth.metering import Meter
+from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused, Unavailable
 from services.json_text import read_json_text
 from services.keys_of import open_keys
 from services.settings import read_settings
@@ -34,6 +35,16 @@ SCOPE_OF: dict[str, Scope | None] = {
     "pull": "models:pull",
     "metrics": "metrics",
     **dict.fromkeys(("keys", "key", "key_rotation"), "keys"),
+}
+# What is done with keys and models, by endpoint and method: each has a line in the audit log, and a limit.
+DEEDS = {
+    ("keys", "POST"): "mint",
+    ("key", "PATCH"): "change",
+    ("key", "DELETE"): "revoke",
+    ("key_rotation", "POST"): "rotate",
+    ("model", "POST"): "switch",
+    ("unload", "POST"): "unload",
+    ("pull", "POST"): "pull",
 }
 
 
@@ -59,9 +70,11 @@ class Gate:
     check: Callable[[Request], Any] | None = None
     scopes: frozenset[str] = frozenset()
     """What they may do there beside what every key may."""
+    limits: Limits = field(default=Limits())
+    """How much each of them may ask for."""
 
-    def let_in(self, key: str) -> Identity:
-        """A guest, known by the key that it sent, or by its address. Raises what `check` raises, as one of our errors."""
+    def ask(self) -> None:
+        """Raise what `check` raises, as one of our errors."""
         if self.check:
             try:
                 _run_check(self.check(request))
@@ -69,10 +82,12 @@ class Gate:
                 raise
             except Exception as error:
                 raise _refusal(error) from error
-        # A key that reads like an address is no address.
-        known_by = f"key:{key}" if key else f"address:{request.remote_addr}"
-        mark = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return Identity(f"guest-{mark}", None, self.scopes.union(USUAL), is_guest=True)
+
+    def let_in(self, key: str, guests: Guests) -> Identity:
+        """A guest, known by its address and the key that it sent. Raises LimitPassed as `Guests.let_in` does."""
+        # Only what has been checked is worth an account of its own: anybody can invent keys.
+        who = f"key:{key}" if key and self.check else account_of(request.remote_addr)
+        return guests.let_in(who, key, self.scopes, self.limits)
 
 
 def _run_check(allowed: Any) -> None:
@@ -93,27 +108,59 @@ def _refusal(error: Exception) -> HearthError:
     return NotAuthenticated(str(words) or "refused")
 
 
-def guard(app: Flask, keys: KeyStore, gates: Mapping[str, Gate] | None = None, *, takes_preflights: bool = False) -> None:
+def guard(
+    app: Flask, keys: KeyStore, meter: Meter, gates: Mapping[str, Gate] | None = None, origins: Sequence[str] = ()
+) -> None:
     """Make every route of `app` that is not public ask for a key, before anything of the request is done.
 
-    `gates` say who gets into some of the endpoints without one; `takes_preflights`, whether browsers may ask what they may.
+    `gates` say who gets into some of the endpoints without one, as one of the guests of `meter`, which counts what is done
+    with keys and models; pages of `origins` may ask from a browser.
     """
 
     @app.before_request
     def authenticate() -> None:
-        if request.endpoint in PUBLIC or (takes_preflights and _is_preflight()):
+        if request.endpoint in PUBLIC or (origins and _is_preflight()):
             return
-        key = _given_key()
-        gate = (gates or {}).get(request.endpoint or "")
-        guest = gate.let_in(key) if gate else None
-        identity = (keys.check(key) if key else None) or guest
-        if identity is None:
-            what = "this key is not valid" if key else "a key is needed: send it as the header Authorization: KEY"
-            raise NotAuthenticated(what, param="Authorization")
+        identity = _identify(keys, meter.guests, (gates or {}).get(request.endpoint or ""), origins)
         if not identity.is_guest:
             keys.note_use(identity.id)
         g.identity = identity
         check_scope(identity)
+        if deed := DEEDS.get((request.endpoint or "", request.method)):
+            meter.charge_deed(identity, deed)
+
+
+def _identify(keys: KeyStore, guests: Guests, gate: Gate | None, origins: Sequence[str]) -> Identity:
+    """Who is asking: whose key it is, else the guest whom `gate` lets in. Raises as these do, NotAuthenticated, Refused."""
+    key = _given_key()
+    identity = keys.known(key) if key else None
+    if identity is None and (key or gate):
+        # Before its key is looked at any closer: what a page of elsewhere sends is not its visitor's.
+        told = request.headers
+        check_page(told.get("Origin"), told.get("Sec-Fetch-Site"), told.get("Host", ""), origins)
+    if gate:
+        if identity is None:
+            check_type(request.mimetype, bool(request.content_length))
+        gate.ask()
+    if identity is None and key:
+        identity = _proven(keys, key, bool(gate))
+    if identity is None and gate:
+        identity = gate.let_in(key, guests)
+    if identity is None:
+        what = "this key is not valid" if key else "a key is needed: send it as the header Authorization: KEY"
+        raise NotAuthenticated(what, param="Authorization")
+    return identity
+
+
+def _proven(keys: KeyStore, key: str, is_gated: bool) -> Identity | None:
+    """Whose key it is. Raises as `KeyStore.check` does, but where a gate lets in whoever has none."""
+    try:
+        return keys.check(key, request.remote_addr)
+    except Unavailable as error:
+        # Others' keys are unknown here, and too many of them are no reason to refuse a guest.
+        if is_gated and error.param == "Authorization":
+            return None
+        raise
 
 
 def caller() -> Identity:

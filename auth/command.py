@@ -19,6 +19,7 @@ from auth.usage import as_csv, entries
 from services.keys_of import open_keys, open_usage
 from services.settings import Settings, read_settings
 from services.validation import explain
+from services.visible import visible
 
 _LIMITS = tuple(Limits.model_fields)
 _NONE = "none"
@@ -110,7 +111,7 @@ def _usage(command: _Command, given: argparse.Namespace) -> None:
     if given.csv:
         print(as_csv(rows), end="")
     elif given.json:
-        print(json.dumps({"usage": rows}, ensure_ascii=False, indent=2))
+        print(json.dumps({"usage": rows}, indent=2))
     else:
         _draw(rows)
 
@@ -124,7 +125,13 @@ def _draw(rows: list[dict[str, Any]]) -> None:
     for row, count in zip(rows, tokens, strict=True):
         numbers = (row["requests"], row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"])
         bar = "█" * max(round(20 * count / max(*tokens, 1)), 1 if count else 0)
-        texts = (row["day"], row["key"], row["name"] or "", *(f"{n:,}" for n in numbers), f"{row['cpu_seconds']:,.1f}")
+        texts = (
+            row["day"],
+            row["key"],
+            visible(row["name"] or ""),
+            *(f"{n:,}" for n in numbers),
+            f"{row['cpu_seconds']:,.1f}",
+        )
         table.add_row(*texts, f"{bar} {count:,}")
     Console(width=None if os.isatty(1) else 140, markup=False, highlight=False).print(table)
 
@@ -133,7 +140,11 @@ def _print_keys(listed: list[dict[str, Any]]) -> None:
     table = Table("id", "name", "scopes", "profiles", "limits", "expires", "last used")
     for key in listed:
         limits = ", ".join(f"{name} {most:,}" for name, most in key["limits"].items())
-        texts = (key["id"], key["name"] or "", ", ".join(key["scopes"]), ", ".join(key["profiles"] or ["all"]), limits)
+        name, profiles = (
+            visible(key["name"] or ""),
+            "all" if key["profiles"] is None else visible(", ".join(key["profiles"])),
+        )
+        texts = (key["id"], name, ", ".join(key["scopes"]), profiles, limits)
         table.add_row(*texts, key["expires"] or "never", key["last_used"] or "")
     Console(width=None if os.isatty(1) else 160, markup=False, highlight=False).print(table)
 

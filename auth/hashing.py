@@ -24,9 +24,13 @@ def hash_of(key: str) -> str:
     return f"sha256:{sha256(key.encode()).hex()}"
 
 
-def stretch(key: str, salt: bytes | None = None) -> str:
-    """How a typed key is stored: `scrypt:SALT:HEX`, with a new salt of 16 bytes where none is given."""
-    salt = salt or os.urandom(16)
+def new_salt() -> bytes:
+    """A salt for `stretch`, of 16 bytes."""
+    return os.urandom(16)
+
+
+def stretch(key: str, salt: bytes) -> str:
+    """How a typed key is stored: `scrypt:SALT:HEX`."""
     return f"scrypt:{salt.hex()}:{Scrypt(salt=salt, length=32, **_SCRYPT).derive(key.encode()).hex()}"
 
 

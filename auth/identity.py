@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,7 +17,7 @@ MASTER = "0"
 Scope = Literal["answer", "models:read", "models:switch", "models:pull", "keys", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 # What a key may do that was minted without scopes.
-USUAL: tuple[Scope, ...] = ("answer", "models:read", "models:switch")
+USUAL: tuple[Scope, ...] = ("answer", "models:read")
 # A rotated key's old form goes on working for so long, unless told otherwise.
 GRACE = "1d"
 
@@ -70,10 +70,19 @@ class Limits(Strict):
     tokens_per_day: _Count | None = None
     parallel: _Count | None = None
     max_tokens: _Count | None = None
+    sessions: _Count | None = None
+    """Sessions that it may have stored."""
+    storage_mb: _Count | None = None
+    """Megabytes that its stored sessions and the bodies of its jobs may take."""
+    keys: _Count | None = None
+    """Keys that may be there of those that it, and the keys that it minted, have minted; None: 100."""
 
     def given(self) -> dict[str, int]:
         """Those that there are."""
         return self.model_dump(exclude_none=True)
+
+
+_GRANTED = frozenset({"scopes", "profiles", "expires", *(f"limits.{name}" for name in Limits.model_fields)})
 
 
 class Terms(Strict):
@@ -112,11 +121,13 @@ class Identity:
     scopes: frozenset[str] = frozenset(USUAL)
     """What it may do; the master may do everything."""
     profiles: tuple[str, ...] | None = None
-    """Which profiles it may use; None: every one, and the files of the models folder."""
+    """Which profiles it may use; None: every one, and the files of the models folder. It may be none of them."""
     limits: Limits = field(default=Limits())
     expires: str | None = None
     is_guest: bool = False
     """Whether it is somebody without a key of this server, whom a gate let in."""
+    account: str = field(default="", compare=False)
+    """The id of the last of its chain: the key that it was minted by in the end, by way of others."""
 
     @property
     def is_master(self) -> bool:
@@ -148,19 +159,46 @@ def identity_of(id_: str, entry: Mapping[str, Any]) -> Identity:
     )
 
 
-def check_grant(giver: Identity, entry: Mapping[str, Any]) -> None:
-    """Raises NotPermitted, naming the field, where `giver` would give a key more than it has itself."""
+def effective(chain: Sequence[Identity]) -> Identity:
+    """What the first key of a chain may do: no more than each of those by which it was minted, the others of the chain."""
+    own = chain[0]
+    restricting = [each.profiles for each in chain if each.profiles is not None]
+    limits: dict[str, int] = {}
+    for each in chain:
+        for name, most in each.limits.given().items():
+            limits[name] = min(most, limits.get(name, most))
+    return replace(
+        own,
+        scopes=frozenset.intersection(*(each.scopes for each in chain if not each.is_master or each is own)),
+        profiles=tuple(name for name in restricting[0] if all(name in others for others in restricting))
+        if restricting
+        else None,
+        limits=Limits(**limits),
+        expires=min((each.expires for each in chain if each.expires), key=datetime.fromisoformat, default=None),
+        account=chain[-1].id,
+    )
+
+
+def check_grant(giver: Identity, entry: Mapping[str, Any], fields: Collection[str] = _GRANTED) -> None:
+    """Raises NotPermitted, naming the field, where `giver` would give a key more than it has itself.
+
+    `fields` are those that are given: names of `Terms`, and limits.NAME for each limit.
+    """
     if giver.is_master:
         return
     wanted = identity_of("", entry)
-    if more := [scope for scope in wanted.all_scopes() if not giver.may(scope)]:
+    more = [scope for scope in wanted.all_scopes() if not giver.may(scope)]
+    if "scopes" in fields and more:
         raise NotPermitted(f"scopes: this key cannot give {', '.join(more)}, which it has not itself", param="scopes")
-    if giver.profiles is not None and not set(wanted.profiles or ("",)) <= set(giver.profiles):
-        raise NotPermitted(f"profiles: this key can give {', '.join(giver.profiles)} only", param="profiles")
-    if giver.expires and (
-        not wanted.expires or datetime.fromisoformat(wanted.expires) > datetime.fromisoformat(giver.expires)
-    ):
+    allowed = giver.profiles
+    if "profiles" in fields and allowed is not None and not set(wanted.profiles or ("",)) <= set(allowed):
+        raise NotPermitted(f"profiles: this key can give {', '.join(allowed)} only", param="profiles")
+    if "expires" in fields and giver.expires and (wanted.expires is None or _later(wanted.expires, giver.expires)):
         raise NotPermitted(f"expires: this key itself ends at {giver.expires}: name a time until then", param="expires")
     for name, most in giver.limits.given().items():
-        if (getattr(wanted.limits, name) or most + 1) > most:
+        if f"limits.{name}" in fields and (getattr(wanted.limits, name) or most + 1) > most:
             raise NotPermitted(f"limits.{name}: this key's own is {most}: name one up to it", param=f"limits.{name}")
+
+
+def _later(time: str, other: str) -> bool:
+    return datetime.fromisoformat(time) > datetime.fromisoformat(other)

@@ -2,31 +2,34 @@
 
 The file is `{ID: {"name", "created", "hash", …}, …}`, with the fields of `Terms`, "minted_by" and "previous" as needed; the
 ID "0" is the master key. Where a person has typed a key (`"0": "my key"`), it is replaced by its hash when the file is
-next read.
+next read. "minted_by" leads from a key to that by which it was minted, and so on: its chain. A key may do what all of its
+chain may, and what it uses is charged to all of them.
 """
 
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from auth.hashing import equal, hash_of, sha256, stretch
-from auth.identity import GRACE, MASTER, Identity, Terms, check_grant, duration, identity_of
+from auth.guesses import Guesses
+from auth.hashing import hash_of, new_salt, sha256, stretch
+from auth.identity import GRACE, MASTER, Identity, Limits, Terms, check_grant, duration, effective, identity_of
 from auth.key_file import check_keys
 from auth.key_use import KeyUse
-from services.errors import InvalidRequest, NotAuthenticated, NotFound, NotPermitted, Unavailable
+from services.errors import InvalidRequest, NotAuthenticated, NotFound, NotPermitted
 from services.json_file import JsonFile, JsonObject, OpenTable
 
 PREFIX = "hearth-"
-# How many seconds a request may wait for others' keys to be stretched, so that guesses do not take every thread.
-_PATIENCE = 1.0
 # How many keys may stand behind each other, each minted by the one before.
 _DEEPEST = 10
+# How many keys there may be, and how many of them that one key has minted, or keys that it minted, unless it is said.
+MAX_KEYS = 10_000
+_MINTED = 100
 
 
 @dataclass(frozen=True)
@@ -43,50 +46,57 @@ class MintedKey:
 class KeyStore:
     """The keys.
 
-    Any thread may call it; the file protects itself. `_stretching` lets one scrypt run at a time, so that guesses at a
-    typed key cannot take every core; `_proofs` holds what was proven, under a secret of this process.
+    Any thread may call it; the file protects itself. `_index` is of the entries as they were last read, and replaced whole.
 
     `by` is who asks for it: a key with the scope "keys" manages those that it has minted; None is the machine's owner.
     """
 
-    def __init__(self, path: Path, open_table: OpenTable = JsonFile) -> None:
-        """`open_table` opens a cluster's keys instead of the file.
+    def __init__(self, path: Path, open_table: OpenTable = JsonFile, max_keys: int = MAX_KEYS) -> None:
+        """`open_table` opens a cluster's keys instead of the file; `max_keys` is how many keys there may be.
 
         Raises DamagedFile where the file is there and is not what it should be.
         """
         self._file = open_table(path, check_keys, private=True)
-        self._secret = secrets.token_bytes(32)
-        self._stretching = threading.Lock()
-        self._proofs: set[bytes] = set()
+        self._max_keys = max_keys
+        self._guesses = Guesses()
+        self._index = _Index({})
         self._use = KeyUse(path.with_name("key_use.json"), self._entries, open_table)
         self._entries()
 
-    def check(self, key: str) -> Identity | None:
-        """Whose key it is; None where it is nobody's. Every random key's hash is compared, even after one has matched.
+    def known(self, key: str) -> Identity | None:
+        """Whose key it is, as far as that costs nothing to say; a typed key has to have been proven by `check`.
 
-        Raises NotAuthenticated where it has expired, Unavailable where a typed key cannot be checked soon.
+        Raises NotAuthenticated where it has expired.
         """
-        entries = self._entries()
-        digest = sha256(key.encode())
-        wanted = f"sha256:{digest.hex()}"
-        now = _now()
-        found = None
-        for id_, entry in entries.items():
-            for stored, until in _hashes(entry):
-                if equal(stored, wanted) and (until is None or now < _time(until)):
-                    found = id_
-        for id_, entry in () if found else entries.items():
-            for stored, until in _hashes(entry):
-                if stored.startswith("scrypt:") and (until is None or now < _time(until)):
-                    found = id_ if self._proves(key, digest, stored) else found
-        return None if found is None else _chain(entries, found)[0]
+        index = self._read()
+        found = index.find(hash_of(key))
+        if found is None and (typed := index.typed()) and (stored := self._guesses.known(key, typed)):
+            found = typed[stored]
+        return None if found is None else effective(_chain(index.entries, found))
+
+    def check(self, key: str, address: str | None = None) -> Identity | None:
+        """Whose key it is, which came from `address`; None where it is nobody's.
+
+        Raises NotAuthenticated where it has expired; where there are typed keys, LimitPassed if this address has sent too
+        many wrong ones, and Unavailable if too many are being checked.
+        """
+        index = self._read()
+        found = index.find(hash_of(key))
+        if found is None and (typed := index.typed()):
+            stored = self._guesses.find(key, typed, address)
+            found = typed[stored] if stored else None
+        return None if found is None else effective(_chain(index.entries, found))
 
     def identity(self, id_: str) -> Identity | None:
-        """Whose the key of this id is; None where there is none. Raises NotAuthenticated where it has expired."""
-        return next(iter(self.chain(id_)), None)
+        """Whose the key of this id is, and what all of its chain may do; None where there is none.
+
+        Raises NotAuthenticated where one of the chain has expired or is no more.
+        """
+        chain = self.chain(id_)
+        return effective(chain) if chain else None
 
     def chain(self, id_: str) -> list[Identity]:
-        """Whose the key of this id is, and by whose keys it was minted; empty where there is none.
+        """Whose the key of this id is, and by whose keys it was minted, each with its own terms; empty where there is none.
 
         Raises NotAuthenticated where one of these has expired or is no more.
         """
@@ -94,11 +104,13 @@ class KeyStore:
         return _chain(entries, id_) if id_ in entries else []
 
     def family(self, id_: str) -> set[str]:
-        """The ids of a key and of all that were minted by it, and by those."""
-        entries, family, new = self._entries(), {id_}, {id_}
-        while new := {each for each, entry in entries.items() if entry.get("minted_by") in new} - family:
-            family |= new
-        return family
+        """The ids of a key and of all that were minted by it, and by those, as far as they are there."""
+        return _family(self._entries(), id_)
+
+    def ancestors(self) -> dict[str, list[str]]:
+        """By the id of each key, those of its chain, itself included."""
+        entries = self._entries()
+        return {id_: list(_chain_ids(entries, id_)) for id_ in entries}
 
     def names(self) -> dict[str, str | None]:
         """The keys' names, by their ids."""
@@ -107,7 +119,8 @@ class KeyStore:
     def mint(self, terms: Terms | None = None, by: Identity | None = None) -> MintedKey:
         """Make a key, store its hash, and return it.
 
-        Raises InvalidRequest for an end that is over, NotPermitted where `by` would give more than it has, StorageFailed.
+        Raises InvalidRequest for an end that is over, NotPermitted where `by` would give more than it has or there are as
+        many keys as there may be, StorageFailed.
         """
         entry = _stored(terms or Terms())
         if by:
@@ -115,7 +128,7 @@ class KeyStore:
             if len(self.chain(by.id)) >= _DEEPEST:
                 raise NotPermitted(f"there are {_DEEPEST} keys behind this one already, each minted by the one before")
             entry |= {} if by.is_master else {"minted_by": by.id}
-        while (minted := self._add(secrets.token_hex(4), entry)) is None:
+        while (minted := self._add(secrets.token_hex(8), entry)) is None:
             pass
         return minted
 
@@ -131,7 +144,7 @@ class KeyStore:
         if id_ == MASTER:
             raise InvalidRequest("the master key has no terms that could be changed", param="id")
         new = _stored(terms)
-        with self._file.edit() as data:
+        with self._edit() as data:
             entry = self._managed(data, id_, by)
             kept = {name: value for name, value in entry.items() if name not in terms.model_fields_set}
             changed = {"name": None, **kept, **new}
@@ -140,7 +153,8 @@ class KeyStore:
                 limits = {name: most for name, most in entry.get("limits", {}).items() if name not in taken}
                 changed["limits"] = {**limits, **new["limits"]}
             if by:
-                check_grant(by, changed)
+                # What is not given now was given when they could, and is worth no more than they have.
+                check_grant(by, changed, _fields(terms))
             data[id_] = changed
 
     def rotate(self, id_: str, grace: str = GRACE, by: Identity | None = None) -> tuple[MintedKey, str]:
@@ -149,7 +163,7 @@ class KeyStore:
         Raises NotFound, NotPermitted, StorageFailed.
         """
         key, until = PREFIX + secrets.token_urlsafe(32), _now() + min(duration(grace), timedelta(days=3650))
-        with self._file.edit() as data:
+        with self._edit() as data:
             entry = self._managed(data, id_, by)
             # Nor do older forms work any longer than this one.
             forms = [*entry.get("previous", ()), {"hash": entry["hash"], "until": until.isoformat()}]
@@ -162,23 +176,25 @@ class KeyStore:
         return MintedKey(id_, key), until.isoformat(timespec="seconds")
 
     def revoke(self, id_: str, by: Identity | None = None) -> None:
-        """Forget a key, at once. Raises NotFound for an unknown id, InvalidRequest for the master's."""
+        """Forget a key at once, and those that it minted. Raises NotFound for an unknown id, InvalidRequest for "0"."""
         if id_ == MASTER:
             raise InvalidRequest("the master key cannot be revoked; it can be rotated, with a grace of 0s", param="id")
-        with self._file.edit() as data:
+        with self._edit() as data:
             self._managed(data, id_, by)
-            del data[id_]
+            for each in _family(data, id_):
+                del data[each]
 
     def list(self, by: Identity | None = None) -> list[dict[str, Any]]:
-        """What each key was given, and the times of its making and of its last use; neither keys nor hashes."""
-        return [self._describe(id_, entry) for id_, entry in self._entries().items() if _may_manage(by, entry)]
+        """What each key may do, and the times of its making and of its last use; neither keys nor hashes."""
+        entries = self._entries()
+        return [self._describe(entries, id_) for id_, entry in entries.items() if _may_manage(by, entry)]
 
     def describe(self, id_: str) -> dict[str, Any]:
         """The same of one key. Raises NotFound."""
         entries = self._entries()
         if id_ not in entries:
             raise _no_key()
-        return self._describe(id_, entries[id_])
+        return self._describe(entries, id_)
 
     def note_use(self, id_: str) -> None:
         """The key of this id is being used."""
@@ -188,8 +204,9 @@ class KeyStore:
         """Write what is kept in memory only: when the keys were used."""
         self._use.close()
 
-    def _describe(self, id_: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-        known = identity_of(id_, entry)
+    def _describe(self, entries: Mapping[str, dict[str, Any]], id_: str) -> dict[str, Any]:
+        entry = entries[id_]
+        known = effective([identity_of(each, entries[each]) for each in _chain_ids(entries, id_) if each in entries])
         return {
             "id": id_,
             "name": known.name,
@@ -197,7 +214,7 @@ class KeyStore:
             "last_used": self._use.of(id_),
             "expires": known.expires,
             "scopes": known.all_scopes(),
-            "profiles": entry.get("profiles"),
+            "profiles": None if known.profiles is None else list(known.profiles),
             "limits": known.limits.given(),
             "minted_by": entry.get("minted_by"),
         }
@@ -211,41 +228,84 @@ class KeyStore:
     def _add(self, id_: str, entry: Mapping[str, Any]) -> MintedKey | None:
         """Make a key of this id; None where there is one already."""
         key = PREFIX + secrets.token_urlsafe(32)
-        with self._file.edit() as data:
+        with self._edit() as data:
             if id_ in data:
                 return None
+            self._check_room(data, entry.get("minted_by"))
             created = _now().isoformat(timespec="seconds")
             data[id_] = {"name": None, "created": created, "hash": hash_of(key), **entry}
         return MintedKey(id_, key)
 
     def _entries(self) -> Mapping[str, dict[str, Any]]:
-        """The stored keys, after replacing what a person has typed by its hash."""
-        data = self._file.read()
-        if any(isinstance(entry, str) for entry in data.values()):
-            with self._file.edit() as data:
-                for id_, entry in data.items():
-                    if isinstance(entry, str):
-                        data[id_] = {
-                            "name": "master" if id_ == MASTER else None,
-                            "created": _now().isoformat(timespec="seconds"),
-                            "hash": stretch(entry.strip()),
-                        }
-        return data
+        """The stored keys. Not to be changed."""
+        return self._read().entries
 
-    def _proves(self, key: str, digest: bytes, stored: str) -> bool:
-        """Whether `key` is the one behind a scrypt hash. Once proven, it costs no more stretching."""
-        mark = sha256(self._secret + digest + stored.encode())
-        if mark in self._proofs:
-            return True
-        if not self._stretching.acquire(timeout=_PATIENCE):
-            raise Unavailable("too many unknown keys are being checked", code="too_busy", retry_after=2)
-        try:
-            proven = equal(stored, stretch(key, salt=bytes.fromhex(stored.split(":")[1])))
-        finally:
-            self._stretching.release()
-        if proven:
-            self._proofs.add(mark)
-        return proven
+    def _read(self) -> _Index:
+        """The same, and where their hashes are found."""
+        data, index = self._file.read(), self._index
+        if data is index.entries:
+            return index
+        if any(isinstance(entry, str) for entry in data.values()):
+            with self._edit() as data:
+                pass
+        self._index = index = _Index(data)
+        return index
+
+    @contextmanager
+    def _edit(self) -> Iterator[JsonObject]:
+        """The stored keys, to be changed, after replacing what a person has typed by its hash."""
+        with self._file.edit() as data:
+            salt = _salt_of(data)
+            for id_, entry in data.items():
+                if isinstance(entry, str):
+                    data[id_] = {
+                        "name": "master" if id_ == MASTER else None,
+                        "created": _now().isoformat(timespec="seconds"),
+                        "hash": stretch(entry.strip(), salt),
+                    }
+            yield data
+
+    def _check_room(self, data: JsonObject, by: str | None) -> None:
+        """Raises NotPermitted where there are as many keys as there may be, in all or of one in the chain of `by`."""
+        if len(data) >= self._max_keys:
+            what = f"there are {len(data):,} keys, as many as max_keys allows: revoke some, or raise --max-keys"
+            raise NotPermitted(what, param="max_keys", code="too_many_keys")
+        for account in _chain(data, by) if by else ():
+            most = account.limits.keys or _MINTED
+            if len(_family(data, account.id)) > most:
+                whose = "this key" if account.id == by else "the key that minted this one"
+                what = f"{whose} may have minted {most:,} keys, those of keys that it minted included: revoke some"
+                raise NotPermitted(what, param="limits.keys", code="too_many_keys")
+
+
+class _Index:
+    """Where the keys' hashes are found. Not changed once it is made.
+
+    Random keys' are looked up under a secret: how long that takes tells nothing of how much of a guess was right.
+    """
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self.entries = entries
+        self._secret = secrets.token_bytes(32)
+        self._random: dict[bytes, list[tuple[str, str | None]]] = {}
+        self._typed: dict[str, list[tuple[str, str | None]]] = {}
+        for id_, entry in entries.items():
+            for stored, until in _hashes(entry):
+                if stored.startswith("scrypt:"):
+                    self._typed.setdefault(stored, []).append((id_, until))
+                else:
+                    self._random.setdefault(self._mark(stored), []).append((id_, until))
+
+    def find(self, stored: str) -> str | None:
+        """The id of the key that has this hash, and still works by it."""
+        return next((id_ for id_, until in self._random.get(self._mark(stored), ()) if _works(until)), None)
+
+    def typed(self) -> dict[str, str]:
+        """Likewise of each hash of a typed key."""
+        return {stored: id_ for stored, ids in self._typed.items() for id_, until in reversed(ids) if _works(until)}
+
+    def _mark(self, stored: str) -> bytes:
+        return sha256(self._secret + stored.encode())
 
 
 def _stored(terms: Terms) -> dict[str, Any]:
@@ -264,15 +324,53 @@ def _hashes(entry: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     return [(entry["hash"], None), *((old["hash"], old["until"]) for old in entry.get("previous", ()))]
 
 
+def _salt_of(data: Mapping[str, Any]) -> bytes:
+    """The salt of the keys that were typed before, else a new one.
+
+    It is the same for all of this file: an unknown key may be any of them, and one stretching tells.
+    """
+    typed = (stored for entry in data.values() if isinstance(entry, dict) for stored, _ in _hashes(entry))
+    salts = (stored.split(":")[1] for stored in typed if stored.startswith("scrypt:"))
+    return bytes.fromhex(next(salts, "")) or new_salt()
+
+
+def _works(until: str | None) -> bool:
+    return until is None or _now() < _time(until)
+
+
 def _chain(entries: Mapping[str, dict[str, Any]], id_: str) -> list[Identity]:
     chain: list[Identity] = []
-    by: str | None = id_
-    while by is not None and len(chain) < _DEEPEST:
-        if by not in entries:
+    for each in _chain_ids(entries, id_):
+        if each not in entries:
             raise NotAuthenticated("the key by which this one was minted is no more", param="Authorization")
-        chain.append(_unexpired(identity_of(by, entries[by])))
-        by = entries[by].get("minted_by")
+        chain.append(_unexpired(identity_of(each, entries[each])))
     return chain
+
+
+def _chain_ids(entries: Mapping[str, Any], id_: str) -> Iterator[str]:
+    """The ids of a key, of the one by which it was minted, and so on; the last may be of none that is there."""
+    by: str | None = id_
+    passed: set[str] = set()
+    while by is not None and by not in passed:
+        yield by
+        passed.add(by)
+        by = entries[by].get("minted_by") if by in entries else None
+
+
+def _family(entries: Mapping[str, Any], id_: str) -> set[str]:
+    family, new = {id_}, {id_}
+    while new := {each for each, entry in entries.items() if entry.get("minted_by") in new} - family:
+        family |= new
+    return family
+
+
+def _fields(terms: Terms) -> set[str]:
+    """The names of what is given by `terms`, as `check_grant` has them."""
+    fields = set(terms.model_fields_set)
+    if "limits" in fields:
+        given = Limits.model_fields if terms.limits is None else terms.limits.model_fields_set
+        fields |= {f"limits.{name}" for name in given}
+    return fields
 
 
 def _unexpired(identity: Identity) -> Identity:

@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from services.admission import Poll, Slot
 from services.backend import Finish, Generation, TokenChoice
 from services.errors import EngineFailure, Unavailable
 from services.models.profile import Chosen
 from services.question import Question
-
-Poll = Callable[[], None]
 
 
 class Answer:
@@ -82,11 +81,22 @@ class Answer:
 class Deadline:
     """How long one answer may take. Owned by the thread that waits for it."""
 
-    def __init__(self, poll: Poll, seconds: float) -> None:
+    def __init__(self, poll: Poll, seconds: float, slot: Slot) -> None:
+        """`slot` is what it may have to give up as long as it has not begun."""
         self._poll = poll
         self._seconds = seconds
+        self.slot = slot
         self._ends = time.monotonic() + seconds
         self._generation: Generation | None = None
+        self._checks: list[Poll] = []
+
+    def anew(self, slot: Slot | None = None) -> Deadline:
+        """The same from now on, for the same caller."""
+        return Deadline(self._poll, self._seconds, slot or self.slot)
+
+    def watch(self, check: Poll) -> None:
+        """Have `check` called too while waiting, which raises to give up."""
+        self._checks.append(check)
 
     def attach(self, generation: Generation) -> None:
         """This is what is to end in time."""
@@ -95,15 +105,27 @@ class Deadline:
     def poll(self) -> None:
         """What is called while waiting: at the end an answer that has begun is stopped, and keeps what it has said.
 
-        Raises Unavailable where nothing has been said yet, and what the caller's own raises.
+        Raises Unavailable where nothing has been said yet, or where it has to give way before it begins, and what the
+        caller's own and what is watched raise.
         """
-        self._poll()
+        has_said = self._generation is not None and self._generation.spent.completion_tokens > 0
+        # In a slot of the engine it has begun, though it says nothing yet.
+        if has_said or (self._generation is not None and self._generation.place == 0):
+            self.slot.begin()
+        self.look()
         if time.monotonic() < self._ends:
             return
-        if self._generation is None or not self._generation.spent.completion_tokens:
+        if self._generation is None or not has_said:
             what = f"there was no answer within {self._seconds:g} seconds"
             raise Unavailable(what, code="timeout", retry_after=10)
         self._generation.stop()
+
+    def look(self) -> None:
+        """Raise what the caller's own and what is watched raise, and Unavailable where it has to give way."""
+        self._poll()
+        for check in self._checks:
+            check()
+        self.slot.check()
 
 
 def finish_of(generation: Generation) -> Finish:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -14,6 +15,7 @@ from services.answers import Answers
 from services.api.answer import AnswerResource, PromptResource, SessionResource, SessionsResource, StopResource
 from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
+from services.api.bodies import MAX_BODY
 from services.api.cluster import ClusterResource
 from services.api.cors import allow_origins
 from services.api.docs import add_docs
@@ -34,6 +36,7 @@ from services.api.openai import (
 from services.api.page import add_page
 from services.api.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
 from services.api.seen import see_requests
+from services.api.sharing import share_threads
 from services.api.stopping import Stopping
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
@@ -41,10 +44,9 @@ from services.backend import Backend
 from services.engine.machine import free_memory
 from services.jobs import Jobs
 from services.models.downloads import Pulls
+from services.replay import is_answered
 from services.settings import Settings
 from services.stores import Stores, file_stores
-
-MAX_BODY = 2**20
 
 
 class _Api(Api):  # type: ignore[misc, unused-ignore]
@@ -73,7 +75,19 @@ def create_app(
     audit = AuditLog(settings.data / "audit.jsonl")
     hosts = Hosts(settings.host, settings.allowed_hosts)
     metrics = Metrics()
-    answers = Answers(profiles, files, sessions, backend, meter, settings.max_answers, settings.max_seconds)
+    room = stores.quotas.session
+    answers = Answers(
+        profiles,
+        files,
+        sessions,
+        backend,
+        meter,
+        settings.max_answers,
+        settings.max_seconds,
+        room,
+        # The rest of the threads that answers may not take is left for lists, and for health.
+        max_waiting=max(settings.reserve - 2, 1),
+    )
     answers.on_finish = metrics.note_answer
 
     app = Flask("hearth", static_folder=None)
@@ -91,7 +105,8 @@ def create_app(
     allow_origins(app, settings.cors_origins)
     hosts.check_requests(app)
     stopping.refuse_requests(app)
-    guard(app, keys, gates, takes_preflights=bool(settings.cors_origins))
+    guard(app, keys, meter, gates, settings.cors_origins)
+    share_threads(app, answers)
     handle_errors(app)
     api = _Api(app)
     api.add_resource(AnswerResource, "/answer", endpoint="answer", resource_class_args=(answers, sessions))
@@ -99,12 +114,13 @@ def create_app(
     api.add_resource(SessionResource, *session_paths, endpoint="session", resource_class_args=(answers, sessions))
     api.add_resource(PromptResource, "/answer/<number>/prompt", endpoint="prompt", resource_class_args=(answers,))
     api.add_resource(StopResource, "/answer/<number>/stop", endpoint="stop", resource_class_args=(answers,))
-    api.add_resource(SessionsResource, "/sessions", endpoint="sessions", resource_class_args=(sessions,))
+    api.add_resource(SessionsResource, "/sessions", endpoint="sessions", resource_class_args=(answers, sessions))
     about_models = (files, profiles, backend, pulls, free_memory)
     api.add_resource(ModelsResource, "/models", endpoint="models", resource_class_args=about_models)
-    api.add_resource(PullResource, "/models/pull", endpoint="pull", resource_class_args=(profiles, pulls))
+    api.add_resource(PullResource, "/models/pull", endpoint="pull", resource_class_args=(answers, profiles, pulls))
     api.add_resource(ModelResource, "/models/model", endpoint="model", resource_class_args=(answers,))
-    api.add_resource(UnloadResource, "/models/unload", endpoint="unload", resource_class_args=(files, profiles, backend))
+    unload = (answers, files, profiles, backend)
+    api.add_resource(UnloadResource, "/models/unload", endpoint="unload", resource_class_args=unload)
     api.add_resource(AuthResource, "/auth", endpoint="auth")
     api.add_resource(CallerResource, "/auth/me", endpoint="me")
     api.add_resource(KeysResource, "/auth/key", endpoint="keys", resource_class_args=(keys,))
@@ -134,5 +150,7 @@ def create_app(
     api.add_resource(ClusterResource, "/cluster", endpoint="cluster", resource_class_args=(overview,))
     add_docs(app)
     add_page(app)
-    app.extensions["hearth"]["jobs"] = Jobs(stores.jobs, Performer(app, keys))
+    app.extensions["hearth"]["jobs"] = Jobs(
+        stores.jobs, Performer(app, keys), sessions.settle, stores.quotas.check_job, partial(is_answered, sessions)
+    )
     return app

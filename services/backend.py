@@ -107,6 +107,8 @@ class ChatFormat:
     eos: str
     specials: tuple[str, ...]
     tool_template: str = ""
+    longest_token: int = 0
+    """How many bytes of UTF-8, white space not counted, one token stands for at most; 0: that is not known."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class GenerationRequest:
     given: tuple[int, ...] = field(default=(), repr=False)
     told: int = 0
     """Of an answer that another engine has begun: its tokens so far, and how many characters the caller has already."""
+    account: str = ""
+    """Whose share of the engine it takes: a key with those that were minted by it is one; "" is the owner's own."""
 
 
 @dataclass(frozen=True)
@@ -238,26 +242,33 @@ class Model(Protocol):
 class Embedder(Protocol):
     """A loaded model that makes embeddings. Any thread may call it, for as long as its lease lasts."""
 
+    n_ctx: int
+    chat_format: ChatFormat
+
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""
 
-    def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
+    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
         """The text's vector, of length 1, and what it cost.
 
-        Raises InvalidRequest where there are no tokens, or too many.
+        `poll` is called meanwhile; what it raises breaks it off, within one step. Raises InvalidRequest where there are no
+        tokens, or too many.
         """
 
 
 class Backend(Protocol):
     """Whatever holds models. Any thread may call it."""
 
-    def lease(self, settings: LoadSettings) -> AbstractContextManager[Model]:
+    def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> AbstractContextManager[Model]:
         """The model of these settings, loaded first where it is not, and kept loaded until the lease ends.
 
-        Raises BadModelFile where it cannot be loaded; whatever was loaded before still is.
+        `poll` is called while it loads, then and whenever the lease waits for that again; what it raises gives up, and the
+        model is loaded all the same. Raises BadModelFile where it cannot be loaded; whatever was loaded before still is.
         """
 
-    def lease_embedder(self, settings: LoadSettings) -> AbstractContextManager[Embedder]:
+    def lease_embedder(
+        self, settings: LoadSettings, poll: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[Embedder]:
         """The model of these settings as one that makes embeddings; otherwise as `lease`."""
 
     def loaded(self) -> list[Path]:

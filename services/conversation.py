@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from services.backend import PASSING
 from services.errors import InvalidRequest
 from services.prompts.form import Exchange
 from services.session_desk import Unsaved
 from services.session_history import SessionHistory, SessionKey
+from services.session_table import Answered, RequestName
 from services.sessions import Sessions
 
 # However large a request's memory_k, what is kept in memory only stays small.
@@ -35,6 +38,8 @@ class Conversation:
     """Which of the caller's conversations it is where it is no session."""
     keep: int | None = None
     """How many messages of the session stay before this prompt; None: all."""
+    request: RequestName | None = None
+    """What the caller calls this request, so that it is computed once; None: nothing."""
 
     def check(self) -> None:
         """Raises InvalidRequest where more messages are to stay than there are."""
@@ -91,15 +96,17 @@ class Conversation:
         """The session's own system prompt; None where it has none, or the caller wants one."""
         return self._had if self.wanted is None else None
 
-    def store(self, exchange: Exchange, start: int = 0) -> int:
+    def store(self, exchange: Exchange, start: int = 0, told: Mapping[str, Any] | None = None) -> int:
         """Add the prompt and its answer, durably where it is a session; prompts leave out `start` of `exchanges` so far.
 
+        `told` is what the reply tells beside the answer, which a session keeps for who sends the same request again.
         Returns how many of these an unsaved conversation has forgotten for it. Raises StorageFailed.
         """
         if self.session_id is not None:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
-            self._history.add_exchange(exchange, self.wanted if is_new else None, keep)
+            request = Answered(self.request, told or {}) if self.request else None
+            self._history.add_exchange(exchange, self.wanted if is_new else None, keep, request)
         elif self.memory_k != 0 or self.wanted is not None:
             if self.memory_k is None:
                 # Many at once, so that the next many prompts begin alike.

@@ -48,19 +48,27 @@ class InvalidRequest(HearthError):
 class PromptTooLong(InvalidRequest):
     """The prompt alone, in the profile's template, is larger than the context.
 
-    `prompt_tokens` and `n_ctx` are counts of tokens.
+    `prompt_tokens` and `n_ctx` are counts of tokens. `at_least`: there may be more, and nobody has counted on.
     """
 
     code = "prompt_too_long"
 
-    def __init__(self, prompt_tokens: int, n_ctx: int) -> None:
+    def __init__(self, prompt_tokens: int, n_ctx: int, at_least: bool = False) -> None:
+        least = "at least " if at_least else ""
         super().__init__(
-            f"the prompt is too long: with the template it is {prompt_tokens} tokens, and the context (n_ctx) holds "
+            f"the prompt is too long: with the template it is {least}{prompt_tokens} tokens, and the context (n_ctx) holds "
             f"{n_ctx}, the answer included",
             param="prompt",
         )
         self.prompt_tokens = prompt_tokens
         self.n_ctx = n_ctx
+
+
+def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False) -> InvalidRequest:
+    """The error for a text of more tokens than a model that makes embeddings takes; `at_least`: there may be more."""
+    least = "at least " if at_least else ""
+    what = f"the input is too long: it is {least}{n_tokens} tokens, and the model takes {n_ctx}"
+    return InvalidRequest(what, param="input", code="context_length_exceeded")
 
 
 class Unprocessable(InvalidRequest):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.answer import Poll
+from services.admission import Poll
 from services.errors import ClientGone, EngineFailure, NotFound
 from services.job_store import JobKey, JobRequest, JobState, Reply
 

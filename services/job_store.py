@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,15 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from services.errors import HearthError
+from services.session_table import Kept
 from services.table_file import TableFile
+
+log = logging.getLogger(__name__)
 
 JobState = Literal["queued", "running", "done", "failed"]
 # Seconds for which what came of a job can be had.
 KEPT_FOR = 24 * 3600.0
 
-# Seconds between two looks for what is older.
-_PRUNE_EVERY = 60.0
+# Seconds for which another program that has locked the file is waited for: nobody else's reply may wait for long.
+_PATIENCE = 1.0
+# Pages that are given back to the disk at once, and seconds between two times, in which others use the file.
+_PAGES, _PAUSE = 500, 0.02
 _SET_UP = (
+    # Before there is a table; one of before this was is made so at its next opening.
+    "PRAGMA auto_vacuum=INCREMENTAL",
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     # What is deleted is written over.
@@ -28,6 +37,7 @@ _SET_UP = (
     "CREATE INDEX IF NOT EXISTS by_end ON jobs (finished)",
     "CREATE INDEX IF NOT EXISTS by_state ON jobs (state)",
 )
+_SIZE = "length(body) + coalesce(length(reply), 0)"
 _COLUMNS = "owner, id, path, body, digest, session, state, created, finished, status, content_type, reply"
 
 
@@ -99,6 +109,14 @@ class JobTable(Protocol):
         """Forget what came of all that went on with a session, and leave no trace of it."""
         ...
 
+    def kept(self, owner: str) -> Kept:
+        """How many jobs there are of an owner, and how many bytes their bodies and replies are; cheap."""
+        ...
+
+    def tidy(self) -> None:
+        """Forget what has been kept for long enough, and give its room back. It may take a while, in which others go on."""
+        ...
+
     def claim(self, key: JobKey) -> bool:
         """Take it upon this server to compute a job; False where another server has."""
         ...
@@ -113,7 +131,7 @@ class JobTable(Protocol):
 
 
 class JobStore:
-    """The table. Any thread may call it; `_turn` lets one statement run at a time."""
+    """The table. Any thread may call it; `_turn` lets one statement run at a time, and change the counts in `_kept`."""
 
     is_shared = False
     on_lost: Callable[[JobKey], object]
@@ -121,14 +139,22 @@ class JobStore:
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""
         self._turn = threading.Lock()
-        self._pruned = 0.0
-        self._file = TableFile(path, "jobs", _SET_UP)
+        self._file = TableFile(path, "jobs", _SET_UP, _PATIENCE)
         self._db = self._file.db
         with self._file.explained():
             if "session" not in {column[1] for column in self._db.execute("PRAGMA table_info(jobs)")}:
                 # A file of before there was one.
                 self._db.execute("ALTER TABLE jobs ADD COLUMN session TEXT NOT NULL DEFAULT ''")
             self._db.execute(f"SELECT {_COLUMNS} FROM jobs LIMIT 1")  # noqa: S608
+            rows = self._db.execute(f"SELECT owner, count(*), sum({_SIZE}) FROM jobs GROUP BY owner")  # noqa: S608
+            self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
+        try:
+            with self._file.explained():
+                if self._db.execute("PRAGMA auto_vacuum").fetchone() != (2,):
+                    self._db.execute("VACUUM")
+        except HearthError as error:
+            # It is larger than it needs to be, and good.
+            log.warning("the room of old jobs is not given back: %s", error.message)
 
     def get(self, key: JobKey) -> StoredJob | None:
         """The job called so; None where there is none, or none any more. Raises StorageFailed."""
@@ -153,23 +179,44 @@ class JobStore:
             *(job.request.digest, job.request.session, job.state, job.created, job.finished),
             *((reply.status, reply.content_type, reply.body) if reply else (None, None, None)),
         )
+        n_bytes = len(job.request.body if job.finished is None else b"") + len(reply.body if reply else b"")
         with self._turn, self._file.explained():
-            self._prune()
-            places = ", ".join("?" * len(row))
+            places, owner = ", ".join("?" * len(row)), job.key.owner
+            had = self._db.execute(f"SELECT {_SIZE} FROM jobs WHERE owner = ? AND id = ?", (owner, job.key.id)).fetchone()  # noqa: S608
             self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
+            self._kept[owner] = self._kept.get(owner, Kept()) + (Kept(0, n_bytes - had[0]) if had else Kept(1, n_bytes))
 
     def remove(self, key: JobKey) -> None:
         """Forget a job, and leave no trace of it on the disk. Raises StorageFailed."""
         with self._turn, self._file.explained():
-            self._db.execute("DELETE FROM jobs WHERE owner = ? AND id = ?", (key.owner, key.id))
+            self._delete("owner = ? AND id = ?", key.owner, key.id)
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def remove_session(self, owner: str, session: str) -> None:
         """Forget what came of all that went on with a session, and leave no trace of it. Raises StorageFailed."""
         with self._turn, self._file.explained():
-            done = self._db.execute("DELETE FROM jobs WHERE owner = ? AND session = ?", (owner, session))
-            if done.rowcount:
+            if self._delete("owner = ? AND session = ?", owner, session):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def kept(self, owner: str) -> Kept:
+        """See `JobTable.kept`."""
+        # Without the turn, which may take as long as the disk does: it is one value, whole at any moment.
+        return self._kept.get(owner, Kept())
+
+    def tidy(self) -> None:
+        """See `JobTable.tidy`. Raises StorageFailed."""
+        with self._turn, self._file.explained():
+            self._delete("finished < ?", time.time() - KEPT_FOR)
+        while True:
+            with self._turn, self._file.explained():
+                left = self._db.execute("PRAGMA freelist_count").fetchone()[0]
+                # `execute` would do one page only: it ends at the first step of what has no columns.
+                self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
+                if left <= _PAGES:
+                    # Only this makes the file on the disk smaller.
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)" if left else "PRAGMA wal_checkpoint(PASSIVE)")
+                    return
+            time.sleep(_PAUSE)
 
     def claim(self, _key: JobKey) -> bool:
         """See `JobTable.claim`: there is no other."""
@@ -183,11 +230,13 @@ class JobStore:
         with self._turn:
             self._db.close()
 
-    def _prune(self) -> None:
-        """Forget what has been kept for long enough, once in a while."""
-        if time.monotonic() - self._pruned > _PRUNE_EVERY:
-            self._pruned = time.monotonic()
-            self._db.execute("DELETE FROM jobs WHERE finished < ?", (time.time() - KEPT_FOR,))
+    def _delete(self, where: str, *values: str | float) -> int:
+        """Delete rows; return how many there were."""
+        query = f"DELETE FROM jobs WHERE {where} RETURNING owner, {_SIZE}"  # noqa: S608
+        rows = self._db.execute(query, values).fetchall()
+        for owner, n_bytes in rows:
+            self._kept[owner] = self._kept.get(owner, Kept()) + Kept(-1, -n_bytes)
+        return len(rows)
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredJob]:
         with self._turn, self._file.explained():

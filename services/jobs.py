@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from services.errors import HearthError, NotFound, Unavailable, Unprocessable
+from services.errors import HearthError, NotFound, NotPermitted, Unavailable
 from services.job import Job, JobStatus, Perform
 from services.job_store import JobKey, JobRequest, JobState, JobTable, Reply, StoredJob
+from services.session_table import name_taken
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ MAX_QUEUED, MAX_QUEUED_EACH = 1000, 250
 _PATIENCE = 600.0
 # Seconds between two looks at what other servers do: for one that somebody waits for, and for all.
 _LOOK, _WATCH = 0.2, 2.0
+# Seconds between two times of tidying up.
+_TIDY = 30.0
 
 
 class Jobs:
@@ -34,9 +38,24 @@ class Jobs:
     is, and wakes the workers.
     """
 
-    def __init__(self, store: JobTable, perform: Perform) -> None:
+    def __init__(
+        self,
+        store: JobTable,
+        perform: Perform,
+        settle: Callable[[str, str, str], None] = lambda *_: None,
+        check_room: Callable[[str, int], None] = lambda *_: None,
+        is_answered: Callable[[JobKey, JobRequest], bool] = lambda *_: False,
+    ) -> None:
+        """`settle` is told the owner, session and name of each request whose reply is kept now.
+
+        `check_room` raises NotPermitted where an owner may not keep so many bytes more. `is_answered` says whether a
+        request is answered already, and only its reply is not kept.
+        """
         self._store = store
         self._perform = perform
+        self._settle = settle
+        self._check_room = check_room
+        self._is_answered = is_answered
         self._changed = threading.Condition()
         self._under_way: dict[JobKey, Job] = {}
         self._line: list[Job] = []
@@ -45,14 +64,14 @@ class Jobs:
         self._unkept: list[Job] = []
         """What is over, and could not be stored yet."""
         self._closed = False
+        self._closing = threading.Event()
         store.on_lost = self._give_up
 
     def start(self, takes_up: bool = True) -> None:
         """Begin to work; `takes_up` says whether on what was still to be computed when the server last stopped."""
         if takes_up:
             self._take_up()
-        if self._store.is_shared:
-            threading.Thread(target=self._watch, name="jobs", daemon=True).start()
+        threading.Thread(target=self._watch if self._store.is_shared else self._tidy, name="jobs", daemon=True).start()
         for n in range(WORKERS):
             threading.Thread(target=self._work, name=f"job-{n}", daemon=True).start()
 
@@ -68,6 +87,12 @@ class Jobs:
             if isinstance(known, StoredJob) and known.state == "done" and known.reply:
                 return known.reply
             self._check_open()
+            if known is None:
+                try:
+                    self._check_room(key.owner, 0)
+                except NotPermitted:
+                    if not self._is_answered(key, request):
+                        raise
             waits = isinstance(known, StoredJob) and known.finished is None
             job = Job(key, request, waits, time.time())
             job.follow()
@@ -94,6 +119,7 @@ class Jobs:
             mine = sum(job.key.owner == key.owner for job in self._line)
             if mine >= MAX_QUEUED_EACH or len(self._line) >= MAX_QUEUED:
                 raise Unavailable("too many jobs are waiting; try again later", code="too_many_jobs", retry_after=30)
+            self._check_room(key.owner, len(request.body))
             job = known if isinstance(known, Job) else Job(key, request, True, time.time())
             self._store.add(StoredJob(key, request, "queued", job.created, None, None))
             if job is known:
@@ -134,6 +160,7 @@ class Jobs:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._closing.set()
 
     def release(self) -> None:
         """Let go of the file, once nothing is computed any more."""
@@ -145,9 +172,7 @@ class Jobs:
         job = self._under_way.get(key)
         known = job if job and not job.is_given_up else self._store.get(key)
         if known and known.request.digest != request.digest:
-            what = f"{_shown(key)} was sent before, with another request: a new request needs a name of its own"
-            param = "job_id" if key.id.startswith("job:") else "Idempotency-Key"
-            raise Unprocessable(what, param=param, code="name_taken")
+            raise name_taken(key.id)
         return known
 
     def _check_open(self) -> None:
@@ -177,6 +202,16 @@ class Jobs:
                 self._line.remove(job)
                 job.end("failed")
             return job is not None
+
+    def _tidy(self) -> None:
+        """The thread that keeps the file small, and stores what it did not take before."""
+        while not self._closing.wait(_TIDY):
+            try:
+                with self._changed:
+                    self._keep_all()
+                self._store.tidy()
+            except HearthError as error:
+                log.warning("old jobs cannot be removed: %s", error.message)
 
     def _watch(self) -> None:
         """The thread that looks what other servers have left, and what they have been told to stop."""
@@ -291,6 +326,9 @@ class Jobs:
                     log.error("what came of a job is kept in memory only: %s", error.message)
                     return
                 del self._under_way[job.key]
+                if job.state == "done":
+                    with suppress(HearthError):
+                        self._settle(job.key.owner, job.request.session, job.key.id)
             self._unkept.pop(0)
             self._release(job.key)
 

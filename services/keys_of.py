@@ -21,9 +21,9 @@ def open_keys(settings: Settings, environ: Mapping[str, str]) -> KeyStore:
         from services.cluster.link import Link
         from services.cluster.stores import cluster_keys
 
-        return cluster_keys(Link(cluster))
+        return cluster_keys(Link(cluster), settings.max_keys)
     settings.data.mkdir(parents=True, exist_ok=True)
-    return KeyStore(settings.data / "api_keys.json")
+    return KeyStore(settings.data / "api_keys.json", max_keys=settings.max_keys)
 
 
 @contextmanager

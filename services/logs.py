@@ -6,6 +6,8 @@ import logging
 import re
 from contextvars import ContextVar
 
+from services.visible import visible, visible_lines
+
 # The id of the request that this thread serves; "" for none.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -21,7 +23,13 @@ def redacted(text: str) -> str:
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+        return visible_lines(redacted(super().format(record)))
+
+
+class _LineFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        # One line each, whatever names of people's it tells.
+        return visible(super().formatMessage(record))
 
 
 def set_up(level: str, form: str) -> None:
@@ -34,7 +42,7 @@ def set_up(level: str, form: str) -> None:
         named = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=named))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     if form == "text":
         logging.getLogger("hearth.requests").setLevel(logging.WARNING)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 from auth.metering import Ticket
+from services.admission import Poll
 from services.answer import Answer, Deadline, finish_of, summary
 from services.backend import Finish, Generation, GenerationRequest, Model, Thought
 from services.conversation import Conversation
 from services.errors import HearthError
 from services.models.profile import Chosen
-from services.prompts.fit import FittedPrompt, PromptFitter
+from services.prompts.fit import FittedPrompt, fitter_of
 from services.prompts.form import Exchange, Form
 from services.question import Ask
+from services.replay import request_name, told_of
 from services.sessions import Sessions
 from services.stops import Stop
 
@@ -23,22 +25,30 @@ from services.stops import Stop
 class Opening:
     """What is ready to be computed. Owned by the thread that opens it.
 
-    `deadline`, `stop` and `end`, which lets go of everything that it holds, are set by whoever makes it.
+    `deadline`, `stop`, `end`, which lets go of everything that it holds, and `working`, in which the next prompt is
+    written, are set by whoever makes it.
     """
 
     deadline: Deadline
     stop: Stop | None
+    working: Callable[[], AbstractContextManager[Poll]]
     end: ExitStack
 
-    def __init__(self, ask: Ask, chosen: Chosen, model: Model, form: Form, talk: Conversation, ticket: Ticket) -> None:
-        """Raises PromptTooLong, InvalidRequest, and LimitPassed where the key has not enough tokens left."""
+    def __init__(
+        self, ask: Ask, chosen: Chosen, model: Model, form: Form, talk: Conversation, ticket: Ticket, pause: Poll
+    ) -> None:
+        """`pause` is called while the prompt is written and tokenized.
+
+        Raises what that raises, PromptTooLong, InvalidRequest, and LimitPassed where the key has not enough tokens left.
+        """
         self.model = model
         self._ask = ask
         self._chosen = chosen
         self._talk = talk
         self._ticket = ticket
         longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
-        self._fitter = PromptFitter(form, model.tokenize_all, model.n_ctx, longest)
+        n_ctx = ask.context(chosen.profile, model.n_ctx)
+        self._fitter = fitter_of(form, model, n_ctx, longest, pause)
         fitted = self._fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
         self._start, self._forgotten = fitted.start, 0
         most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
@@ -59,13 +69,14 @@ class Opening:
             finish = finish_of(generation)
             on_finish(finish)
             is_whole = finish.reason != "cancelled"
+            told = {**summary(text, self._ask.question, self._chosen, generation), **counts}
             # What was stopped before its first word never happened.
             if (text or is_whole) and self._ask.stores(text, is_whole):
                 exchange = Exchange(self._ask.question.prompt, text)
-                self._forgotten = self._talk.store(exchange, self._start)
+                self._forgotten = self._talk.store(exchange, self._start, told_of(told))
                 # When the answer is out and closed: the caller waits for nothing of it.
                 self.end.callback(self._think_ahead, exchange)
-            return {**summary(text, self._ask.question, self._chosen, generation), **counts}
+            return told
 
         return Answer(generation, self.deadline.poll, self._ask.trims, finished, self.end, self._chosen.name)
 
@@ -78,7 +89,8 @@ class Opening:
         # The answer is stored: whatever the engine comes to, it is not taken back.
         with suppress(HearthError):
             words, start = self._ask.question.prompt, max(self._start - dropped, 0)
-            start, beginning = self._fitter.ahead(exchanges[dropped:], words, start)
+            with self.working() as pause:
+                start, beginning = self._fitter.pausing(pause).ahead(exchanges[dropped:], words, start)
             # Where the window begins is settled here, so that the next prompt is the one that is read ahead.
             if start or talk.memory_k is None:
                 talk.keep_start(dropped + start)
@@ -89,7 +101,9 @@ def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) ->
     """The conversation that an ask goes on with. Raises InvalidRequest where it wants to keep more than there is."""
     question, usual = ask.question, chosen.profile.memory
     memory_k = usual if question.memory_k is None else question.memory_k
-    talk = Conversation(sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep)
+    talk = Conversation(
+        sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep, request_name()
+    )
     talk.check()
     return talk
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.backend import Prompt
+from services.models.profile import Profile
 from services.validation import (
     AnswerPenalty,
     Keep,
@@ -80,8 +81,11 @@ class Ask:
     """A text to go on with as it stands, in the place of a prompt or a chat."""
     stores: Callable[[str, bool], bool] = lambda _text, _is_whole: True
     """Whether an exchange that ends in this answer, which was stopped where it is not whole, is one of the conversation."""
-    load: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of the profile that are other for this request."""
+    context: Callable[[Profile, int], int] = lambda _profile, n_ctx: n_ctx
+    """How much of the context the request takes (tokens), given its profile and the context that is loaded.
+
+    Raises InvalidRequest where the request wants what is not loaded: no request loads a model in another way.
+    """
     trims: bool = True
     """Whether white space at the answer's ends is left out."""
     json_schema: str = ""

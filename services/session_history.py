@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from services.errors import NotFound
 from services.prompts.form import Exchange
-from services.session_table import WINDOW, Message
+from services.session_table import WINDOW, Answered, Kept, Message, RequestName, answer_to
 
 MASTER = "0"
 NAME_LENGTH = 60
@@ -44,11 +44,27 @@ class Table(Protocol):
         """All sessions as they are now, or those of an owner at least."""
         ...
 
-    def add(self, entry: str, messages: list[Message], name: str, keep: int | None = None) -> None:
+    def kept(self, owner: str) -> Kept:
+        """How much there is of an owner's sessions, cheaply; "" are those without an owner in their entry."""
+        ...
+
+    def add(
+        self,
+        entry: str,
+        messages: list[Message],
+        name: str,
+        keep: int | None = None,
+        request: Answered | None = None,
+    ) -> None:
         """Append to a session, durably, all or nothing; one that is not yet comes into being as `name`.
 
-        `keep` says how many of its messages stay; None: all.
+        `keep` says how many of its messages stay; None: all. `request` is what the last message answers: where that is
+        answered already nothing is added.
         """
+        ...
+
+    def settle(self, entry: str, request: str) -> None:
+        """The reply to a request of this name is kept elsewhere now."""
         ...
 
     def rename(self, entry: str, name: str) -> bool:
@@ -84,10 +100,10 @@ class SessionHistory(BaseChatMessageHistory):
         """Append, durably, all of them or none. Raises StorageFailed."""
         self._append(messages)
 
-    def _append(self, messages: Sequence[BaseMessage], keep: int | None = None) -> None:
+    def _append(self, messages: Sequence[BaseMessage], keep: int | None = None, request: Answered | None = None) -> None:
         new = [{"type": message.type, "content": str(message.content)} for message in messages]
         if new:
-            self._table.add(self._key.entry, new, self._given_name() or _name_by(new), keep)
+            self._table.add(self._key.entry, new, self._given_name() or _name_by(new), keep, request)
 
     def _given_name(self) -> str:
         """The name that a person has given it, which stays even if it begins anew; "" for that by its first words."""
@@ -95,18 +111,41 @@ class SessionHistory(BaseChatMessageHistory):
         name = str(stored.get("name") or "")
         return "" if name == _name_by(stored_messages(stored)) else name
 
-    def add_exchange(self, exchange: Exchange, system: str | None = None, keep: int | None = None) -> None:
+    def add_exchange(
+        self,
+        exchange: Exchange,
+        system: str | None = None,
+        keep: int | None = None,
+        request: Answered | None = None,
+    ) -> None:
         """Append a prompt and its answer, both or neither, behind a system prompt where one is given.
 
-        `keep` says how many messages stay before them; None: all.
+        `keep` says how many messages stay before them; None: all. `request` is the one that they answer: where the session
+        holds the answer to it already nothing is added. Raises StorageFailed.
         """
         said: list[BaseMessage] = [HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)]
-        self._append(said if system is None else [SystemMessage(content=system), *said], keep)
+        self._append(said if system is None else [SystemMessage(content=system), *said], keep, request)
+
+    def answered(self, name: RequestName) -> tuple[str, Mapping[str, Any]] | None:
+        """The answer to the request of this name, and what its reply told beside it; None where it is not in the session.
+
+        Raises Unprocessable where another request has that name.
+        """
+        stored = self._stored()
+        known = answer_to(stored, name)
+        message = known and next(iter(stored_messages(stored)[known["at"] :]), None)
+        # Somebody may have edited the file.
+        return (message["content"], known["told"]) if known and message and message["type"] == "ai" else None
 
     def rename(self, name: str) -> None:
         """Give the session another name. Raises NotFound where there is none, StorageFailed."""
         if not self._table.rename(self._key.entry, name):
             raise self._missing()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a session."""
+        return self._stored() is not None
 
     def count(self) -> int:
         """How many messages it has; 0 for a session that is not yet."""

@@ -2,8 +2,12 @@
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
 or system; once it is long, `"window"` is how many of its first exchanges prompts leave out. Its name is the session's
-number, and for a session of another key than the master `KEY ID/NUMBER`. The older form, `"1": {"name", "history":
-["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when its session goes on.
+number, and for a session of another key than the master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose
+answers were stored when the server last ended and whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`,
+where `at` is the answer's message. It is left out where there are none, as nearly always.
+
+The older form, `"1": {"name", "history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when
+its session goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from services.json_file import JsonObject, Misfit
 from services.prompts.form import Exchange
 from services.session_desk import Desk, LocalDesk, Unsaved
 from services.session_history import MASTER, SessionHistory, SessionKey, Table, count_of, stored_messages
-from services.session_table import SessionTable
+from services.session_table import Kept, SessionTable
 from services.validation import explain
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -35,6 +39,16 @@ class StoredMessage(BaseModel):
     content: Annotated[str, Field(repr=False)]
 
 
+class StoredRequest(BaseModel):
+    """A request whose answer a session holds."""
+
+    model_config = _LOOSE
+    digest: str
+    at: Annotated[int, Field(ge=0)]
+    time: str
+    told: dict[str, Any]
+
+
 class StoredSession(BaseModel):
     """One session as it stands in the file, in either form."""
 
@@ -43,6 +57,7 @@ class StoredSession(BaseModel):
     created: str | None = None
     updated: str | None = None
     window: Annotated[int, Field(ge=0)] = 0
+    requests: dict[str, StoredRequest] = {}
     messages: list[StoredMessage] = []
     history: Annotated[list[str], Field(exclude=True, repr=False)] = []
 
@@ -87,15 +102,17 @@ class Sessions:
             if owner in (MASTER, key.owner)
         }
 
-    def listed(self, owner: str, words: str = "") -> list[dict[str, Any]]:
+    def listed(self, owner: str, words: str = "", pause: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
         """The owner's own sessions, the one that went on last first: number, name, times, and how many messages.
 
-        `words`: only those that have them in their name or in a message, in whichever case.
+        `words`: only those that have them in their name or in a message, in whichever case. `pause` is called before each
+        is searched, and raises to give up.
         """
         data = self._table.entries(owner)
         mine = [(key, data[entry]) for entry in data if (key := key_of(entry)) and key.owner == owner]
         wanted = words.strip().casefold()
-        mine = [each for each in mine if not wanted or _says(each[1], wanted)]
+        if wanted:
+            mine = [each for each in mine if _says(each[1], wanted, pause)]
         mine.sort(key=lambda each: (str(each[1].get("updated") or ""), each[0].number), reverse=True)
         return [
             {
@@ -111,6 +128,15 @@ class Sessions:
     def names_of_all(self) -> set[tuple[str, str]]:
         """Whose sessions there are: owner and number."""
         return {(key.owner, str(key.number)) for entry in self._table.entries() if (key := key_of(entry))}
+
+    def kept(self, owner: str) -> Kept:
+        """How many sessions an owner has, and how many bytes of text. Raises Unavailable in a cluster without its Redis."""
+        return self._table.kept("" if owner == MASTER else owner)
+
+    def settle(self, owner: str, session: str, request: str) -> None:
+        """The reply to a request of this name, which went on with a session, is kept elsewhere now. Raises Unavailable."""
+        if (number := parse_number(session)) is not None:
+            self._table.settle(SessionKey(owner, number).entry, request)
 
     def turn(self, key: SessionKey, poll: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the session while one prompt is answered, so that prompts to it are answered one after the other.
@@ -128,8 +154,9 @@ class Sessions:
         self._desk.add_unsaved(owner, name, exchange, system, last, start)
 
 
-def _says(session: Any, words: str) -> bool:
+def _says(session: Any, words: str, pause: Callable[[], None]) -> bool:
     """Whether a session's name or one of its messages has these words, which are casefolded."""
+    pause()
     texts = (session.get("name") or "", *(message["content"] for message in stored_messages(session)))
     return any(words in text.casefold() for text in texts)
 

@@ -53,6 +53,22 @@ class Settings:
     """Seconds that one answer may take, waiting for its turn included."""
     stop_seconds: int = 20
     """Seconds that answers under way have to end when the server stops."""
+    engine_timeout: int = 8
+    """Seconds after which an engine's process that does not answer is ended, and started anew; 0: never."""
+    max_keys: int = 10_000
+    """Keys that there may be, the master's included."""
+    key_sessions: int = 10_000
+    """Sessions that a key may keep without a limit of its own, the master excepted; 0: any number."""
+    key_storage_mb: int = 1000
+    """Megabytes that the sessions and jobs of such a key may take; 0: any number."""
+    connections: int = 1000
+    """Connections that may be open at once: fewer where the system does not give so many files."""
+    address_connections: int = 400
+    """How many of them one address may have, as a school behind one has; of IPv6 a network of 64 bits; 0: all."""
+    address_requests: int = 400
+    """Requests of one address that may be open at once; more get 429; 0: any number."""
+    address_handshakes: int = 400
+    """TLS handshakes of one address that may be under way at once; 0: any number."""
     limits_store: str = "memory://"
     """Where the minute's limits are counted; redis://HOST:PORT shares them."""
     log_format: str = "text"
@@ -88,6 +104,14 @@ _HELP = {
     "cert_key": "the certificate's private key (PEM)",
     "max_seconds": "seconds that one answer may take, its waiting included",
     "stop_seconds": "seconds that answers under way have to end when the server stops",
+    "engine_timeout": "seconds after which an engine that hangs is ended and started anew; 0: never",
+    "max_keys": "keys that there may be, the master's included",
+    "key_sessions": "sessions that a key without limits.sessions may keep, the master excepted; 0: any number",
+    "key_storage_mb": "megabytes of sessions and jobs that a key without limits.storage_mb may keep; 0: any number",
+    "connections": "connections that may be open at once",
+    "address_connections": "connections that one address may have; behind a proxy all have the proxy's: 0 there; 0: all",
+    "address_requests": "requests that one address may have open; behind a proxy as address-connections; 0: any number",
+    "address_handshakes": "TLS handshakes that one address may have under way; 0: any number",
     "limits_store": "where the minute's limits are counted: memory://, or redis://HOST:PORT",
     "log_format": "text, or json with a line for each request",
     "tunnel": "give the server a public address, by the program cloudflared",
@@ -159,15 +183,9 @@ def _convert(given: str, kind: type, source: str) -> object:
 def _check(settings: Settings) -> None:
     if not 0 <= settings.port <= 65_535:
         raise ValueError(f"the port should be from 0 to 65535, not {settings.port}")
-    if settings.threads < 2:
-        raise ValueError(f"threads should be 2 or more, not {settings.threads}")
-    if settings.reserve < 0:
-        raise ValueError(f"reserve should be 0 or more, not {settings.reserve}")
-    if settings.max_seconds < 1:
-        raise ValueError(f"max_seconds should be 1 or more, not {settings.max_seconds}")
-    for name in ("stop_seconds", "queue", "cache_ram", "cache_disk", "model_ram", "idle_minutes"):
-        if (getattr(settings, name) or 0) < 0:
-            raise ValueError(f"{name} should be 0 or more, not {getattr(settings, name)}")
+    for name, least in _LEAST.items():
+        if (given := getattr(settings, name)) is not None and given < least:
+            raise ValueError(f"{name} should be {least} or more, not {given}")
     if (settings.cert is None) != (settings.cert_key is None):
         raise ValueError("cert and key belong together: the one is no use without the other")
     if settings.log_format not in ("text", "json"):
@@ -176,4 +194,12 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"the log level should be one of {', '.join(_LEVELS)}, not {settings.log_level!r}")
 
 
+_LEAST = {
+    "threads": 2,
+    "connections": 10,
+    **dict.fromkeys(("max_seconds", "max_keys"), 1),
+    **dict.fromkeys(("reserve", "stop_seconds", "queue", "cache_ram", "cache_disk", "model_ram", "idle_minutes"), 0),
+    **dict.fromkeys(("key_sessions", "key_storage_mb", "engine_timeout"), 0),
+    **dict.fromkeys(("address_connections", "address_requests", "address_handshakes"), 0),
+}
 _LEVELS: Sequence[str] = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -61,7 +61,11 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Status:
-    """What a backend is at. `memory` is the process's, of the machine's; `states` are computed conversations."""
+    """What a backend is at. `memory` is the process's, of the machine's; `states` are computed conversations.
+
+    In bytes: `weights` and `contexts` (KV caches) of the loaded models, how much these may take together, and how much of
+    `memory` is the server's, beside its engine's.
+    """
 
     counts: Counts
     slots: int
@@ -71,3 +75,7 @@ class Status:
     states_ram: Room
     states_disk: Room
     models: list[LoadedModel] = field(default_factory=list)
+    weights: int = 0
+    contexts: int = 0
+    models_limit: int = 0
+    server: int = 0

@@ -8,9 +8,11 @@ from auth.keys import KeyStore
 from auth.metering import Meter
 from auth.usage import Usage, UsageStore
 from services.job_store import JobStore, JobTable
+from services.json_file import JsonFile
 from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.models.profile import Chosen
+from services.quotas import Quotas, check_charged
 from services.sessions import Sessions
 from services.settings import Settings
 
@@ -26,19 +28,23 @@ class Stores:
     usage: Usage
     meter: Meter
     jobs: JobTable
+    quotas: Quotas
 
 
 def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
     """Those of a server by itself; `preferred` is the profile to begin with. Raises DamagedFile, StorageFailed."""
     profiles = Profiles(settings.data / "config.json", preferred)
-    keys = KeyStore(settings.data / "api_keys.json")
+    keys = KeyStore(settings.data / "api_keys.json", max_keys=settings.max_keys)
     usage = UsageStore(settings.data / "usage.sqlite")
+    sessions, jobs = Sessions(settings.data / "sessions.json"), JobStore(settings.data / "jobs.sqlite")
+    charged = JsonFile(settings.data / "charged.json", check_charged, private=True)
     return Stores(
         profiles=profiles,
         files=ModelFiles(settings.models),
         keys=keys,
-        sessions=Sessions(settings.data / "sessions.json"),
+        sessions=sessions,
         usage=usage,
         meter=Meter(keys, usage, settings.limits_store),
-        jobs=JobStore(settings.data / "jobs.sqlite"),
+        jobs=jobs,
+        quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
     )

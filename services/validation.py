@@ -38,6 +38,17 @@ StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _BRANCH = re.compile(r"(?:str|int|float|bool|dict|list|none)$|[A-Z]\w*$|constrained-|[\w-]+\[")
 
 
+def at_most(most: int) -> BeforeValidator:
+    """Refuses a list of more than `most` before its items are looked at."""
+
+    def check(given: object) -> object:
+        if isinstance(given, list) and len(given) > most:
+            raise ValueError(f"may hold at most {most:,}, not {len(given):,}")
+        return given
+
+    return BeforeValidator(check)
+
+
 def _as_list(stop: object) -> object:
     """A single stop string as a list of one."""
     if not isinstance(stop, str | list):

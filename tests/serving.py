@@ -53,6 +53,7 @@ class Server:
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self.process.stdout
+        self.http = requests.Session()
         self.output = ""
         for line in self.process.stdout:
             self.output += line
@@ -63,7 +64,6 @@ class Server:
                 break
         else:
             raise AssertionError(f"the server did not start: {self.log()}")
-        self.http = requests.Session()
         if ready:
             self.wait_for("ready")
         return self

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from auth.identity import Terms
 from auth.keys import KeyStore
 from auth.metering import Meter
 from auth.usage import UsageStore
@@ -25,7 +28,7 @@ from services.backend import (
     Thought,
     TokenChoice,
 )
-from services.errors import BadModelFile, ClientGone, EngineFailure, NotFound, StorageFailed, Unavailable
+from services.errors import BadModelFile, ClientGone, EngineFailure, NotAuthenticated, NotFound, StorageFailed, Unavailable
 from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.question import Ask, Question
@@ -84,7 +87,7 @@ class DummyBackend:
         self.forgotten: list[tuple[str, str]] = []
 
     @contextmanager
-    def lease(self, settings: LoadSettings) -> Iterator[DummyBackend]:
+    def lease(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[DummyBackend]:
         self.seen.append(settings)
         if self.refuses:
             raise self.refuses
@@ -112,7 +115,9 @@ class DummyBackend:
     def think(self, thought: Thought) -> None:
         self.thoughts.append(thought)
 
-    def lease_embedder(self, settings: LoadSettings) -> AbstractContextManager[Embedder]:
+    def lease_embedder(
+        self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[Embedder]:
         raise NotImplementedError
 
     def loaded(self) -> list[Path]:
@@ -235,7 +240,7 @@ def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBacke
     for call in (
         lambda: answers.open(MASTER, Ask(Question(prompt="hi")), never),
         lambda: answers.forget(SessionKey(MASTER, 1), never),
-        lambda: answers.switch(MASTER, "guide.gguf", "Guide"),
+        lambda: answers.switch(MASTER, "guide.gguf", "Guide", never),
     ):
         with pytest.raises(Unavailable, match="too many answers"):
             call()
@@ -244,6 +249,52 @@ def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBacke
     assert ask(answers)["result"] == "A B"
     with pytest.raises(NotFound):
         answers.forget(SessionKey(MASTER, 1), never)
+
+
+HI = Ask(Question(prompt="hi"))
+WAITS: dict[str, Callable[[Answers, str], object]] = {
+    "an answer": lambda answers, key: answers.open(key, HI, never),
+    "a session's answer": lambda answers, key: answers.open(key, Ask(Question(prompt="hi", session_id=1)), never),
+    "tokens": lambda answers, key: answers.lease(key, None, 1, never).__enter__(),
+    "a preview": lambda answers, key: answers.preview(key, HI, never),
+    "embeddings": lambda answers, key: answers.lease_embedder(key, None, never).__enter__(),
+    "forgetting": lambda answers, key: answers.forget(SessionKey(key, 1), never),
+    "a switch": lambda answers, key: answers.switch(key, "guide.gguf", "Guide", never),
+    "a reply that is computed once": lambda answers, key: answers.places.place(key, never).__enter__(),
+}
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_nothing_waits_for_a_revoked_key(answers: Answers, tmp_path: Path, what: str) -> None:
+    keys = answers._meter._keys
+    minted = keys.mint(Terms())
+    held = [answers.open(MASTER, HI, never) for _ in range(2)]
+    for answer in held:
+        next(answer.chunks())
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(WAITS[what], answers, minted.id)
+        while answers.n_open < 3:
+            time.sleep(0.01)
+        keys.revoke(minted.id)
+        with pytest.raises(NotAuthenticated):
+            waiting.result(timeout=3)
+    assert answers.n_open == 2
+    for answer in held:
+        answer.close()
+
+
+def test_nothing_waits_for_a_session_of_a_revoked_key(answers: Answers, sessions: Sessions) -> None:
+    keys = answers._meter._keys
+    minted = keys.mint(Terms())
+    key = SessionKey(minted.id, 1)
+    with sessions.turn(key, never), ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(WAITS[what], answers, minted.id) for what in ("a session's answer", "forgetting")]
+        time.sleep(0.3)
+        keys.revoke(minted.id)
+        for each in waiting:
+            with pytest.raises(NotAuthenticated):
+                each.result(timeout=3)
+    assert answers.n_open == 0
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backend: DummyBackend) -> None:
@@ -269,6 +320,17 @@ def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, 
     assert len(thought.tokens) >= len(expected) - 3
     assert (thought.owner, thought.session) == (MASTER, "1")
     assert (backend.requests[-1].session, backend.requests[-1].n_head) == ("1", 8)
+
+
+def test_no_reply_waits_for_the_next_prompt_to_be_thought_of(answers: Answers, backend: DummyBackend) -> None:
+    answer = answers.open(MASTER, Ask(Question(prompt="a" * 25_000, session_id=1)), never)
+    with answers._turns.turn("somebody", never):
+        began = time.monotonic()
+        assert answer.whole() == "A B"
+        assert time.monotonic() - began < 0.5
+    assert not backend.thoughts
+    assert ask(answers, prompt="b" * 25_000, session_id=1)["result"] == "A B"
+    assert backend.thoughts
 
 
 def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, backend: DummyBackend) -> None:

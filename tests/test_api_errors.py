@@ -61,7 +61,7 @@ def test_flasks_own_errors_have_the_one_shape(server: Server, method: str, path:
 @pytest.mark.parametrize("size", [2**20 + 1, 5_000_000])
 def test_a_body_over_a_megabyte_is_refused(server: Server, size: int) -> None:
     reply = server.request("POST", "/answer", data=b" " * size)
-    assert (reply.status_code, reply.json()["message"]) == (413, "the body is larger than 1 MB")
+    assert (reply.status_code, reply.json()["message"]) == (413, "the body is larger than 1 MiB (1,048,576 bytes)")
 
 
 def test_a_body_of_unknown_length_over_a_megabyte_is_refused(server: Server) -> None:

@@ -83,8 +83,10 @@ def test_a_model_that_keeps_no_context_is_refused(serve: Serve, models: Path) ->
 
 def test_a_derived_key_may_switch(serve: Serve) -> None:
     server = serve()
-    key, _ = server.mint()
-    assert server.post("/models/model", {"model": "guide.gguf", "model_config": "Pirate"}, key=key).status_code == 200
+    for scopes, status in ((["models:switch"], 200), (None, 403)):
+        key, _ = server.mint(scopes=scopes)
+        reply = server.post("/models/model", {"model": "guide.gguf", "model_config": "Pirate"}, key=key)
+        assert reply.status_code == status
 
 
 def test_an_answer_in_flight_finishes_on_the_old_model(serve: Serve, models: Path) -> None:

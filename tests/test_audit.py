@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from auth import audit as audit_module
-from auth.audit import REFUSALS, AuditLog
+from auth.audit import LINES, AuditLog
 from auth.keys import MintedKey
 from services.api.openai_schemas import ChatRequest
 from services.api.schemas import AnswerRequest
@@ -33,7 +33,7 @@ def lines(server: Server) -> list[dict[str, Any]]:
 
 def test_who_did_what_is_written_down(serve: Serve) -> None:
     server = serve()
-    key, id_ = server.mint("Ana")
+    key, id_ = server.mint("Ana", scopes=["answer", "models:switch"])
     server.request("PATCH", f"/auth/key/{id_}", json={"name": "Bea"})
     server.post("/models/model", {"model": "guide.gguf", "model_config": "Pirate"}, key=key)
     server.post("/models/model", {"model": "nothing.gguf", "model_config": "Pirate"}, key=key)
@@ -85,19 +85,19 @@ def test_a_flood_of_refusals_washes_nothing_away(tmp_path: Path, monkeypatch: py
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     log = AuditLog(tmp_path / "audit.jsonl")
-    for _ in range(REFUSALS + 40):
-        log.note_refusal(None, status=401)
+    for _ in range(LINES + 40):
+        log.note_refusal(None, status=401, address="192.0.2.1")
     log.note("mint", "0", of="a")
     now += 61
-    log.note_refusal(None, status=401)
+    log.note_refusal(None, status=401, address="192.0.2.1")
     written = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert len(written) == REFUSALS + 2
+    assert len(written) == LINES + 2
     assert written[-1]["untold_before"] == 40
 
 
 def test_what_was_done_outlives_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_module, "ROTATE_AT", 1000)
-    monkeypatch.setattr(audit_module, "REFUSALS", 10**6)
+    monkeypatch.setattr(audit_module, "LINES", 10**6)
     log = AuditLog(tmp_path / "audit.jsonl")
     log.note("mint", "0", of="a")
     for _ in range(500):

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import math
+import os
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
 import pytest
+import requests
 
 from services.backend import LoadSettings, Prompt
+from services.engine import embedder as embedder_module
 from services.engine.embedder import PIECE, Embedder
-from services.errors import BadModelFile, InvalidRequest
-from tests.serving import Server
+from services.errors import BadModelFile, ClientGone, InvalidRequest
+from tests.serving import Server, child_of
 from tests.tiny import GUIDE, write_embedding_model
 
 
@@ -27,8 +33,10 @@ def test_a_text_in_pieces_has_the_vector_that_it_has_whole(monkeypatch: pytest.M
     vector, spent = embedder.embed(tokens)
     assert spent.prompt_tokens == len(tokens)
     assert spent.cpu_seconds > 0
-    monkeypatch.setattr(embedder, "_piece", 1024)
-    assert cosine(vector, embedder.embed(tokens)[0]) > 0.9999
+    monkeypatch.setattr(embedder_module, "PIECE", 1024)
+    whole = Embedder(LoadSettings(GUIDE, 1024))
+    assert cosine(vector, whole.embed(tokens)[0]) > 0.9999
+    whole.close()
     assert math.isclose(cosine(vector, vector), 1, abs_tol=1e-5)
     with pytest.raises(InvalidRequest, match="too long"):
         embedder.embed(tokens * 5)
@@ -67,6 +75,87 @@ def test_openais_client_gets_vectors(server: Server) -> None:
     encoded = server.post("/v1/embeddings", {"input": [ids], "encoding_format": "base64"}).json()["data"][0]["embedding"]
     raw = base64.b64decode(encoded)
     assert cosine(one, list(struct.unpack(f"<{len(raw) // 4}f", raw))) > 0.9999
+
+
+def test_a_text_can_be_given_up_within_a_step_and_while_it_waits() -> None:
+    embedder = Embedder(LoadSettings(GUIDE, 1024))
+    tokens = embedder.tokenize(Prompt("The capital of France is Paris. " * 60))
+    polls = itertools.count()
+
+    def leave() -> None:
+        if next(polls) == 1:
+            raise ClientGone("gone")
+
+    with pytest.raises(ClientGone):
+        embedder.embed(tokens, leave)
+    with embedder._turn, pytest.raises(ClientGone):
+        # Somebody else's text is under way, and does not end.
+        embedder.embed(tokens, lambda: (_ for _ in ()).throw(ClientGone("gone")))
+    assert math.isclose(cosine(*2 * (embedder.embed(tokens)[0],)), 1, abs_tol=1e-5)
+    embedder.close()
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
+    """A server whose requests may take two seconds, with a model that takes longer."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "guide.gguf").hardlink_to(GUIDE)
+    (folder / "random.gguf").hardlink_to(random_model)
+    server = Server(tmp_path_factory.mktemp("server") / "data", "--max-seconds", "2", models=folder).start()
+    yield server
+    server.stop()
+
+
+MANY = {"model": "random.gguf", "input": ["w1 w2 w3 w4 " * 450] * 40}
+
+
+def test_embeddings_take_no_longer_than_an_answer_may(slow: Server) -> None:
+    slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"})
+    began = time.monotonic()
+    refused = slow.post("/v1/embeddings", MANY)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "timeout"), refused.text[:300]
+    assert time.monotonic() - began < 6
+    assert slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"}).status_code == 200
+
+
+def test_those_that_wait_for_anothers_text_are_not_kept_waiting_either(slow: Server) -> None:
+    slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"})
+    with ThreadPoolExecutor(6) as people:
+        began = time.monotonic()
+        replies = list(people.map(lambda _: slow.post("/v1/embeddings", MANY), range(6)))
+    assert {reply.status_code for reply in replies} == {503}
+    assert time.monotonic() - began < 8
+
+
+def test_what_nobody_waits_for_is_computed_no_more(slow: Server) -> None:
+    slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"})
+    for _ in range(3):
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{slow.url}/v1/embeddings", json=MANY, headers={"Authorization": slow.key}, timeout=(5, 0.4))
+    time.sleep(1.5)
+    before = cpu_seconds(child_of(slow))
+    time.sleep(1)
+    assert cpu_seconds(child_of(slow)) - before < 0.3
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_texts_are_held_back_once(server: Server) -> None:
+    text = "The capital of France"
+    n_tokens = server.post("/v1/embeddings", {"model": "Guide", "input": text}).json()["usage"]["prompt_tokens"]
+    key, _ = server.mint(limits={"tokens_per_day": 6 * n_tokens + 1})
+    reply = server.post("/v1/embeddings", {"model": "Guide", "input": 6 * [text]}, key=key)
+    assert reply.status_code == 200, reply.text
+    assert server.post("/v1/embeddings", {"model": "Guide", "input": text}, key=key).status_code == 429
+
+
+def test_what_is_certainly_too_long_is_not_tokenized(server: Server) -> None:
+    refused = server.post("/v1/embeddings", {"model": "Guide", "input": ["x", "0123456789" * 90_000]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert "at least" in refused.json()["message"]
 
 
 @pytest.mark.parametrize(

@@ -306,13 +306,26 @@ def test_waiting_requests_know_their_place_and_too_many_are_refused(random_model
         assert time.monotonic() < deadline
         time.sleep(0.01)
     with pytest.raises(Unavailable, match="2 answers wait") as refused:
-        engine.submit(request(engine, "Go on"))
+        engine.submit(request(engine, "Go on", owner="a"))
     assert (refused.value.code, 1 <= (refused.value.retry_after or 0) <= 60) == ("too_busy", True)
+    engine.submit(request(engine, "Go on", owner="c"))
+    with pytest.raises(Unavailable):
+        # Who has a share of the queue gets no more of it.
+        engine.submit(request(engine, "Go on", owner="c"))
     running.cancel()
     while waiting[1].place != 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    engine.submit(request(engine, "Go on"))
+    engine.close()
+
+
+def test_minted_keys_make_no_larger_share_of_the_queue(random_model: Path) -> None:
+    engine = Engine(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
+    for owner in "abc":
+        engine.submit(replace(request(engine, "Go on", max_tokens=4000, owner=owner), account="parent"))
+    with pytest.raises(Unavailable):
+        engine.submit(replace(request(engine, "Go on", owner="d"), account="parent"))
+    engine.submit(request(engine, "Go on", owner="other"))
     engine.close()
 
 

@@ -86,12 +86,14 @@ def test_a_restarted_engine_goes_on_with_what_lay_on_disk(open_engine: Open, tmp
     again, finish = run(later, prompt, owner="a", session="1")
     assert (again, finish.cached_tokens) == (said, finish.prompt_tokens - 1)
     later.stop()
-    # Another context size changes numbers in some models, so its states are others.
+    # Another context size changes numbers in some models, so its states are others, beside which these stay.
     other_store = StateStore(tmp_path, MB, 100 * MB)
     other = Engine(LoadSettings(GUIDE, 1024), other_store)
-    assert not file.exists()
     assert run(other, prompt, owner="a", session="1")[1].cached_tokens == 0
     other.close()
+    assert file.exists()
+    once_more = open_engine(store=StateStore(tmp_path, MB, 100 * MB))
+    assert run(once_more, prompt, owner="a", session="1")[1].cached_tokens > 0
 
 
 def test_damaged_files_never_reach_llama_cpp(open_engine: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

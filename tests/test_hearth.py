@@ -29,6 +29,7 @@ class Script:
     """A script that runs a server."""
 
     def __init__(self, folder: Path, lines: str, env: dict[str, str]) -> None:
+        self.folder = folder
         (folder / "script.py").write_text(
             f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{lines}\nprint('the script goes on')\n"
         )

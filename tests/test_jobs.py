@@ -131,10 +131,11 @@ def test_jobs_are_computed_in_their_turn(slow: Server) -> None:
         posted = slow.post("/jobs", {"job_id": f"j{n}", **content})
         assert (posted.status_code, posted.json()["job_id"]) == (202, f"j{n}")
     long = {"meta": {"tokens_limit": 1400, "temperature": 0}, "content": "Tell me more"}
-    for n in range(5):
+    # More than are done while they are sent on a busy machine.
+    for n in range(12):
         slow.post("/jobs", {"job_id": f"long{n}", **long})
-    assert slow.get("/jobs/long4").json()["state"] == "queued"
-    assert slow.get("/jobs/long4").json()["place"] >= 1
+    last = slow.get("/jobs/long11").json()
+    assert (last["state"], last["place"] >= 1) == ("queued", True)
     for n in range(6):
         done = wait_for(slow, f"j{n}", "done")
         assert done["result"]["content"]
@@ -142,7 +143,7 @@ def test_jobs_are_computed_in_their_turn(slow: Server) -> None:
     # The same job, followed by one who waits.
     again = slow.post("/generate", {"job_id": "j0", **content})
     assert again.json() == wait_for(slow, "j0", "done")["result"]
-    for n in range(5):
+    for n in range(12):
         assert slow.delete(f"/jobs/long{n}").json() == {"deleted": True}
         assert slow.get(f"/jobs/long{n}").status_code == 404
     # Nothing of what was stopped goes on.

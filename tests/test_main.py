@@ -66,7 +66,7 @@ def test_a_port_that_is_taken_is_named(server: Server, tmp_path: Path) -> None:
     port = server.url.rsplit(":", 1)[1]
     done = run("--port", port, "--data", tmp_path)
     assert done.returncode == 1
-    assert f"It cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+    assert f"another program has port {port} of 127.0.0.1. Give another one with --port" in done.stderr
     assert "hearth-" not in done.stdout
 
 

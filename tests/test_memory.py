@@ -17,7 +17,9 @@ from services.engine import native_log
 from services.engine import runner as runner_module
 from services.engine.embedder import LONGEST_CHOSEN, Embedder
 from services.engine.loading import context_params, fingerprint, load_model
+from services.engine.machine import used_memory
 from services.engine.runner import Runner
+from services.engine.state import FILE_PART
 from services.errors import BadModelFile
 from services.models.gguf import GgufInfo, read_gguf
 from services.models.kv_shape import KvShape, kv_shape
@@ -108,6 +110,38 @@ def test_a_context_is_what_the_model_was_trained_on_as_far_as_memory_holds_it() 
     assert less.n_ctx * each <= 10 * GB < (less.n_ctx + 256) * each
     assert (less.n_slots, less.problem) == (1, "")
     assert fit(replace(info(), context_length=300), 1000 * GB).n_ctx == 300
+
+
+def test_what_models_may_take_costs_slots_and_then_tokens_that_nobody_asked_for() -> None:
+    each = 8192 * 2 * 32 * 8 * 128 * 2
+    budget = 10 * GB + 3 * each
+    assert fit(info(), 1000 * GB, n_ctx=8192, budget=budget) == Fit(8192, 3, 10 * GB, 3 * each)
+    assert fit(info(), 1000 * GB, n_ctx=8192, budget=0).n_slots == 1, "one is always there"
+    chosen = fit(info(), 1000 * GB, budget=10 * GB + each)
+    assert (chosen.n_ctx, chosen.n_slots, chosen.problem) == (8192, 1, "")
+
+
+def test_a_loaded_model_keeps_to_what_models_may_take(caplog: pytest.LogCaptureFixture) -> None:
+    whole = Runner(LoadSettings(GUIDE, 2048))
+    part = Runner(LoadSettings(GUIDE, 2048), whole.n_weights + (whole.n_bytes - whole.n_weights) // 2)
+    assert (whole.n_slots, part.n_slots) == (8, 4)
+    assert part.n_bytes - part.n_weights == (whole.n_bytes - whole.n_weights) // 2
+    with caplog.at_level(logging.WARNING):
+        tight = Runner(LoadSettings(GUIDE, 2048), 1)
+    assert tight.n_slots == 1
+    assert "--model-ram" in caplog.text
+    for runner in (whole, part, tight):
+        runner.close()
+
+
+def test_an_embedders_memory_is_counted_and_small(tmp_path: Path) -> None:
+    for file in (GUIDE, write_embedding_model(tmp_path / "bert.gguf")):
+        embedder = Embedder(LoadSettings(file, 0))
+        assert embedder.n_weights < embedder.n_bytes or file != GUIDE
+        before = used_memory()
+        embedder.embed(embedder.tokenize(Prompt("w1 w2 " * 25)))
+        assert used_memory() - before < embedder.n_bytes + 20e6
+        embedder.close()
 
 
 def test_as_many_answers_at_once_as_half_of_the_rest_holds() -> None:
@@ -244,7 +278,9 @@ def test_a_node_chooses_one_context_for_all_workers() -> None:
 
 def test_states_with_and_without_whole_windows_are_not_mixed() -> None:
     settings = LoadSettings(GUIDE, 2048)
-    assert fingerprint(settings, 2048) != fingerprint(replace(settings, swa_full=False), 2048)
+    whole, windows = fingerprint(settings, 2048), fingerprint(replace(settings, swa_full=False), 2048)
+    assert whole != windows
+    assert whole[:FILE_PART] == windows[:FILE_PART] != fingerprint(replace(settings, stamp=(1, 2, 3)), 2048)[:FILE_PART]
     params = context_params(replace(settings, swa_full=False), 2048, 1, 137)
     assert not params.swa_full
     assert params.n_ubatch == ubatch(settings.n_ubatch, 137) == 137

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,7 @@ from auth.keys import KeyStore
 from auth.metering import Meter
 from auth.usage import UsageStore, Used, today
 from services.backend import Spent
-from services.errors import DamagedFile, LimitPassed, Unavailable
+from services.errors import DamagedFile, LimitPassed, NotPermitted, Unavailable
 from tests.serving import Server
 
 Serve = Callable[..., Server]
@@ -201,7 +204,8 @@ def meter(tmp_path: Path) -> Meter:
 
 
 def test_what_minted_keys_use_counts_for_the_one_that_minted_them(server: Server) -> None:
-    head, head_id = server.mint("Head", scopes=["answer", "keys"], limits={"requests_per_minute": 3, "tokens_per_day": 300})
+    # What it mints is a request too.
+    head, head_id = server.mint("Head", scopes=["answer", "keys"], limits={"requests_per_minute": 6, "tokens_per_day": 300})
     terms = {"scopes": ["answer"], "limits": {"requests_per_minute": 3, "tokens_per_day": 300}}
     minted = [server.post("/auth/key", terms, key=head).json()["key"] for _ in range(3)]
     statuses = []
@@ -209,6 +213,9 @@ def test_what_minted_keys_use_counts_for_the_one_that_minted_them(server: Server
         reply = server.post("/answer", {"prompt": "Count to 3.", "memory_k": 0}, key=key)
         statuses.append(reply.status_code)
     assert statuses == [200, 200, 200, 429, 429, 429, 429]
+    assert reply.json()["message"].startswith("this key may send 6 requests")
+    said = server.post("/answer", {"prompt": "Hi"}, key=minted[0]).json()["message"]
+    assert said.startswith("the key that minted this one may send 6 requests")
     server.delete(f"/auth/key/{head_id}")
     assert [server.get("/auth", key=key).status_code for key in minted] == [401, 401, 401]
 
@@ -251,14 +258,19 @@ def test_usage_that_the_disk_does_not_take_is_kept_until_it_does(tmp_path: Path)
     path = tmp_path / "usage.sqlite"
     usage, other = UsageStore(path), UsageStore(path)
     other._file.db.execute("BEGIN EXCLUSIVE")
-    usage._file.db.execute("PRAGMA busy_timeout=10")
-    usage.add("a", Spent(1, 0, 2, 0.1))
-    usage.add("a", Spent(1, 0, 2, 0.1))
-    assert usage.on("a", today()).requests == 2
+    began = time.monotonic()
+    for _ in range(20):
+        usage.add("a", Spent(1, 0, 2, 0.1), ["a", "b"])
+    assert time.monotonic() - began < 1
+    assert usage.on("a", today()).requests == 20
+    assert usage.charged("b") == usage.charges()["b"] == 60
     other._file.db.execute("ROLLBACK")
-    assert other.rows() == []
-    usage.add("a", Spent(1, 0, 2, 0.1))
-    assert other.on("a", today()).completion_tokens == 6
+    deadline = time.monotonic() + 10
+    while other.on("a", today()).completion_tokens != 40:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    usage.add("a", Spent(1, 0, 2, 0.1), ["a", "b"])
+    assert other.charged("b") == usage.charged("b") == 63
     (tmp_path / "damaged.sqlite").write_text("nonsense" * 100)
     with pytest.raises(DamagedFile, match="no table of usage"):
         UsageStore(tmp_path / "damaged.sqlite")
@@ -275,7 +287,7 @@ def test_the_windows_may_be_kept_in_redis(tmp_path: Path, redis_url: str) -> Non
     identity = keys.identity(key)
     assert identity
     for meter in meters:
-        assert meter.headers(key, identity.limits)["x-ratelimit-remaining-tokens"] == "20"
+        assert meter.headers(key)["x-ratelimit-remaining-tokens"] == "20"
         with pytest.raises(LimitPassed, match="3 requests a minute"), meter.enter(key):
             pass
 
@@ -286,3 +298,84 @@ def test_a_storage_that_is_away_is_told(tmp_path: Path) -> None:
     key = keys.mint(Terms.model_validate({"limits": {"requests_per_minute": 3}})).id
     with pytest.raises(Unavailable, match="cannot be reached"), meter.enter(key):
         pass
+
+
+def _ask(meter: Meter, id_: str) -> bool:
+    try:
+        with meter.enter(id_):
+            return True
+    except LimitPassed:
+        return False
+
+
+def test_a_window_goes_on_when_its_limit_is_changed(meter: Meter) -> None:
+    keys = meter._keys
+    id_ = keys.mint(Terms.model_validate({"limits": {"requests_per_minute": 3}})).id
+    assert [_ask(meter, id_) for _ in range(4)] == [True, True, True, False]
+    keys.change(id_, Terms.model_validate({"limits": {"requests_per_minute": 5}}))
+    assert [_ask(meter, id_) for _ in range(3)] == [True, True, False]
+    keys.change(id_, Terms.model_validate({"limits": {"requests_per_minute": 2}}))
+    assert not _ask(meter, id_)
+
+
+def test_a_key_is_not_charged_for_what_the_key_above_refuses(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = meter._keys
+    head = keys.mint(Terms.model_validate({"scopes": ["answer", "keys"], "limits": {"requests_per_minute": 1}}))
+    child = keys.mint(
+        Terms.model_validate({"scopes": ["answer"], "limits": {"requests_per_minute": 1}}), keys.identity(head.id)
+    )
+    assert _ask(meter, head.id)
+    # As where others take the last of it just now.
+    monkeypatch.setattr(meter._windows, "test", lambda *_: True)
+    assert not _ask(meter, child.id)
+    assert meter._window("requests", child.id, 1)[0] == 0
+
+
+def test_an_answer_ends_where_its_key_may_answer_no_more(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auth.metering._LOOK_AFTER", 0)
+    keys = meter._keys
+    head = keys.mint(Terms.model_validate({"scopes": ["answer", "keys"]}))
+    child = keys.mint(Terms(scopes=["answer"]), keys.identity(head.id))
+    with meter.enter(child.id) as ticket:
+        ticket.check()
+        keys.change(head.id, Terms(scopes=["keys"]))
+        with pytest.raises(NotPermitted, match="lost the scope answer"):
+            ticket.check()
+
+
+def test_what_accounts_were_charged_is_forgotten_with_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = UsageStore(tmp_path / "usage.sqlite")
+    for n, day in enumerate(("2030-01-30", "2030-01-31", "2030-02-01", "2030-02-02")):
+        monkeypatch.setattr("auth.usage.today", lambda day=day: day)
+        usage.add("guest-1", Spent(prompt_tokens=5), [f"guest-{n}", "account"])
+        usage.add("guest-1", Spent(prompt_tokens=5), [f"guest-{n}", "account"])
+        assert usage.charged("account") == 10
+    usage.close()
+    with sqlite3.connect(tmp_path / "usage.sqlite") as db:
+        days = [day for (day,) in db.execute("SELECT DISTINCT day FROM charged ORDER BY day")]
+        rows = db.execute("SELECT COUNT(*) FROM usage").fetchone()
+    db.close()
+    assert days == ["2030-02-01", "2030-02-02"]
+    assert rows == (4,)
+
+
+def test_nobody_waits_for_a_key_that_is_being_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = KeyStore(tmp_path / "api_keys.json")
+    minted = keys.mint()
+    begun, ends, sync = threading.Event(), threading.Event(), os.fsync
+
+    def slow(file: int) -> None:
+        begun.set()
+        assert ends.wait(20)
+        sync(file)
+
+    monkeypatch.setattr("os.fsync", slow)
+    minting = threading.Thread(target=keys.mint)
+    minting.start()
+    assert begun.wait(20)
+    checked = ThreadPoolExecutor(1).submit(keys.check, minted.key)
+    try:
+        assert checked.result(5)
+    finally:
+        ends.set()
+        minting.join()

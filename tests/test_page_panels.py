@@ -296,7 +296,8 @@ def test_a_panel_that_does_not_come_says_so_and_comes_later(server: Server, visi
 
 
 def test_only_the_master_key_fetches_models_and_makes_keys(server: Server, visit: Visit) -> None:
-    chat = visit(server, key=server.mint("Bob")[0]).enter()
+    key, _ = server.mint("Bob", scopes=["answer", "models:read", "models:switch"])
+    chat = visit(server, key=key).enter()
     expect(chat.button("Keys")).to_be_hidden()
     panel = chat.panel("Models")
     expect(panel.get_by_role("button", name="Use it for everybody")).to_be_visible()

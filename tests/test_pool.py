@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.backend import GenerationRequest, LoadSettings, Prompt, Sampling
+from services.engine import runner as runner_module
 from services.engine.pool import EnginePool
+from services.engine.store import StateStore
 from services.errors import BadModelFile, Unavailable
 from tests.tiny import GUIDE
 
@@ -64,6 +66,51 @@ def test_as_many_stay_as_fit_and_the_least_recently_used_leaves(random_model: Pa
     assert len(pool.loaded()) == 2
     with pool.lease(LoadSettings(random_model, 64, n_parallel=1)):
         assert pool.loaded() == [random_model]
+    pool.close()
+
+
+def test_room_is_made_before_a_model_is_loaded_and_what_it_computed_is_there_again(tmp_path: Path) -> None:
+    """From one model to another and back: a session's state is on disk, and that of no session in RAM."""
+    other = Path(shutil.copy(GUIDE, tmp_path / "other.gguf"))
+    store = StateStore(tmp_path / "states", 2**26, 2**26)
+    pool = EnginePool(store, budget=60 * 10**6)
+
+    def ask(file: Path, session: str, words: str) -> int:
+        with pool.lease(LoadSettings(file, 1024)) as engine:
+            tokens = tuple(engine.tokenize(Prompt(f"{words} " * 40)))
+            generation = engine.submit(GenerationRequest(tokens, 2, Sampling(temperature=0), owner="a", session=session))
+            assert list(generation.chunks(lambda: None))
+            assert generation.finish
+            return generation.finish.cached_tokens
+
+    assert ask(GUIDE, "1", "The garden is long.") == ask(GUIDE, "~chat", "Another one.") == 0
+    ask(other, "2", "Hello.")
+    assert pool.loaded() == [other]
+    assert len(list((tmp_path / "states").glob("*.state"))) == 1
+    assert ask(GUIDE, "1", "The garden is long.") > 100
+    assert ask(GUIDE, "~chat", "Another one.") > 100
+    assert not any(b"~chat" in file.read_bytes()[:1000] for file in (tmp_path / "states").glob("*.state"))
+    pool.close()
+
+
+def test_a_model_that_fails_after_room_was_made_leaves_the_server_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: LoadSettings) -> None:
+        raise BadModelFile("no", param="model")
+
+    pool = EnginePool(budget=10**6)
+    with pool.lease(LoadSettings(GUIDE, 256)):
+        pass
+    other = Path(shutil.copy(GUIDE, tmp_path / "other.gguf"))
+    with monkeypatch.context() as broken, pytest.raises(BadModelFile):
+        broken.setattr(runner_module, "load_model", fail)
+        with pool.lease(LoadSettings(other, 256)):
+            pass
+    assert pool.loaded() == []
+    assert pool.health() == "ready"
+    with pool.lease(LoadSettings(GUIDE, 256)) as engine:
+        assert engine.is_open
     pool.close()
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from services.backend import ChatFormat, Prompt
-from services.errors import BadModelFile, PromptTooLong
+from services.errors import BadModelFile, ClientGone, PromptTooLong
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template
 from services.prompts.fit import PromptFitter
@@ -55,6 +55,35 @@ def test_a_prompt_that_cannot_fit_is_refused_with_both_counts() -> None:
     with pytest.raises(PromptTooLong, match=r"10 tokens.*holds 10"):
         PromptFitter(TemplateForm("{input}"), all_of(words), 10).fit(WINDOW, "w " * 10)
     assert PromptFitter(TemplateForm("{input}"), all_of(words), 10, max_tokens=5).fit(WINDOW, "w " * 9).max_tokens == 1
+
+
+def refused(_prompts: Sequence[Prompt]) -> list[list[int]]:
+    raise AssertionError("it is tokenized")
+
+
+def test_what_is_certainly_too_long_is_not_tokenized() -> None:
+    """No token stands for more than 4 bytes that are no white space."""
+    with pytest.raises(PromptTooLong, match=r"at least 11 tokens.*holds 10"):
+        PromptFitter(TemplateForm("{input}"), refused, 10, longest_token=4).fit((), "wwww" * 11)
+    fitted = PromptFitter(TemplateForm("{input}"), all_of(words), 10, longest_token=4).fit((), " wwww " * 9 + " " * 99)
+    assert len(fitted.tokens) == 9
+    form = chat_form("{% for m in messages %}{{ raise_exception('it is written') }}{% endfor %}", "wwww" * 11)
+    with pytest.raises(PromptTooLong):
+        PromptFitter(form, refused, 10, longest_token=4).fit((), "wwww" * 11)
+
+
+def test_a_template_gives_way_while_it_is_written() -> None:
+    form = chat_form("{% for m in messages %}{% for n in range(9999) %}{% endfor %}{% endfor %}", "hi")
+
+    def leave() -> None:
+        raise ClientGone("left")
+
+    with pytest.raises(ClientGone):
+        PromptFitter(form, all_of(words), 1000).pausing(leave).fit((), "hi")
+
+
+def chat_form(template: str, words: str) -> ChatForm:
+    return ChatForm(chat_template(ChatFormat(template, "", "", ())), ({"role": "user", "content": words},))
 
 
 def all_of(tokenize: Callable[[Prompt], list[int]]) -> Callable[[Sequence[Prompt]], list[list[int]]]:

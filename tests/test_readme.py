@@ -37,7 +37,7 @@ CHANGING = [
     (r'"cached_tokens": ?\d+', '"cached_tokens":0'),
     (r'_ms": ?[\d.]+', '_ms":0'),
     (r"hearth-[\w-]{43}", "hearth-…"),
-    (r'"id":"[0-9a-f]{8}"', '"id":"…"'),
+    (r'"id":"[0-9a-f]{8,16}"', '"id":"…"'),
     (r'"id":"(chat)?cmpl-[0-9a-f]{32}"', '"id":"…"'),
     (r'"state":"(queued|running)","place":[01]', '"state":"queued","place":1'),
     (r'"(created|finished)":[\d.]+', '"created":0'),
@@ -115,7 +115,7 @@ def type_all(typed: list[Piece], server: Server) -> None:
         if not piece.typed.startswith(("KEY=", "ID=")):
             said = run(piece, server, minted)
             assert masked(said) == masked(piece.output), piece.typed
-            minted = found[1] if (found := re.search(r'"key":"hearth-[\w-]{43}","id":"([0-9a-f]{8})"', said)) else minted
+            minted = found[1] if (found := re.search(r'"key":"hearth-[\w-]{43}","id":"([0-9a-f]{8,16})"', said)) else minted
 
 
 def test_every_key_of_a_profile_is_explained() -> None:

@@ -376,7 +376,7 @@ def test_a_switch_without_a_profile_selects_or_makes_one(real: Server) -> None:
     with ThreadPoolExecutor(4) as people:
         replies = list(people.map(lambda _: real.post("/models/model", {"model": "third.gguf"}), range(4)))
     assert {(reply.status_code, reply.json().get("profile")) for reply in replies} == {(200, "third")}
-    key, _ = real.mint(profiles=["Pirate"])
+    key, _ = real.mint(profiles=["Pirate"], scopes=["answer", "models:switch"])
     assert real.post("/models/model", {"model": "guide.gguf"}, key=key).json()["profile"] == "Pirate"
     assert real.post("/models/model", {"model": FILE, "model_config": "SmolLM2"}).status_code == 200
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,33 @@ def test_whoever_has_fewest_slots_is_next() -> None:
     for each in [*greedy, modest]:
         scheduler.add(each)
     assert admit_all(scheduler) == [greedy[0], modest, greedy[1]]
+
+
+def test_accounts_take_turns_at_a_single_slot() -> None:
+    scheduler = Scheduler(1)
+    greedy, modest = [sequence(1, "greedy") for _ in range(3)], [sequence(1, "modest") for _ in range(2)]
+    for each in greedy:
+        scheduler.add(each)
+    [first] = admit_all(scheduler)
+    for each in modest:
+        scheduler.add(each)
+    assert list(scheduler.line()) == [modest[0], greedy[1], modest[1], greedy[2]]
+    served = [first]
+    while scheduler.n_waiting:
+        scheduler.remove(served[-1])
+        served += admit_all(scheduler)
+    assert served == [greedy[0], modest[0], greedy[1], modest[1], greedy[2]]
+
+
+def test_keys_of_one_account_have_its_share_together() -> None:
+    scheduler = Scheduler(2)
+    minted = [sequence(1, owner) for owner in "abc"]
+    for each in minted:
+        each.request = replace(each.request, account="parent")
+    other = sequence(1, "other")
+    for each in [*minted, other]:
+        scheduler.add(each)
+    assert admit_all(scheduler) == [minted[0], other]
 
 
 def test_decoding_goes_first_and_a_chunk_of_a_prompt_beside_it() -> None:

@@ -44,6 +44,9 @@ class Person(threading.Thread):
         while not self.stop.is_set():
             try:
                 self.act(rng)
+            except requests.Timeout:
+                # On a machine that does other work too.
+                self.counts["timed out"] += 1
             except (requests.RequestException, AssertionError) as error:
                 self.problems.append(repr(error))
                 return

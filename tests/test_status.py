@@ -58,9 +58,9 @@ def test_only_the_master_sees_what_others_have_computed(server: Server) -> None:
 def test_a_key_can_ask_whose_it_is(server: Server) -> None:
     key, id_ = server.mint("Bob")
     free: dict[str, Any]
-    usual, free = ["answer", "models:read", "models:switch"], {"profiles": None, "limits": {}, "expires": None}
+    usual, free = ["answer", "models:read"], {"profiles": None, "limits": {}, "expires": None}
     assert server.get("/auth/me", key=key).json() == {"id": id_, "name": "Bob", "scopes": usual, **free}
-    scopes = [*usual, "models:pull", "keys", "metrics"]
+    scopes = [*usual, "models:switch", "models:pull", "keys", "metrics"]
     assert server.get("/auth/me").json() == {"id": "0", "name": "master", "scopes": scopes, **free}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.engine import store as store_module
 from services.engine.state import State, StateKey, common_prefix, pack
 from services.engine.state_file import DamagedState, read_saved, read_state, write_state
 from services.engine.store import StateStore
@@ -44,6 +45,53 @@ def test_memory_keeps_what_was_used_last_within_its_cap() -> None:
     store.put(state("5", owner="5"))
     assert store.find("m", "2", pack(range(60)))[1] == 50, "since it was just used"
     assert store.find("m", "3", pack(range(60)))[0] is None
+
+
+def test_what_memory_lets_go_of_goes_to_disk(tmp_path: Path) -> None:
+    """With no room in memory at all, and a disk that is slower than what comes."""
+    store = StateStore(tmp_path, 0, MB)
+    with store._turn:
+        # The writer waits meanwhile.
+        for session in ("1", "2", "~passing", "3"):
+            store.put(state(session, used=time.monotonic()))
+        assert store.find("m", "a", pack(range(60)))[1] == 50
+    deadline = time.monotonic() + 10
+    while {read_saved(path).header.session for path in files(tmp_path)} != {"1", "2", "3"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while store.rooms()[0].used > state("3").n_bytes:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    store.close()
+
+
+def test_memory_is_never_much_over_its_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "OVER", 2 * state().n_bytes)
+    for store in (StateStore(ram_bytes=0), StateStore(tmp_path, 0, MB)):
+        with store._turn:
+            for session in "12345":
+                store.put(state(session, used=time.monotonic()))
+                assert store.rooms()[0].used <= 2 * state().n_bytes
+            # A large one would not even be kept for the moment.
+            store.put(state("~large", n_tokens=5000))
+            assert store.rooms()[0].used <= 2 * state().n_bytes
+        store.close()
+
+
+def test_a_state_on_disk_serves_a_request_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "OVER", 0)
+    store = StateStore(tmp_path, 0, MB)
+    store.save(state("1"))
+    store.fetch("m", "a", pack(range(60)))
+    assert store.find("m", "a", pack(range(60)))[1] == 50
+    store.close()
+
+
+def test_weights_that_are_mapped_are_no_room_for_states() -> None:
+    store = StateStore()
+    whole = store.rooms()[0].limit
+    store.set_aside(4 * whole)
+    assert store.rooms()[0].limit < whole // 10
 
 
 def test_a_state_comes_back_from_disk_after_a_restart(tmp_path: Path) -> None:
@@ -132,12 +180,13 @@ def test_a_file_that_changes_after_it_was_listed_is_refused(tmp_path: Path) -> N
     store.close()
 
 
-def test_states_of_a_model_file_in_another_form_are_removed(tmp_path: Path) -> None:
-    for model, file in (("old", "/x.gguf"), ("new", "/x.gguf"), ("other", "/y.gguf")):
+def test_states_of_what_a_model_file_was_before_are_removed(tmp_path: Path) -> None:
+    new, longer, old = ("new " * 4 + "ctx 2048", "new " * 4 + "ctx 4096", "old " * 4 + "ctx 2048")
+    for model, file in ((old, "/x.gguf"), (new, "/x.gguf"), (longer, "/x.gguf"), ("other", "/y.gguf")):
         write_state(tmp_path, state(model=model), file)
     store = StateStore(tmp_path, MB, MB)
-    store.bind("new", Path("/x.gguf"))
-    assert {read_saved(path).header.model for path in files(tmp_path)} == {"new", "other"}
+    store.bind(new, Path("/x.gguf"))
+    assert {read_saved(path).header.model for path in files(tmp_path)} == {new, longer, "other"}
     store.close()
 
 

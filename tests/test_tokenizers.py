@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import gguf
 import llama_cpp
@@ -15,6 +17,7 @@ from services.backend import Prompt
 from services.engine.text import TextAssembler
 from services.engine.vocabulary import Vocabulary
 from services.engine.vocabulary_file import load_vocabulary
+from services.prompts.form import least_tokens
 from tests.real_models import gemma3, smollm2, vocabularies
 from tests.tiny import GUIDE
 
@@ -209,3 +212,53 @@ def test_the_models_that_tests_run_on_do_so_too(path: Path) -> None:
         tokens = vocabulary.tokenize(typed(f"a{text}b"))
         assert not set(tokens) & set(special_ids(vocabulary).values())
         assert text_of(vocabulary, tokens) == f"a{text}b"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cutting_a_text_at_added_tokens_changes_no_token(name: str) -> None:
+    """llama.cpp takes minutes to find thousands of them; what we give it piece by piece has the same tokens."""
+    vocabulary, random = load(name), Random(name)
+    attributes = {token: llama_cpp.llama_vocab_get_attr(vocabulary.pointer, token) for token in range(vocabulary.size)}
+    found = (
+        llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+    )
+    added = [vocabulary._text(token) for token, known in attributes.items() if known & found]
+    plain = [" ", "\n", "  ", "word", " word", "<", ">", "|", "[", "é", "中", "😀", "\t", ".", "\n\n\n", "\u2581", "a" * 50]
+    for _ in range(200):
+        # Cut ones too, which may be parts of longer ones.
+        parts = [random.choice(added)[random.choice((0, 0, 0, 1)) :] for _ in range(random.randrange(1, 12))]
+        text = "".join(part + random.choice(["", random.choice(plain), *plain]) for part in parts)
+        for parse_special in (True, False):
+            expected = vocabulary._tokenize_here(text, parse_special)
+            assert vocabulary._tokenize(text, parse_special) == expected, repr(text)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cutting_a_long_text_changes_no_token(name: str) -> None:
+    vocabulary, random = load(name), Random(name)
+    letters = ["\n", "😀", "word ", "  ", "x", "\n\n", "\u0378", "é", "中", "\x07", "<"]
+    for _ in range(3):
+        text = "".join(random.choice(letters) for _ in range(9_000))
+        assert vocabulary._tokenize(text, False) == vocabulary._tokenize_here(text, False)
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_no_text_has_fewer_tokens_than_the_longest_one_allows(name: str) -> None:
+    vocabulary, random = load(name), Random(name)
+    longest = vocabulary.chat_format.longest_token
+    if not longest:
+        pytest.skip("a vocabulary that leaves parts of a text out")
+    pieces = sorted((vocabulary.piece(token) for token in range(vocabulary.size)), key=len, reverse=True)
+    for piece in [*pieces[:50], *random.sample(pieces, 100)]:
+        text = piece.decode("utf-8", "ignore") * 20
+        assert least_tokens(text, longest) <= len(vocabulary.tokenize(typed(text))), repr(text)
+
+
+def test_a_megabyte_of_special_tokens_takes_no_minutes() -> None:
+    """Bounds that only what grows with the square of its length goes past."""
+    vocabulary = load("phi-3")
+    for text in ("<|end|>" * 140_000, "<|end|>x" * 120_000, "\n" * 400_000, "😀" * 200_000):
+        for prompt in (Prompt(text, bos=False), typed(text)):
+            began = time.thread_time()
+            assert len(vocabulary.tokenize(prompt)) > 100_000
+            assert time.thread_time() - began < 10

@@ -69,7 +69,7 @@ def test_an_error_on_the_big_stack_reaches_the_caller() -> None:
 
     before = threading.stack_size()
     with pytest.raises(ZeroDivisionError):
-        on_big_stack(fail)
+        on_big_stack(fail, 1)
     assert threading.stack_size() == before
 
 

@@ -75,16 +75,26 @@ class AnswerResource(Resource):
 class SessionsResource(Resource):
     """The caller's own sessions."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, answers: Answers, sessions: Sessions) -> None:
+        self._answers = answers
         self._sessions = sessions
 
-    @spec.validate(resp=replies(SessionList))
+    @spec.validate(resp=replies(SessionList, 503))
     def get(self) -> Any:
         """List the caller's own sessions with their times, the one that went on last first.
 
-        With ?q=WORDS only those that have these words in their name or their messages, in whichever case.
+        With ?q=WORDS only those that have these words in their name or their messages, in whichever case; that counts as a
+        request.
         """
-        return {"sessions": self._sessions.listed(caller().id, request.args.get("q", ""))}
+        owner, words = caller().id, request.args.get("q", "").strip()
+        if not words:
+            return {"sessions": self._sessions.listed(owner)}
+        n_bytes = self._sessions.kept(owner).n_bytes
+        with (
+            self._answers.places.metered(owner, poll_of_caller()) as deadline,
+            self._answers.working(deadline, n_bytes) as pause,
+        ):
+            return {"sessions": self._sessions.listed(owner, words, pause)}
 
 
 class SessionResource(Resource):
@@ -109,7 +119,7 @@ class SessionResource(Resource):
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
         key = _session_key(number, owner)
-        self._answers.forget(key, poll_of_caller())
+        self._answers.forget(key, poll_of_caller(), caller().id)
         current_jobs().forget_session(key.owner, str(key.number))
         return {"deleted": True}
 
@@ -136,7 +146,7 @@ class PromptResource(Resource):
                 given[name] = int(given[name]) if given[name].isdecimal() and len(given[name]) < 10 else given[name]
         model, system = given.pop("model", None), given.pop("system_prompt", "")
         question = validated(Question, given)
-        return self._answers.preview(caller().id, _ask(question, model, system))
+        return self._answers.preview(caller().id, _ask(question, model, system), poll_of_caller())
 
 
 class StopResource(Resource):

@@ -13,17 +13,19 @@ from auth.authentication import caller
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
 from services.api.once import once
-from services.api.openai_schemas import ChatMessage, prompts_of
+from services.api.openai_schemas import MOST_MESSAGES, ChatMessages, prompts_of
 from services.api.schemas import replies, spec
 from services.errors import InvalidRequest, NotFound, NotPermitted
 from services.logs import request_id
+from services.models.config import not_permitted
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
+from services.models.profile import Profile
 from services.models.sources import hub_file
 from services.prompts.chat import words_of
 from services.prompts.chat_formats import check_format
 from services.question import Ask, Question
-from services.validation import MaxTokens, NCtx, Share, Strict, Temperature, TopK
+from services.validation import MaxTokens, NCtx, Share, Strict, Temperature, TopK, at_most
 
 
 class Parameters(Strict):
@@ -36,18 +38,30 @@ class Parameters(Strict):
 
 
 class Options(Strict):
-    """How to load the model. `ctx_length` counts tokens; `ctx_lenght` is how many of API Host's users spell it."""
+    """What the request takes of the model as it is loaded, which none of it changes.
+
+    `ctx_length` counts tokens, up to those of the model's profile; `ctx_lenght` is how many of API Host's users spell it.
+    `use_gpu` is to be what the profile says.
+    """
 
     use_gpu: bool | None = None
     ctx_length: NCtx | None = None
     ctx_lenght: NCtx | None = None
     chat_format: str | None = None
 
-    def load(self) -> dict[str, int]:
-        """The profile's keys that they set."""
-        n_ctx = self.ctx_length or self.ctx_lenght
-        layers = {} if self.use_gpu is None else {"n_gpu_layers": -1 if self.use_gpu else 0}
-        return {**layers, **({"n_ctx": n_ctx} if n_ctx else {})}
+    def context(self, profile: Profile, n_ctx: int) -> int:
+        """See `Ask.context`."""
+        has_gpu = profile.n_gpu_layers != 0
+        if self.use_gpu is not None and self.use_gpu != has_gpu:
+            place = "on a GPU" if has_gpu else "without a GPU"
+            what = f"options.use_gpu: {profile.model} is loaded {place}, as its profile's n_gpu_layers says"
+            raise InvalidRequest(what, param="options.use_gpu")
+        for name in ("ctx_length", "ctx_lenght"):
+            wanted = getattr(self, name)
+            if wanted is not None and wanted > n_ctx:
+                what = f"options.{name}: {profile.model} is loaded with a context of {n_ctx} tokens: name up to that"
+                raise InvalidRequest(what, param=f"options.{name}", code="context_too_long")
+        return self.ctx_length or self.ctx_lenght or n_ctx
 
 
 class HostBody(Strict):
@@ -57,7 +71,7 @@ class HostBody(Strict):
     task: Literal["text_generation"] = "text_generation"
     repo_id: Annotated[str, Field(max_length=256)] | None = None
     file_name: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    inputs: str | Annotated[list[ChatMessage], Field(min_length=1)]
+    inputs: Annotated[str | ChatMessages, at_most(MOST_MESSAGES)]
     parameters: Parameters = Parameters()
     options: Options = Options()
 
@@ -100,11 +114,17 @@ class ApiHostResource(Resource):
         """The model file's name in the models folder, where it is now if it was not before."""
         if json.file_name is None:
             return None
+        known = self._answers.files_of(caller().profiles)
+        missing: NotFound | None = None
         for name in (json.file_name, PurePosixPath(json.file_name).name):
+            if known is not None and name not in known:
+                continue
             try:
                 return self._files.check(name).name
             except NotFound as error:
                 missing = error
+        if missing is None:
+            raise not_permitted(json.file_name, caller().profiles or ())
         if not json.repo_id:
             raise NotFound(missing.message, param="file_name", code=missing.code)
         source = hub_file(json.repo_id, json.file_name, "repo_id, file_name")
@@ -112,8 +132,9 @@ class ApiHostResource(Resource):
             what = f"{json.file_name} is not in the models folder, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
         self._audit.note("pull", caller().id, source=str(source), request_id=request_id.get() or None)
-        with self._answers.place():
-            return self._pulls.start(source).wait(poll_of_caller()).name
+        with self._answers.places.metered(caller().id, poll_of_caller()) as deadline:
+            deadline.slot.begin()
+            return self._pulls.start(source).wait(deadline.look).name
 
 
 def _ask(json: HostBody, model: str | None) -> Ask:
@@ -130,6 +151,6 @@ def _ask(json: HostBody, model: str | None) -> Ask:
         messages=tuple(messages),
         text=prompts_of(words)[0] if is_text else None,
         format=name if messages else "",
-        load=json.options.load(),
+        context=json.options.context,
         trims=not is_text,
     )

@@ -22,7 +22,7 @@ class KeyGood(BaseModel):
 
 
 class Caller(BaseModel):
-    """Whose key it is, and what it may do. `profiles` None: every one."""
+    """Whose key it is, and what it may do: no more than the keys by which it was minted. `profiles` None: every one."""
 
     id: str
     name: str | None
@@ -88,7 +88,11 @@ class CallerResource(Resource):
     def get(self) -> Any:
         """Say whose the caller's key is, and what it may do."""
         me = caller()
-        terms = {"profiles": me.profiles and list(me.profiles), "limits": me.limits.given(), "expires": me.expires}
+        terms = {
+            "profiles": None if me.profiles is None else list(me.profiles),
+            "limits": me.limits.given(),
+            "expires": me.expires,
+        }
         return {"id": me.id, "name": me.name, "scopes": me.all_scopes(), **terms}
 
 
@@ -102,9 +106,9 @@ class KeysResource(Resource):
     def post(self, json: Terms) -> Any:
         """Mint a key. It is shown in this reply and never again.
 
-        `expires` is a time (ISO 8601) or how long from now (30d). Without `scopes` it may answer, read and switch models;
+        `expires` is a time (ISO 8601) or how long from now (30d). Without `scopes` it may answer and read;
         with `profiles` it may use only these; `limits` counts tokens of prompts and answers together. A key cannot give
-        more than it has.
+        more than it has, and may do no more than those by which it was minted, whatever becomes of them.
         """
         minted = self._keys.mint(json, caller())
         g.audited = {"of": minted.id, "name": json.name, "scopes": json.scopes}
@@ -131,7 +135,7 @@ class KeyResource(Resource):
 
     @spec.validate(resp=replies(Deleted, 400, 403, 404, 500))
     def delete(self, id_: str) -> Any:
-        """Revoke a key: it stops working at once."""
+        """Revoke a key, and those that it minted: they stop working at once, and their answers under way end."""
         self._keys.revoke(id_, caller())
         g.audited = {"of": id_}
         return {"deleted": True}

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from flask import Flask
 from flask_cors import CORS
 
-_TOLD = ["X-Request-Id", "Retry-After", "Idempotent-Replayed", r"x-ratelimit-.*"]
+_LIMITS = ("requests", "tokens", "tokens-day", "parallel")
+# Names only: a browser takes a pattern for a name that no header has.
+_TOLD = [
+    "X-Request-Id",
+    "Retry-After",
+    "Idempotent-Replayed",
+    *(f"x-ratelimit-{what}-{kind}" for kind in _LIMITS for what in ("limit", "remaining", "reset")),
+]
 
 
 def allow_origins(app: Flask, origins: Sequence[str]) -> None:

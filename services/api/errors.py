@@ -9,6 +9,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from services import errors
+from services.api.bodies import TOO_LARGE
 from services.logs import redacted
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def handle_errors(app: Flask) -> None:
 
 def _explain(error: HTTPException) -> str:
     if isinstance(error, RequestEntityTooLarge):
-        return "the body is larger than 1 MB"
+        return TOO_LARGE
     if error.code == 404:
         return f"there is nothing at {request.path}"
     if error.code == 405:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import request
 
-from services.answer import Poll
+from services.admission import Poll
 from services.errors import ClientGone
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
 from flask_restful import Resource
 from pydantic import BaseModel
 
 from auth.authentication import caller
+from auth.identity import Identity
 from services.answers import Answers
 from services.api.schemas import replies, spec
 from services.api.stopping import Stopping
-from services.status import Counts, LoadedModel, Room
+from services.status import Counts, LoadedModel, Room, Status
+
+# How many bytes the engine takes beside models and kept conversations: its programs, buffers, and what is under way.
+BESIDE = 150 * 10**6
 
 
 class HealthBody(BaseModel):
@@ -37,6 +42,24 @@ class StateRooms(BaseModel):
     disk: Room
 
 
+class MemoryUse(BaseModel):
+    """Memory in bytes: `limit` is the machine's, and of it the `engine` and the `server`, two processes, have `used` some.
+
+    `promised` is what the engine may take: models (--model-ram), kept conversations (--cache-ram), and some beside. What it
+    does are the models' `weights` and `contexts`, the kept conversations' `states`, and what is `other`.
+    """
+
+    used: int
+    limit: int
+    server: int
+    engine: int
+    promised: int
+    weights: int
+    contexts: int
+    states: int
+    other: int
+
+
 class StatusBody(BaseModel):
     """How busy the server is. `time` is a clock in seconds, to count rates by: totals grow from the start on.
 
@@ -47,7 +70,7 @@ class StatusBody(BaseModel):
     time: float
     answers: AnswerLoad
     totals: Counts | None
-    memory: Room | None
+    memory: MemoryUse | None
     states: StateRooms | None
     models: list[LoadedModel]
 
@@ -102,7 +125,25 @@ class StatusResource(Resource):
             "time": round(time.monotonic(), 3),
             "answers": {"running": status.running, "waiting": status.waiting, "slots": status.slots},
             "totals": asdict(status.counts) if is_master else None,
-            "memory": asdict(status.memory) if is_master else None,
+            "memory": _memory(status) if is_master else None,
             "states": {"ram": asdict(status.states_ram), "disk": asdict(status.states_disk)} if is_master else None,
-            "models": [asdict(model) for model in status.models],
+            "models": [asdict(model) for model in status.models if self._may_see(caller(), model.file)],
         }
+
+    def _may_see(self, me: Identity, file: str) -> bool:
+        """Whether a key may know that a model file is there: where it may list models, and of what its profiles use."""
+        known = self._answers.files_of(me.profiles)
+        return me.may("models:read") and (known is None or file in {PurePosixPath(each).name for each in known})
+
+
+def _memory(status: Status) -> dict[str, int]:
+    ram, engine = status.states_ram, status.memory.used - status.server
+    kinds = {"weights": status.weights, "contexts": status.contexts, "states": ram.used}
+    return {
+        **asdict(status.memory),
+        "server": status.server,
+        "engine": engine,
+        "promised": status.models_limit + ram.limit + BESIDE,
+        **kinds,
+        "other": max(engine - sum(kinds.values()), 0),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +28,7 @@ from services.api.schemas import replies, spec
 from services.backend import Backend
 from services.errors import NotFound
 from services.models.catalog import proposals
-from services.models.config import Profiles
+from services.models.config import Profiles, not_permitted
 from services.models.downloads import Pulls
 from services.models.files import ModelFile, ModelFiles
 from services.models.gguf import NO_TEMPLATE
@@ -56,19 +57,20 @@ class ModelsResource(Resource):
         The catalog is of models that can be fetched, the smallest first: what each can, and whether it fits into the memory
         that is free on this machine now.
         """
-        files = self._files.list()
-        config, loaded, me = self._profiles.config(), self._backend.loaded(), caller()
-        profiles = {name: profile for name, profile in config.profiles.items() if me.may_use(name)}
+        allowed, loaded = caller().profiles, self._backend.loaded()
+        config, known = self._profiles.config().only(allowed), self._profiles.config().files_of(allowed or ())
+        files = [file for file in self._files.list() if allowed is None or file.name in known]
         return {
             "models": [file.name for file in files],
             "details": {file.name: _details(file) for file in files},
             "loaded": [file.name for file in files if self._files.folder / file.name in loaded],
-            "arriving": self._pulls.arriving(),
+            "arriving": [file for file in self._pulls.arriving() if allowed is None or file["file"] in known],
             "selected": config.selected,
-            "profiles": list(profiles),
-            "profile_details": {name: _told(profile) for name, profile in profiles.items()},
+            "profiles": list(config.profiles),
+            "profile_details": {name: _told(profile) for name, profile in config.profiles.items()},
             "catalog": proposals({file.name for file in files if file.info}, self._free()),
-            **({"config_problem": self._profiles.problem} if self._profiles.problem else {}),
+            # It may name any of the profiles.
+            **({"config_problem": self._profiles.problem} if self._profiles.problem and allowed is None else {}),
         }
 
 
@@ -85,7 +87,7 @@ class ModelResource(Resource):
         Without `model_config` a profile of that file is selected, or one is made that is named after it. Answers in flight
         finish on the old model, later ones use the new. Where the new one cannot be loaded, nothing changes.
         """
-        profile = self._answers.switch(caller().id, json.model, json.model_config_)
+        profile = self._answers.switch(caller().id, json.model, json.model_config_, poll_of_caller())
         g.audited = {"model": json.model, "profile": profile}
         return {"model_status": True, "profile": profile}
 
@@ -93,7 +95,8 @@ class ModelResource(Resource):
 class UnloadResource(Resource):
     """A model in memory."""
 
-    def __init__(self, files: ModelFiles, profiles: Profiles, backend: Backend) -> None:
+    def __init__(self, answers: Answers, files: ModelFiles, profiles: Profiles, backend: Backend) -> None:
+        self._answers = answers
         self._files = files
         self._profiles = profiles
         self._backend = backend
@@ -104,14 +107,20 @@ class UnloadResource(Resource):
 
         One that is not loaded is not found; one that answers just now stays (503, `model_in_use`).
         """
+        with self._answers.places.metered(caller().id, poll_of_caller()):
+            return self._unload(json)
+
+    def _unload(self, json: ModelUnload) -> Any:
+        allowed = caller().profiles
         config = self._profiles.config()
-        profile = config.profiles.get(json.model)
+        profile = config.only(allowed).profiles.get(json.model)
         names = [profile.model] if profile else [json.model, f"{json.model}.gguf"]
         wanted = {self._files.folder / name: name for name in names}
         path = next((path for path in self._backend.loaded() if path in wanted), None)
         name = wanted[path] if path else names[0]
         g.audited = {"model": name}
-        config.check_file(name, caller().profiles)
+        if allowed is not None and name not in config.files_of(allowed):
+            raise not_permitted(json.model, allowed)
         if path is None or not self._backend.unload(path):
             raise NotFound(f"{name} is not in memory", param="model", code="not_loaded")
         return {"unloaded": True, "model": name}
@@ -120,7 +129,8 @@ class UnloadResource(Resource):
 class PullResource(Resource):
     """Models from elsewhere."""
 
-    def __init__(self, profiles: Profiles, pulls: Pulls) -> None:
+    def __init__(self, answers: Answers, profiles: Profiles, pulls: Pulls) -> None:
+        self._answers = answers
         self._profiles = profiles
         self._pulls = pulls
 
@@ -133,12 +143,16 @@ class PullResource(Resource):
         text/event-stream: events of how much has arrived, the last of which has the state "done", then `data: [DONE]`; an
         error on the way is an event of its own, and the last. Whoever hangs up leaves it going on, and can follow it again.
         """
-        poll = poll_of_caller()
         g.audited = {"source": json.source}
-        progress = self._pulls.start(*self._profiles.config().source(json.source)).progress(poll)
-        # What goes wrong before anything arrives has a status of its own.
-        first = next(progress)
-        return sse.stream(_events(first, progress), progress.close)
+        with ExitStack() as stack:
+            deadline = stack.enter_context(self._answers.places.metered(caller().id, poll_of_caller()))
+            deadline.slot.begin()
+            source = self._profiles.config().only(caller().profiles).source(json.source)
+            progress = self._pulls.start(*source).progress(deadline.look)
+            stack.callback(progress.close)
+            # What goes wrong before anything arrives has a status of its own.
+            first = next(progress)
+            return sse.stream(_events(first, progress), stack.pop_all().close)
 
 
 def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Iterator[str]:

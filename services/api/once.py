@@ -13,7 +13,8 @@ from flask import Flask, Response, current_app, g, request
 
 from auth.authentication import KEY_IN_BODY, caller, check_scope
 from auth.keys import KeyStore
-from services.answer import Poll
+from services.admission import Poll
+from services.answer import Deadline
 from services.api import sse
 from services.api.hangup import poll_of_caller
 from services.api.schemas import read_json
@@ -21,6 +22,8 @@ from services.errors import ClientGone, InvalidRequest, NotAuthenticated
 from services.job import Job
 from services.job_store import JobKey, JobRequest, Reply
 from services.jobs import Jobs
+from services.replay import named
+from services.session_table import RequestName
 
 HEADER = "Idempotency-Key"
 _COMPUTING = "hearth.computing"
@@ -40,8 +43,9 @@ def once(view: Callable[..., Any]) -> Callable[..., Any]:
         with ExitStack() as stack:
             # First of all: what is refused is not computed either. A thread is held meanwhile, as by any answer; the
             # thread that computes holds none of the server's.
-            stack.enter_context(current_app.extensions["hearth"]["answers"].place())
-            return _follow(current_jobs().once(key, asked), stack)
+            answers = current_app.extensions["hearth"]["answers"]
+            deadline = stack.enter_context(answers.places.place(caller().id, poll_of_caller()))
+            return _follow(current_jobs().once(key, asked), deadline, stack)
 
     # SpecTree goes by the annotations, and would look the names in them up in this module.
     keyed.__annotations__ = {"json": get_type_hints(view)["json"]}
@@ -90,7 +94,8 @@ class Performer:
                 if g.identity is None:
                     raise NotAuthenticated("the key that sent this job has been revoked")
                 check_scope(g.identity)
-                with self._app.extensions["hearth"]["answers"].needing_no_place(patient):
+                name = RequestName(key.id, asked.digest)
+                with self._app.extensions["hearth"]["answers"].places.needing_none(patient), named(name):
                     response = self._app.make_response(self._app.dispatch_request())
             except Exception as error:
                 response = self._app.make_response(self._app.handle_user_exception(error))
@@ -126,15 +131,18 @@ def _header_name() -> str:
     return f"key:{name}"
 
 
-def _follow(job: Job | Reply, stack: ExitStack) -> Response:
-    """The reply of a job: at once where it is known, else as it comes. A stream takes over what `stack` holds."""
+def _follow(job: Job | Reply, deadline: Deadline, stack: ExitStack) -> Response:
+    """The reply of a job: at once where it is known, else as it comes. A stream takes over what `stack` holds.
+
+    Before it begins it may have to give way, and `deadline` raises Unavailable; the job goes on for whoever asks again.
+    """
     if isinstance(job, Reply):
         response = Response(job.body, job.status, content_type=job.content_type)
         response.headers["Idempotent-Replayed"] = "true"
         return response
-    poll = poll_of_caller()
     stack.callback(job.leave)
-    status, headers = job.head(poll)
+    status, headers = job.head(deadline.look)
+    deadline.slot.begin()
     if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
-        return sse.stream(job.parts(poll), stack.pop_all().close)
-    return Response(b"".join(job.parts(poll)), status, headers=dict(headers))
+        return sse.stream(job.parts(deadline.look), stack.pop_all().close)
+    return Response(b"".join(job.parts(deadline.look)), status, headers=dict(headers))

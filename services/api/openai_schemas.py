@@ -23,10 +23,13 @@ from services.validation import (
     StopStrings,
     Temperature,
     TopK,
+    at_most,
 )
 
 # Answers that one request may ask for: as many as the queue holds by default.
 MOST_ANSWERS = 32
+# Messages of one request (a template may look at all earlier ones at each), parts of one of them, and tools.
+MOST_MESSAGES, MOST_PARTS, MOST_TOOLS = 2000, 256, 128
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 # Any whole number that a client may draw, made into one that llama.cpp takes.
 AnySeed = Annotated[
@@ -74,9 +77,9 @@ class ChatMessage(Lenient):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[str | list[TextPart] | None, at_most(MOST_PARTS)] = None
     name: str | None = None
-    tool_calls: list[CallOfAssistant] | None = None
+    tool_calls: Annotated[list[CallOfAssistant] | None, at_most(MOST_PARTS)] = None
     tool_call_id: str | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -95,6 +98,9 @@ class ChatMessage(Lenient):
         return {**message, **{name: value for name, value in named.items() if value is not None}}
 
 
+ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES), at_most(MOST_MESSAGES)]
+
+
 class FunctionOfTool(Lenient):
     """A function that the model may call; `parameters` is a JSON schema."""
 
@@ -108,6 +114,9 @@ class Tool(Lenient):
 
     type: Literal["function"]
     function: FunctionOfTool
+
+
+Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
 
 
 class NamedFunction(Lenient):
@@ -186,12 +195,12 @@ class Generating(Lenient):
 class ChatRequest(Generating):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: ChatMessages
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     session_id: SessionId | None = None
     memory_k: MemoryK | None = None

@@ -13,7 +13,7 @@ from auth.authentication import caller
 from services.answers import Answers
 from services.api.hangup import poll_of_caller
 from services.api.once import current_jobs, job_request, once
-from services.api.openai_schemas import ChatMessage, Lenient, Name
+from services.api.openai_schemas import ChatMessages, Lenient, Name
 from services.api.schemas import Deleted, replies, spec
 from services.errors import HearthError, InvalidRequest, Unprocessable
 from services.job import JobStatus
@@ -53,7 +53,7 @@ class ChatBody(Body):
 
     job_id: JobId
     meta: Meta = Meta()
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: ChatMessages
 
 
 class JobBody(Body):
@@ -62,7 +62,7 @@ class JobBody(Body):
     job_id: JobId
     meta: Meta = Meta()
     content: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: ChatMessages | None = None
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> JobBody:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from flask import Flask, Response, g, request
 
 from auth.audit import AuditLog
-from auth.authentication import SCOPE_OF, caller_or_none
+from auth.authentication import DEEDS, SCOPE_OF, caller_or_none
 from auth.metering import Meter
 from services.api.metrics import Metrics
 from services.errors import HearthError
@@ -21,16 +21,6 @@ log = logging.getLogger("hearth.requests")
 
 ID_HEADER = "X-Request-Id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
-# What is done with keys and models, by endpoint and method.
-_DEEDS = {
-    ("keys", "POST"): "mint",
-    ("key", "PATCH"): "change",
-    ("key", "DELETE"): "revoke",
-    ("key_rotation", "POST"): "rotate",
-    ("model", "POST"): "switch",
-    ("unload", "POST"): "unload",
-    ("pull", "POST"): "pull",
-}
 _REFUSED = (401, 403, 421, 429)
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
@@ -67,7 +57,7 @@ def see_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is
         if who and request.endpoint and request.method == "POST" and SCOPE_OF.get(request.endpoint) == "answer":
             # The answer is there, and stored: it goes out without them where they cannot be had.
             with suppress(HearthError):
-                response.headers.extend(meter.headers(who.id, who.limits))
+                response.headers.extend(meter.headers(who.id))
         _note(audit, metrics, response)
         return response
 
@@ -80,13 +70,14 @@ def _route() -> str:
 def _note(audit: AuditLog, metrics: Metrics, response: Response) -> None:
     who = caller_or_none()
     key, status, route = who.id if who else None, response.status_code, _route()
+    account = who.account if who else ""
     what = {"status": status, "address": request.remote_addr, "request_id": request_id.get()}
     if status in _REFUSED:
         # What a client invents is not worth a line.
         method = request.method if len(request.method) < 10 else "other"
-        audit.note_refusal(key, method=method, route=route, **what)
-    elif deed := _DEEDS.get((request.endpoint or "", request.method)):
-        audit.note(deed, key, **g.get("audited", {}), **what)
+        audit.note_refusal(key, account, method=method, route=route, **what)
+    elif deed := DEEDS.get((request.endpoint or "", request.method)):
+        audit.note(deed, key, account, **g.get("audited", {}), **what)
     seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)
     metrics.note_request(route, status, seconds)
     told = {"method": request.method, "route": route, "key": key, "status": status, "seconds": seconds}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ _TYPES = {
 }
 
 
+_lock = threading.Lock()
+
+
 class StaticFiles:
     """Some of the files in services/web/static, and no others, whatever lies beside them."""
 
@@ -34,7 +38,9 @@ class StaticFiles:
         if name not in self._names:
             raise NotFound
         try:
-            plain, packed, tag = _read(name, (FOLDER / name).stat().st_mtime_ns)
+            # Many may ask for a file that nobody has asked for before: it is compressed once.
+            with _lock:
+                plain, packed, tag = _read(name, (FOLDER / name).stat().st_mtime_ns)
         except OSError:
             raise NotFound from None
         takes_gzip = request.accept_encodings["gzip"] > 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import model_validator
 
-from pydantic import Field, model_validator
-
-from services.api.openai_schemas import ChatMessage, Lenient, Name, Tool
+from services.api.openai_schemas import ChatMessages, Lenient, Name, Tools
 
 
 class TokenizeRequest(Lenient):
@@ -17,8 +15,8 @@ class TokenizeRequest(Lenient):
     """
 
     content: str | None = None
-    messages: list[ChatMessage] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    messages: ChatMessages | None = None
+    tools: Tools | None = None
     model: Name | None = None
     add_special: bool | None = None
     parse_special: bool | None = None

@@ -8,7 +8,9 @@ from typing import Any
 from flask_restful import Resource
 
 from auth.authentication import caller
+from services.admission import Poll
 from services.answers import Answers
+from services.api.hangup import poll_of_caller
 from services.api.openai_replies import Text, Tokens
 from services.api.openai_schemas import prompts_of
 from services.api.schemas import replies, spec
@@ -17,6 +19,8 @@ from services.backend import Model, Prompt
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
 from services.question import Ask, Question
+
+_LETTERS_PER_TOKEN = 4
 
 
 class TokenizeResource(Resource):
@@ -37,16 +41,19 @@ class TokenizeResource(Resource):
             messages = tuple(message.plain() for message in json.messages)
             tools = tuple(tool.model_dump(exclude_none=True) for tool in json.tools or ())
             ask = Ask(Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools)
-            with self._answers.written(caller().id, ask) as (_, model, form, _talk):
-                return _described(model, form.fill((), ask.question.prompt), json)
+            with self._answers.written(caller().id, ask, poll_of_caller()) as (_, model, form, _talk, pause):
+                prompt = form.fill((), ask.question.prompt)
+                pause()
+                return _described(model, prompt, json, pause)
         (prompt,) = prompts_of(json.content, json.parse_special is not False)
-        with self._answers.lease(caller().id, json.model) as model:
-            return _described(model, replace(prompt, bos=bool(json.add_special)), json)
+        with self._answers.lease(caller().id, json.model, len(prompt.text), poll_of_caller()) as (model, pause):
+            return _described(model, replace(prompt, bos=bool(json.add_special)), json, pause)
 
 
-def _described(model: Model, prompt: Prompt, body: TokenizeRequest) -> dict[str, Any]:
+def _described(model: Model, prompt: Prompt, body: TokenizeRequest, pause: Poll) -> dict[str, Any]:
     tokens: list[Any] = model.tokenize(prompt)
     if body.with_pieces:
+        pause()
         tokens = [{"id": token, "piece": _told(piece)} for token, piece in zip(tokens, model.pieces(tokens), strict=True)]
     return {"tokens": tokens, "count": len(tokens)}
 
@@ -67,5 +74,7 @@ class DetokenizeResource(Resource):
     @spec.validate(json=DetokenizeRequest, resp=replies(Text, 400, 404, 413, 422, 503))
     def post(self, json: DetokenizeRequest) -> Any:
         """Give the text of `tokens`."""
-        with self._answers.lease(caller().id, json.model) as model:
+        # Each is looked up for itself, which takes longer than a letter does.
+        size = _LETTERS_PER_TOKEN * len(json.tokens)
+        with self._answers.lease(caller().id, json.model, size, poll_of_caller()) as (model, _):
             return {"content": b"".join(model.pieces(json.tokens)).decode("utf-8", "replace")}

@@ -20,7 +20,9 @@ from auth.identity import MASTER
 from services.cluster.settings import read_cluster
 from services.errors import HearthError
 from services.keys_of import open_keys
+from services.server.listening import listening_sockets
 from services.settings import Settings, add_flags, read_settings
+from services.visible import visible
 
 # A certificate that ends within so many days is told of.
 _RENEW_BEFORE = timedelta(days=14)
@@ -28,6 +30,15 @@ _RENEW_BEFORE = timedelta(days=14)
 _SHOWN = 5
 # Open files that a server needs for its usual connections and its own files.
 _FILES = 1500
+# Settings that lift a limit where they are 0.
+_CAPS = (
+    "key_sessions",
+    "key_storage_mb",
+    "engine_timeout",
+    "address_connections",
+    "address_requests",
+    "address_handshakes",
+)
 # What the data folder holds that is no secret.
 _OPEN_FILES = ("config.json", "config.example.json")
 
@@ -63,9 +74,9 @@ def doctor(arguments: Sequence[str]) -> int:
         print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
         return int(bool(problems))
     for finding in findings:
-        print(f"{'OPEN' if finding.problem else 'fine':6}{finding.about}: {finding.problem or finding.fact}")
+        print(f"{'OPEN' if finding.problem else 'fine':6}{finding.about}: {visible(finding.problem or finding.fact)}")
         if finding.problem:
-            print(f"      {finding.advice}")
+            print(f"      {visible(finding.advice)}")
     count = f"{len(problems)} thing{'s' if len(problems) != 1 else ''}"
     print(f"\nThese settings leave {count if problems else 'nothing'} open that is known here.")
     return int(bool(problems))
@@ -93,6 +104,11 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
 
 def _network(settings: Settings) -> Iterator[Finding]:
     where = f"--host {settings.host}"
+    try:
+        for each in listening_sockets(settings.host, 0):
+            each.close()
+    except OSError as error:
+        yield Finding("host", "", str(error.strerror), "Until then the server does not start.")
     if is_loopback(settings.host):
         yield Finding("network", f"{where}: only programs of this machine reach it")
     elif settings.cert:
@@ -130,18 +146,25 @@ def _names(settings: Settings) -> Iterator[Finding]:
 def _certificate(settings: Settings) -> Iterator[Finding]:
     if not settings.cert or not settings.cert_key:
         return
+    yield from _cert(settings.cert)
+    if not settings.cert_key.is_file():
+        yield Finding("certificate's key", "", f"{settings.cert_key} is not there", "Give --key the certificate's key.")
+    else:
+        yield from _private("certificate's key", [settings.cert_key])
+
+
+def _cert(cert: Path) -> Iterator[Finding]:
     try:
-        ends = x509.load_pem_x509_certificates(settings.cert.read_bytes())[0].not_valid_after_utc
-    except ValueError as error:
-        yield Finding("certificate", "", f"{settings.cert} holds no certificate: {error}", "Give --cert a PEM file.")
+        ends = x509.load_pem_x509_certificates(cert.read_bytes())[0].not_valid_after_utc
+    except (ValueError, OSError) as error:
+        yield Finding("certificate", "", f"{cert} holds no certificate: {error}", "Give --cert a PEM file.")
         return
     left = ends - datetime.now(timezone.utc)
     if left < _RENEW_BEFORE:
         word = "ended" if left < timedelta() else "ends"
-        yield Finding("certificate", "", f"{settings.cert} {word} on {ends:%Y-%m-%d}", "Renew it; no restart is needed.")
+        yield Finding("certificate", "", f"{cert} {word} on {ends:%Y-%m-%d}", "Renew it; no restart is needed.")
     else:
         yield Finding("certificate", f"good until {ends:%Y-%m-%d}")
-    yield from _private("certificate's key", [settings.cert_key])
 
 
 def _keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -189,14 +212,11 @@ def _private(about: str, paths: Iterable[Path]) -> Iterator[Finding]:
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
-    off = [
-        name for name in ("key_sessions", "key_storage_mb", "max_keys", "engine_timeout") if not getattr(settings, name, 1)
-    ]
-    if off:
+    if off := [name for name in _CAPS if not getattr(settings, name)]:
         flags = ", ".join(f"--{name.replace('_', '-')} 0" for name in off)
         yield Finding("limits of the server", "", f"{flags}: turned off", "Leave the flags out: the defaults are generous.")
     else:
-        yield Finding("limits of the server", "sessions, storage, keys and the engine's watchdog have one")
+        yield Finding("limits of the server", "sessions, storage, addresses and the engine's watchdog have one")
 
 
 def _system() -> Iterator[Finding]:
@@ -250,7 +270,7 @@ def _mode(path: Path) -> int:
 
 
 def _named(keys: Sequence[Mapping[str, object]]) -> str:
-    names = [f"{key['id']} ({key['name']})" if key["name"] else str(key["id"]) for key in keys[:_SHOWN]]
+    names = [f"{key['id']} ({visible(str(key['name']))})" if key["name"] else str(key["id"]) for key in keys[:_SHOWN]]
     return ", ".join(names) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
 
 

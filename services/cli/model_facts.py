@@ -13,6 +13,7 @@ from services.models.catalog import CatalogEntry
 from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.memory import Fit, batch_capacity, fit, ubatch
 from services.models.profile import Profile
+from services.visible import visible, visible_lines
 
 CAN = {"think": "thinks first", "tools": "uses tools"}
 
@@ -89,8 +90,8 @@ def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, text in facts:
         if text:
-            table.add_row(name, text)
-    _console().print(title, table, sep="\n")
+            table.add_row(name, visible_lines(text))
+    _console().print(visible(title), table, sep="\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -99,7 +100,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for n, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=n == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible_lines, row))
     _console().print(table)
 
 

@@ -28,6 +28,7 @@ from services.models.profile import Profile
 from services.models.removal import remove_model
 from services.models.sources import FORMS, parse_source
 from services.settings import Settings, read_settings
+from services.visible import visible
 
 
 def models(arguments: Sequence[str]) -> int:
@@ -93,7 +94,7 @@ def _list(known: _Models, _given: argparse.Namespace) -> None:
         print(f"There is no model in {known.settings.models}. To see what can be fetched: python3 main.py models catalog")
         return
     print_table(("file", "size", "quantization", "context", "profiles", ""), [_row(known, file) for file in listed])
-    print(f"Selected: {known.config.selected} (its model is {known.config.profile.model}).")
+    print(visible(f"Selected: {known.config.selected} (its model is {known.config.profile.model})."))
 
 
 def _row(known: _Models, file: ModelFile) -> Sequence[str]:
@@ -202,12 +203,12 @@ def _rm(known: _Models, given: argparse.Namespace) -> None:
         what = f"the profiles that use {file.name}: {', '.join(users)}" if users[1:] else f"the profile {users[0]} uses it"
         raise InvalidRequest(f"{file.name} is needed, {what}; --force removes it all the same", code="model_in_use")
     freed, removed = remove_model(known.settings.models, file.name)
-    print(f"Removed {', '.join(removed)} ({gb(freed)} freed).")
+    print(visible(f"Removed {', '.join(removed)} ({gb(freed)} freed)."))
 
 
 def _unload(_known: _Models, given: argparse.Namespace) -> None:
     freed = unload(given.url, given.key or os.environ.get("HEARTH_KEY", ""), given.name)
-    print(f"{freed} is in memory no longer.")
+    print(visible(f"{freed} is in memory no longer."))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from services.models.config import Profiles
 from services.models.downloads import Pulls
 from services.models.pull_bar import show
 from services.settings import Settings
+from services.visible import visible
 
 
 def pull(settings: Settings, what: str) -> int:
@@ -20,9 +21,9 @@ def pull(settings: Settings, what: str) -> int:
     source, target = Profiles(settings.data / "config.json").config().source(what, local=True)
     arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)
     show(arriving)
-    print(f"{arriving.path} is there and whole.")
+    print(visible(f"{arriving.path} is there and whole."))
     if not target:
         assert arriving.path
         name = arriving.path.relative_to(settings.models).as_posix()
-        print(f"To chat with it: python3 main.py run {name}. A request may name it as its model, too.")
+        print(visible(f"To chat with it: python3 main.py run {name}. A request may name it as its model, too."))
     return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,9 @@ from examples.client import Client
 from services.cli.first_model import select_model
 from services.errors import EngineFailure
 from services.keys_of import passing_key
+from services.server.listening import listening_sockets
 from services.settings import HOME, Settings, flag_of
+from services.visible import visible
 
 _LISTENS = re.compile(r"Hearth listens on (\S+)")
 
@@ -28,7 +30,7 @@ def run(settings: Settings, what: str, flags: Mapping[str, str]) -> int:
     settings.data.mkdir(parents=True, exist_ok=True)
     name = select_model(settings, what)
     with _server(settings, flags) as url, passing_key(settings, os.environ, "main.py run", ["answer"]) as key:
-        print(f"{name} listens here, and at {url} (Ctrl+D ends both).", flush=True)
+        print(visible(f"{name} listens here, and at {url} (Ctrl+D ends both)."), flush=True)
         chat(Client(url, key))
     return 0
 
@@ -64,10 +66,10 @@ def _server(settings: Settings, flags: Mapping[str, str]) -> Iterator[str]:
 
 
 def _is_taken(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, port))
-        except OSError:
-            return True
+    try:
+        for tried in listening_sockets(host, port):
+            tried.close()
+    except OSError as error:
+        # What else is wrong with the address, the server says.
+        return error.errno == errno.EADDRINUSE
     return False

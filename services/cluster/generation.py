@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from services.backend import Finish, Spent, TokenChoice
+from services.backend import Finish, GenerationRequest, Spent, TokenChoice
 from services.cluster.link import away, is_away
 from services.cluster.streams import Streams
 from services.codec import Message, read, read_choice, read_error
@@ -48,17 +48,15 @@ class Requests(Protocol):
 class StreamGeneration:
     """See `Generation`. The thread that submitted it reads it; any may stop it."""
 
-    def __init__(self, requests: Requests, id_: str, owner: str, session: str, n_prompt: int) -> None:
+    def __init__(self, requests: Requests, id_: str, request: GenerationRequest) -> None:
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
         self.place: int | None = None
         self.spent = Spent()
         self.id = id_
-        self.owner = owner
-        self.session = session
+        self.request = request
         self._requests = requests
-        self._n_prompt = n_prompt
         self._after, self._number = "0", 0
         self._is_over = False
         self._never_began = False
@@ -73,7 +71,7 @@ class StreamGeneration:
                 raise Unavailable("the server is stopping", code="stopping", retry_after=5)
             if self._never_began:
                 # It was stopped in the queue, where it now stays until somebody throws it away.
-                self.finish, self._is_over = Finish("cancelled", self._n_prompt, 0, 0), True
+                self.finish, self._is_over = Finish("cancelled", len(self.request.tokens), 0, 0), True
                 return
             try:
                 events = self._read(_POLL_MS)

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,9 @@ class InnerModel(TextTokenizer):
     def think(self, thought: Thought) -> None:
         """See `Model.think`: the other server does not."""
 
-    def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
-        """See `Embedder.embed`."""
+    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
+        """See `Embedder.embed`; the other server takes a text at once."""
+        poll()
         body = {"model": self._backend.name_of(self._model), "input": self.text(tokens)}
         reply = self._backend.post("embeddings", body)
         vector = [float(value) for value in reply["data"][0]["embedding"]]
@@ -153,12 +154,12 @@ class InnerBackend:
         self._listed = -_LISTED
 
     @contextmanager
-    def lease(self, settings: LoadSettings) -> Iterator[InnerModel]:
-        """See `Backend.lease`."""
+    def lease(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[InnerModel]:
+        """See `Backend.lease`. Nothing is loaded here."""
         yield InnerModel(self, settings.file.as_posix())
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings) -> Iterator[InnerModel]:
+    def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[InnerModel]:
         """See `Backend.lease_embedder`."""
         yield InnerModel(self, settings.file.as_posix())
 

@@ -13,6 +13,7 @@ from typing import Any
 from services.cluster.link import Link, is_away, reached
 from services.cluster.roster import Liveness
 from services.job_store import KEPT_FOR, JobKey, JobRequest, Reply, StoredJob
+from services.session_table import Kept
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,25 @@ local now = redis.call('GET', KEYS[1])
 if now and now ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
+"""
+# KEYS: an owner's jobs by the time at which they are forgotten, their sizes, and the sum of these. Those whose time is over
+# are taken out; then ARGV: the time now, and of one job its name, when it is forgotten ("": it is now), and its size.
+_COUNT = """
+local function drop(id)
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('DECRBY', KEYS[3], redis.call('HGET', KEYS[2], id) or 0)
+  redis.call('HDEL', KEYS[2], id)
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])) do drop(id) end
+if ARGV[2] then
+  drop(ARGV[2])
+  if ARGV[3] ~= '' then
+    redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2])
+    redis.call('HSET', KEYS[2], ARGV[2], ARGV[4])
+    redis.call('INCRBY', KEYS[3], ARGV[4])
+  end
+end
+return {redis.call('ZCARD', KEYS[1]), tonumber(redis.call('GET', KEYS[3]) or '0')}
 """
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -43,6 +63,7 @@ class RedisJobTable:
         self._node = node
         self._claim = self._redis.register_script(_CLAIM)
         self._release = self._redis.register_script(_RELEASE)
+        self._count = self._redis.register_script(_COUNT)
         self._turn = threading.Lock()
         self._mine: set[JobKey] = set()
         self.on_lost: Callable[[JobKey], object] = lambda _key: None
@@ -94,6 +115,9 @@ class RedisJobTable:
                 pipe.zremrangebyscore(of_session, "-inf", now - 2 * KEPT_FOR)
                 pipe.expire(of_session, int(2 * KEPT_FOR))
             pipe.execute()
+            n_bytes = len(reply.body if reply else b"") + len(job.request.body if job.finished is None else b"")
+            until = "+inf" if job.finished is None else str(time.time() + KEPT_FOR)
+            self._count(self._counts(job.key.owner), [time.time(), job.key.id, until, n_bytes])
 
     def remove(self, key: JobKey) -> None:
         """See `JobTable.remove`."""
@@ -102,6 +126,7 @@ class RedisJobTable:
             pipe.unlink(self._name(key))
             pipe.srem(self._link.key("jobs"), _member(key))
             pipe.execute()
+            self._count(self._counts(key.owner), [time.time(), key.id, ""])
         self.release(key)
 
     def remove_session(self, owner: str, session: str) -> None:
@@ -110,6 +135,14 @@ class RedisJobTable:
             for id_ in self._redis.zrange(self._of(owner, session), 0, -1):
                 self.remove(JobKey(owner, id_))
             self._redis.unlink(self._of(owner, session))
+
+    def kept(self, owner: str) -> Kept:
+        """See `JobTable.kept`."""
+        with reached():
+            return Kept(*self._count(self._counts(owner), [time.time()]))
+
+    def tidy(self) -> None:
+        """See `JobTable.tidy`: Redis forgets by itself."""
 
     def claim(self, key: JobKey) -> bool:
         """See `JobTable.claim`."""
@@ -146,6 +179,10 @@ class RedisJobTable:
 
     def _name(self, key: JobKey) -> str:
         return self._link.key("job", key.owner, key.id)
+
+    def _counts(self, owner: str) -> list[str]:
+        """The names in Redis that the script takes which counts."""
+        return [self._link.key(name, owner) for name in ("jobs_until", "jobs_sizes", "jobs_bytes")]
 
     def _claim_of(self, key: JobKey) -> str:
         return self._link.key("job_claim", key.owner, key.id)

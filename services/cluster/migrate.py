@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from auth.key_file import check_keys
-from auth.usage import UsageRow, UsageStore, Used
+from auth.keys import KeyStore
+from auth.usage import Usage, UsageRow, UsageStore, Used
 from services.cluster.jobs import RedisJobTable
 from services.cluster.link import Link
 from services.cluster.sessions import RedisSessionTable
+from services.cluster.stores import cluster_keys
 from services.cluster.table import RedisTable
 from services.cluster.usage import RedisUsage
 from services.job_store import JobStore, StoredJob
@@ -80,6 +82,9 @@ def migrate(settings: Settings, link: Link, replace: bool = False) -> Copied:
         _copy_entries(source, RedisTable(link, Path(name), check), copied, kind)
     store, usage = UsageStore(settings.data / "usage.sqlite"), RedisUsage(link)
     _copy_usage(store.rows(), usage.rows(), usage.add_row, copied)
+    store.begin_charges(KeyStore(settings.data / _KEYS).ancestors)
+    _copy_charges(store, usage)
+    usage.close()
     store.close()
     _copy_jobs(settings, RedisJobTable(link, "migrate"), copied)
     return copied
@@ -100,7 +105,10 @@ def migrate_back(settings: Settings, link: Link, replace: bool = False) -> Copie
         source = RedisTable(link, Path(name), check).read()
         _copy_entries(source, JsonFile(settings.data / name, check, private=True), copied, kind, names=True)
     here = UsageStore(settings.data / "usage.sqlite")
-    _copy_usage(RedisUsage(link).rows(), here.rows(), here.add_row, copied)
+    usage = RedisUsage(link)
+    _copy_usage(usage.rows(), here.rows(), here.add_row, copied)
+    usage.begin_charges(cluster_keys(link).ancestors)
+    _copy_charges(usage, here)
     here.close()
     jobs = JobStore(settings.data / "jobs.sqlite")
     for job in RedisJobTable(link, "migrate").everything():
@@ -152,6 +160,16 @@ def _copy_usage(
             add(replace_used(row, used=grown))
         elif copied.note("days of usage", f"of {row.key} on {row.day}", found, row.used) and not found:
             add(row)
+
+
+def _copy_charges(source: Usage, target: Usage) -> None:
+    """What accounts are charged for today, by keys too that are no more."""
+    # Those that it would begin with are copied.
+    target.begin_charges(dict)
+    known = target.charges()
+    for account, n_tokens in source.charges().items():
+        if n_tokens > known.get(account, 0):
+            target.charge(account, n_tokens - known.get(account, 0))
 
 
 def _copy_jobs(settings: Settings, table: RedisJobTable, copied: Copied) -> None:

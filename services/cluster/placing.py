@@ -47,19 +47,18 @@ class Placing:
 
     def enter(self, id_: str, request: GenerationRequest) -> int:
         """A request begins to wait; return its priority."""
-        now, owner = time.time(), request.owner
-        n_open = int(self._enter([self._asked(owner, request.patient)], [now, now + _LOST_AFTER, id_]))
+        now = time.time()
+        n_open = int(self._enter([self._asked(request)], [now, now + _LOST_AFTER, id_]))
         if request.session:
-            self._redis.set(self._answering(owner, request.session), id_, ex=_LOST_AFTER)
+            self._redis.set(self._answering(request.owner, request.session), id_, ex=_LOST_AFTER)
         highest, lowest = _JOBS if request.patient else _PEOPLE
         return max(highest - (n_open - 1), lowest)
 
-    def leave(self, id_: str, owner: str, session: str) -> None:
+    def leave(self, id_: str, request: GenerationRequest) -> None:
         """It has come to its end."""
-        for patient in (False, True):
-            self._redis.zrem(self._asked(owner, patient), id_)
-        if session and self.answering(owner, session) == id_:
-            self._redis.unlink(self._answering(owner, session))
+        self._redis.zrem(self._asked(request), id_)
+        if request.session and self.answering(request.owner, request.session) == id_:
+            self._redis.unlink(self._answering(request.owner, request.session))
 
     def answering(self, owner: str, session: str) -> str | None:
         """The request that answers a conversation's last prompt, while it does."""
@@ -112,8 +111,9 @@ class Placing:
         """How many requests a worker has under way."""
         return int(self._redis.zcount(self._link.key("busy", worker), time.time(), "+inf"))
 
-    def _asked(self, owner: str, patient: bool) -> str:
-        return self._link.key("asked", "jobs" if patient else "people", owner)
+    def _asked(self, request: GenerationRequest) -> str:
+        who = request.account or request.owner
+        return self._link.key("asked", "jobs" if request.patient else "people", who)
 
     def _answering(self, owner: str, session: str) -> str:
         return self._link.key("answering", owner, session)

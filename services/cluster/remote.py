@@ -76,13 +76,13 @@ class RemoteModel:
         """See `Model.think`."""
         self._backend.think(self._settings, thought)
 
-    def embed(self, tokens: Sequence[int]) -> tuple[list[float], Spent]:
+    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
         """See `Embedder.embed`."""
-        vector, spent = self._call("embed", list(tokens))
+        vector, spent = self._call("embed", list(tokens), poll)
         return list(vector), read(Spent, spent)
 
-    def _call(self, do: str, argument: Any) -> Any:
-        return self._backend.call(self._settings, self._served, do, argument)
+    def _call(self, do: str, argument: Any, poll: Callable[[], None] = lambda: None) -> Any:
+        return self._backend.call(self._settings, self._served, do, argument, poll)
 
 
 class ClusterBackend:
@@ -110,21 +110,21 @@ class ClusterBackend:
         return len(self._waiting)
 
     @contextmanager
-    def lease(self, settings: LoadSettings) -> Iterator[RemoteModel]:
+    def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[RemoteModel]:
         """See `Backend.lease`."""
-        yield self._model(settings, embeds=False)
+        yield self._model(settings, False, poll)
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings) -> Iterator[RemoteModel]:
+    def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[RemoteModel]:
         """See `Backend.lease_embedder`."""
-        yield self._model(settings, embeds=True)
+        yield self._model(settings, True, poll)
 
-    def _model(self, settings: LoadSettings, embeds: bool) -> RemoteModel:
-        served, _ = self._serving(settings.file.as_posix())
+    def _model(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> RemoteModel:
+        served, _ = self._serving(settings.file.as_posix(), poll)
         with reached():
             return RemoteModel(self, settings, served, self._vocabularies.get(served), embeds)
 
-    def _serving(self, name: str) -> tuple[ServedModel, list[WorkerCard]]:
+    def _serving(self, name: str, poll: Callable[[], None] = lambda: None) -> tuple[ServedModel, list[WorkerCard]]:
         """Who serves a model, waiting a little for somebody who does. Raises Unavailable."""
         deadline = time.monotonic() + _COMING
         while True:
@@ -133,6 +133,7 @@ class ClusterBackend:
             except NotFound as error:
                 if time.monotonic() > deadline or self.is_closed:
                     raise Unavailable(error.message, param="model", code=NO_WORKER, retry_after=5) from None
+            poll()
             time.sleep(0.25)
 
     def submit_all(
@@ -155,7 +156,7 @@ class ClusterBackend:
         if self.is_closed:
             raise Unavailable("the server is stopping", code="stopping", retry_after=5)
         id_ = uuid.uuid4().hex
-        generation = StreamGeneration(self, id_, request.owner, request.session, len(request.tokens))
+        generation = StreamGeneration(self, id_, request)
         try:
             self.streams.open(id_, self._name)
             priority = self._placing.enter(id_, request)
@@ -170,20 +171,24 @@ class ClusterBackend:
             raise
         return generation
 
-    def call(self, settings: LoadSettings, served: ServedModel, do: str, argument: Any) -> Any:
-        """Have a worker do something with a model that takes no slot; return what came of it, or raise what that raises."""
+    def call(self, settings: LoadSettings, served: ServedModel, do: str, argument: Any, poll: Callable[[], None]) -> Any:
+        """Have a worker do something with a model that takes no slot; return what came of it, or raise what that raises.
+
+        `poll` is called each second meanwhile, and gives up by what it raises.
+        """
         with reached():
             id_ = uuid.uuid4().hex
             self.streams.open(id_, self._name)
             try:
                 self._broker.send(CALL, id_, [id_, plain(settings), do, argument], served, "", 9)
-                return self._result_of(id_)
+                return self._result_of(id_, poll)
             finally:
                 self.streams.drop(id_)
 
-    def _result_of(self, id_: str) -> Any:
+    def _result_of(self, id_: str, poll: Callable[[], None]) -> Any:
         deadline, after = time.monotonic() + 60, "0"
         while time.monotonic() < deadline:
+            poll()
             for entry, _, event in self.streams.read(id_, after, 1000):
                 after = entry
                 if "error" in event:
@@ -211,7 +216,7 @@ class ClusterBackend:
         for n, generation in enumerate(undone):
             try:
                 self.streams.drop(generation.id)
-                self._placing.leave(generation.id, generation.owner, generation.session)
+                self._placing.leave(generation.id, generation.request)
             except Exception as error:
                 with self._turn:
                     self._undone += undone[n:]
@@ -280,6 +285,10 @@ class ClusterBackend:
             states_ram=sum((part.states_ram for part in parts), Room(0, 0)),
             states_disk=sum((part.states_disk for part in parts), Room(0, 0)),
             models=[model for part in parts for model in part.models],
+            weights=sum(part.weights for part in parts),
+            contexts=sum(part.contexts for part in parts),
+            models_limit=sum(part.models_limit for part in parts),
+            server=sum(part.server for part in parts),
         )
 
     def health(self) -> Health:

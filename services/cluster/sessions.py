@@ -23,7 +23,7 @@ from services.errors import Unavailable
 from services.prompts.form import Exchange
 from services.session_desk import LocalDesk, Unsaved
 from services.session_history import COUNT, MASTER, langchain_message
-from services.session_table import WINDOW, Message
+from services.session_table import GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, size_of
 
 # Sessions whose messages are in memory, for the next look.
 _KEPT = 1000
@@ -32,26 +32,46 @@ _KEPT = 1000
 TURN, _UNSAVED = 180, 24 * 3600
 # Seconds for which an exchange waits for a Redis that is away.
 _STORING = 60.0
-# KEYS: messages (the newest first), about, those of the owner, the owners. What was added is not added again.
+# KEYS: messages (the newest first), about, those of the owner, the owners, the requests that are answered ("AT JSON", by
+# their names), how many bytes each owner's messages are. What was added is not added again, nor what its request asks.
 _ADD = """
 local had = redis.call('LLEN', KEYS[1])
 local last = redis.call('HGET', KEYS[2], 'last')
 if last == ARGV[1] then return had end
+local known = ARGV[8] ~= '' and redis.call('HGET', KEYS[5], ARGV[8])
+if known and cjson.decode(known:match(' (.*)')).time >= ARGV[10] then return had end
 local keep = tonumber(ARGV[5])
+local size = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
+local grown = tonumber(ARGV[11])
 if keep >= 0 and keep < had then
+  local gone = 0
+  for _, each in ipairs(redis.call('LRANGE', KEYS[1], 0, had - keep - 1)) do
+    gone = gone + #cjson.decode(each).data.content
+  end
+  grown = grown - math.min(gone, size)
+  local requests = redis.call('HGETALL', KEYS[5])
+  for i = 1, #requests, 2 do
+    if tonumber(requests[i + 1]:match('^%d+')) >= keep then redis.call('HDEL', KEYS[5], requests[i]) end
+  end
   if keep == 0 then redis.call('DEL', KEYS[1]) else redis.call('LTRIM', KEYS[1], -keep, -1) end
   had = keep
 end
 local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
 if 2 * window > had then redis.call('HDEL', KEYS[2], 'window') end
-for i = 8, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+for i = 12, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+redis.call('HINCRBY', KEYS[2], 'bytes', grown)
+redis.call('HINCRBY', KEYS[6], ARGV[7], grown)
+if ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[5], ARGV[8], (had + #ARGV - 12) .. ' ' .. ARGV[9])
+  redis.call('EXPIRE', KEYS[5], 86400)
+end
 local name = redis.call('HGET', KEYS[2], 'name')
 if had == 0 or not name or name == '""' then redis.call('HSET', KEYS[2], 'name', ARGV[4]) end
 redis.call('HSETNX', KEYS[2], 'created', ARGV[2])
 redis.call('HSET', KEYS[2], 'updated', ARGV[3], 'last', ARGV[1])
 redis.call('SADD', KEYS[3], ARGV[6])
 redis.call('SADD', KEYS[4], ARGV[7])
-return had + #ARGV - 7
+return had + #ARGV - 11
 """
 _SET_WINDOW = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'window', ARGV[1]) end"
 _RENAME = """
@@ -61,8 +81,9 @@ return 1
 """
 _REMOVE = """
 local was = redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('HINCRBY', KEYS[6], ARGV[2], -tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0'))
 if redis.call('SCARD', KEYS[3]) == 0 then redis.call('SREM', KEYS[4], ARGV[2]) end
-redis.call('UNLINK', KEYS[1], KEYS[2])
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5])
 return was
 """
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -85,7 +106,15 @@ class RedisSessionTable:
     def get(self, entry: str) -> Any:
         """See `Table.get`."""
         with reached():
-            return self._session(entry, self._redis.hgetall(self._about(entry)))
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(self._about(entry))
+            pipe.hgetall(self._requests(entry))
+            about, requests = pipe.execute()
+            session = self._session(entry, about)
+        if session and requests:
+            parted = {id_: each.partition(" ") for id_, each in requests.items()}
+            session[REQUESTS] = {id_: {**json.loads(told), "at": int(at)} for id_, (at, _, told) in parted.items()}
+        return session
 
     def entries(self, owner: str | None = None) -> Mapping[str, Any]:
         """See `Table.entries`. The messages are read where they are asked for."""
@@ -103,20 +132,50 @@ class RedisSessionTable:
             if about
         }
 
-    def add(self, entry: str, messages: list[Message], name: str, keep: int | None = None) -> None:
+    def kept(self, owner: str) -> Kept:
+        """See `Table.kept`. What was stored before there was a count is not counted in bytes."""
+        with reached():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.scard(self._mine(owner or MASTER))
+            pipe.hget(self._sizes, owner or MASTER)
+            count, n_bytes = pipe.execute()
+        return Kept(count, int(n_bytes or 0))
+
+    def add(
+        self,
+        entry: str,
+        messages: list[Message],
+        name: str,
+        keep: int | None = None,
+        request: Answered | None = None,
+    ) -> None:
         """See `Table.add`."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.restore(entry, messages, json.dumps(name), now, now, keep)
+        self.restore(entry, messages, json.dumps(name), now, now, keep, request)
+
+    def settle(self, entry: str, request: str) -> None:
+        """See `Table.settle`."""
+        with reached():
+            self._redis.hdel(self._requests(entry), request)
 
     def restore(
-        self, entry: str, messages: list[Message], name: str, created: str, updated: str, keep: int | None = None
+        self,
+        entry: str,
+        messages: list[Message],
+        name: str,
+        created: str,
+        updated: str,
+        keep: int | None = None,
+        request: Answered | None = None,
     ) -> None:
         """The same, of a session that has its times already; `name` is JSON."""
         owner = _owner_of(entry)
         said = [written(langchain_message(message)) for message in messages]
-        keys = [self._messages(entry), self._about(entry), self._mine(owner), self._link.key("owners")]
         kept = -1 if keep is None else keep
-        arguments = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *said]
+        named = (request.name.id, json.dumps(request.entry(0, updated))) if request else ("", "")
+        oldest = (datetime.now(timezone.utc) - GOOD_FOR).isoformat(timespec="seconds")
+        about = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *named, oldest, size_of(messages)]
+        keys, arguments = self._keys(entry, owner), [*about, *said]
         deadline = time.monotonic() + _STORING
         while True:
             # What was said is not lost for a Redis that is away for a moment.
@@ -143,8 +202,7 @@ class RedisSessionTable:
         """See `Table.remove`."""
         with reached():
             owner = _owner_of(entry)
-            keys = [self._messages(entry), self._about(entry), self._mine(owner), self._link.key("owners")]
-            return bool(self._remove(keys, [entry, owner]))
+            return bool(self._remove(self._keys(entry, owner), [entry, owner]))
 
     def close(self) -> None:
         """See `Table.close`."""
@@ -172,6 +230,18 @@ class RedisSessionTable:
 
     def _about(self, entry: str) -> str:
         return self._link.key("about", entry)
+
+    def _requests(self, entry: str) -> str:
+        return self._link.key("requests", entry)
+
+    @property
+    def _sizes(self) -> str:
+        return self._link.key("session_bytes")
+
+    def _keys(self, entry: str, owner: str) -> list[str]:
+        """The names in Redis that the scripts take."""
+        of_session, of_all = [self._messages(entry), self._about(entry)], self._link.key("owners")
+        return [*of_session, self._mine(owner), of_all, self._requests(entry), self._sizes]
 
     def _mine(self, owner: str) -> str:
         return self._link.key("sessions", owner)

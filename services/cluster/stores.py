@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from auth.keys import KeyStore
+from auth.keys import MAX_KEYS, KeyStore
 from auth.metering import Meter
 from services.cluster.files import ClusterFiles
 from services.cluster.jobs import RedisJobTable
@@ -19,6 +19,7 @@ from services.cluster.table import RedisTable
 from services.cluster.usage import RedisUsage
 from services.models.files import ModelFiles
 from services.models.profile import Chosen
+from services.quotas import Quotas, check_charged
 from services.sessions import Sessions
 from services.settings import Settings
 from services.stores import Stores
@@ -28,19 +29,22 @@ def cluster_stores(
     settings: Settings, link: Link, node: str, roster: Roster, files: ClusterFiles, preferred: Chosen | None = None
 ) -> Stores:
     """Those of the API node called so, whose profiles are in a file of its own. Raises DamagedFile, Unavailable."""
-    keys, usage, liveness = cluster_keys(link), RedisUsage(link), Liveness(roster)
+    keys, usage, liveness = cluster_keys(link, settings.max_keys), RedisUsage(link), Liveness(roster)
+    sessions = Sessions(Path(), RedisSessionTable(link), RedisDesk(link, node, liveness))
+    jobs, charged = RedisJobTable(link, node, liveness), RedisTable(link, Path("charged.json"), check_charged)
     return Stores(
         profiles=ClusterProfiles(settings.data / "config.json", link, preferred),
         # What it is asked is the same.
         files=cast(ModelFiles, files),
         keys=keys,
-        sessions=Sessions(Path(), RedisSessionTable(link), RedisDesk(link, node, liveness)),
+        sessions=sessions,
         usage=usage,
         meter=Meter(keys, usage, link.url, RedisUnderWay(link), link.key("limits")),
-        jobs=RedisJobTable(link, node, liveness),
+        jobs=jobs,
+        quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
     )
 
 
-def cluster_keys(link: Link) -> KeyStore:
-    """The cluster's keys. Raises DamagedFile, Unavailable."""
-    return KeyStore(Path("api_keys.json"), partial(RedisTable, link))
+def cluster_keys(link: Link, max_keys: int = MAX_KEYS) -> KeyStore:
+    """The cluster's keys, of which there may be `max_keys`. Raises DamagedFile, Unavailable."""
+    return KeyStore(Path("api_keys.json"), partial(RedisTable, link), max_keys)

@@ -119,11 +119,16 @@ class Work:
                 if do == "tokenize":
                     event: Message = {"result": embedder.tokenize(read(Prompt, argument))}
                 else:
-                    vector, spent = embedder.embed(argument)
+                    vector, spent = embedder.embed(argument, lambda: self._check_wanted(id_))
                     event = {"result": [vector, plain(spent)]}
         except Exception as error:
             event = {"error": plain_error(self._explained(error))}
         self.write_events(id_, begun.attempt, begun.written, [event])
+
+    def _check_wanted(self, id_: str) -> None:
+        """Raise Unavailable where nobody waits for a request any more."""
+        if self._patiently(lambda: self._streams.look(id_)) is None:
+            raise Unavailable("nobody waits for it any more", code="cancelled")
 
     def obey(self, order: Message) -> None:
         """Do what an API node tells all workers: stop, cancel, think, forget or unload. What fails is not told."""

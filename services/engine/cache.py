@@ -121,7 +121,8 @@ class SlotCache:
     @property
     def has_unsaved(self) -> bool:
         """Whether states lie on slots that are to be written once they have rested."""
-        return self._store.can_save and any(not slot.busy and not slot.saved for slot in self._slots)
+        # Whether or not one is being written: the thread that asks would sleep on once that is done.
+        return self._store.keeps_files and any(not slot.busy and not slot.saved for slot in self._slots)
 
     def save_rested(self) -> None:
         """Have the first state that has rested on its slot written to disk."""
@@ -140,8 +141,10 @@ class SlotCache:
                 slot.saved = True
 
     def leave(self) -> None:
-        """Take note that no state lies on a slot any more, since the engine ends."""
-        for slot in self._slots:
+        """Hand what lies on the slots to the store, the last used at the end, since the engine ends."""
+        for slot in sorted(self._slots, key=lambda slot: slot.used):
+            if slot.tokens and not slot.busy:
+                self._store.put(self._state_of(slot), slot.saved)
             self._store.take_away(slot.key)
 
     def forget(self, owner: str, session: str) -> None:

@@ -6,6 +6,12 @@ alone. It ends when the other end of the socket is closed.
 
 from __future__ import annotations
 
+from services.processes import end_with_parent
+
+if __name__ == "__main__":
+    # First of all: where this process is stopped, it would not see its socket closed.
+    end_with_parent()
+
 import os
 import queue
 import signal
@@ -15,22 +21,23 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from services import logs
-from services.backend import ChatFormat, Finish, GenerationRequest, LoadSettings, Prompt, Thought
+from services.backend import Finish, GenerationRequest, LoadSettings, Prompt, Thought
 from services.codec import Message, plain, plain_choice, plain_error, read
 from services.engine.embedder import Embedder
 from services.engine.engine import Engine
+from services.engine.machine import bound_heap
 from services.engine.pool import EnginePool
 from services.engine.sequence import EngineGeneration
 from services.engine.store import StateStore
-from services.engine.trial import TrialHelper
 from services.engine.wire import Wire
-from services.errors import HearthError
+from services.errors import HearthError, Unavailable
 
-# Requests of the other process that are worked on at once; most wait for a model to load.
+# Requests of the other process that are worked on at once. None waits here for a model to load.
 THREADS = 96
 # Prompts up to this length are tokenized in less than a millisecond.
 QUICK_CHARACTERS = 4000
@@ -84,34 +91,68 @@ class _Outgoing(EngineGeneration):
 
 
 # What nobody waits for.
-_UNANSWERED = frozenset({"stop", "cancel", "think", "release", "retain"})
+_UNANSWERED = frozenset({"stop", "cancel", "give_up", "think", "release", "retain"})
+# With whose answer it is told what the process is at.
+_REPORTED = frozenset({"beat", "report", "lease", "unload"})
 Outbox = queue.SimpleQueue[Message]
+Leased = Future[tuple[ExitStack, Engine | Embedder]]
 
 
 class Child:
-    """Answers the other process. Its own thread receives; others work, and one sends what the engines say."""
+    """Answers the other process. Its own thread receives; others work, and one sends what the engines say.
 
-    def __init__(self, wire: Wire, pool: EnginePool, helper: TrialHelper) -> None:
+    `_reporting` keeps what it says of itself in order.
+    """
+
+    def __init__(self, wire: Wire, pool: EnginePool) -> None:
         self._wire = wire
-        self._helper = helper
+        self._reporting = threading.Lock()
         self._pool = pool
         self._outbox: Outbox = queue.SimpleQueue()
         self._workers = ThreadPoolExecutor(THREADS, "worker")
-        self._leases: dict[int, Future[tuple[ExitStack, Engine | Embedder]]] = {}
+        self._leases: dict[int, Leased] = {}
         self._settings: dict[int, LoadSettings] = {}
         """By the number of the first lease of them."""
+        self._loading: dict[int, Leased] = {}
+        """The lease that loads a model, by the number of the first."""
+        self._deferred: dict[int, Message] = {}
+        """What waits for a model to load, and takes no thread meanwhile."""
         self._generations: dict[int, _Outgoing] = {}
+        self._embeddings: dict[int, threading.Event] = {}
+        """Texts under way by the number of their call, and whether nobody waits for one any more."""
         threading.Thread(target=self._send_events, name="events", daemon=True).start()
 
     def serve(self) -> None:
         """Work until the other end is gone, or asks for the end."""
         while message := self._wire.receive():
-            do = getattr(self, f"_do_{message['do']}")
             if self._is_quick(message):
                 # At once, and in the order in which they come.
-                self._answer(do, message)
+                self._answer(message)
+            elif loading := self._waits_for(message):
+                self._deferred[message["id"]] = message
+                loading.add_done_callback(partial(self._go_on, message["id"]))
             else:
-                self._workers.submit(self._answer, do, message)
+                self._workers.submit(self._answer, message)
+
+    def _waits_for(self, message: Message) -> Leased | None:
+        """The lease that has to be there before this is done: a model's own, and where it loads already, the first one."""
+        if message["do"] != "lease":
+            leased = self._leases.get(message.get("lease", -1))
+            return leased if leased and not leased.done() else None
+        loading = self._loading.get(message["like"])
+        if loading and not loading.done():
+            return loading
+        self._loading[message["like"]] = self._leases[message["lease"]]
+        return None
+
+    def _go_on(self, id_: int, loaded: Leased) -> None:
+        """Do what has waited for a model, unless it was given up; a lease fails as the one that it waited for."""
+        message = self._deferred.pop(id_, None)
+        if message and message["do"] == "lease" and (error := loaded.exception()):
+            self._leases[message["lease"]].set_exception(error)
+            self._tell({"id": id_, "error": plain_error(error)})
+        elif message:
+            self._workers.submit(self._answer, message)
 
     def _is_quick(self, message: Message) -> bool:
         """Whether it takes about as long as to hand it to another thread: what loads, compiles or waits does not."""
@@ -120,22 +161,35 @@ class Child:
             # It is there from now on, for whatever comes behind it.
             self._leases[message["lease"]] = Future()
             if "settings" in message:
-                self._settings[message["lease"]] = read(LoadSettings, message["settings"])
-            return self._pool.has(self._settings[message["like"]])
+                self._settings[message["like"]] = read(LoadSettings, message["settings"])
+            return self._pool.has(self._settings[message["like"]], message["embeds"])
         if do in ("tokenize_all", "think") and not self._leases[message["lease"]].done():
             return False
         if do == "tokenize_all":
             return sum(len(prompt["text"]) for prompt in message["prompts"]) < QUICK_CHARACTERS
-        return do in ("stop", "cancel", "think", "health")
+        if do == "embed":
+            self._embeddings[message["id"]] = threading.Event()
+        return do in ("stop", "cancel", "give_up", "think", "beat", "report")
 
-    def _answer(self, do: Callable[[Message], Any], message: Message) -> None:
+    def _answer(self, message: Message) -> None:
+        do = getattr(self, f"_do_{message['do']}")
         try:
             reply = {"id": message["id"], "ok": do(message)}
             if message["do"] in _UNANSWERED:
                 return
         except BaseException as error:
             reply = {"id": message["id"], "error": plain_error(error)}
-        self._tell(reply)
+        if message["do"] in _REPORTED:
+            self._report(reply)
+        else:
+            self._tell(reply)
+
+    def _report(self, *messages: Message) -> None:
+        """Say what the process is at, before these messages."""
+        with self._reporting:
+            loaded = [str(path) for path in self._pool.loaded()]
+            report = {"health": self._pool.health(), "loaded": loaded, "status": plain(self._pool.status())}
+            self._tell({"report": report}, *messages)
 
     def _tell(self, *messages: Message) -> None:
         try:
@@ -150,10 +204,11 @@ class Child:
             # What one step of the engine says goes together.
             while not self._outbox.empty():
                 messages.append(self._outbox.get())
-            for message in messages:
-                if "left" in message:
-                    self._generations.pop(message["of"], None)
-            self._tell(*messages)
+            left = [message["of"] for message in messages if "left" in message]
+            for number in left:
+                self._generations.pop(number, None)
+            # Whoever has its answer finds it counted.
+            (self._report if left else self._tell)(*messages)
 
     def _do_lease(self, message: Message) -> Message:
         leased = self._leases[message["lease"]]
@@ -169,17 +224,12 @@ class Child:
             leased.set_exception(error)
             raise
         leased.set_result((stack, model))
-        if isinstance(model, Embedder):
-            return {"n_ctx": model.n_ctx, "chat_format": plain(ChatFormat("", "", "", ()))}
         return {"n_ctx": model.n_ctx, "chat_format": plain(model.chat_format)}
 
     def _do_release(self, message: Message) -> None:
         leased = self._leases.pop(message["lease"])
         if not leased.exception():
             leased.result()[0].close()
-
-    def _do_try(self, message: Message) -> None:
-        self._helper.run(message["settings"], message["embeds"])
 
     def _do_tokenize_all(self, message: Message) -> list[list[int]]:
         model = self._model(message)
@@ -191,8 +241,23 @@ class Child:
     def _do_embed(self, message: Message) -> list[Any]:
         embedder = self._model(message)
         assert isinstance(embedder, Embedder)
-        vector, spent = embedder.embed(message["tokens"])
+        is_given_up = self._embeddings[message["id"]]
+
+        def poll() -> None:
+            if is_given_up.is_set():
+                raise Unavailable("nobody waits for it any more", code="cancelled")
+
+        try:
+            vector, spent = embedder.embed(message["tokens"], poll)
+        finally:
+            del self._embeddings[message["id"]]
         return [vector, plain(spent)]
+
+    def _do_give_up(self, message: Message) -> None:
+        if self._deferred.pop(message["number"], None):
+            self._embeddings.pop(message["number"], None)
+        elif is_given_up := self._embeddings.get(message["number"]):
+            is_given_up.set()
 
     def _do_submit_all(self, message: Message) -> None:
         numbers = [number for number, _ in message["requests"]]
@@ -227,17 +292,14 @@ class Child:
     def _do_retain(self, message: Message) -> None:
         self._pool.retain((owner, session) for owner, session in message["sessions"])
 
-    def _do_loaded(self, _message: Message) -> list[str]:
-        return [str(path) for path in self._pool.loaded()]
-
     def _do_unload(self, message: Message) -> bool:
         return self._pool.unload(Path(message["file"]))
 
-    def _do_status(self, _message: Message) -> Any:
-        return plain(self._pool.status())
+    def _do_beat(self, _message: Message) -> tuple[int, int]:
+        return self._pool.look()
 
-    def _do_health(self, _message: Message) -> str:
-        return self._pool.health()
+    def _do_report(self, _message: Message) -> None:
+        """What is wanted comes with the answer."""
 
     def _do_close(self, _message: Message) -> None:
         self._pool.close()
@@ -257,18 +319,16 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         # Ctrl+C in a terminal is the other process's, which ends this one in its turn.
         signal.signal(name, signal.SIG_IGN)
-    number = int(sys.argv[1])
-    # Before anything here has threads.
-    helper = TrialHelper(number)
-    wire = Wire(socket.socket(fileno=number))
+    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
     hello = wire.receive()
     if hello is None:
         return
+    bound_heap()
     logs.set_up(hello["log_level"], hello["log_format"])
     store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"], hello["shares_states"])
     pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
     wire.send({"ready": True})
-    Child(wire, pool, helper).serve()
+    Child(wire, pool).serve()
     # What could be saved has been, if there was time to ask for it; threads may be deep in llama.cpp.
     os._exit(0)
 

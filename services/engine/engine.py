@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from services.engine.loading import fingerprint
 from services.engine.runner import Runner
 from services.engine.sequence import EngineGeneration, Sequence
 from services.engine.state import pack
+from services.engine.step_clock import StepClock
 from services.engine.steps import Steps
 from services.engine.store import StateStore
 from services.errors import EngineFailure, HearthError, InvalidRequest, Unavailable
@@ -47,7 +49,7 @@ class Engine:
     """A loaded model at work. Its methods are for any thread; what is computed is on the engine's own.
 
     `_inbox` is the only way in. `_turn` protects `_open`, so that nothing is put into the inbox of a stopped engine,
-    and `_n_mailed`, the requests in the inbox.
+    and `_mailed`, the requests in the inbox by their accounts.
     """
 
     def __init__(
@@ -56,26 +58,29 @@ class Engine:
         store: StateStore | None = None,
         think_ahead: bool = True,
         max_waiting: int = MAX_WAITING,
+        budget: int | None = None,
     ) -> None:
         """Load the model on the engine's thread, and return when it is ready. Raises BadModelFile.
 
         Computed states that have no room on the slots are left to `store`, which may serve other engines too. At most
-        `max_waiting` requests wait for a slot.
+        `max_waiting` requests wait for a slot, and more only of accounts that have fewer than an equal share of these.
         """
         self._max_waiting = max_waiting
         self._store = store or StateStore()
         self._think_ahead = think_ahead
         self._inbox: queue.SimpleQueue[list[Sequence] | Thought | _Forget | str | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
-        self._n_mailed = 0
+        self._mailed: Counter[str] = Counter()
         self._open = True
         self._failures = 0
+        self.clock = StepClock()
+        """Entered for each step."""
         loaded: Future[Runner] = Future()
-        self._thread = threading.Thread(target=self._run, args=(settings, loaded), name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(settings, budget, loaded), name="engine", daemon=True)
         self._thread.start()
         self._runner = loaded.result()
         self.n_ctx = self._runner.n_ctx
-        self.n_bytes = self._runner.n_bytes
+        self.n_weights, self.n_bytes = self._runner.n_weights, self._runner.n_bytes
         """About what the model takes in memory, its KV cache included."""
         self.chat_format = self._runner.vocabulary.chat_format
 
@@ -97,7 +102,7 @@ class Engine:
     @property
     def n_waiting(self) -> int:
         """How many requests wait for a slot."""
-        return self._steps.scheduler.n_waiting + self._n_mailed
+        return self._steps.scheduler.n_waiting + self._mailed.total()
 
     @property
     def counts(self) -> Counts:
@@ -126,7 +131,7 @@ class Engine:
             # Nothing to compute logits from: it would never end.
             raise InvalidRequest("the prompt holds no tokens", param="prompt")
         with self._turn:
-            self._refuse_crowd(len(requests))
+            self._refuse_crowd([request.account or request.owner for request in requests])
         generations = []
         try:
             for number, request in enumerate(requests):
@@ -138,8 +143,9 @@ class Engine:
                 made.sequence.sampler = self._runner.sampler(request)
             waiting = [generation.sequence for generation in generations if not self._is_over(generation)]
             with self._turn:
-                self._refuse_crowd(len(waiting))
-                self._n_mailed += len(waiting)
+                accounts = [sequence.account for sequence in waiting]
+                self._refuse_crowd(accounts)
+                self._mailed.update(accounts)
                 self._put(waiting)
         except HearthError:
             for generation in generations:
@@ -187,12 +193,20 @@ class Engine:
         self.stop()
         self._runner.close()
 
-    def _refuse_crowd(self, n_coming: int) -> None:
-        """Raises Unavailable where there is no room for so many more, and where the engine has stopped."""
+    def _refuse_crowd(self, coming: Many[str]) -> None:
+        """Raises Unavailable where there is no room for more of these accounts, or where the engine has stopped.
+
+        Whoever fills the queue keeps nobody else out: slots go to the accounts in turn, so that nobody waits longer for it.
+        """
         if not self._open:
             raise Unavailable("the engine has stopped", code="engine_down", retry_after=1)
-        n_waiting = self._steps.scheduler.n_waiting + self._n_mailed - self._steps.scheduler.n_free
-        if n_waiting + n_coming > self._max_waiting:
+        scheduler = self._steps.scheduler
+        n_waiting = scheduler.n_waiting + self._mailed.total() - scheduler.n_free
+        if n_waiting + len(coming) <= self._max_waiting:
+            return
+        line = self._mailed + Counter(sequence.account for sequence in scheduler.waiting) + Counter(coming)
+        share = self._max_waiting // len(line)
+        if any(line[account] > max(share, min(self._max_waiting, 1)) for account in coming):
             seconds = self._steps.mean_seconds * (n_waiting + 1) / self._runner.n_slots
             raise Unavailable(
                 f"{max(n_waiting, 0)} answers wait for their turn already; try again later",
@@ -209,10 +223,10 @@ class Engine:
         if self._steps.is_for_nobody:
             self._runner.interrupt()
 
-    def _run(self, settings: LoadSettings, loaded: Future[Runner]) -> None:
+    def _run(self, settings: LoadSettings, budget: int | None, loaded: Future[Runner]) -> None:
         """The thread: load, loop, and fail what is left."""
         try:
-            runner = Runner(settings)
+            runner = Runner(settings, budget)
             self._model = fingerprint(settings, runner.n_ctx)
             self._store.bind(self._model, settings.file)
             cache = SlotCache(runner, self._store, self._model, runner.n_slots, runner.bytes_per_token)
@@ -249,7 +263,8 @@ class Engine:
                 for sequence in item:
                     self._steps.scheduler.add(sequence)
                 with self._turn:
-                    self._n_mailed -= len(item)
+                    self._mailed.subtract(sequence.account for sequence in item)
+                    self._mailed = +self._mailed
             elif isinstance(item, Thought):
                 self._steps.thoughts.add(item)
             elif isinstance(item, _Forget):
@@ -258,7 +273,8 @@ class Engine:
 
     def _guarded_step(self) -> None:
         try:
-            self._steps.step(has_mail=lambda: not self._inbox.empty())
+            with self.clock:
+                self._steps.step(has_mail=lambda: not self._inbox.empty())
             self._failures = 0
         except Exception as error:
             log.exception("the engine failed in a step")

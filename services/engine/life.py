@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -12,18 +14,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TooLate
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from services.backend import Finish, GenerationRequest, LoadSettings, Spent
+from services.backend import Finish, GenerationRequest, Health, LoadSettings, Spent
 from services.codec import Message, plain, read, read_choice, read_error
 from services.delivery import Delivery
-from services.engine.wire import Wire
+from services.engine.heartbeat import BEAT, LONGEST_STEP, Heartbeat, is_stopped, work_of
+from services.engine.polling import POLL_SECONDS, result_of
+from services.engine.wire import Wire, frame
 from services.errors import Unavailable
 from services.settings import HOME
+from services.status import Counts, Room, Status
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,10 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 15.0
 # How long a caller that leaves waits for what its answer has cost: a step takes less.
 _LAST_STEP = 3.0
+# How long a caller waits for what neither loads nor generates: it may have to wait for a step.
+CALL_SECONDS = 120.0
+# How long a process whose socket is closed has to end by itself, and one that is killed.
+_ENDING = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,35 @@ class EngineOptions:
     idle_seconds: float = 0
     log_level: str = "WARNING"
     log_format: str = "text"
+    timeout: float = 8
+    """Seconds after which a process that does not answer is killed; 0: never."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a process has last said of itself."""
+
+    health: Health
+    loaded: list[Path]
+    status: Status
+
+
+def _nothing_yet() -> Report:
+    none = Room(0, 0)
+    return Report("down", [], Status(Counts(), 0, 0, 0, none, none, none))
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A model on lease: its number, what will be answered once it is loaded, and what the process tells of it.
+
+    `poll` is called while it loads.
+    """
+
+    number: int
+    ready: Future[Any]
+    known: Message
+    poll: Callable[[], None]
 
 
 def crashed() -> Unavailable:
@@ -57,15 +94,19 @@ def crashed() -> Unavailable:
 
 
 class Life:
-    """One process, from its start to its end. Its own thread receives; any thread may call or send.
+    """One process, from its start to its end. Any thread may call; one of its own sends, and another one receives.
 
-    `_turn` protects the tables of what is waited for.
+    `_turn` protects the tables of what is waited for. Nobody who calls ever waits for the socket.
     """
 
-    def __init__(self, options: EngineOptions, ended: Callable[[Life], None]) -> None:
+    def __init__(self, options: EngineOptions) -> None:
+        """Start it, on a thread that lives as long: the system kills the process when that ends, however the server does.
+
+        Raises OSError.
+        """
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "services.engine.child", str(theirs.fileno())]
-        # numpy's threads would be there before the process forks, and are of no use in it.
+        # numpy's threads are of no use in it.
         environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         # A session of its own: Ctrl+C is for the server, which ends this process in its turn.
         self.process = subprocess.Popen(  # noqa: S603
@@ -73,111 +114,212 @@ class Life:
         )
         theirs.close()
         self.began = time.monotonic()
-        self.is_over = False
+        self.over = threading.Event()
         self.ready = threading.Event()
+        self.report = _nothing_yet()
         self._wire = Wire(ours)
         self._numbers = itertools.count()
         self._turn = threading.Lock()
         self._replies: dict[int, Future[Any]] = {}
+        self._overdue: dict[int, float] = {}
+        """For how many seconds nobody has waited any more for what is still not done."""
         self._generations: dict[int, RemoteGeneration] = {}
-        self._ended = ended
-        self._known: dict[tuple[LoadSettings, bool], tuple[int, Message]] = {}
-        """Of models that were leased before the number of that lease, and what the process has told of them."""
-        hello = {**vars(options), "states": str(options.states)}
-        threading.Thread(target=self._receive, args=(hello,), name="engine process", daemon=True).start()
+        self._numbers_of: dict[tuple[LoadSettings, bool], int] = {}
+        """Of models that were leased before the number of the first lease."""
+        self._known: dict[tuple[LoadSettings, bool], Message] = {}
+        """What the process has told of them."""
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._heartbeat = Heartbeat(options.timeout)
+        self._ping: Future[Any] | None = None
+        self._reason = ""
+        """Why it was killed, where it was."""
+        self._outbox.put(frame({**vars(options), "states": str(options.states)}))
+        threading.Thread(target=self._send, name="to the engine", daemon=True).start()
+        threading.Thread(target=self._receive, name="from the engine", daemon=True).start()
 
-    def call(self, do: str, seconds: float | None = None, **what: Any) -> Any:
-        """Have something done, and return what came of it. Raises what it raises there, and Unavailable after a crash."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the process has ended."""
+        return self.over.is_set()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not answered for so long that nothing is to be expected of it, or cannot."""
+        return self._heartbeat.is_silent or is_stopped(self.process.pid)
+
+    def beat(self) -> None:
+        """Look whether it still answers, every BEAT seconds, and kill it where it has not for too long.
+
+        Raises Unavailable where it has ended.
+        """
+        heartbeat, ping, pid = self._heartbeat, self._ping, self.process.pid
+        if not self.ready.is_set():
+            reason = heartbeat.start(work_of(pid))
+        elif ping is None or ping.done():
+            reason = heartbeat.answered(*ping.result()) if ping and not ping.exception() else ""
+            _, self._ping = self._ask("beat")
+        elif self._wire.has_input:
+            # It is the server that is behind.
+            reason = ""
+        else:
+            reason = heartbeat.missed(work_of(pid))
+        with self._turn:
+            self._overdue = {number: seconds + BEAT for number, seconds in self._overdue.items()}
+            if max(self._overdue.values(), default=0) > LONGEST_STEP:
+                reason = reason or f"it did not do within {CALL_SECONDS + LONGEST_STEP:g} s what takes milliseconds"
+        if reason and not self.is_over:
+            self._kill(reason)
+
+    def call(self, do: str, seconds: float = CALL_SECONDS, **what: Any) -> Any:
+        """Have something done, and return what came of it.
+
+        Raises what it raises there, and Unavailable after a crash, or where it is not done in time.
+        """
+        number, reply = self._ask(do, **what)
+        try:
+            return self._in_time(number, reply, seconds)
+        finally:
+            with self._turn:
+                self._replies.pop(number, None)
+
+    def call_polled(self, do: str, poll: Callable[[], None], **what: Any) -> Any:
+        """The same, however long it takes; what `poll` raises, which is called all the while, has it given up there too."""
+        number, reply = self._ask(do, **what)
+        try:
+            return result_of(reply, poll)
+        except BaseException:
+            self.tell("give_up", number=number)
+            raise
+        finally:
+            with self._turn:
+                self._replies.pop(number, None)
+
+    def call_leased(self, do: str, lease: Lease, **what: Any) -> Any:
+        """The same of a leased model. To load that again is no delay, and the lease's `poll` is called meanwhile."""
+        number, reply = self._ask(do, lease=lease.number, **what)
+        try:
+            while not lease.ready.done() and not wait([reply], POLL_SECONDS).done:
+                lease.poll()
+            return self._in_time(number, reply, CALL_SECONDS)
+        except BaseException:
+            self.tell("give_up", number=number)
+            raise
+        finally:
+            with self._turn:
+                self._replies.pop(number, None)
+
+    def _in_time(self, number: int, reply: Future[Any], seconds: float) -> Any:
+        if wait([reply], seconds).done:
+            return reply.result()
+        with self._turn:
+            if number in self._replies:
+                self._overdue[number] = 0.0
+        raise Unavailable(f"the engine did not answer within {seconds:g} seconds", code="timeout", retry_after=10)
+
+    def tell(self, do: str, **what: Any) -> None:
+        """Have something done that nobody waits for."""
+        self._outbox.put(frame({"id": next(self._numbers), "do": do, **what}))
+
+    def _ask(self, do: str, **what: Any) -> tuple[int, Future[Any]]:
+        """Have something done; return the number under which it is answered, and what will be. Raises Unavailable."""
         number = next(self._numbers)
+        message = frame({"id": number, "do": do, **what})
         reply: Future[Any] = Future()
         with self._turn:
             if self.is_over:
                 raise crashed()
             self._replies[number] = reply
-        try:
-            self._wire.send({"id": number, "do": do, **what})
-        except OSError:
-            # The receiving thread finds out too, and tells everybody.
-            raise crashed() from None
-        try:
-            return reply.result(seconds)
-        finally:
-            with self._turn:
-                self._replies.pop(number, None)
+        self._outbox.put(message)
+        return number, reply
 
-    def tell(self, do: str, **what: Any) -> None:
-        """Have something done that nobody waits for."""
-        try:
-            self._wire.send({"id": next(self._numbers), "do": do, **what})
-        except OSError:
-            log.debug("%s comes too late", do)
+    def lease(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> Lease:
+        """Lease a model, loaded first where it is not.
 
-    def lease(self, settings: LoadSettings, embeds: bool) -> tuple[int, Message]:
-        """Lease a model, loaded first where it is not; return the lease's number and what there is to know of the model.
-
-        Of one that is known it is not waited for: where it cannot be had any more, what is asked of it says so. Raises
-        BadModelFile.
+        `poll` is called meanwhile, and gives up by what it raises; the model is loaded all the same. One that is known is
+        not waited for: where it cannot be had any more, what is asked of it says so. Raises BadModelFile.
         """
-        lease = next(self._numbers)
-        if known := self._known.get((settings, embeds)):
-            self.tell("lease", lease=lease, like=known[0], embeds=embeds)
-            return lease, known[1]
+        number = next(self._numbers)
+        like = self._numbers_of.setdefault((settings, embeds), number)
+        known = self._known.get((settings, embeds))
+        told = {} if known else {"settings": plain(settings)}
+        id_, ready = self._ask("lease", lease=number, like=like, embeds=embeds, **told)
         try:
-            told = dict(self.call("lease", lease=lease, like=lease, settings=plain(settings), embeds=embeds))
+            if not known:
+                known = self._known[settings, embeds] = dict(result_of(ready, poll))
+            return Lease(number, ready, known, poll)
         except BaseException:
-            self.tell("release", lease=lease)
+            self.tell("release", lease=number)
+            with self._turn:
+                self._replies.pop(id_, None)
             raise
-        self._known[settings, embeds] = lease, told
-        return lease, told
 
-    def submit_all(self, lease: int, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
+    def submit_all(self, lease: Lease, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
         """See `Model.submit_all`."""
         made = [RemoteGeneration(self, next(self._numbers)) for _ in requests]
         with self._turn:
             self._generations |= {generation.number: generation for generation in made}
         try:
             plain_requests = [[generation.number, plain(each)] for generation, each in zip(made, requests, strict=True)]
-            self.call("submit_all", lease=lease, requests=plain_requests)
+            self.call_leased("submit_all", lease, requests=plain_requests)
         except BaseException:
             with self._turn:
                 for generation in made:
                     self._generations.pop(generation.number, None)
+            # Where it was not done in time, it may still be.
+            for generation in made:
+                self.tell("cancel", number=generation.number)
             raise
         return made
 
     def ending(self) -> str:
         """How the process has ended, in words."""
         status = self.process.returncode
-        named = {number.value: number.name for number in signal.Signals}
-        return named.get(-status, f"signal {-status}") if status < 0 else f"status {status}"
+        if status is None:
+            how = "it cannot be killed"
+        else:
+            named = {number.value: number.name for number in signal.Signals}
+            how = named.get(-status, f"signal {-status}") if status < 0 else f"status {status}"
+        return f"{how}: {self._reason}" if self._reason else how
 
     def stop(self) -> None:
-        """Have it save what it has computed, and end; make it end where that takes too long."""
+        """Have it save what it has computed, and end; make it end where that takes too long, or it is silent."""
         deadline = time.monotonic() + STOP_SECONDS
         try:
             self.call("close", STOP_SECONDS)
-        except (TooLate, Unavailable):
+        except Unavailable:
             log.warning("the engine's process does not stop by itself")
         self._wire.close()
-        try:
-            self.process.wait(max(deadline - time.monotonic(), 1))
-        except subprocess.TimeoutExpired:
+        if not self.over.wait(max(deadline - time.monotonic(), 1)):
             self.process.kill()
-            self.process.wait()
+            self.over.wait(_ENDING)
 
-    def _receive(self, hello: Message) -> None:
+    def _kill(self, reason: str) -> None:
+        """End a process that hangs. Not even one that the kernel holds is waited for."""
+        self._reason = reason
+        self.process.kill()
+        self._wire.close()
+
+    def _send(self) -> None:
+        """The thread that sends: it alone waits where the process does not read."""
+        with contextlib.suppress(OSError):
+            while frames := self._outbox.get():
+                self._wire.send_frames(frames)
+
+    def _receive(self) -> None:
+        """The thread that receives, and tells everybody of the end."""
         try:
-            self._wire.send(hello)
             while message := self._wire.receive():
                 self._take(message)
         except Exception:
             log.exception("the engine's process says what cannot be read")
             self.process.kill()
-        self.process.wait()
+        self._wire.close()
+        self._wait()
         with self._turn:
-            self.is_over = True
+            self.over.set()
             replies, generations = list(self._replies.values()), list(self._generations.values())
             self._generations.clear()
+        self._outbox.put(None)
         for reply in replies:
             # One that has come may not have been taken yet.
             if not reply.done():
@@ -185,15 +327,25 @@ class Life:
         for generation in generations:
             generation.put(crashed())
             generation.left.set()
-        self._wire.close()
-        self._ended(self)
+
+    def _wait(self) -> None:
+        """Wait for the end of a process whose socket is closed, and do not let it take long."""
+        for _ in range(2):
+            try:
+                self.process.wait(_ENDING)
+                return
+            except subprocess.TimeoutExpired:
+                self.process.kill()
 
     def _take(self, message: Message) -> None:
         if "ready" in message:
             self.ready.set()
+        elif "report" in message:
+            self.report = read(Report, message["report"])
         elif "id" in message:
             with self._turn:
                 reply = self._replies.pop(message["id"], None)
+                self._overdue.pop(message["id"], None)
             if reply and "error" in message:
                 reply.set_exception(read_error(message["error"]))
             elif reply:
@@ -205,6 +357,9 @@ class Life:
                     del self._generations[message["of"]]
             if generation:
                 generation.take(message)
+            elif "left" not in message:
+                # Its caller has given up before it was queued.
+                self.tell("cancel", number=message["of"])
 
 
 class RemoteGeneration(Delivery):
@@ -246,4 +401,5 @@ class RemoteGeneration(Delivery):
         """See `Generation.cancel`; it returns once it is known what the answer has cost."""
         if not self.left.is_set():
             self._life.tell("cancel", number=self.number)
-            self.left.wait(_LAST_STEP)
+            if not self._life.is_silent:
+                self.left.wait(_LAST_STEP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import llama_cpp
@@ -11,10 +12,11 @@ import llama_cpp
 from services.backend import LoadSettings
 from services.engine import native_log
 from services.engine.machine import free_memory, usable_cores
+from services.engine.state import FILE_PART
 from services.errors import BadModelFile
-from services.models.gguf import TENSOR_TYPES
-from services.models.memory import ubatch
-from services.models.split import part_paths
+from services.models.gguf import TENSOR_TYPES, BadGguf, GgufInfo
+from services.models.memory import Fit, batch_capacity, fit, ubatch
+from services.models.split import part_paths, read_model
 
 _TYPE_NUMBERS = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
 # llama.h, enum llama_load_mode, by (use_mmap, use_mlock).
@@ -59,12 +61,41 @@ def apply_adapters(settings: LoadSettings, model: Any, context: Any) -> None:
         raise BadModelFile(f"llama.cpp cannot apply the adapters to {settings.file.name}: {reason()}", param="model")
 
 
+def info_of(settings: LoadSettings) -> GgufInfo:
+    """What the file's header says. Raises BadModelFile."""
+    try:
+        return read_model(settings.file)
+    except BadGguf as error:
+        raise BadModelFile(f"{settings.file.name}: {error}", param="model") from error
+
+
+def fit_of(
+    settings: LoadSettings, info: GgufInfo, free: int, budget: int | None, weights: int, trained: int | None = None
+) -> Fit:
+    """How a model fits into `free` bytes, and into the `budget` that loaded models have, if that was said.
+
+    `weights` are the bytes of its files or tensors, without adapters; `trained` is the context in tokens that llama.cpp
+    knows of, where it is loaded.
+    """
+    return fit(
+        replace(info, context_length=trained or info.context_length),
+        free,
+        n_ctx=settings.n_ctx,
+        n_parallel=settings.n_parallel,
+        type_k=settings.cache_type_k,
+        type_v=settings.cache_type_v,
+        swa_full=settings.swa_full,
+        n_ubatch=ubatch(settings.n_ubatch, batch_capacity(settings.n_batch, settings.n_parallel)),
+        flash_attn=settings.flash_attn,
+        weights=weights + sum(adapter.file.stat().st_size for adapter in settings.lora),
+        budget=budget,
+    )
+
+
 def fingerprint(settings: LoadSettings, n_ctx: int) -> str:
-    """A name for the model file and all settings that change what is computed with it."""
-    parts = (
+    """A name for the model file (its first FILE_PART characters), and for all that changes what is computed with it."""
+    return _digest(settings.file.name, settings.stamp) + _digest(
         llama_cpp.__version__,
-        settings.file.name,
-        settings.stamp,
         *((adapter.file.name, adapter.stamp, adapter.scale) for adapter in settings.lora),
         n_ctx,
         settings.flash_attn,
@@ -73,7 +104,10 @@ def fingerprint(settings: LoadSettings, n_ctx: int) -> str:
         settings.swa_full,
         settings.n_gpu_layers,
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:FILE_PART]
 
 
 def _model_params(settings: LoadSettings) -> Any:

@@ -1,10 +1,15 @@
-"""What this machine has to give: cores and memory."""
+"""What this machine has to give: cores and memory; and that what is freed goes back to it."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from pathlib import Path
+
+# glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_ARENAS, _MAPPED_FROM, _KEPT_FREE = 2, 2**18, 2**20
 
 
 def usable_cores() -> int:
@@ -54,6 +59,24 @@ def used_memory() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def bound_heap() -> None:
+    """Have glibc give back what this process frees. For the start of a process, before it has threads.
+
+    Left to itself, glibc takes larger and larger blocks from its heap once one such was freed, and copies of computed
+    states, of megabytes each, leave holes there; and threads get heaps of their own, 8 for each core.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_ARENA_MAX, _ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
+
+
+def give_back_heap() -> None:
+    """Have glibc give back all that is free, in the midst of its heaps too: for when much was freed at once."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _siblings(cpu: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import cast
 from services.backend import Health, LoadSettings
 from services.engine.embedder import Embedder
 from services.engine.engine import MAX_WAITING, Engine
-from services.engine.machine import all_memory, free_memory, used_memory
+from services.engine.loading import fit_of, info_of
+from services.engine.machine import all_memory, free_memory, give_back_heap, used_memory
 from services.engine.store import StateStore
-from services.errors import Unavailable
+from services.errors import BadModelFile, Unavailable
 from services.models.split import part_paths
 from services.status import Counts, LoadedModel, Room, Status
 
@@ -58,6 +59,8 @@ class EnginePool:
         0: never.
         """
         self._budget = free_memory() * 3 // 4 if budget is None else budget
+        self._is_told = budget is not None
+        """Whether somebody has said what models may take, so that each is made to fit."""
         self._idle_seconds = idle_seconds
         self._rested = False
         """Whether the last engine was freed since nobody used it."""
@@ -76,13 +79,13 @@ class EnginePool:
             threading.Thread(target=self._watch, name="unload", daemon=True).start()
 
     @contextmanager
-    def lease(self, settings: LoadSettings) -> Iterator[Engine]:
-        """See `Backend.lease`."""
+    def lease(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[Engine]:
+        """See `Backend.lease`; whoever asks this process is asked there whether it still waits."""
         with self._lease(settings, Engine) as engine:
             yield cast(Engine, engine)
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings) -> Iterator[Embedder]:
+    def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[Embedder]:
         """See `Backend.lease_embedder`."""
         with self._lease(settings, Embedder) as embedder:
             yield cast(Embedder, embedder)
@@ -102,10 +105,11 @@ class EnginePool:
                 held.used = time.monotonic()
             self._retire()
 
-    def has(self, settings: LoadSettings) -> bool:
-        """Whether a lease of these settings would not have to load anything."""
+    def has(self, settings: LoadSettings, embeds: bool) -> bool:
+        """Whether a lease of these settings, of one that makes embeddings or not, would not have to load anything."""
         with self._turn:
-            return any(held.settings == settings and held.engine.is_open for held in self._loaded)
+            held = [held.engine for held in self._loaded if held.settings == settings and held.engine.is_open]
+        return any(isinstance(engine, Embedder) == embeds for engine in held)
 
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
@@ -134,6 +138,7 @@ class EnginePool:
             for engine in engines:
                 counts += engine.counts
         states_ram, states_disk = self._store.rooms()
+        n_models = sum(held.n_bytes for held in present)
         return Status(
             counts=counts,
             slots=sum(engine.n_slots for engine in engines),
@@ -143,7 +148,17 @@ class EnginePool:
             states_ram=states_ram,
             states_disk=states_disk,
             models=[LoadedModel(held.settings.file.name, held.n_bytes) for held in present],
+            weights=sum(held.engine.n_weights for held in present),
+            contexts=n_models - sum(held.engine.n_weights for held in present),
+            models_limit=self._budget if self._is_told else max(self._budget, n_models),
         )
+
+    def look(self) -> tuple[int, int]:
+        """See `StepClock.look`: the most of any model's."""
+        with self._turn:
+            present = (*self._loaded, *self._retiring)
+        looks = [held.engine.clock.look() for held in present]
+        return max((long for long, _ in looks), default=0), max((still for _, still in looks), default=0)
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`."""
@@ -194,32 +209,42 @@ class EnginePool:
 
     def _load(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded:
         started = time.perf_counter()
-        # At least the weights will have to find room.
-        self._retire(_size_of(settings.file))
+        budget, had_some = self._room() if self._is_told else None, bool(self._loaded)
+        self._retire(_expected_bytes(settings, budget))
         engine: Engine | Embedder
-        if kind is Engine:
-            engine = Engine(settings, self._store, self._think_ahead, self._max_waiting)
-        else:
-            engine = Embedder(settings)
+        try:
+            if kind is Engine:
+                engine = Engine(settings, self._store, self._think_ahead, self._max_waiting, budget)
+            else:
+                engine = Embedder(settings)
+        except BaseException:
+            with self._turn:
+                # What had to make room can come back, when somebody asks for it.
+                self._rested = self._rested or (had_some and not self._loaded)
+            raise
         held = _Loaded(settings, engine, leases=1, used=time.monotonic())
         log.info("loaded %s in %.1f s", settings.file.name, time.perf_counter() - started)
         with self._turn:
             self._loaded.append(held)
             self._rested = False
             closed = self._closed
+            self._store.set_aside(sum(each.engine.n_weights for each in self._loaded))
         if closed:
             held.engine.stop()
         self._retire()
         return held
 
     def _retire(self, coming: int = 0) -> None:
-        """Free the engines that nobody holds and that have no place any more; `coming` bytes are about to be taken."""
+        """Free the engines that nobody holds and that have no place any more; `coming` bytes are about to be taken.
+
+        Only for what is coming does the last one used leave too.
+        """
         with self._turn:
             retired = [held for held in self._outdated() if not held.leases]
             self._loaded = [held for held in self._loaded if held not in retired]
             self._retiring += retired
             over = sum(held.n_bytes for held in self._loaded) + coming - self._budget
-            for held in [held for held in self._loaded[:-1] if not held.leases]:
+            for held in [held for held in self._loaded[: None if coming else -1] if not held.leases]:
                 if over > 0:
                     over -= held.n_bytes
                     self._loaded.remove(held)
@@ -234,6 +259,14 @@ class EnginePool:
                 self._retiring.remove(held)
                 if isinstance(held.engine, Engine):
                     self._past += held.engine.counts
+                self._store.set_aside(sum(each.engine.n_weights for each in self._loaded))
+        if retired:
+            give_back_heap()
+
+    def _room(self) -> int:
+        """The bytes that models may take beside those that answer just now."""
+        with self._turn:
+            return max(self._budget - sum(held.n_bytes for held in self._loaded if held.leases), 0)
 
     def _outdated(self) -> list[_Loaded]:
         """The engines that a later one of the same file stands for, those that broke, and those that are idle too long."""
@@ -258,9 +291,12 @@ class EnginePool:
                     self._rested = True
 
 
-def _size_of(file: Path) -> int:
+def _expected_bytes(settings: LoadSettings, budget: int | None) -> int:
+    """About what a model will take once it is loaded."""
     try:
-        return sum(part.stat().st_size for part in part_paths(file))
-    except OSError:
-        # It has just been removed, which loading it will say.
+        size = sum(part.stat().st_size for part in part_paths(settings.file))
+        fits = fit_of(settings, info_of(settings), free_memory(), budget, size)
+    except (OSError, BadModelFile):
+        # It has just been removed, or is damaged, which loading it will say.
         return 0
+    return fits.weights + fits.kv

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence as Many
-from dataclasses import replace
 from typing import Any
 
 import llama_cpp
@@ -13,15 +12,14 @@ import llama_cpp
 from services.backend import GenerationRequest, LoadSettings
 from services.engine import native_log
 from services.engine.batch import Batch, Run
-from services.engine.loading import apply_adapters, context_params, load_model, reason
+from services.engine.loading import apply_adapters, context_params, fit_of, info_of, load_model, reason
 from services.engine.machine import free_memory
 from services.engine.sampling import ChainSampler
 from services.engine.state import Buffer, CutRule
 from services.engine.vocabulary import Vocabulary
 from services.errors import BadModelFile, EngineFailure
-from services.models.gguf import BadGguf, GgufInfo
-from services.models.memory import STEP_TOKENS, Fit, batch_capacity, fit, ubatch
-from services.models.split import read_model
+from services.models.gguf import GgufInfo
+from services.models.memory import STEP_TOKENS, Fit, batch_capacity
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +44,21 @@ class Interrupted(Exception):
 class Runner:
     """One model and its context of `n_slots` KV streams: `n_parallel`, or fewer where memory would not hold so many."""
 
-    def __init__(self, settings: LoadSettings) -> None:
-        """Load the model. Raises BadModelFile with llama.cpp's own words where that fails."""
+    def __init__(self, settings: LoadSettings, budget: int | None = None) -> None:
+        """Load the model, into `budget` bytes as far as fewer slots make that possible.
+
+        Raises BadModelFile with llama.cpp's own words where that fails.
+        """
         self._model: Any = None
         self._context: Any = None
         self._interrupted = ctypes.create_string_buffer(2)
         try:
-            self._load(settings)
+            self._load(settings, budget)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, settings: LoadSettings) -> None:
+    def _load(self, settings: LoadSettings, budget: int | None) -> None:
         name = settings.file.name
         # Read before the weights are: how much of them counts as free afterwards depends on how they are loaded.
         free = free_memory()
@@ -65,10 +66,10 @@ class Runner:
         if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
             raise BadModelFile(f"{name} is not a model that goes on writing a text (a decoder)", param="model")
         self.vocabulary = Vocabulary(self._model)
-        info = _info_of(settings)
+        info = info_of(settings)
         self.step_tokens = settings.n_batch or STEP_TOKENS
         capacity = batch_capacity(settings.n_batch, settings.n_parallel)
-        fits = self._fit(settings, info, free, capacity)
+        fits = self._fit(settings, info, free, budget)
         self.n_ctx, self.n_slots = fits.n_ctx, fits.n_slots
         native_log.take_cache_bytes()
         self._context = llama_cpp.llama_init_from_model(
@@ -80,8 +81,11 @@ class Runner:
             )
         cache = _checked(name, fits.kv, native_log.take_cache_bytes())
         self.bytes_per_token = cache / self.n_slots / self.n_ctx
-        self.n_bytes = fits.weights + cache
+        self.n_weights, self.n_bytes = fits.weights, fits.weights + cache
         _tell(name, settings, info, fits, cache)
+        if budget is not None and self.n_bytes > budget:
+            what = "%s takes %d MB, and loaded models may take %d MB (--model-ram)"
+            log.warning(what, name, self.n_bytes / 1e6, budget / 1e6)
         apply_adapters(settings, self._model, self._context)
         self._memory = llama_cpp.llama_get_memory(self._context)
         if not self._memory:
@@ -94,21 +98,10 @@ class Runner:
         )
         llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
 
-    def _fit(self, settings: LoadSettings, info: GgufInfo, free: int, capacity: int) -> Fit:
+    def _fit(self, settings: LoadSettings, info: GgufInfo, free: int, budget: int | None) -> Fit:
         """How the model fits into `free` bytes. Raises BadModelFile where it does not."""
-        adapters = sum(adapter.file.stat().st_size for adapter in settings.lora)
-        fits = fit(
-            replace(info, context_length=llama_cpp.llama_model_n_ctx_train(self._model) or info.context_length),
-            free,
-            n_ctx=settings.n_ctx,
-            n_parallel=settings.n_parallel,
-            type_k=settings.cache_type_k,
-            type_v=settings.cache_type_v,
-            swa_full=settings.swa_full,
-            n_ubatch=ubatch(settings.n_ubatch, capacity),
-            flash_attn=settings.flash_attn,
-            weights=llama_cpp.llama_model_size(self._model) + adapters,
-        )
+        trained = llama_cpp.llama_model_n_ctx_train(self._model)
+        fits = fit_of(settings, info, free, budget, llama_cpp.llama_model_size(self._model), trained)
         if fits.problem:
             raise BadModelFile(f"{settings.file.name}: {fits.problem}", param=fits.param)
         return fits
@@ -186,13 +179,6 @@ class Runner:
         if self._model:
             llama_cpp.llama_model_free(self._model)
         self._context = self._model = None
-
-
-def _info_of(settings: LoadSettings) -> GgufInfo:
-    try:
-        return read_model(settings.file)
-    except BadGguf as error:
-        raise BadModelFile(f"{settings.file.name}: {error}", param="model") from error
 
 
 def _checked(name: str, counted: int, actual: int) -> int:

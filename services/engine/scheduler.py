@@ -1,13 +1,15 @@
 """What runs next. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
 Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of one
-prompt; the owners of prompts take turns, so that nobody's long prompt holds up another's short one, and of one owner's
-prompts the oldest is read first. Slots go to the owner who has fewest, the oldest request first; what nobody waits for
-goes last.
+prompt; the accounts (see `GenerationRequest.account`) take turns, so that nobody's long prompt holds up another's short
+one, and of one account's prompts the oldest is read first. Slots go to the account that has fewest, and of those that have
+as few to the one that has waited longest for one; what nobody waits for goes last.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -41,6 +43,9 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._turn = 0
         self._turns: dict[str, int] = {}
+        self._n_admitted = 0
+        self._admitted: dict[str, int] = {}
+        """Of each account that runs or waits, when it was last given a slot, by a running number."""
 
     @property
     def running(self) -> Many[Sequence]:
@@ -72,35 +77,52 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def admit(self) -> Sequence | None:
-        """Move the next waiting sequence to the running ones, if a slot is free: the oldest of the owner who has fewest."""
+        """Move the next waiting sequence to the running ones, if a slot is free."""
         if not self._waiting or not self.n_free:
             return None
         sequence = next(self.line())
         self._waiting.remove(sequence)
         self._running.append(sequence)
+        self._n_admitted += 1
+        self._admitted[sequence.account] = self._n_admitted
         # Newcomers go before those who were read of late, and not before those who have waited for longer than that.
-        self._turns.setdefault(sequence.request.owner, self._turn - self._n_slots)
+        self._turns.setdefault(sequence.account, self._turn - self._n_slots)
         return sequence
 
     def line(self) -> Iterator[Sequence]:
         """The waiting sequences in the order in which they get slots, if none runs out meanwhile."""
-        slots_of = [sequence.request.owner for sequence in self._running]
-        waiting = list(self._waiting)
-        while waiting:
-            # What nobody waits for goes last.
-            sequence = min(waiting, key=lambda each: (each.request.patient, slots_of.count(each.request.owner)))
+        slots, owners = (
+            Counter(each.account for each in self._running),
+            Counter(each.request.owner for each in self._running),
+        )
+        admitted, waiting = dict(self._admitted), list(self._waiting)
+
+        def order(each: Sequence) -> tuple[bool, int, int, int]:
+            # What nobody waits for goes last; within an account, which may be of several keys, those take turns too.
+            account = each.account
+            return each.request.patient, slots[account], admitted.get(account, 0), owners[each.request.owner]
+
+        for number in itertools.count(self._n_admitted + 1):
+            if not waiting:
+                return
+            sequence = min(waiting, key=order)
             waiting.remove(sequence)
-            slots_of.append(sequence.request.owner)
+            slots[sequence.account] += 1
+            owners[sequence.request.owner] += 1
+            admitted[sequence.account] = number
             yield sequence
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, wherever it is."""
+        account = sequence.account
         if sequence in self._running:
             self._running.remove(sequence)
-            if all(each.request.owner != sequence.request.owner for each in self._running):
-                del self._turns[sequence.request.owner]
+            if all(each.account != account for each in self._running):
+                del self._turns[account]
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
+        if all(each.account != account for each in (*self._running, *self._waiting)):
+            self._admitted.pop(account, None)
 
     def plan(self, budget: int, chunk: int, burst: int = 0) -> list[Work]:
         """The next step's work; [] when nothing runs.
@@ -124,11 +146,11 @@ class Scheduler:
         )
 
     def _next_to_read(self) -> Sequence | None:
-        """The oldest prompt of the owner who has waited longest for a turn."""
+        """The oldest prompt of the account that has waited longest for a turn."""
         reading = [sequence for sequence in self._running if not sequence.is_decoding]
         if not reading:
             return None
-        sequence = min(reading, key=lambda each: self._turns[each.request.owner])
+        sequence = min(reading, key=lambda each: self._turns[each.account])
         self._turn += 1
-        self._turns[sequence.request.owner] = self._turn
+        self._turns[sequence.account] = self._turn
         return sequence

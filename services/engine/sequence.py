@@ -55,6 +55,11 @@ class Sequence:
         self._untold = 0
 
     @property
+    def account(self) -> str:
+        """Whose share of the slots it takes."""
+        return self.request.account or self.request.owner
+
+    @property
     def n_pending(self) -> int:
         """Known tokens that are not computed yet: the rest of the prompt, or the one that was sampled last."""
         return len(self.tokens) - self.n_computed

@@ -12,6 +12,8 @@ from services.backend import PASSING
 # Fewer common tokens than these are not worth the copying.
 MIN_SHARED = 16
 TOKEN_BYTES = array("i").itemsize
+# So many characters of a model's fingerprint tell its file, and as many more how it is loaded.
+FILE_PART = 16
 # Writable, so that ctypes can hand it on without copying it.
 Buffer = bytearray | memoryview
 

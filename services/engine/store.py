@@ -1,8 +1,8 @@
 """Computed states that lie on no slot: in RAM, and those of stored sessions on disk too, each within a cap of bytes.
 
 Of each conversation the newest state counts: on its slot, else in RAM, else on disk. What is used least leaves first. A
-thread of its own writes to disk what has rested a while, and what RAM is about to let go; what it cannot keep up with is
-lost, since it can be computed again.
+thread of its own writes to disk what has rested a while, and what RAM is about to let go, which stays in RAM until then as
+far as `OVER` goes; what the thread cannot keep up with is lost, since it can be computed again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from services.backend import EVERYBODY
 from services.engine.machine import free_memory
-from services.engine.state import CUT_ANYWHERE, CutRule, State, StateKey, best_match
+from services.engine.state import CUT_ANYWHERE, FILE_PART, CutRule, State, StateKey, best_match
+from services.engine.state_file import Saved
 from services.engine.state_folder import StateFolder
 from services.status import Room, Tier
 
@@ -23,6 +24,8 @@ RAM_SHARE = 4
 # A state is written once it has rested for as long as this many bytes a second take, so that disks last.
 REST_BYTES_PER_SECOND = 10e6
 REST_SECONDS = 2.0
+# How many bytes more than they may states take in RAM for the moment: what is on its way to disk, or to a slot.
+OVER = 2**25
 
 
 class StateStore:
@@ -45,6 +48,7 @@ class StateStore:
         self._files: dict[str, str] = {}
         self._ram: OrderedDict[StateKey, State] = OrderedDict()
         self._ram_used = 0
+        self._aside = 0
         self._unsaved: OrderedDict[StateKey, State] = OrderedDict()
         self._on_slot: set[StateKey] = set()
         self._fetched: set[StateKey] = set()
@@ -68,14 +72,27 @@ class StateStore:
     def rooms(self) -> tuple[Room, Room]:
         """What the states take, and may take: in RAM, and on disk."""
         on_disk = self._folder.room if self._folder and self._folder.is_usable else Room(0, 0)
-        return Room(self._ram_used, self._ram_cap()), on_disk
+        with self._turn:
+            handed = sum(state.n_bytes for key, state in self._unsaved.items() if key not in self._ram)
+        return Room(self._ram_used + handed, self._ram_cap()), on_disk
+
+    def set_aside(self, n_bytes: int) -> None:
+        """Take note of what the weights of loaded models take: mapped files, which the system counts as free memory."""
+        self._aside = n_bytes
 
     def bind(self, model: str, file: Path) -> None:
-        """Take note that `model` is the fingerprint of `file`, and remove the file's states of other fingerprints."""
+        """Take note that `model` is the fingerprint of `file`, and remove the states of what the file was before.
+
+        What was computed with the same file, loaded in another way, is of use once it is loaded so again.
+        """
         self._files[model] = str(file)
+
+        def is_outdated(saved: Saved) -> bool:
+            return saved.header.file == str(file) and saved.header.model[:FILE_PART] != model[:FILE_PART]
+
         # In a shared folder they may be another process's, and good.
         if self._folder and not self._folder.is_shared:
-            self._folder.remove_where(lambda saved: saved.header.file == str(file) and saved.header.model != model)
+            self._folder.remove_where(is_outdated)
 
     def find(
         self, model: str, owner: str, tokens: bytes, beyond: int = 0, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0
@@ -97,8 +114,7 @@ class StateStore:
         if self._folder and (state := self._folder.fetch(model, owner, tokens, n_shared, rule, spare, self._is_newer)):
             with self._turn:
                 if not self._is_newer(state.key):
-                    self._keep(state)
-                    self._fetched.add(state.key)
+                    self._keep(state, fetched=True)
             if state.key not in self._folder:
                 # Forgotten meanwhile.
                 self.drop(state.key)
@@ -181,13 +197,28 @@ class StateStore:
         with self._turn:
             return key in self._on_slot or key in self._ram
 
-    def _keep(self, state: State) -> None:
-        """Put it into RAM, and let go of what that has no room for; the last one always stays."""
+    def _keep(self, state: State, fetched: bool = False) -> None:
+        """Put it into RAM, and let go of what that has no room for."""
         self._drop(state.key)
         self._ram[state.key] = state
         self._ram_used += state.n_bytes
-        while self._ram_used > self._ram_cap() and len(self._ram) > 1:
-            self._drop(next(iter(self._ram)))
+        if fetched:
+            self._fetched.add(state.key)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let go of what RAM has no room for, what is on disk first; the last one stays, unless it is large.
+
+        One that was fetched for a request stays whatever its size.
+        """
+        cap = self._ram_cap()
+        last = next(reversed(self._ram), None)
+        for key in list(self._ram):
+            if self._ram_used > cap and key not in self._unsaved and key != last:
+                self._drop(key)
+        for key in list(self._ram):
+            if self._ram_used > cap + OVER and (key != last or key not in self._fetched):
+                self._drop(key)
 
     def _drop(self, key: StateKey) -> None:
         self._fetched.discard(key)
@@ -201,7 +232,9 @@ class StateStore:
                 self._drop(key)
 
     def _ram_cap(self) -> int:
-        return (free_memory() + self._ram_used) // RAM_SHARE if self._ram_bytes is None else self._ram_bytes
+        if self._ram_bytes is not None:
+            return self._ram_bytes
+        return max(free_memory() + self._ram_used - self._aside, 0) // RAM_SHARE
 
     def _write_rested(self) -> None:
         """The writer's thread."""
@@ -233,6 +266,8 @@ class StateStore:
 
         if self._folder:
             self._folder.write(state, self._files.get(state.key.model, ""), still)
+        with self._turn:
+            self._make_room()
 
 
 def has_rested(n_bytes: float, used: float) -> bool:

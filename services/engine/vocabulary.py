@@ -14,6 +14,8 @@ from functools import cached_property
 import llama_cpp
 
 from services.backend import ChatFormat, Prompt
+from services.engine.cuts import Cuts
+from services.engine.fragments import SPACE, Added, Fragments
 from services.errors import InvalidRequest
 from services.special_text import special_pattern
 
@@ -22,11 +24,12 @@ from services.special_text import special_pattern
 LONG_TEXT = 4_000
 BIG_STACK = 2**29
 
-# One at a time: such a run may take hundreds of megabytes.
-_big_stack = threading.Lock()
+# Such a run may take hundreds of megabytes: one at a time. A text that takes a few may go beside it.
+_LARGE_TEXT = 100_000
+_large, _small = threading.Semaphore(1), threading.Semaphore(3)
+# Protects the size of the stacks of new threads.
+_starting = threading.Lock()
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-# What C's isspace knows, and llama.cpp strips beside some tokens.
-_SPACE = " \t\n\v\f\r"
 # A token of the kind that its makers added, written as one writes a mark: <|channel>, [INST], <think>.
 _MARK = re.compile(r"[<\[{]\S+[>\]}]")
 # Gemma has such tokens for HTML, which people type and which mean no more than that.
@@ -34,12 +37,16 @@ _HTML = re.compile(
     r"</?(?:a|b|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|span|strong|su[bp]|t[dhr]|"
     r"table|tbody|tfoot|thead|u|ul)>"
 )
+# Kinds of tokenizers (tokenizer.ggml.model) that make one token of a word however long, if they do not know it.
+_CLOSED = ("whitespace", "hybriddna")
+# What white space is written as in the texts of tokens: SentencePiece's way, and GPT-2's.
+_WRITTEN_SPACE = str.maketrans("", "", "\u2581\u0120\u010a\u0109\u010d \n\t\r")
 # In front of a text these keep away the space that some vocabularies put there, and merge with nothing.
 _GUARDS = ("\n", "\x02")
 
 
-def on_big_stack(work: Callable[[], list[int]]) -> list[int]:
-    """Do the work on a thread that has a stack of BIG_STACK bytes, of which only what is used takes memory."""
+def on_big_stack(work: Callable[[], list[int]], size: int) -> list[int]:
+    """Do the work, on a text of `size` letters, on a thread whose stack may take BIG_STACK bytes."""
     done: Future[list[int]] = Future()
 
     def run() -> None:
@@ -48,12 +55,13 @@ def on_big_stack(work: Callable[[], list[int]]) -> list[int]:
         except BaseException as error:
             done.set_exception(error)
 
-    with _big_stack:
-        usual = threading.stack_size(BIG_STACK)
-        try:
-            threading.Thread(target=run, name="tokenize").start()
-        finally:
-            threading.stack_size(usual)
+    with _large if size > _LARGE_TEXT else _small:
+        with _starting:
+            usual = threading.stack_size(BIG_STACK)
+            try:
+                threading.Thread(target=run, name="tokenize").start()
+            finally:
+                threading.stack_size(usual)
         return done.result()
 
 
@@ -69,7 +77,9 @@ class Vocabulary:
             bos = llama_cpp.llama_vocab_bos(self.pointer)
             self._bos = bos if bos >= 0 else None
         self._asked: dict[int, tuple[bytes, bool]] = {}
-        self._specials, marks = self._special_texts()
+        self._added = self._added_tokens()
+        self._specials, marks = _special_texts(self._added)
+        self._fragments = Fragments(self._added)
         self._special, self._mark = special_pattern(self._specials), special_pattern(marks)
         self.chat_format = ChatFormat(
             template=_template(model, None),
@@ -77,7 +87,9 @@ class Vocabulary:
             bos=self._text(llama_cpp.llama_vocab_bos(self.pointer)),
             eos=self._text(llama_cpp.llama_vocab_eos(self.pointer)),
             specials=tuple(sorted(self._specials, key=len, reverse=True)),
+            longest_token=self._longest_token(model),
         )
+        self._is_spm = llama_cpp.llama_vocab_type(self.pointer) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's token ids, the model's beginning-of-sequence token first where it wants one.
@@ -177,10 +189,10 @@ class Vocabulary:
                 continue
             yield from self._tokenize(text[done:start], parse_special=True)
             fragment = text[start:end]
-            if before and self._specials[before[0]] & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP:
-                fragment = fragment.lstrip(_SPACE)
-            if after and self._specials[after[0]] & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP:
-                fragment = fragment.rstrip(_SPACE)
+            if before and self._specials[before[0]].strips_right:
+                fragment = fragment.lstrip(SPACE)
+            if after and self._specials[after[0]].strips_left:
+                fragment = fragment.rstrip(SPACE)
             yield from self._tokenize_plain(fragment)
             done = end
         yield from self._tokenize(text[done:], parse_special=True)
@@ -211,9 +223,31 @@ class Vocabulary:
         return tokens
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """The tokens of a text, part by part: llama.cpp's time grows with the square of what it is given at once."""
+        tokens = []
+        for part in self._fragments.split(text, parse_special):
+            if isinstance(part, int):
+                tokens.append(part)
+            elif self._is_spm and len(part.text) > LONG_TEXT:
+                tokens += self._tokenize_long(part.text, part.has_special)
+            else:
+                tokens += self._tokenize_part(part.text, part.has_special)
+        return tokens
+
+    def _tokenize_long(self, text: str, parse_special: bool) -> Iterator[int]:
+        """The same for a long text of a SentencePiece model; see `Cuts`."""
+        for guard, part in self._cuts.parts(text, parse_special):
+            n_before = len(self._tokenize_here(guard, False))
+            yield from self._tokenize_here(guard + part, parse_special)[n_before:]
+
+    @cached_property
+    def _cuts(self) -> Cuts:
+        return Cuts(map(self._text, range(self.size)), (each.text for each in self._added))
+
+    def _tokenize_part(self, text: str, parse_special: bool) -> list[int]:
         if len(text) <= LONG_TEXT:
             return self._tokenize_here(text, parse_special)
-        return on_big_stack(lambda: self._tokenize_here(text, parse_special))
+        return on_big_stack(lambda: self._tokenize_here(text, parse_special), len(text))
 
     def _tokenize_here(self, text: str, parse_special: bool) -> list[int]:
         data = text.encode()
@@ -229,24 +263,52 @@ class Vocabulary:
         """A special token as it is written; "" for none (-1)."""
         return "" if token < 0 else llama_cpp.llama_vocab_get_text(self.pointer, token).decode("utf-8", "replace")
 
-    def _special_texts(self) -> tuple[dict[str, int], list[str]]:
-        """The texts of special tokens with llama.cpp's attributes of each, and which of them are marks.
-
-        Special are the control and unknown tokens, and of those that a model's makers added beside them the marks: others
-        are runs of white space and ordinary words, which stay the tokens that they are.
-        """
-        texts, marks = {}, []
+    def _added_tokens(self) -> list[Added]:
+        """The tokens that llama.cpp looks for in a text before it tokenizes what is between them."""
+        found = []
         for token in range(self.size):
             attributes = llama_cpp.llama_vocab_get_attr(self.pointer, token)
             if attributes & (_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED):
-                text = self._text(token)
-                if not attributes & _CONTROL:
-                    if not _is_mark(text):
-                        continue
-                    marks.append(text)
-                texts[text] = attributes
-        texts.pop("", None)
-        return texts, marks
+                found.append(
+                    Added(
+                        token,
+                        self._text(token),
+                        is_control=bool(attributes & _CONTROL),
+                        strips_left=bool(attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP),
+                        strips_right=bool(attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP),
+                    )
+                )
+        return found
+
+    def _longest_token(self, model: int) -> int:
+        """See `ChatFormat.longest_token`."""
+        kinds = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)
+        name = ctypes.create_string_buffer(64)
+        llama_cpp.llama_model_meta_val_str(model, b"tokenizer.ggml.model", name, len(name))
+        # Others drop parts of a text, or make one token of whatever they do not know.
+        if llama_cpp.llama_vocab_type(self.pointer) not in kinds or name.value.decode() in _CLOSED:
+            return 0
+        longest = 1
+        for token in range(self.size):
+            text = llama_cpp.llama_vocab_get_text(self.pointer, token)
+            if len(text) > longest:
+                longest = max(longest, len(text.decode("utf-8", "replace").translate(_WRITTEN_SPACE).encode()))
+        return longest
+
+
+def _special_texts(added: Iterable[Added]) -> tuple[dict[str, Added], list[str]]:
+    """The special tokens by their texts, and which of them are marks.
+
+    Special are the control and unknown tokens, and of those that a model's makers added beside them the marks: others are
+    runs of white space and ordinary words, which stay the tokens that they are.
+    """
+    texts, marks = {}, []
+    for each in added:
+        if each.text and (each.is_control or _is_mark(each.text)):
+            texts[each.text] = each
+            if not each.is_control:
+                marks.append(each.text)
+    return texts, marks
 
 
 def _is_mark(text: str) -> bool:

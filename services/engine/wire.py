@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import struct
 import threading
@@ -14,6 +15,12 @@ import threading
 from services.codec import Message
 
 _LENGTH = struct.Struct("<I")
+
+
+def frame(message: Message) -> bytes:
+    """The bytes of a message, its length before it."""
+    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _LENGTH.pack(len(data)) + data
 
 
 class Wire:
@@ -26,12 +33,23 @@ class Wire:
 
     def send(self, *messages: Message) -> None:
         """Send messages, in this order. Raises OSError where the other end is gone."""
-        frames = []
-        for message in messages:
-            data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-            frames += [_LENGTH.pack(len(data)), data]
+        self.send_frames(b"".join(map(frame, messages)))
+
+    def send_frames(self, frames: bytes) -> None:
+        """Send what `frame` has made; waits while the other end does not read. Raises OSError where it is gone."""
         with self._turn:
-            self._connection.sendall(b"".join(frames))
+            self._connection.sendall(frames)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether something has come that is not received yet."""
+        poll = select.poll()
+        try:
+            poll.register(self._connection, select.POLLIN)
+        except ValueError:
+            # It is closed.
+            return False
+        return bool(poll.poll(0))
 
     def receive(self) -> Message | None:
         """The next message; None where the other end is gone."""
@@ -47,7 +65,7 @@ class Wire:
         return None if len(data) < length else dict(json.loads(data.decode("utf-8", "surrogatepass")))
 
     def close(self) -> None:
-        """Hang up: whoever receives gets None."""
+        """Hang up: whoever receives gets None, and whoever still sends an OSError."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         # The socket is closed once its reader is.

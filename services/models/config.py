@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.errors import DamagedFile, InvalidRequest, NotFound, NotPermitted
+from services.errors import DamagedFile, InvalidRequest, NotFound, NotPermitted, Unavailable
 from services.json_file import JsonFile, JsonObject, Misfit
 from services.models.catalog import catalog, find
 from services.models.files import ModelFiles, same_name
@@ -52,19 +52,37 @@ class Config:
     def choose(self, name: str, files: ModelFiles, allowed: Sequence[str] | None = None) -> Chosen:
         """The profile called `name`, or one for the model file called so: the selected one or the first that uses it.
 
-        One of `allowed` goes before others; None: all are. Raises NotFound, and BadModelFile for a damaged file that no
-        profile uses.
+        Of profiles and files only those `allowed` are looked at, so that a refusal tells nothing of others; None: all are.
+        Raises NotFound, NotPermitted, and BadModelFile for a damaged file that no profile uses.
         """
-        if name in self.profiles:
-            return Chosen(name, self.profiles[name])
-        if known := self.profile_of(name, allowed) or self.profile_of(f"{name}.gguf", allowed):
-            return Chosen(known, self.profiles[known])
+        mine = self.only(allowed)
+        if name in mine.profiles:
+            return Chosen(name, mine.profiles[name])
+        if known := mine.profile_of(name) or mine.profile_of(f"{name}.gguf"):
+            return Chosen(known, mine.profiles[known])
         for file_name in (name, f"{name}.gguf"):
-            with suppress(NotFound, InvalidRequest):
-                model = files.check(file_name).name
-                return Chosen(model, Profile(model=model))
+            if allowed is None or file_name in allowed:
+                with suppress(NotFound, InvalidRequest):
+                    model = files.check(file_name).name
+                    return Chosen(model, Profile(model=model))
+        if allowed is not None and name not in allowed:
+            raise not_permitted(name, allowed)
         what = f'there is no model "{name}": neither a profile nor a file of the models folder'
         raise NotFound(what, param="model", code="model_not_found")
+
+    def only(self, allowed: Sequence[str] | None) -> Config:
+        """The same as a key knows it that may use the profiles `allowed`; None: every one.
+
+        Where the selected one is none of them the first is, and "" where there is none at all.
+        """
+        if allowed is None:
+            return self
+        profiles = {name: self.profiles[name] for name in allowed if name in self.profiles}
+        return Config(self.selected if self.selected in profiles else next(iter(profiles), ""), profiles)
+
+    def files_of(self, allowed: Sequence[str]) -> set[str]:
+        """The model files that a key knows of which may use `allowed`: profiles, or files."""
+        return {profile.model for profile in self.only(allowed).profiles.values()} | set(allowed)
 
     def source(self, what: str, local: bool = False) -> tuple[Source, str]:
         """Where to fetch a model from, and what to call its file ("": as it is called there).
@@ -87,8 +105,11 @@ class Config:
 
     def profile_of(self, file: str, allowed: Sequence[str] | None = None) -> str | None:
         """The name of a profile whose model is `file`: one of `allowed`, the selected, else the first; None: none."""
-        names = [name for name in (self.selected, *self.profiles) if same_name(self.profiles[name].model, file)]
+        names = [name for name in (self.selected, *self.profiles) if self._uses(name, file)]
         return next((name for name in names if allowed is None or name in allowed), names[0] if names else None)
+
+    def _uses(self, name: str, file: str) -> bool:
+        return name in self.profiles and same_name(self.profiles[name].model, file)
 
     def check_file(self, file: str, allowed: Sequence[str] | None) -> None:
         """Raise NotPermitted where none of the profiles `allowed` has this model file; None: all files are."""
@@ -144,6 +165,9 @@ class Profiles:
                 if self.problem != error.message:
                     log.error("%s; the last good state serves on", error.message)
                 self.problem = error.message
+            except Unavailable as error:
+                # No fault of the file's, which is read again with the next request.
+                log.warning("%s; the last good state serves on", error.message)
             if self._preferred is None:
                 return self._config
             return Config(self._preferred.name, {**self._config.profiles, self._preferred.name: self._preferred.profile})
@@ -202,6 +226,12 @@ def profile_entry(file: str) -> dict[str, Any]:
     """What a new profile of a model file holds: what its makers advise, where the catalog knows the file."""
     entry = next((entry for entry in catalog() if entry.file == file), None)
     return dict(entry.profile_values()) if entry else {"model": file}
+
+
+def not_permitted(name: str, allowed: Sequence[str]) -> NotPermitted:
+    """What to raise where a key asks by `name` for what is none of the profiles that it may use."""
+    what = f'this key may not use "{name}": it may use {", ".join(allowed)}'
+    return NotPermitted(what, param="model", code="profile_not_permitted")
 
 
 def unknown_profile(name: str) -> NotFound:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # A link may lead to a disk of a million folders, each of which would be looked through at every listing.
 _MAX_FOLDERS = 10_000
+# How names of files end that are still arriving (services/models/download.py).
+PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class ModelFiles:
     def _find(self, name: str) -> Path:
         """Where a file is, by a name that cannot lead out of the folder but by the owner's links."""
         pure = PurePosixPath(name)
+        if any(part.startswith(".") and part != ".." for part in pure.parts) or pure.suffix == PART:
+            # Hidden, or still arriving: as if it were not there.
+            raise _not_there(name)
         if not name.strip() or "\0" in name or pure.is_absolute() or ".." in pure.parts:
             what = "the model should be the name of a file in the models folder"
             raise InvalidRequest(what, param="model", code="bad_model_name")
@@ -99,7 +104,7 @@ class ModelFiles:
         except OSError:
             # The name is too long, or a folder in it cannot be read.
             pass
-        raise NotFound(f"there is no file {name} in the models folder", param="model", code="model_not_found")
+        raise _not_there(name)
 
     def _paths(self) -> Iterator[Path]:
         """The .gguf files that are not hidden. Each folder is looked through once, links to folders at the end."""
@@ -136,6 +141,10 @@ class ModelFiles:
         with self._lock:
             self._read[path] = described
         return described
+
+
+def _not_there(name: str) -> NotFound:
+    return NotFound(f"there is no file {name} in the models folder", param="model", code="model_not_found")
 
 
 def nfc(name: str) -> str:

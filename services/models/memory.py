@@ -58,11 +58,13 @@ def fit(
     n_ubatch: int = 0,
     flash_attn: bool = True,
     weights: int | None = None,
+    budget: int | None = None,
 ) -> Fit:
     """Share out `free` bytes among the weights, the context, and as many slots as half of what the weights leave holds.
 
     `n_ctx` 0 is as much as the model was trained on, or as that half holds for one conversation; more than the model was
-    trained on is never taken. `weights` are the bytes of all its files and adapters, its file's size if None.
+    trained on is never taken. `weights` are the bytes of all its files and adapters, its file's size if None. `budget` is
+    how many bytes the model is to take in all, if that was said: it costs slots, and tokens that nobody has asked for.
     """
     trained = info.context_length or n_ctx or LEAST_CONTEXT
     shape, weights = kv_shape(info), info.size if weights is None else weights
@@ -71,6 +73,8 @@ def fit(
         return shape.bytes(tokens, type_k, type_v, swa_full=swa_full, n_ubatch=n_ubatch, flash_attn=flash_attn)
 
     room = max(free - weights, 0) // 2
+    if budget is not None:
+        room = min(room, max(budget - weights, 0))
     chosen = min(n_ctx or trained, trained)
     if not n_ctx and kv(chosen) > room:
         chosen = max(_largest(kv, room, chosen), min(LEAST_CONTEXT, trained))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -192,10 +191,6 @@ class Chosen:
 
     name: str
     profile: Profile
-
-    def changed(self, values: Mapping[str, Any]) -> Chosen:
-        """The same, with other values of some of the profile's keys, which are good."""
-        return replace(self, profile=self.profile.model_copy(update=values)) if values else self
 
 
 def _template_name(text: str) -> str:

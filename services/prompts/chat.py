@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.backend import Prompt
-from services.errors import HearthError
+from services.errors import BadModelFile, InvalidRequest
 from services.prompts.chat_template import ChatTemplate, Message, count_system
-from services.prompts.form import FEWEST_MARKS, LONGEST_TOKEN, PROBE, Exchange, Form
+from services.prompts.form import FEWEST_MARKS, PROBE, Exchange, Form, Pause, least_tokens
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ChatForm(Form):
     messages: tuple[Message, ...] = field(repr=False)
     tools: tuple[Message, ...] = field(default=(), repr=False)
     system: str = field(default="", repr=False)
+    pause: Pause = field(default=lambda: None, repr=False, compare=False)
     slides = True
 
     @property
@@ -49,14 +50,18 @@ class ChatForm(Form):
         try:
             # Of each message its role alone: names and calls are the caller's too.
             roles = [{"role": message["role"], "content": PROBE} for message in self.messages]
-            return self.template.render([*self._owners, *roles])
-        except HearthError:
+            return self.template.render([*self._owners, *roles], pause=self.pause)
+        except (BadModelFile, InvalidRequest):
             return Prompt(PROBE)
 
-    @property
-    def least(self) -> int:
-        """See `Form.least`."""
-        return sum(FEWEST_MARKS + len(str(each.get("content") or "")) // LONGEST_TOKEN for each in self.messages)
+    def pausing(self, pause: Pause) -> ChatForm:
+        """See `Form.pausing`."""
+        return replace(self, pause=pause)
+
+    def least(self, longest_token: int) -> int:
+        """See `Form.least`: templates may leave out what others than the user said."""
+        said = [str(each.get("content") or "") for each in self.messages if each["role"] == "user"]
+        return FEWEST_MARKS * len(said) + least_tokens("".join(said), longest_token)
 
     @property
     def key(self) -> Hashable:
@@ -72,7 +77,8 @@ class ChatForm(Form):
         return [{"role": "system", "content": self.system}] if self.system and not self._n_system else []
 
     def _render(self, messages: Sequence[Message]) -> Prompt:
-        return self.template.render([*self._owners, *self.messages[: self._n_system], *messages], self.tools)
+        messages = [*self._owners, *self.messages[: self._n_system], *messages]
+        return self.template.render(messages, self.tools, pause=self.pause)
 
 
 def words_of(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -40,14 +40,27 @@ class ChatTemplate:
         """Texts that end an answer, where no token of the model's does."""
         return () if self.format.template else PLAIN_STOP
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Message] = (), reply: bool = True) -> Prompt:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        reply: bool = True,
+        pause: Callable[[], None] = lambda: None,
+    ) -> Prompt:
         """The conversation as the model reads it, up to the beginning of its reply where there is to be one.
 
-        What looks like a special token in `messages` or `tools` is plain text there.
+        What looks like a special token in `messages` or `tools` is plain text there. `pause` is called now and then, and
+        raises to give up.
         Raises InvalidRequest with the template's own words where it refuses the messages, BadModelFile where it fails.
         """
         messages = messages if self._knows_system else _merged(messages)
         marks = Marks(self._special, self._firsts, [self.format.template, messages, tools])
+        environment = self.template.environment
+        assert isinstance(environment, Sandbox)
+        with environment.clock.pausing(pause):
+            return self._safely_written(messages, tools, reply, marks)
+
+    def _safely_written(self, messages: Sequence[Message], tools: Sequence[Message], reply: bool, marks: Marks) -> Prompt:
         prompt = self._write(messages, tools, reply, marks)
         if marks.may_be_joined(messages, tools) and self._is_joined(prompt, messages, tools, reply, marks):
             # The template has put a special token together out of what somebody wrote around what it takes out.

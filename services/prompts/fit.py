@@ -6,12 +6,21 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from services.backend import Prompt
+from services.backend import Model, Prompt
 from services.errors import PromptTooLong, TemplateTooSlow
-from services.prompts.form import FEWEST_MARKS, LONGEST_TOKEN, PROBE, Exchange, Form, before_probe
+from services.prompts.form import (
+    FEWEST_MARKS,
+    LONGEST_TOKEN,
+    PROBE,
+    Exchange,
+    Form,
+    Pause,
+    before_probe,
+    least_tokens,
+)
 
 # A window that is full is emptied down to this share of its room, so that the next many prompts begin alike.
 SLIDE_TO = 0.6
@@ -40,12 +49,21 @@ class FittedPrompt:
 
 @dataclass(frozen=True)
 class PromptFitter:
-    """Fits prompts of one form into a model's context. `n_ctx` and `max_tokens` (of the answer) count tokens."""
+    """Fits prompts of one form into a model's context. `n_ctx` and `max_tokens` (of the answer) count tokens.
+
+    `longest_token` is as in `ChatFormat`. `pause` is called before each text is tokenized, and raises to give up.
+    """
 
     form: Form
     tokenize_all: Callable[[Sequence[Prompt]], list[list[int]]]
     n_ctx: int
     max_tokens: int = 1
+    longest_token: int = 0
+    pause: Pause = lambda: None
+
+    def pausing(self, pause: Pause) -> PromptFitter:
+        """The same with another `pause`."""
+        return replace(self, form=self.form.pausing(pause), pause=pause)
 
     def fit(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> FittedPrompt:
         """The form filled with the exchanges from `start` on, or from later on where these do not fit beside the answer.
@@ -54,9 +72,9 @@ class PromptFitter:
         The prompt alone may fill all of the context but one token.
         Raises PromptTooLong where even the prompt alone does not fit.
         """
-        if self.form.least > self.n_ctx:
+        if (least := self.form.least(self.longest_token)) > self.n_ctx:
             # Not even written: a template may take long over so much.
-            raise PromptTooLong(self.form.least, self.n_ctx)
+            raise PromptTooLong(least, self.n_ctx, at_least=True)
         head = _heads.of(self.form)
         start, filled = self._place(exchanges, start, lambda window: self.form.fill(window, words), head)
         tokens = filled.tokens(start)
@@ -85,6 +103,7 @@ class PromptFitter:
         """The tokens of a prompt's beginning, but for the last ones where these depend on what follows."""
         if not beginning.text:
             return ()
+        self.pause()
         return tuple(_common(self.tokenize_all([Prompt(beginning.text + probe, beginning.typed) for probe in _PROBES])))
 
     def _place(
@@ -98,7 +117,7 @@ class PromptFitter:
         room = self.n_ctx - min(self.max_tokens, max(1, self.n_ctx // 4))
         goal = int(SLIDE_TO * room) if self.form.slides else room
         start = min(start, len(exchanges))
-        filled = _Filled(self.tokenize_all, lambda n: fill(exchanges[n:]), beside)
+        filled = _Filled(self, lambda n: fill(exchanges[n:]), beside)
         if not _is_hopeless(exchanges[start:], room) and filled.fits(start, room, is_last=start == len(exchanges)):
             if start and len(filled.tokens(start)) < REFILL_BELOW * room:
                 start = filled.first_within(goal, 0, start)
@@ -114,13 +133,8 @@ class PromptFitter:
 class _Filled:
     """The prompts that begin with one exchange or another, each made once. Owned by the thread that fits."""
 
-    def __init__(
-        self,
-        tokenize_all: Callable[[Sequence[Prompt]], list[list[int]]],
-        fill: Callable[[int], Prompt],
-        beside: Prompt | None,
-    ) -> None:
-        self._tokenize_all = tokenize_all
+    def __init__(self, fitter: PromptFitter, fill: Callable[[int], Prompt], beside: Prompt | None) -> None:
+        self._fitter = fitter
         self._fill = fill
         self._beside = beside
         self.beside: list[int] = []
@@ -128,11 +142,19 @@ class _Filled:
         self._made: dict[int, list[int]] = {}
 
     def tokens(self, start: int) -> list[int]:
-        """The tokens of the prompt that begins with the exchange `start`."""
+        """The tokens of the prompt that begins with the exchange `start`.
+
+        Raises PromptTooLong, without tokenizing it, where it is certain that they are more than the context holds.
+        """
         if start not in self._made:
+            prompt = self._fill(start)
+            n_ctx = self._fitter.n_ctx
+            if (least := len(prompt.ids) or least_tokens(prompt.text, self._fitter.longest_token)) > n_ctx:
+                raise PromptTooLong(least, n_ctx, at_least=not prompt.ids)
+            self._fitter.pause()
             # All at once: the model may be in another process.
             more = [self._beside] if self._beside and self._beside.text and not self._made else []
-            tokens, *rest = self._tokenize_all([self._fill(start), *more])
+            tokens, *rest = self._fitter.tokenize_all([prompt, *more])
             self.beside = rest[0] if rest else self.beside
             self._made[start] = tokens
         return self._made[start]
@@ -141,7 +163,7 @@ class _Filled:
         """Whether it takes no more than `room`; nor does what a template takes too long for, if there is less to try."""
         try:
             return len(self.tokens(start)) <= room
-        except TemplateTooSlow:
+        except (TemplateTooSlow, PromptTooLong):
             if is_last:
                 raise
             return False
@@ -159,6 +181,12 @@ class _Filled:
                 return bisect_left(range(high), True, lo=tried + 1, key=lambda n: self.fits(n, room))
             high, step = tried, 2 * step
         return high
+
+
+def fitter_of(form: Form, model: Model, n_ctx: int, max_tokens: int = 1, pause: Pause = lambda: None) -> PromptFitter:
+    """What fits prompts of a form into `n_ctx` tokens of a model's context; see `PromptFitter`."""
+    longest = model.chat_format.longest_token
+    return PromptFitter(form.pausing(pause), model.tokenize_all, n_ctx, max_tokens, longest, pause)
 
 
 class _Heads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,9 @@ class Exchange:
 
 # No tokenizer's tokens are longer on average (in characters), and no template writes a message with fewer of its own.
 LONGEST_TOKEN, FEWEST_MARKS = 16, 2
+
+
+Pause = Callable[[], None]
 
 
 class Form(Protocol):
@@ -50,15 +53,27 @@ class Form(Protocol):
         """A conversation's first prompt, with PROBE in the place of everything that its caller wrote."""
         ...
 
-    @property
-    def least(self) -> int:
-        """How many tokens the prompt has at least, whatever the window; 0 where that is not known."""
+    def pausing(self, pause: Pause) -> Form:
+        """The same, calling `pause` while it is filled, where that may take long; what it raises ends the filling."""
+        return self
+
+    def least(self, longest_token: int) -> int:
+        """How many tokens the prompt has at least, whatever the window; 0 where that is not known.
+
+        See `ChatFormat.longest_token`.
+        """
         return 0
 
     @property
     def key(self) -> Hashable:
         """What `bare` depends on; None where it is not worth remembering."""
         ...
+
+
+def least_tokens(text: str, longest_token: int) -> int:
+    """How many tokens a text is at least, however it is tokenized; see `ChatFormat.longest_token`."""
+    # White space may be left out, and runs of it are one token.
+    return len("".join(text.split()).encode("utf-8", "replace")) // longest_token if longest_token else 0
 
 
 def before_probe(prompt: Prompt) -> Prompt:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -21,8 +22,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 # How long, in seconds of this thread's own time, a template may run, and for each message beside (Gemma 4's looks through
-# all earlier ones at each); how long a text it may make.
-RUN_SECONDS, MESSAGE_SECONDS = 2.0, 0.01
+# all earlier ones at each), and at most; how long a text it may make.
+RUN_SECONDS, MESSAGE_SECONDS, MOST_SECONDS = 2.0, 0.01, 8.0
 LONGEST = 2**23
 
 
@@ -45,14 +46,28 @@ class _Clock(threading.local):
     ends = 0.0
     looks = 0
 
+    def __init__(self) -> None:
+        self.pause: Callable[[], None] = lambda: None
+
     def start(self, n_messages: int) -> None:
-        self.ends = time.thread_time() + RUN_SECONDS + MESSAGE_SECONDS * n_messages
+        self.ends = time.thread_time() + min(RUN_SECONDS + MESSAGE_SECONDS * n_messages, MOST_SECONDS)
+
+    @contextmanager
+    def pausing(self, pause: Callable[[], None]) -> Iterator[None]:
+        """Call `pause` too where the clock is looked at, on this thread."""
+        before, self.pause = self.pause, pause
+        try:
+            yield
+        finally:
+            self.pause = before
 
     def check(self) -> None:
-        """Raises Slow once it has run too long. The clock costs more than what is timed: it is not read each time."""
+        """Raises Slow once it has run too long, and what `pause` raises. That costs much: it is not done each time."""
         self.looks += 1
-        if self.looks % 64 == 0 and time.thread_time() > self.ends:
-            raise Slow
+        if self.looks % 64 == 0:
+            if time.thread_time() > self.ends:
+                raise Slow
+            self.pause()
 
 
 class _Generation(Extension):

@@ -1,8 +1,9 @@
-"""How the server stops: on a signal, without a word lost."""
+"""How the server stops: on a signal, without a word lost, and whatever hangs."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -10,6 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+log = logging.getLogger(__name__)
+
+# Seconds in which everything is closed, the engine's process included, or the server leaves without.
+CLOSE_SECONDS = 30.0
 
 
 class Stop:
@@ -27,6 +33,8 @@ class Stop:
         self._closers = closers
         self._begun = False
         self._closed = False
+        self._at = ""
+        """What is being closed."""
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -63,8 +71,21 @@ class Stop:
         deadline = time.monotonic() + self._seconds
         while self._n_open() and time.monotonic() < deadline:
             time.sleep(0.02)
+        last = threading.Timer(CLOSE_SECONDS, self._leave)
+        last.daemon = True
+        last.start()
         for close in self._closers:
-            close()
-        self._closed = True
+            self._at = getattr(close, "__qualname__", repr(close))
+            try:
+                close()
+            except Exception:
+                # The others have something to keep too.
+                log.exception("%s failed", self._at)
+        self._at, self._closed = "the end", True
         # Only a signal gets the main thread out of its loop.
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _leave(self) -> None:
+        """End the process, where closing it hangs. What was answered is on the disk already."""
+        log.error("%s was not done in %g s: the server leaves all the same", self._at, CLOSE_SECONDS)
+        os._exit(1)

@@ -1,111 +1,57 @@
-"""TLS before the plain server: what arrives encrypted is handed on to it, on this machine, and back."""
+"""TLS: a connection's socket that encrypts, and the certificate, which may be renewed while the server runs."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 10.0
-_BLOCK = 2**16
 # Seconds between two looks whether the certificate has been renewed.
 _LOOK_EVERY = 30.0
 
 
-class TlsFront:
-    """Listens in a thread of its own, which owns everything here but `_peers`, which any thread may read.
-
-    The plain server behind it believes nobody else: a connection that does not come from here is refused.
-    """
+class Certificate:
+    """The server's certificate and its key, owned by the server's own thread."""
 
     def __init__(self, cert: Path, key: Path) -> None:
         """Raises OSError where the certificate or its key cannot be used."""
         self._files = (cert, key)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # A client that has no more to say may leave without TLS's own goodbye, and is answered yet. What a request means
+        # does not depend on it: HTTP says how long a request is.
+        self._context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF | ssl.OP_NO_RENEGOTIATION
         self._load()
-        self._peers: dict[str, str] = {}
-        """Who is behind each connection to the plain server, by the port of this side of it."""
-        self._inner = 0
-        self._most = 0
+        self._seen = self._stamps()
+        self._look_at = time.monotonic() + _LOOK_EVERY
 
-    def only_behind_it(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-        """The WSGI application `app` with the address of whoever asks, and for those only who ask through TLS."""
+    def encrypt(self, connection: socket.socket) -> TlsSocket:
+        """The other side of a connection just accepted, whose handshake is still to be made. Raises OSError."""
+        connection.setblocking(False)
+        wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return TlsSocket(wrapped)
 
-        def behind(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-            peer = self._peers.get(environ["REMOTE_PORT"])
-            if peer is None:
-                start("421 Misdirected Request", [("Content-Type", "text/plain")])
-                return [b"This server is asked over https, on another port.\n"]
-            environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = peer
-            return app(environ, start)
-
-        return behind
-
-    def start(self, host: str, port: int, inner: int, most: int) -> int:
-        """Listen at this address for the plain server on port `inner`, for so many connections at once; return the port.
-
-        Raises OSError.
-        """
-        self._inner, self._most = inner, most
-        listens: Future[int] = Future()
-        threading.Thread(target=lambda: asyncio.run(self._serve(host, port, listens)), name="tls", daemon=True).start()
-        return listens.result()
-
-    async def _serve(self, host: str, port: int, listens: Future[int]) -> None:
-        try:
-            server = await asyncio.start_server(
-                self._pass_on, host, port, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_SECONDS, backlog=256
-            )
-        except OSError as error:
-            listens.set_exception(error)
+    def refresh(self) -> None:
+        """Load the files again where they have changed; one that cannot be used is reported, and the old one stays."""
+        now = time.monotonic()
+        if now < self._look_at:
             return
-        listens.set_result(int(server.sockets[0].getsockname()[1]))
-        seen = self._stamps()
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            if (stamps := self._stamps()) != seen:
-                seen = stamps
-                try:
-                    self._load()
-                    log.info("the TLS certificate has been renewed")
-                except OSError as error:
-                    log.error("the new TLS certificate cannot be used, the old one serves on: %s", error)
-
-    async def _pass_on(self, outer_in: asyncio.StreamReader, outer_out: asyncio.StreamWriter) -> None:
-        """One connection, for as long as both sides have it open."""
-        if len(self._peers) >= self._most:
-            outer_out.transport.abort()
-            return
-        try:
-            inner_in, inner_out = await asyncio.open_connection("127.0.0.1", self._inner, local_addr=("127.0.0.1", 0))
-        except OSError:
-            outer_out.transport.abort()
-            return
-        port = str(inner_out.get_extra_info("sockname")[1])
-        self._peers[port] = outer_out.get_extra_info("peername")[0]
-        inner_out.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ways = [asyncio.ensure_future(_pump(outer_in, inner_out)), asyncio.ensure_future(_pump(inner_in, outer_out))]
-        try:
-            # The plain server ends a connection, or the client leaves: either way that is all.
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            for writer in (inner_out, outer_out):
-                writer.close()
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
-                await inner_out.wait_closed()
-            del self._peers[port]
+        self._look_at = now + _LOOK_EVERY
+        if (stamps := self._stamps()) != self._seen:
+            self._seen = stamps
+            try:
+                self._load()
+                log.info("the TLS certificate has been renewed")
+            except OSError as error:
+                log.error("the new TLS certificate cannot be used, the old one serves on: %s", error)
 
     def _load(self) -> None:
         try:
@@ -126,8 +72,77 @@ class TlsFront:
         return []
 
 
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, ssl.SSLError):
-        while block := await source.read(_BLOCK):
-            sink.write(block)
-            await sink.drain()
+class TlsSocket:
+    """A non-blocking socket that encrypts. As with a plain one, BlockingIOError says "later" and OSError "never".
+
+    The server's thread reads while another one writes, which OpenSSL does not take: `_lock` keeps them apart.
+    """
+
+    def __init__(self, wrapped: ssl.SSLSocket) -> None:
+        self._ssl = wrapped
+        self._lock = threading.Lock()
+        self._is_open = False
+        """Whether the handshake is made."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has said what it speaks: until then a handshake costs it nothing."""
+        return self._ssl.cipher() is not None
+
+    def handshake(self) -> None:
+        """Go on with the handshake. Raises BlockingIOError where more has to arrive first, OSError where it failed."""
+        with self._lock, _plain_errors():
+            self._ssl.do_handshake()
+            self._is_open = True
+
+    def recv(self, size: int) -> bytes:
+        """At most `size` bytes; b"" once the client has no more to say. Raises BlockingIOError, OSError."""
+        with self._lock, _plain_errors():
+            return self._ssl.recv(size)
+
+    def send(self, data: bytes) -> int:
+        """How many of these bytes were taken. Raises BlockingIOError, OSError."""
+        with self._lock, _plain_errors():
+            return self._ssl.send(data)
+
+    def shutdown(self, how: int) -> None:
+        """Say goodbye, and end this side of the connection; what is read from then on is not deciphered. Raises OSError."""
+        with self._lock:
+            if self._is_open:
+                with contextlib.suppress(OSError, ValueError):
+                    self._ssl.unwrap()
+            self._ssl.shutdown(how)
+
+    def close(self) -> None:
+        """Say goodbye, so that the client knows that nothing was cut off, and close. Raises OSError."""
+        with self._lock:
+            if self._is_open:
+                with contextlib.suppress(OSError, ValueError):
+                    self._ssl.unwrap()
+            self._ssl.close()
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """See socket.socket."""
+        return self._ssl.getsockopt(level, option)
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """See socket.socket."""
+        self._ssl.setsockopt(level, option, value)
+
+    def setblocking(self, flag: bool) -> None:
+        """See socket.socket."""
+        self._ssl.setblocking(flag)
+
+    def fileno(self) -> int:
+        """See socket.socket."""
+        return self._ssl.fileno()
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "later") from error
+    except (ssl.SSLError, ValueError) as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error)) from error

@@ -1,133 +1,215 @@
-"""waitress around the application: its settings and limits, its own errors in our shape, and TLS before it."""
+"""waitress around the application: its settings and limits, and how it takes connections."""
 
 from __future__ import annotations
 
-import json
-import resource
+import contextlib
+import logging
+import os
+import select
+import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from waitress.channel import HTTPChannel
-from waitress.server import create_server
-from waitress.task import ErrorTask
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
 
-from services.api.errors import error_body
-from services.server.tls import TlsFront
+from auth.addresses import source_of
+from services.api.bodies import MAX_BODY
+from services.server.channel import MAX_BUFFERED, Channel
+from services.server.connections import Connections, Limits, allow_connections
+from services.server.dispatcher import FairDispatcher
+from services.server.listening import listening_sockets
+from services.server.loop import Loop
+from services.server.tls import Certificate
 from services.settings import Settings
 
-# Beyond the application's own limit (413 in our shape), so that waitress seldom has to cut a client off in mid-sentence.
-MAX_READ = 2**26
+log = logging.getLogger(__name__)
+
 MAX_HEADER = 2**16
-# Seconds in which a request must have arrived whole, and fewer while there is a crowd; and those of an idle connection.
-ARRIVE_IN, ARRIVE_IN_CROWD, IDLE = 30.0, 3.0, 120.0
-MAX_CONNECTIONS = 1000
-_OTHER_FILES = 500
-# Of these, so many are a crowd.
-_CROWD = 0.7
+# Bodies up to this size (bytes) are kept in memory: a file for each would use up the files that others need.
+_MAX_IN_MEMORY = 3 * MAX_BODY
+# Bytes read in one go. At least a record of TLS (16 KiB): of one that was read in part, poll(2) does not tell that there is
+# more.
+_READ = 2**16
+# Bytes that the system keeps unsent for a slow reader; by default megabytes, of which nobody knows whether they are read.
+_UNSENT = 2**16
+_BACKLOG = 1024
+# Connections taken in one round of the server's thread: a crowd before the door is soon through.
+_ACCEPTS = 64
+_LOOK_EVERY = 1.0
+# Seconds in which nobody is taken once the system has no files, though some were kept.
+_PAUSE = 1.0
+# Connections that wait until there is room, and for how long.
+_PARKED, _PARK_SECONDS = 128, 2.0
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+    b'{"message": "the server has as many connections as it may, and answers on all of them"}\n'
+)
 
 
-class _JsonErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]
-    """What waitress answers to a request that never reaches the application."""
+class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
+    """A socket that takes connections. The server's thread owns it; `add_task` is for any."""
 
-    def execute(self) -> None:
-        error = self.request.error
-        body = json.dumps(error_body(error.code, f"{error.reason}: {error.body}", code="bad_http")).encode()
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
+    channel_class = Channel
+
+    def __init__(
+        self, loop: Loop, connections: Connections, certificate: Certificate | None, *arguments: Any, **named: Any
+    ) -> None:
+        self.loop = loop
+        self.connections = connections
+        self._certificate = certificate
+        self._look_at = self._paused_until = 0.0
+        self._parked: deque[tuple[socket.socket, Any, float]] = deque()
+        """Connections for which there is no room yet, and until when they wait for it."""
+        super().__init__(*arguments, map=loop.sockets, **named)
+        # A thread that waited for room in the pipe would wait for the one that empties it.
+        os.set_blocking(self.trigger.trigger, False)
+
+    def take(self) -> None:
+        """Take those who wait, and look after those who are there. At the beginning of each round."""
+        now = time.monotonic()
+        try:
+            if now >= self._look_at:
+                self._look_at = now + _LOOK_EVERY
+                self.maintenance(now)
+            for _ in range(len(self._parked)):
+                self._take(*self._parked.popleft())
+            if now >= self._paused_until:
+                self._accept()
+        except Exception:
+            # It would end the thread that serves everybody.
+            log.exception("connections could not be taken")
+
+    def readable(self) -> bool:
+        """Whether to be told that somebody waits."""
+        return time.monotonic() >= self._paused_until
+
+    def pull_trigger(self) -> None:
+        """Wake the server's thread. Any thread."""
+        with contextlib.suppress(BlockingIOError):
+            # A pipe that is full wakes it, too.
+            super().pull_trigger()
+
+    def maintenance(self, now: float) -> None:
+        """End the connections whose time is over."""
+        for channel in list(self.active_channels.values()):
+            try:
+                channel.look(now)
+            except Exception:
+                log.exception("a connection fails, and is closed")
+                channel.handle_close()
+        self.connections.forget()
+        if self._certificate:
+            self._certificate.refresh()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                connection, address = self.socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # To try at once again would be all that this thread does.
+                self._paused_until = time.monotonic() + _PAUSE
+                self.connections.shed()
+                log.error("a connection could not be taken: %s", error.strerror)
+                return
+            self._take(connection, address, time.monotonic() + _PARK_SECONDS)
+
+    def _take(self, connection: socket.socket, address: Any, deadline: float) -> None:
+        try:
+            # Before anything that costs more.
+            if not self.connections.make_room(source_of(address[0])):
+                # Where all are being answered, there is room in a moment.
+                if len(self._parked) < _PARKED and time.monotonic() < deadline:
+                    self._parked.append((connection, address, deadline))
+                else:
+                    self._refuse(connection)
+                return
+            self.set_socket_options(connection)
+            encrypted = self._certificate.encrypt(connection) if self._certificate else connection
+            channel = Channel(self, encrypted, address, self.adj, map=self._map)
+        except OSError:
+            # It has left already.
+            connection.close()
+            return
+        # Often its request has come meanwhile. One that has been read is not dropped for the next one.
+        self.loop.let(channel, select.POLLIN)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        with connection:
+            if not self._certificate:
+                connection.setblocking(False)
+                with contextlib.suppress(OSError):
+                    connection.send(_BUSY)
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc, unused-ignore]
-    """A connection. `arriving_since` is when the request began to come that is not whole yet; None: there is none."""
+class Server:
+    """waitress, listening. Its methods are for the main thread."""
 
-    error_task_class = _JsonErrorTask
+    def __init__(self, loop: Loop, dispatcher: FairDispatcher) -> None:
+        self.port = int(loop.listeners[0].effective_port)
+        self._loop = loop
+        self._dispatcher = dispatcher
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        # Of a connection that sends nothing a request is expected, too.
-        self.arriving_since: float | None = time.monotonic()
-        super().__init__(*arguments, **named)
+    def run(self) -> None:
+        """Serve until SystemExit or KeyboardInterrupt."""
+        try:
+            self._loop.run()
+        except (SystemExit, KeyboardInterrupt):
+            self._dispatcher.shutdown()
 
-    def received(self, data: bytes) -> bool:
-        came = bool(super().received(data))
-        if self.request is None:
-            self.arriving_since = None
-        elif self.arriving_since is None:
-            self.arriving_since = time.monotonic()
-        return came
+    def close(self) -> None:
+        """Close everything; for one that does not run."""
+        self._dispatcher.shutdown()
+        wasyncore.close_all(self._loop.sockets)
 
 
-def make_server(app: Callable[..., Any], settings: Settings) -> Any:
-    """A bound waitress server around a WSGI application: `run()` serves until SystemExit.
+def make_server(app: Callable[..., Any], settings: Settings) -> Server:
+    """A bound waitress server around a WSGI application.
 
     Raises OSError where it cannot listen there, or cannot use the certificate.
     """
-    front = None
-    host, port = settings.host, settings.port
-    if settings.cert and settings.cert_key:
-        front = TlsFront(settings.cert, settings.cert_key)
-        app, host, port = front.only_behind_it(app), "127.0.0.1", 0
-    try:
-        server = create_server(
+    certificate = Certificate(settings.cert, settings.cert_key) if settings.cert and settings.cert_key else None
+    adjustments = Adjustments(
+        threads=settings.threads,
+        ident="",
+        backlog=_BACKLOG,
+        recv_bytes=_READ,
+        inbuf_overflow=_MAX_IN_MEMORY,
+        outbuf_high_watermark=MAX_BUFFERED,
+        max_request_header_size=MAX_HEADER,
+        # The parser refuses sooner.
+        max_request_body_size=_MAX_IN_MEMORY,
+        url_scheme="https" if certificate else "http",
+    )
+    adjustments.socket_options = [*adjustments.socket_options, (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)]
+    limits = Limits(
+        allow_connections(settings.connections),
+        settings.address_connections,
+        settings.address_requests,
+        settings.address_handshakes,
+    )
+    bound = listening_sockets(settings.host, settings.port)
+    dispatcher = FairDispatcher()
+    dispatcher.set_thread_count(settings.threads)
+    connections = Connections(limits)
+    loop = Loop()
+    loop.listeners = [
+        Listener(
+            loop,
+            connections,
+            certificate,
             app,
-            host=host,
-            port=port,
-            threads=settings.threads,
-            ident="",
-            # A client that leaves is noticed while its answer is computed.
-            channel_request_lookahead=1,
-            connection_limit=_allow_connections(MAX_CONNECTIONS, 4 if front else 1),
-            cleanup_interval=1,
-            asyncore_use_poll=True,
-            max_request_header_size=MAX_HEADER,
-            max_request_body_size=MAX_READ,
-            url_scheme="https" if front else "http",
+            _sock=sock,
+            dispatcher=dispatcher,
+            adj=adjustments,
+            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+            bind_socket=False,
         )
-    except ValueError as error:
-        raise OSError(0, str(error)) from error
-    # A name with two addresses (localhost) has a listener for each.
-    for listener in getattr(server, "map", {0: server}).values():
-        if hasattr(listener, "active_channels"):
-            listener.channel_class = _Channel
-            listener.maintenance = _maintenance(listener)
-    server.port = port_of(server)
-    if front:
-        server.port = front.start(settings.host, settings.port, server.port, server.adj.connection_limit)
-    return server
-
-
-def port_of(server: Any) -> int:
-    """The port that waitress itself listens on."""
-    return int(server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port)
-
-
-def _maintenance(listener: Any) -> Callable[[float], None]:
-    """What closes the connections that idle for too long, and those whose request is too slow to arrive.
-
-    In the server's own thread, in the place of waitress's, which waits for ever on a client that sends a byte now and then.
-    """
-
-    def maintain(now: float) -> None:
-        is_crowded = len(listener.active_channels) > _CROWD * listener.adj.connection_limit
-        since = time.monotonic() - (ARRIVE_IN_CROWD if is_crowded else ARRIVE_IN)
-        idle_since = now - (ARRIVE_IN_CROWD if is_crowded else IDLE)
-        for channel in list(listener.active_channels.values()):
-            arriving = channel.arriving_since
-            is_slow = arriving is not None and arriving < since
-            is_idle = arriving is None and channel.last_activity < idle_since
-            if not channel.requests and (is_slow or is_idle):
-                channel.will_close = True
-
-    return maintain
-
-
-def _allow_connections(wanted: int, files_each: int) -> int:
-    """As many connections as may be open at once: each takes so many files, and others are needed beside them."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted * files_each + _OTHER_FILES
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(min(wanted, (soft - _OTHER_FILES) // files_each), 50)
+        for sock in bound
+    ]
+    return Server(loop, dispatcher)

@@ -112,6 +112,33 @@ def test_a_certificate_that_ends_soon_or_whose_key_others_may_read_is_named(tmp_
     assert list(problems(tmp_path, *flags, "--cert", soon, "--key", key)) == ["certificate", "certificate's key"]
 
 
+def test_a_key_of_a_certificate_is_looked_at_whatever_the_certificate_is(tmp_path: Path) -> None:
+    good, key = certificate(tmp_path, 60)
+    missing = problems(tmp_path / "data", "--cert", good, "--key", f"{key}.not")
+    assert list(missing) == ["certificate's key"]
+    assert "is not there" in missing["certificate's key"]
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nonsense")
+    Path(key).chmod(0o644)
+    for cert in (bad, tmp_path / "none.pem"):
+        assert list(problems(tmp_path / "data", "--cert", str(cert), "--key", key)) == ["certificate", "certificate's key"]
+
+
+def test_a_host_that_cannot_be_listened_on_is_told(tmp_path: Path) -> None:
+    for host in ("no-such-host.invalid", "192.0.2.1"):
+        assert host in problems(tmp_path, "--host", host)["host"]
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(used: Server) -> None:
+    used.mint("\x1b[2J\u202etxt")
+    for flags in ((), ("--json",)):
+        command = [sys.executable, "main.py", "doctor", "--data", str(used.data), *flags]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+        assert "u202etxt" in said
+        assert "\x1b" not in said
+        assert "\u202e" not in said
+
+
 def test_a_damaged_file_of_keys_is_told(tmp_path: Path) -> None:
     (tmp_path / "api_keys.json").write_text("{", encoding="utf-8")
     (tmp_path / "api_keys.json").chmod(0o600)

@@ -62,11 +62,18 @@ export function openStatus(body, { isMaster }) {
   };
 }
 
-function describe({ status, answers, totals, models }) {
+/** What the engine's memory is for, and how much of it was promised to models and kept conversations. */
+function describeMemory({ engine, weights, contexts, states, other, promised }) {
+  const kinds = [[weights, "weights"], [contexts, "contexts"], [states, "kept conversations"], [other, "else"]];
+  const parts = kinds.map(([n, kind]) => `${bytes(n)} ${kind}`).join(", ");
+  return ` The engine has ${bytes(engine)} of memory and may have ${bytes(promised)}: ${parts}.`;
+}
+
+function describe({ status, answers, totals, models, memory }) {
   const loaded = models.map(({ file, size }) => `${file} (${bytes(size)})`).join(", ") || "no model";
   const shared = totals ? totals.prompt_tokens + totals.cached_tokens : 0;
   const cached = shared ? `${Math.round((100 * totals.cached_tokens) / shared)} % of all prompt tokens came from the cache. ` : "";
-  return `${status[0].toUpperCase()}${status.slice(1)}, ${answers.slots} answers at once. ${totals ? `${totals.answers} answers so far. ` : ""}${cached}In memory: ${loaded}.`;
+  return `${status[0].toUpperCase()}${status.slice(1)}, ${answers.slots} answers at once. ${totals ? `${totals.answers} answers so far. ` : ""}${cached}In memory: ${loaded}.${memory ? describeMemory(memory) : ""}`;
 }
 
 class Plot {

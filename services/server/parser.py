@@ -1,0 +1,199 @@
+"""Reading HTTP/1.x from clients who may mean harm: waitress's parser, with what it lets pass refused (RFC 9110, RFC 9112).
+
+What two servers could read in two ways is refused, since a proxy before this one may have read it in the other way.
+"""
+
+from __future__ import annotations
+
+import re
+
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
+from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
+from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge, ServerNotImplemented
+
+from services.api.bodies import MAX_BODY, TOO_LARGE
+
+MAX_FIELDS = 200
+# Bytes of the line before a chunk, and of the fields after the last.
+_MAX_CHUNK_LINE, _MAX_TRAILER = 2**10, 2**13
+# Bytes that may stand around chunks, beyond as many as they hold, and bytes of chunks that are read in one go: the many
+# small ones in a large block take long to read.
+_MAX_FRAMING, _PIECE = 2**13, 2**10
+
+_VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
+_CONTROL = re.compile(rb"[\x00-\x20\x7f]")
+_HOST = re.compile(rb"(?:[\w.~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
+_LONE_LF = re.compile(rb"(?<!\r)\n")
+# More digits than any body has bytes; Python refuses to read thousands of them.
+_MAX_DIGITS = 18
+
+
+class Refusal(Error, Exception):  # type: ignore[misc, unused-ignore]
+    """An answer to a request that the application never sees; `error_code` is a constant for programs, `param` a header."""
+
+    def __init__(
+        self, code: int, reason: str, message: str, error_code: str = "bad_http", param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.error_code, self.param = code, reason, error_code, param
+
+
+class RequestParser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
+    """One request that arrives. Owned by the server's thread until it is whole, then by the one that answers it.
+
+    Once it has an error, nothing more of it is read.
+    """
+
+    error: Error | None
+    body_rcv: FixedStreamReceiver | ChunkedReceiver | None
+    body_bytes_received: int
+    headers_finished: bool
+    expect_continue: bool
+
+    def received(self, data: bytes) -> int:
+        """Read on; return how many of the bytes were read."""
+        consumed = int(super().received(data[:_PIECE] if isinstance(self.body_rcv, ChunkedReceiver) else data))
+        if self.empty:
+            self.error = BadRequest("the first line is not METHOD PATH HTTP/1.1")
+        elif self.error is None and self.body_rcv is not None:
+            self.error = self._body_fault()
+        elif self.error is None and _LONE_LF.search(self.header_plus[-len(data) - 1 :]):
+            self.error = BadRequest("a line of the header ends without CR LF")
+        if self.error is not None:
+            self.refuse(self.error)
+        # waitress would go on with a request that is over after "100 Continue".
+        self.expect_continue = self.expect_continue and not self.completed and not self.body_bytes_received
+        return consumed
+
+    def refuse(self, error: Error) -> None:
+        """End it with this error; nothing more of it is read."""
+        self.error, self.completed, self.version = error, True, "1.1"
+        self._drop_body()
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the request line and the fields. What is wrong becomes `error`, and the body is not read."""
+        try:
+            first, *lines = header_plus.removesuffix(b"\r\n").removesuffix(b"\r\n").split(b"\r\n")
+            method, target, version = _request_line(first)
+            fields = _fields(lines)
+            _check_framing(version, fields)
+            # In the one form that waitress's patterns read in no time: with blanks to try they take minutes.
+            told = [b" ".join((method, target, version)), *(name + b":" + value for name, value in fields), b""]
+            super().parse_header(b"\r\n".join(told))
+            self._check()
+            _check_host(version, target, [value for name, value in fields if name.lower() == b"host"])
+        except Refusal as refusal:
+            self.error = refusal
+        except TransferEncodingNotImplemented:
+            self.error = ServerNotImplemented("of the transfer codings only chunked is read here")
+        except ParsingError as error:
+            self.error = BadRequest(error.args[0])
+        except ValueError:
+            # urlsplit's, for brackets that hold no address.
+            self.error = BadRequest("the request's target is no path")
+        if self.error is not None:
+            self.content_length = 0
+            self._drop_body()
+
+    def _check(self) -> None:
+        """Raises Refusal for what waitress has read, and should not go on with."""
+        expected = self.headers.get("EXPECT", "").lower()
+        if self.version == "1.1" and expected not in ("", "100-continue"):
+            raise Refusal(417, "Expectation Failed", "of the expectations only 100-continue is met here", param="Expect")
+        codings = {coding.strip(" \t").lower() for coding in self.headers.get("CONTENT_ENCODING", "").split(",")}
+        if codings - {"", "identity"}:
+            what = "compressed bodies are not taken: send it as it is, without Content-Encoding"
+            raise Refusal(415, "Unsupported Media Type", what, "unsupported_media_type", "Content-Encoding")
+        if self.content_length > MAX_BODY:
+            raise _too_large()
+
+    def _body_fault(self) -> Error | None:
+        """What is wrong with as much of the body as has arrived."""
+        body = self.body_rcv
+        assert body is not None
+        if len(body) > MAX_BODY:
+            return _too_large()
+        if isinstance(body, ChunkedReceiver):
+            if len(body.control_line) > _MAX_CHUNK_LINE:
+                return BadRequest("the line before a chunk is too long")
+            if len(body.trailer) > _MAX_TRAILER:
+                return RequestHeaderFieldsTooLarge("there is too much after the last chunk")
+            if self.body_bytes_received - len(body) > len(body) + _MAX_FRAMING:
+                return BadRequest("the chunks are so small that there is more around them than in them: send larger ones")
+        return None
+
+    def _drop_body(self) -> None:
+        if self.body_rcv is not None:
+            self.close()
+            self.body_rcv = None
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, "Content Too Large", TOO_LARGE, "request_entity_too_large")
+
+
+def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The header's fields. Raises Refusal for what is none."""
+    if len(lines) > MAX_FIELDS:
+        what = f"there are more than {MAX_FIELDS} header fields"
+        raise Refusal(431, "Request Header Fields Too Large", what)
+    fields = []
+    for line in lines:
+        if line.startswith((b" ", b"\t")):
+            raise _bad("a header field goes on in a second line")
+        name, colon, value = line.partition(b":")
+        if not colon or _CONTROL.search(name):
+            raise _bad("a header field is not NAME: VALUE")
+        fields.append((name, value.strip(b" \t")))
+    return fields
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """The method, the target and the version. Raises Refusal for what is none."""
+    parts = line.split(b" ")
+    if len(parts) != 3 or not parts[2].startswith(b"HTTP/"):
+        raise _bad("the first line is not METHOD PATH HTTP/1.1")
+    if parts[2] not in _VERSIONS:
+        raise Refusal(505, "HTTP Version Not Supported", "HTTP/1.1 and HTTP/1.0 are spoken here")
+    method, target, version = parts
+    is_path = target.startswith(b"/") or (method, target) == (b"OPTIONS", b"*") or _ABSOLUTE.match(target)
+    if not is_path or _CONTROL.search(target):
+        raise _bad("the request's target is no path")
+    return method, target, version
+
+
+def _check_framing(version: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """Raises Refusal where it can be disputed how long the body is."""
+    lengths = [value for name, value in fields if name.lower() == b"content-length"]
+    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    if len(lengths) > 1:
+        raise _bad("there is more than one", "Content-Length")
+    if lengths and codings:
+        raise _bad("it stands beside Transfer-Encoding", "Content-Length")
+    if lengths and not (lengths[0].isdigit() and lengths[0].isascii()):
+        raise _bad("it is no number of bytes", "Content-Length")
+    if lengths and len(lengths[0].lstrip(b"0")) > _MAX_DIGITS:
+        raise _too_large()
+    if codings and version == b"HTTP/1.0":
+        raise _bad("HTTP/1.0 has none", "Transfer-Encoding")
+    named = [coding.strip(b" \t").lower() for value in codings for coding in value.split(b",")]
+    if named != [b"chunked"] and set(named) <= {b"chunked", b""} and codings:
+        raise _bad("it should be chunked, once", "Transfer-Encoding")
+
+
+def _check_host(version: bytes, target: bytes, hosts: list[bytes]) -> None:
+    """Raises Refusal where it is not told once, and well, which host is asked."""
+    if len(hosts) > 1:
+        raise _bad("there is more than one", "Host")
+    if version != b"HTTP/1.0" and not any(hosts):
+        raise _bad("it is missing, and HTTP/1.1 needs it", "Host")
+    if any(hosts) and not _HOST.fullmatch(hosts[0]):
+        raise _bad("it is no NAME or NAME:PORT", "Host")
+    absolute = _ABSOLUTE.match(target)
+    if absolute and (not hosts or absolute[1].lower() != hosts[0].lower()):
+        raise _bad("it is another one than in the request's target", "Host")
+
+
+def _bad(what: str, param: str | None = None) -> Refusal:
+    return Refusal(400, "Bad Request", f"{param}: {what}" if param else what, param=param)

@@ -1,0 +1,88 @@
+"""Answering requests that the application never sees, so that their clients read why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
+
+from services.api.errors import error_body
+from services.logs import request_id
+from services.server.parser import Refusal, RequestParser
+
+log = logging.getLogger("hearth.requests")
+
+# What a client may still send of a request that was refused, in bytes and seconds, before the connection is closed.
+LINGER_BYTES, LINGER_SECONDS = 2**24, 3.0
+
+
+class RefusalTask(ErrorTask):  # type: ignore[misc, unused-ignore]
+    """One answer, in the shape of all errors. The connection ends with it."""
+
+    def execute(self) -> None:
+        """Write it."""
+        error = self.request.error
+        param, name = getattr(error, "param", None), getattr(error, "error_code", "bad_http")
+        message = error.body if isinstance(error, Refusal) else f"{error.reason}: {error.body}"
+        body = json.dumps(error_body(error.code, message, param, name)).encode()
+        request_id.set(secrets.token_hex(8))
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers += [
+            ("Content-Type", "application/json"),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Request-Id", request_id.get()),
+        ]
+        self.response_headers += [("Accept-Encoding", "identity")] if error.code == 415 else []
+        self.response_headers += [("Retry-After", "1")] if error.code in (429, 503) else []
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        log.info("refused: %d %s", error.code, error.body, extra={"status": error.code})
+        self.write(b"" if getattr(self.request, "command", "") == "HEAD" else body)
+
+
+class RefusingChannel(HTTPChannel):  # type: ignore[misc, unused-ignore]
+    """A connection whose requests are read with care.
+
+    After a refusal it is closed to one side only, and what the client still sends is thrown away for a while: a system
+    that closes while something unread has come resets the connection, and the client would not read the refusal.
+    """
+
+    parser_class = RequestParser
+    error_task_class = RefusalTask
+    close_when_flushed: bool
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.is_refused = False
+        self._linger_until: float | None = None
+        self._n_discarded = 0
+        super().__init__(*arguments, **named)
+
+    def discard(self, data: bytes) -> None:
+        """Throw away what still comes."""
+        self._n_discarded += len(data)
+        if self._n_discarded > LINGER_BYTES:
+            self.handle_close()
+
+    def has_lingered(self, now: float) -> bool:
+        """Whether the client has had its time to read the refusal."""
+        return self._linger_until is not None and now > self._linger_until
+
+    def handle_write(self) -> None:
+        """Send on, and end the connection where that was all."""
+        if self.is_refused and self.close_when_flushed and not self.will_close:
+            self._flush_exception(self._flush_some)
+            if not self.total_outbufs_len and not self.will_close:
+                self.close_when_flushed = False
+                self._linger_until = time.monotonic() + LINGER_SECONDS
+                with suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_WR)
+                return
+        super().handle_write()

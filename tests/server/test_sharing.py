@@ -1,0 +1,52 @@
+"""What a request takes is given back whatever becomes of it."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask, Response
+
+from auth.identity import MASTER, Identity
+from services.admission import Admission
+from services.api import sharing
+
+
+class Places:
+    def __init__(self) -> None:
+        self.admission = Admission(2, 1)
+
+    def account(self, owner: str) -> str:
+        return owner
+
+
+class Answers:
+    def __init__(self) -> None:
+        self.places = Places()
+
+
+def test_a_thread_is_given_back_where_another_hook_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, answers = Flask("x"), Answers()
+    monkeypatch.setattr(sharing, "caller_or_none", lambda: Identity(MASTER, None))
+    fails = [True]
+
+    @app.after_request
+    def fail(response: Response) -> Response:
+        if fails[0]:
+            raise OSError("a hook that fails")
+        return response
+
+    sharing.share_threads(app, answers)  # type: ignore[arg-type]
+    app.add_url_rule("/", "whole", view_func=lambda: "Hi")
+    app.add_url_rule("/stream", "stream", view_func=lambda: Response(iter(["H", "i"])))
+    client = app.test_client()
+    for path in ("/", "/stream", "/", "/stream"):
+        # The server closes what it has sent.
+        reply = client.get(path)
+        assert (reply.status_code, reply.get_data()[:3]) == (500, b"<!d")
+        reply.close()
+        assert not answers.places.admission._served
+    fails[0] = False
+    assert client.get("/").status_code == 200
+    stream = client.get("/stream", buffered=False)
+    assert answers.places.admission._served == {MASTER: 1}
+    stream.close()
+    assert not answers.places.admission._served
