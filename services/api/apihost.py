@@ -131,8 +131,8 @@ class ApiHostResource(Resource):
         if not caller().may("models:pull"):
             what = f"{json.file_name} is not in the models folder, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
-        self._audit.note("pull", caller().id, source=str(source), request_id=request_id.get() or None)
         with self._answers.places.metered(caller().id, poll_of_caller()) as deadline:
+            self._audit.note("pull", caller().id, source=str(source), request_id=request_id.get() or None)
             deadline.slot.begin()
             return self._pulls.start(source).wait(deadline.look).name
 

@@ -147,9 +147,12 @@ class Channel(RefusingChannel):
 
     def abort(self) -> None:
         """End it at once: what is unread is thrown away, and a thread that waits to write goes on."""
-        with contextlib.suppress(OSError):
-            # The system, too, forgets what is unsent, and says so.
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        is_answered = self._arriving_since is None and not self.requests
+        # Where its client has received everything, a reset would throw that away before it is read.
+        if not is_answered or self.total_outbufs_len or self._n_in_system:
+            with contextlib.suppress(OSError):
+                # The system, too, forgets what is unsent, and says so.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.handle_close()
 
     def refuse(self, refusal: Refusal) -> None:

@@ -243,6 +243,15 @@ def test_one_address_has_so_many_connections_and_the_next_takes_the_oldest_ones_
                     assert read_answer(kept)
 
 
+def test_an_answer_that_was_received_can_be_read_though_its_connection_was_dropped() -> None:
+    with running(Slow(0), connections=50, address_connections=1) as port, connect(port) as answered:
+        time.sleep(0.2)
+        with connect(port) as another:
+            assert read_answer(another)
+            time.sleep(0.1)
+            assert read_all(answered).endswith(b"done\n")
+
+
 def test_when_all_are_taken_the_address_that_has_most_makes_room() -> None:
     with running(Slow(0), connections=60, address_connections=0) as port:
         honest = connect(port, source_address=("127.0.0.2", 0))
