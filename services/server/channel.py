@@ -92,6 +92,11 @@ class Channel(RefusingChannel):
         body = None if request is None else request.body_rcv
         return len(self._unparsed) + (0 if body is None else len(body))
 
+    @property
+    def n_unread(self) -> int:
+        """See `Connection`."""
+        return int(self.total_outbufs_len) + self._n_in_system
+
     def measure(self, now: float) -> None:
         """See `Connection`."""
         is_sent = not self.total_outbufs_len
@@ -117,7 +122,7 @@ class Channel(RefusingChannel):
             begun = 1.0 if self.socket.has_begun else 0.0
             # Who has begun is ahead of those that only connect.
             return (now - self._waiting_since - begun) / (HANDSHAKE_SECONDS - begun)
-        if self.total_outbufs_len or self._n_in_system:
+        if self.n_unread:
             unread = self._reader.spent(now)
             # While it is answered only who really does not read may be dropped for others.
             return None if self.requests and unread < 0.5 else unread
@@ -149,7 +154,7 @@ class Channel(RefusingChannel):
         """End it at once: what is unread is thrown away, and a thread that waits to write goes on."""
         is_answered = self._arriving_since is None and not self.requests
         # Where its client has received everything, a reset would throw that away before it is read.
-        if not is_answered or self.total_outbufs_len or self._n_in_system:
+        if not is_answered or self.n_unread:
             with contextlib.suppress(OSError):
                 # The system, too, forgets what is unsent, and says so.
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

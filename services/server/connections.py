@@ -45,6 +45,11 @@ class Connection(Protocol):
         """Bytes of requests that it keeps in memory."""
         ...
 
+    @property
+    def n_unread(self) -> int:
+        """Bytes that its client has not received, as far as is known."""
+        ...
+
     def measure(self, now: float) -> None:
         """Note how its client goes on with reading and sending."""
         ...
@@ -152,7 +157,8 @@ class Connections:
                 for one in candidates:
                     one.measure(now)
                 worst[:] = [(spent, one) for one in candidates if (spent := one.spent(now)) is not None]
-                worst.sort(key=lambda pair: (self._excess(pair[1].source), pair[0]))
+                # Who came just now has not used up much more, or less, than others: then it counts how much is unread.
+                worst.sort(key=lambda pair: (self._excess(pair[1].source), round(pair[0], 2), pair[1].n_unread))
                 # The better half is looked at again before one of them is dropped.
                 del worst[: len(worst) // 2]
             if not worst:

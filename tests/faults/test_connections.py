@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacking import LARGE, Crowd, Honest, allow_files, files_of, memory_of
+from tests.attacking import LARGE, Crowd, Honest, allow_files, files_of, memory_of, worst_wait
 from tests.server.test_http import CHUNKED
 from tests.serving import Server
 from tests.test_safe import make_certificate
@@ -21,8 +21,7 @@ from tests.test_safe import make_certificate
 UNREAD = int(os.environ.get("HEARTH_UNREAD", "1100"))
 HANDSHAKES = int(os.environ.get("HEARTH_HANDSHAKES", "1100"))
 PIPELINES = int(os.environ.get("HEARTH_PIPELINES", "100"))
-# Seconds: the bound for the worst answer.
-WORST = 2.0
+WORST = worst_wait("HEARTH_UNREAD", "HEARTH_HANDSHAKES", "HEARTH_PIPELINES")
 
 
 def attack(server: Server, crowd: Crowd, count: int, data: bytes, most: int) -> None:

