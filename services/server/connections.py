@@ -20,7 +20,7 @@ _FEW = 24
 # Bytes that all requests which arrive, or wait for their answers, may take in memory.
 MAX_HELD = 2**27
 # Seconds after which it is looked anew who may be dropped, where nobody was found.
-_LOOK_AGAIN = 0.1
+_LOOK_AGAIN = 0.01
 
 
 class Connection(Protocol):
@@ -158,7 +158,7 @@ class Connections:
                     one.measure(now)
                 worst[:] = [(spent, one) for one in candidates if (spent := one.spent(now)) is not None]
                 # Who came just now has not used up much more, or less, than others: then it counts how much is unread.
-                worst.sort(key=lambda pair: (self._excess(pair[1].source), round(pair[0], 2), pair[1].n_unread))
+                worst.sort(key=lambda pair: (self._excess(pair[1].source), round(pair[0], 2), pair[1].n_unread, pair[0]))
                 # The better half is looked at again before one of them is dropped.
                 del worst[: len(worst) // 2]
             if not worst:

@@ -42,8 +42,9 @@ _ACCEPTS = 64
 _LOOK_EVERY = 1.0
 # Seconds in which nobody is taken once the system has no files, though some were kept.
 _PAUSE = 1.0
-# Connections that wait until there is room, and for how long.
-_PARKED, _PARK_SECONDS = 128, 2.0
+# Connections that wait until there is room, and for how long. Where so many wait, the next ones do so in the system's
+# queue; unless the first has waited longer than short answers take: then they are refused.
+_PARKED, _PARK_SECONDS, _DOOR_SECONDS = 128, 2.0, 0.5
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
     b'{"message": "the server has as many connections as it may, and answers on all of them"}\n'
@@ -107,17 +108,20 @@ class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
+            now = time.monotonic()
+            if len(self._parked) >= _PARKED and now < self._parked[0][2] - _PARK_SECONDS + _DOOR_SECONDS:
+                return
             try:
                 connection, address = self.socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
                 # To try at once again would be all that this thread does.
-                self._paused_until = time.monotonic() + _PAUSE
+                self._paused_until = now + _PAUSE
                 self.connections.shed()
                 log.error("a connection could not be taken: %s", error.strerror)
                 return
-            self._take(connection, address, time.monotonic() + _PARK_SECONDS)
+            self._take(connection, address, now + _PARK_SECONDS)
 
     def _take(self, connection: socket.socket, address: Any, deadline: float) -> None:
         try:
@@ -145,6 +149,8 @@ class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
                 connection.setblocking(False)
                 with contextlib.suppress(OSError):
                     connection.send(_BUSY)
+                    # What is unread would reset it, before the client reads that.
+                    connection.recv(_READ)
 
 
 class Server:
