@@ -113,15 +113,17 @@ def figures(server: Server) -> dict[str, int]:
 
 def watch(server: Server, stop: threading.Event, seen: list[dict[str, float]]) -> None:
     """Every second: how long /health takes, and what the process holds."""
+    began = time.perf_counter()
     while not stop.wait(1):
         started = time.perf_counter()
         assert server.get("/health").json() == {"status": "ready"}
-        seen.append({"health_ms": (time.perf_counter() - started) * 1000, **figures(server)})
+        took = (time.perf_counter() - started) * 1000
+        seen.append({"minute": (started - began) / 60, "health_ms": took, **figures(server)})
 
 
 def draw(seen: list[dict[str, float]], path: Path) -> None:
-    """Draw what was held each minute, as three curves below each other."""
-    minutes = seen[::60]
+    """Draw what was held about each minute, as three curves below each other."""
+    points = seen[::60]
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(6.4, 5.4), layout="constrained")
         for axes, (name, unit) in zip(
@@ -129,7 +131,7 @@ def draw(seen: list[dict[str, float]], path: Path) -> None:
             (("megabytes", "memory (MB)"), ("threads", "threads"), ("files", "open files")),
             strict=True,
         ):
-            axes.plot(range(len(minutes)), [minute[name] for minute in minutes], color="#c4501b")
+            axes.plot([point["minute"] for point in points], [point[name] for point in points], color="#c4501b")
             axes.set(ylabel=unit, ylim=(0, None))
         axes.set(xlabel="minutes of mixed load; server and engine together")
         figure.savefig(path, metadata={"Date": None})
