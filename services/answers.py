@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -64,6 +65,8 @@ class Answers:
         """Called with each answer that came to its end."""
         self._stops = Stops()
         self._warming = False
+        # One at a time finds a name for a profile, and makes it.
+        self._naming = threading.Lock()
         self._broken: LoadSettings | None = None
         """What could not be loaded when last tried."""
 
@@ -224,13 +227,14 @@ class Answers:
         with self._backend.lease(settings, poll) as loaded:
             # It also waits for a model that was leased before and has left memory.
             self._read_head(chosen, loaded)
-            # Somebody else may have made one while it was loaded.
-            name = name or self._profiles.config().profile_of(checked.name)
-            if name is None:
-                name = self._profiles.config().free_name(checked.name)
-                self._profiles.add(name, entry)
-            else:
-                self._profiles.select(name, checked.name)
+            with self._naming:
+                # Somebody else may have made one while it was loaded.
+                name = name or self._profiles.config().profile_of(checked.name)
+                if name is None:
+                    name = self._profiles.config().free_name(checked.name)
+                    self._profiles.add(name, entry)
+                else:
+                    self._profiles.select(name, checked.name)
             # The last model on lease stays loaded: let it be this one, whoever asked the old one meanwhile.
             with self._backend.lease(settings, poll):
                 self._broken = None
