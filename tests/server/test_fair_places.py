@@ -93,7 +93,7 @@ def test_minted_keys_make_no_larger_share(crowded: Server) -> None:
 def test_requests_that_wait_for_a_session_give_way_too(crowded: Server) -> None:
     hog, other = crowded.mint()[0], crowded.mint()[0]
     with ThreadPoolExecutor(20) as pool:
-        came = ask_in_background(pool, crowded, 8 * [hog], max_tokens=100, session_id=1)
+        came = ask_in_background(pool, crowded, 8 * [hog], max_tokens=500, session_id=1)
         time.sleep(0.5)
         assert ask(crowded, other).status_code == 200
         assert [each.result().status_code for each in came].count(503) == 1
@@ -101,7 +101,7 @@ def test_requests_that_wait_for_a_session_give_way_too(crowded: Server) -> None:
 
 def test_an_answer_that_has_begun_is_not_taken_away(crowded: Server) -> None:
     hog, other = crowded.mint()[0], crowded.mint()[0]
-    body = {"prompt": "Go on", "memory_k": 0, "stream": True, "max_tokens": 300}
+    body = {"prompt": "Go on", "memory_k": 0, "stream": True, "max_tokens": 800}
     streams = [Stream(crowded.post("/answer", body, key=hog, stream=True)) for _ in range(8)]
     wait_for(crowded, 6)
     assert ask(crowded, other).status_code == 200
