@@ -57,6 +57,7 @@ def states(server: Server) -> list[Path]:
 
 def test_a_requests_context_costs_nobody_a_computed_state(own: Server) -> None:
     own.ask(LONG, session_id=1, max_tokens=4)
+    wait_until_saved(own, 1)
     for options in ({"ctx_length": 512}, {"ctx_lenght": 2048}, {"ctx_length": 256, "use_gpu": False}):
         assert host(own, options).status_code == 200
     n_cached, n_tokens = cached(own, 1)
