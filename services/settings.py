@@ -104,7 +104,7 @@ _HELP = {
     "cert_key": "the certificate's private key (PEM)",
     "max_seconds": "seconds that one answer may take, its waiting included",
     "stop_seconds": "seconds that answers under way have to end when the server stops",
-    "engine_timeout": "seconds after which an engine that hangs is ended and started anew; 0: never",
+    "engine_timeout": "seconds after which a hung engine is killed and restarted; 0: never",
     "max_keys": "keys that there may be, the master's included",
     "key_sessions": "sessions that a key without limits.sessions may keep, the master excepted; 0: any number",
     "key_storage_mb": "megabytes of sessions and jobs that a key without limits.storage_mb may keep; 0: any number",

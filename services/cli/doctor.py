@@ -20,6 +20,7 @@ from auth.identity import MASTER
 from services.cluster.settings import read_cluster
 from services.errors import HearthError
 from services.keys_of import open_keys
+from services.server.connections import RESERVED_FILES
 from services.server.listening import listening_sockets
 from services.settings import Settings, add_flags, read_settings
 from services.visible import visible
@@ -28,8 +29,6 @@ from services.visible import visible
 _RENEW_BEFORE = timedelta(days=14)
 # The names of keys that one line shows.
 _SHOWN = 5
-# Open files that a server needs for its usual connections and its own files.
-_FILES = 1500
 # Settings that lift a limit where they are 0.
 _CAPS = (
     "key_sessions",
@@ -91,7 +90,7 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
         lambda: _keys(settings, environ),
         lambda: _files(settings),
         lambda: _limits(settings),
-        _system,
+        lambda: _system(settings),
         lambda: _cluster(environ),
     )
     for look in looks:
@@ -219,14 +218,14 @@ def _limits(settings: Settings) -> Iterator[Finding]:
         yield Finding("limits of the server", "sessions, storage, addresses and the engine's watchdog have one")
 
 
-def _system() -> Iterator[Finding]:
+def _system(settings: Settings) -> Iterator[Finding]:
     if os.geteuid() == 0:
         what = "root runs it: whoever breaks into it, by a model file say, has the whole machine"
         yield Finding("user", "", what, "Run it as a user of its own; docs/lending.md has a service for that.")
     else:
         yield Finding("user", "not root")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < _FILES:
+    if hard != resource.RLIM_INFINITY and hard < settings.connections + RESERVED_FILES:
         what = f"this system allows it {hard} open files: few connections fit, and they are capped"
         yield Finding("open files", "", what, "Raise the hard limit: ulimit -Hn 65536, or LimitNOFILE= of its service.")
     else:
