@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,33 +176,31 @@ class Life:
         Raises what it raises there, and Unavailable after a crash, or where it is not done in time.
         """
         number, reply = self._ask(do, **what)
-        try:
+        with self._awaited(number):
             return self._in_time(number, reply, seconds)
-        finally:
-            with self._turn:
-                self._replies.pop(number, None)
 
     def call_polled(self, do: str, poll: Callable[[], None], **what: Any) -> Any:
         """The same, however long it takes; what `poll` raises, which is called all the while, has it given up there too."""
         number, reply = self._ask(do, **what)
-        try:
+        with self._awaited(number, gives_up=True):
             return result_of(reply, poll)
-        except BaseException:
-            self.tell("give_up", number=number)
-            raise
-        finally:
-            with self._turn:
-                self._replies.pop(number, None)
 
     def call_leased(self, do: str, lease: Lease, **what: Any) -> Any:
         """The same of a leased model. To load that again is no delay, and the lease's `poll` is called meanwhile."""
         number, reply = self._ask(do, lease=lease.number, **what)
-        try:
+        with self._awaited(number, gives_up=True):
             while not lease.ready.done() and not wait([reply], POLL_SECONDS).done:
                 lease.poll()
             return self._in_time(number, reply, CALL_SECONDS)
+
+    @contextlib.contextmanager
+    def _awaited(self, number: int, gives_up: bool = False) -> Iterator[None]:
+        """Await a reply meanwhile; `gives_up`: where that raises, the process is told that nobody waits any more."""
+        try:
+            yield
         except BaseException:
-            self.tell("give_up", number=number)
+            if gives_up:
+                self.tell("give_up", number=number)
             raise
         finally:
             with self._turn:
