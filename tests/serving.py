@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,12 @@ def child_of(server: Server) -> int:
             return int(found[0])
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `what` gives, as soon as it is true. Raises AssertionError where it is not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "that never came to be"
+        time.sleep(0.05)
+    return found

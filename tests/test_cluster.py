@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,12 @@ import requests
 from services.cluster.roster import WorkerCard
 from services.codec import read
 from tests.clustering import Cluster, Rabbit, Redis
-from tests.serving import ENDLESS, Server, Stream
+from tests.serving import ENDLESS, Server, Stream, wait_for
 
 
 def talkative(server: Server) -> None:
     """A profile whose model goes on talking, beside the guide."""
     server.edit_config("Random", **{**ENDLESS, "n_parallel": 2})
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "that never came to be"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.clustering import Cluster, Rabbit, Redis, Worker
-from tests.serving import Server, Stream
-from tests.test_cluster import cards, running, talkative, wait_for
+from tests.serving import Server, Stream, wait_for
+from tests.test_cluster import cards, running, talkative
 
 # How many kills in a row, under load; a long run is more.
 KILLS = int(os.environ.get("HEARTH_KILLS", "4"))

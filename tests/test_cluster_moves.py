@@ -18,8 +18,8 @@ import requests
 
 from tests.clustering import Cluster
 from tests.ports import free_port
-from tests.serving import ROOT, Server, Stream
-from tests.test_cluster import running, talkative, wait_for
+from tests.serving import ROOT, Server, Stream, wait_for
+from tests.test_cluster import running, talkative
 
 QUICK: dict[str, Any] = {"prompt": "Hi", "max_tokens": 3, "memory_k": 0}
 

@@ -11,8 +11,7 @@ import yaml
 
 from services.cluster.settings import NAMES
 from tests.clustering import Cluster
-from tests.serving import ROOT
-from tests.test_cluster import wait_for
+from tests.serving import ROOT, wait_for
 from tests.test_readme import masked, pieces
 from tests.tiny import GUIDE
 
