@@ -17,13 +17,13 @@ from auth.authentication import Gate
 from auth.guests import guest_limits
 from auth.identity import USUAL, Limits
 from main import serve
+from services.bootstrap import passing_key
+from services.cli.progress import show
 from services.errors import HearthError
-from services.keys_of import passing_key
 from services.models.config import Config, Profiles
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
 from services.models.profile import Chosen
-from services.models.pull_bar import show
 from services.models.sources import OllamaModel, Source, parse_source
 from services.settings import Settings, read_settings
 

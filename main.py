@@ -15,11 +15,10 @@ from typing import Any
 
 from services.cluster.settings import read_cluster
 from services.errors import HearthError, InvalidRequest
-from services.logs import set_up
+from services.logs import set_up, visible_lines
 from services.models.sources import FORMS
 from services.server.shutdown import Stop
 from services.settings import Settings, add_flags, read_settings
-from services.visible import visible_lines
 
 log = logging.getLogger("hearth")
 
@@ -29,7 +28,7 @@ _CLUSTER_PACKAGES = frozenset({"celery", "kombu", "amqp", "redis", "flower", "la
 def main() -> int:
     """Run the command that the arguments name; return the exit status."""
     if sys.argv[1:2] == ["keys"]:
-        from auth.command import keys
+        from services.cli.keys import keys
 
         return _explained("manage keys", lambda: keys(sys.argv[2:]))
     if sys.argv[1:2] == ["models"]:
@@ -98,7 +97,7 @@ def _in_cluster(settings: Settings, given: argparse.Namespace) -> int:
     if not (cluster := read_cluster(os.environ)):
         what = "there is no cluster: set CELERY_BROKER_URL and CELERY_RESULT_BACKEND, or write them into .env"
         raise InvalidRequest(what)
-    from services.cluster import commands
+    from services.cli import cluster as commands
 
     if given.command == "flower":
         return commands.flower(cluster, given.host or settings.host, given.port or "5555")
@@ -137,7 +136,7 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
     cannot start.
     """
     if cluster := read_cluster(os.environ):
-        from services.cluster.node import Node
+        from services.cluster.node.node import Node
 
         node = Node(cluster, settings, preferred)
         with node.running():
@@ -157,8 +156,8 @@ def serve(settings: Settings, gates: Mapping[str, Any] | None = None, preferred:
 
 def _engine(settings: Settings) -> Any:
     """The engine's process. It starts while other things are imported."""
-    from services.engine.life import EngineOptions
-    from services.engine.process import EngineProcess
+    from services.engine.process.client import EngineProcess
+    from services.engine.process.connection import EngineOptions
 
     options = EngineOptions(
         settings.states or settings.data / "states",

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from auth.addresses import source_of
 from auth.identity import MASTER
-from services.json_file import give_to_owner
+from services.storage.json_file import give_to_owner
 
 log = logging.getLogger(__name__)
 

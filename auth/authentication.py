@@ -13,11 +13,11 @@ from flask import Flask, Request, g, request
 from auth.guests import Guests, account_of, check_page, check_type
 from auth.identity import Identity, Limits, Scope, Terms
 from auth.keys import KeyStore
-from auth.metering import Meter
+from auth.rate_limits import Meter
+from services.bootstrap import open_keys
 from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused, Unavailable
-from services.json_text import read_json_text
-from services.keys_of import open_keys
 from services.settings import read_settings
+from services.storage.json_text import read_json_text
 
 # Endpoints whose clients send the key in the body, as `token`.
 KEY_IN_BODY = frozenset({"apihost"})

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from auth.hashing import is_hash
 from auth.identity import Terms
-from services.json_file import JsonObject, Misfit
+from services.storage.json_file import JsonObject, Misfit
 from services.validation import explain
 
 _TERMS = frozenset(Terms.model_fields)

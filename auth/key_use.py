@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from services.errors import DamagedFile, HearthError
-from services.json_file import JsonFile, JsonObject, Misfit, OpenTable
+from services.storage.json_file import JsonFile, JsonObject, Misfit, OpenTable
 
 log = logging.getLogger(__name__)
 

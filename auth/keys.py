@@ -22,7 +22,7 @@ from auth.identity import GRACE, MASTER, Identity, Limits, Terms, check_grant, d
 from auth.key_file import check_keys
 from auth.key_use import KeyUse
 from services.errors import InvalidRequest, NotAuthenticated, NotFound, NotPermitted
-from services.json_file import JsonFile, JsonObject, OpenTable
+from services.storage.json_file import JsonFile, JsonObject, OpenTable
 
 PREFIX = "hearth-"
 # How many keys may stand behind each other, each minted by the one before.

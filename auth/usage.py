@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from auth.write_behind import WriteBehind
-from services.backend import Spent
+from services.backend.status import Amounts
+from services.backend.types import Spent
 from services.errors import HearthError, StorageFailed
-from services.json_file import JsonFile
-from services.status import Amounts
-from services.table_file import TableFile
-from services.visible import visible
+from services.logs import visible
+from services.storage.json_file import JsonFile
+from services.storage.sqlite_file import TableFile
 
 log = logging.getLogger(__name__)
 

@@ -11,40 +11,40 @@ from flask_restful import Api
 
 from auth.audit import AuditLog
 from auth.authentication import Gate, guard
-from services.answers import Answers
+from services.answers.replay import is_answered
+from services.answers.service import Answers
 from services.api.answer import AnswerResource, PromptResource, SessionResource, SessionsResource, StopResource
-from services.api.apihost import ApiHostResource
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
-from services.api.bodies import MAX_BODY
 from services.api.cluster import ClusterResource
-from services.api.cors import allow_origins
+from services.api.compat.apihost import ApiHostResource
+from services.api.compat.langformers import LangformersResource
+from services.api.compat.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
 from services.api.docs import add_docs
-from services.api.embeddings import EmbeddingsResource
-from services.api.errors import handle_errors
 from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
-from services.api.hosts import Hosts
-from services.api.langformers import LangformersResource
+from services.api.http.bodies import MAX_BODY
+from services.api.http.cors import allow_origins
+from services.api.http.draining import Stopping
+from services.api.http.errors import handle_errors
+from services.api.http.hosts import Hosts
+from services.api.http.idempotency import Performer
+from services.api.http.request_log import see_requests
+from services.api.http.sharing import share_threads
 from services.api.metrics import Metrics, MetricsResource, Now
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
-from services.api.once import Performer
-from services.api.openai import (
+from services.api.openai.embeddings import EmbeddingsResource
+from services.api.openai.resources import (
     ChatCompletionsResource,
     CompletionsResource,
     OpenAIModelResource,
     OpenAIModelsResource,
 )
 from services.api.page import add_page
-from services.api.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
-from services.api.seen import see_requests
-from services.api.sharing import share_threads
-from services.api.stopping import Stopping
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
-from services.backend import Backend
+from services.backend.protocols import Backend
 from services.engine.machine import free_memory
-from services.jobs import Jobs
+from services.jobs.jobs import Jobs
 from services.models.downloads import Pulls
-from services.replay import is_answered
 from services.settings import Settings
 from services.stores import Stores, file_stores
 

@@ -1,4 +1,4 @@
-"""Everything that goes wrong on purpose, as one tree. It knows no HTTP: `services/api/errors.py` gives the statuses.
+"""Everything that goes wrong on purpose, as one tree. It knows no HTTP: `services/api/http/errors.py` gives the statuses.
 
 HearthError
 ├── InvalidRequest          the caller asked for something that cannot be

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from auth.keys import KeyStore
-from auth.metering import Meter
+from auth.quotas import Quotas, check_charged
+from auth.rate_limits import Meter
 from auth.usage import Usage, UsageStore
-from services.job_store import JobStore, JobTable
-from services.json_file import JsonFile
+from services.jobs.store import JobStore, JobTable
 from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.models.profile import Chosen
-from services.quotas import Quotas, check_charged
-from services.sessions import Sessions
+from services.sessions.service import Sessions
 from services.settings import Settings
+from services.storage.json_file import JsonFile
 
 
 @dataclass(frozen=True)

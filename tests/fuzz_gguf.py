@@ -16,9 +16,9 @@ import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 with atheris.instrument_imports(include=["services.models.gguf"]):
     from services.models.gguf import BadGguf, read_gguf
 
-from services.backend import LoadSettings
-from services.engine.life import EngineOptions
-from services.engine.process import EngineProcess
+from services.backend.types import LoadSettings
+from services.engine.process.client import EngineProcess
+from services.engine.process.connection import EngineOptions
 from services.errors import BadModelFile
 
 # Seconds that reading one header may take, and between two trials in llama.cpp.

@@ -170,7 +170,7 @@ class Stream:
 
 def child_of(server: Server) -> int:
     """The number of the engine's process, once it has one."""
-    command = ["pgrep", "-f", "services.engine.child", "-P", str(server.process.pid)]
+    command = ["pgrep", "-f", "services.engine.process.main", "-P", str(server.process.pid)]
     deadline = time.monotonic() + 20
     while True:
         found = subprocess.run(command, capture_output=True, text=True).stdout.split()

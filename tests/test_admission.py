@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 
-from services.admission import Admission, Slot, Turns
+from services.answers.admission import Admission, Slot, Turns
 from services.errors import ClientGone, Unavailable
 
 

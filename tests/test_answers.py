@@ -13,12 +13,14 @@ import pytest
 
 from auth.identity import Terms
 from auth.keys import KeyStore
-from auth.metering import Meter
+from auth.rate_limits import Meter
 from auth.usage import UsageStore
-from services.answers import Answers
-from services.backend import (
+from services.answers.request import Ask, Question
+from services.answers.service import Answers
+from services.backend.protocols import Embedder
+from services.backend.status import Status
+from services.backend.types import (
     ChatFormat,
-    Embedder,
     Finish,
     GenerationRequest,
     Health,
@@ -31,11 +33,9 @@ from services.backend import (
 from services.errors import BadModelFile, ClientGone, EngineFailure, NotAuthenticated, NotFound, StorageFailed, Unavailable
 from services.models.config import Profiles
 from services.models.files import ModelFiles
-from services.question import Ask, Question
-from services.session_desk import LocalDesk
-from services.session_history import MASTER, SessionKey
-from services.sessions import Sessions
-from services.status import Status
+from services.sessions.history import MASTER, SessionKey
+from services.sessions.service import Sessions
+from services.sessions.unsaved import LocalDesk
 from tests.serving import ROOT
 
 

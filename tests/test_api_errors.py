@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 
 from services import errors
-from services.api.errors import handle_errors, status_of
+from services.api.http.errors import handle_errors, status_of
 from tests.serving import ROOT, Server
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from services.backend import ChatFormat
+from services.backend.types import ChatFormat
 from services.prompts.chat_formats import FORMATS, named_format
 from services.prompts.chat_template import chat_template
 from tests.hub import Hub

@@ -13,15 +13,15 @@ import pytest
 from auth import audit as audit_module
 from auth.audit import LINES, AuditLog
 from auth.keys import MintedKey
-from services.api.openai_schemas import ChatRequest
-from services.api.schemas import AnswerRequest
-from services.backend import ChatFormat, GenerationRequest, Prompt, Sampling, Thought, TokenChoice
-from services.job_store import JobRequest, Reply
+from services.answers.request import Ask, Question
+from services.api.http.schemas import AnswerRequest
+from services.api.openai.schemas import ChatRequest
+from services.backend.types import ChatFormat, GenerationRequest, Prompt, Sampling, Thought, TokenChoice
+from services.jobs.store import JobRequest, Reply
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template
 from services.prompts.form import Exchange
-from services.question import Ask, Question
-from services.sessions import StoredSession
+from services.sessions.records import StoredSession
 from tests.serving import Server
 
 Serve = Callable[..., Server]

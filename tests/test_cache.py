@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from services.backend import EVERYBODY, PASSING
-from services.engine.cache import SlotCache
-from services.engine.state import Buffer, CutRule, pack
-from services.engine.store import StateStore
+from services.backend.types import EVERYBODY, PASSING
+from services.engine.kv.slots import SlotCache
+from services.engine.kv.state import Buffer, CutRule, pack
+from services.engine.kv.store import StateStore
 
 Cell = tuple[int, str]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.backend import ChatFormat
+from services.backend.types import ChatFormat
 from services.errors import BadModelFile, InvalidRequest
 from services.prompts.chat_template import PLAIN, chat_template
 from tests.serving import ROOT
@@ -197,7 +197,8 @@ HOSTILE = [
 def test_a_hostile_template_runs_no_code_and_ends(template: str, tmp_path: Path) -> None:
     """In a process of its own, so that what it did could be seen, and a crash too."""
     code = (
-        "import sys\nfrom services.backend import ChatFormat\nfrom services.prompts.chat_template import chat_template\n"
+        "import sys\nfrom services.backend.types import ChatFormat\n"
+        "from services.prompts.chat_template import chat_template\n"
         "from services.errors import HearthError\n"
         "talk = [{'role': 'user', 'content': 'Hi'}]\n"
         "try:\n    text = chat_template(ChatFormat(sys.argv[1], '', '', ())).render(talk).text\n"

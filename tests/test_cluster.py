@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from services.cluster.roster import WorkerCard
-from services.codec import read
+from services.backend.codec import read
+from services.cluster.registry import WorkerCard
 from tests.clustering import Cluster, Rabbit, Redis
 from tests.serving import ENDLESS, Server, Stream, wait_for
 

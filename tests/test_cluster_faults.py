@@ -61,7 +61,7 @@ def test_a_crash_of_a_worker_s_engine_costs_nothing(cluster: Cluster) -> None:
     undisturbed = node.ask(**LONG, temperature=0, memory_k=0)["result"]
     stream = Stream(node.post("/answer", {**LONG, "temperature": 0, "session_id": 3, "stream": True}, stream=True))
     events = [stream.next() for _ in range(20)]
-    subprocess.run(["pkill", "-9", "-f", "services.engine.child", "-P", str(worker.process.pid)], check=True)
+    subprocess.run(["pkill", "-9", "-f", "services.engine.process.main", "-P", str(worker.process.pid)], check=True)
     events += stream.rest()
     assert events[-2]["result"] == undisturbed == text_of(events[:-2]).strip()
 
@@ -76,7 +76,9 @@ def test_an_engine_that_crashes_again_and_again_ends_the_answer_with_an_error(cl
 
     def crash() -> None:
         while not over.is_set():
-            subprocess.run(["pkill", "-9", "-f", "services.engine.child", "-P", str(worker.process.pid)], check=False)
+            subprocess.run(
+                ["pkill", "-9", "-f", "services.engine.process.main", "-P", str(worker.process.pid)], check=False
+            )
             time.sleep(0.8)
 
     thread = threading.Thread(target=crash)
@@ -94,7 +96,7 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     from kombu import Queue
 
     from services.cluster.broker import make_celery
-    from services.cluster.link import Link
+    from services.cluster.redis_client import Link
     from services.cluster.settings import ClusterSettings
     from services.cluster.streams import Streams
 

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from services.backend import Prompt
-from services.engine.cuts import MOST_SPELLED, Cuts
-from services.engine.vocabulary import Vocabulary
-from services.engine.vocabulary_file import load_vocabulary
+from services.backend.types import Prompt
+from services.engine.llama.cuts import MOST_SPELLED, Cuts
+from services.engine.llama.vocabulary import Vocabulary
+from services.engine.llama.vocabulary_file import load_vocabulary
 from services.errors import InvalidRequest
 from tests.real_models import gemma3
 

@@ -14,9 +14,9 @@ import openai
 import pytest
 import requests
 
-from services.backend import LoadSettings, Prompt
-from services.engine import embedder as embedder_module
-from services.engine.embedder import PIECE, Embedder
+from services.backend.types import LoadSettings, Prompt
+from services.engine.llama import embedder as embedder_module
+from services.engine.llama.embedder import PIECE, Embedder
 from services.errors import BadModelFile, ClientGone, InvalidRequest
 from tests.serving import Server, child_of, wait_for
 from tests.tiny import GUIDE, write_embedding_model

@@ -11,10 +11,10 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from services.backend import Finish, GenerationRequest, LoadSettings, Prompt, Sampling
-from services.engine import engine as engine_module
-from services.engine.engine import Engine
-from services.engine.runner import Runner
+from services.backend.types import Finish, GenerationRequest, LoadSettings, Prompt, Sampling
+from services.engine.llama.runner import Runner
+from services.engine.loop import engine as engine_module
+from services.engine.loop.engine import Engine
 from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavailable
 from tests.tiny import GUIDE
 
@@ -206,15 +206,15 @@ def test_a_long_prompt_is_read_beside_a_stream(endless: Engine) -> None:
 def test_slots_are_as_many_as_memory_holds(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Eight layers of 512 values for K and V, in f16: 16 KiB a token.
     each = 4096 * 16 * 1024
-    monkeypatch.setattr("services.engine.runner.free_memory", lambda: 2 * 3 * each + 60_000_000)
+    monkeypatch.setattr("services.engine.llama.runner.free_memory", lambda: 2 * 3 * each + 60_000_000)
     engine = Engine(LoadSettings(random_model, 4096, use_mmap=False))
     assert engine._runner.n_slots == 3
     engine.close()
-    monkeypatch.setattr("services.engine.runner.free_memory", lambda: each + 1)
+    monkeypatch.setattr("services.engine.llama.runner.free_memory", lambda: each + 1)
     engine = Engine(LoadSettings(random_model, 4096))
     assert engine._runner.n_slots == 1
     engine.close()
-    monkeypatch.setattr("services.engine.runner.free_memory", lambda: each - 1)
+    monkeypatch.setattr("services.engine.llama.runner.free_memory", lambda: each - 1)
     with pytest.raises(BadModelFile, match="a context of 4096 tokens takes 67 MB, and 67 MB are free; a smaller n_ctx"):
         Engine(LoadSettings(random_model, 4096))
 

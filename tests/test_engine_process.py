@@ -18,11 +18,11 @@ import gguf
 import numpy as np
 import pytest
 
-from services.backend import LoadSettings, Prompt, TokenChoice
-from services.codec import plain, plain_choice, plain_error, read, read_choice, read_error
-from services.engine.life import EngineOptions
-from services.engine.process import EngineProcess
-from services.engine.trial import BAD_FOR, Trials
+from services.backend.codec import plain, plain_choice, plain_error, read, read_choice, read_error
+from services.backend.types import LoadSettings, Prompt, TokenChoice
+from services.engine.process.client import EngineProcess
+from services.engine.process.connection import EngineOptions
+from services.engine.process.probe import BAD_FOR, Trials
 from services.errors import BadModelFile, HearthError, LimitPassed, PromptTooLong, Unavailable
 from tests.serving import Server, child_of
 from tests.test_api_errors import all_errors

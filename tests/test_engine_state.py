@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from services.backend import EVERYBODY, Finish, GenerationRequest, LoadSettings, Prompt, Sampling, Thought
-from services.engine.engine import Engine
-from services.engine.store import StateStore
+from services.backend.types import EVERYBODY, Finish, GenerationRequest, LoadSettings, Prompt, Sampling, Thought
+from services.engine.kv.store import StateStore
+from services.engine.loop.engine import Engine
 from tests.tiny import GUIDE
 
 HEAD = "You are the guide of this server.\n\n"

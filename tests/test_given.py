@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.backend import GenerationRequest, LoadSettings, Prompt, Sampling
-from services.engine.engine import Engine
+from services.backend.types import GenerationRequest, LoadSettings, Prompt, Sampling
+from services.engine.loop.engine import Engine
 from services.errors import InvalidRequest
 from tests.tiny import GUIDE
 

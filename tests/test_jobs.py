@@ -15,7 +15,7 @@ from protollm_sdk.jobs.llm_api import LLMAPI
 from protollm_sdk.models.job_context_models import ChatCompletionModel, ChatCompletionUnit, PromptMeta, PromptModel
 
 from services.errors import DamagedFile
-from services.job_store import JobStore
+from services.jobs.store import JobStore
 from tests.serving import Server, Stream
 
 RANDOM = {"temperature": 1.5, "max_tokens": 24, "memory_k": 0}

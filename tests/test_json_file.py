@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from services.errors import DamagedFile, StorageFailed, Unavailable
-from services.json_file import JsonFile, JsonObject, Misfit
 from services.models.config import Profiles
 from services.prompts.form import Exchange
-from services.session_history import MASTER, SessionKey
-from services.sessions import Sessions
-from services.table_file import TableFile
+from services.sessions.history import MASTER, SessionKey
+from services.sessions.service import Sessions
+from services.storage.json_file import JsonFile, JsonObject, Misfit
+from services.storage.sqlite_file import TableFile
 from tests.serving import ROOT
 
 
@@ -214,7 +214,7 @@ def test_threads_lose_nothing(tmp_path: Path) -> None:
 
 def test_processes_lose_nothing(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from services.json_file import JsonFile\n"
+        "import sys; from pathlib import Path; from services.storage.json_file import JsonFile\n"
         "file = JsonFile(Path(sys.argv[1]))\n"
         "for number in range(20):\n"
         "    with file.edit() as data: data[f'{sys.argv[2]}.{number}'] = 1\n"

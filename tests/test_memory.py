@@ -10,16 +10,16 @@ from typing import Any, cast
 
 import pytest
 
-from services.backend import ChatFormat, LoadSettings, Prompt
-from services.cluster.remote import RemoteModel
-from services.cluster.roster import ServedModel
-from services.engine import native_log
-from services.engine import runner as runner_module
-from services.engine.embedder import LONGEST_CHOSEN, Embedder
-from services.engine.loading import context_params, fingerprint, load_model
+from services.backend.types import ChatFormat, LoadSettings, Prompt
+from services.cluster.node.backend import RemoteModel
+from services.cluster.registry import ServedModel
+from services.engine.kv.state import FILE_PART
+from services.engine.llama import log as native_log
+from services.engine.llama import runner as runner_module
+from services.engine.llama.embedder import LONGEST_CHOSEN, Embedder
+from services.engine.llama.loading import context_params, fingerprint, load_model
+from services.engine.llama.runner import Runner
 from services.engine.machine import used_memory
-from services.engine.runner import Runner
-from services.engine.state import FILE_PART
 from services.errors import BadModelFile
 from services.models.gguf import GgufInfo, read_gguf
 from services.models.kv_shape import KvShape, kv_shape

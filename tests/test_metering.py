@@ -17,9 +17,9 @@ import pytest
 
 from auth.identity import Terms
 from auth.keys import KeyStore
-from auth.metering import Meter
+from auth.rate_limits import Meter
 from auth.usage import UsageStore, Used, today
-from services.backend import Spent
+from services.backend.types import Spent
 from services.errors import DamagedFile, LimitPassed, NotPermitted, Unavailable
 from tests.serving import Server
 
@@ -332,7 +332,7 @@ def test_a_key_is_not_charged_for_what_the_key_above_refuses(meter: Meter, monke
 
 
 def test_an_answer_ends_where_its_key_may_answer_no_more(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.metering._LOOK_AFTER", 0)
+    monkeypatch.setattr("auth.rate_limits._LOOK_AFTER", 0)
     keys = meter._keys
     head = keys.mint(Terms.model_validate({"scopes": ["answer", "keys"]}))
     child = keys.mint(Terms(scopes=["answer"]), keys.identity(head.id))

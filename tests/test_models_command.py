@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from services.backend import LoadSettings
+from services.backend.types import LoadSettings
 from services.cli.model_facts import fit_of, gb
+from services.engine.llama.runner import Runner
 from services.engine.machine import free_memory
-from services.engine.runner import Runner
 from services.models.catalog import catalog
 from services.models.files import ModelFiles
 from services.models.gguf import read_gguf

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.backend import ChatFormat
-from services.engine.grammar import grammar_of
+from services.backend.types import ChatFormat
+from services.engine.llama.grammar import grammar_of
 from services.errors import InvalidRequest
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template

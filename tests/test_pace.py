@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.engine.pace import BURST, HOLD_UP, LEAST, TILE, TILE_BESIDE, Pace
+from services.engine.loop.pace import BURST, HOLD_UP, LEAST, TILE, TILE_BESIDE, Pace
 
 
 def paced(seconds_per_token: float) -> Pace:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from services.backend import GenerationRequest, LoadSettings, Prompt, Sampling
-from services.engine import runner as runner_module
+from services.backend.types import GenerationRequest, LoadSettings, Prompt, Sampling
+from services.engine.kv.store import StateStore
+from services.engine.llama import runner as runner_module
 from services.engine.pool import EnginePool
-from services.engine.store import StateStore
 from services.errors import BadModelFile, Unavailable
 from tests.tiny import GUIDE
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.backend import ChatFormat, Prompt
+from services.backend.types import ChatFormat, Prompt
 from services.errors import BadModelFile, ClientGone, PromptTooLong
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template

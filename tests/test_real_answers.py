@@ -18,9 +18,9 @@ import pytest
 import requests
 
 from services.app import create_app
-from services.backend import GenerationRequest, Prompt
-from services.engine.vocabulary import Vocabulary
-from services.engine.vocabulary_file import load_vocabulary
+from services.backend.types import GenerationRequest, Prompt
+from services.engine.llama.vocabulary import Vocabulary
+from services.engine.llama.vocabulary_file import load_vocabulary
 from services.settings import Settings
 from tests.ports import free_port
 from tests.real_models import smollm2

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.engine.engine import Engine
-from services.engine.store import StateStore
+from services.engine.kv.store import StateStore
+from services.engine.loop.engine import Engine
 from tests.real_models import smollm2
 from tests.test_sliding_window import MB, Model, ask
 

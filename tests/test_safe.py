@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from services.api.hosts import Hosts
+from services.api.http.hosts import Hosts
 from tests.serving import ROOT, Server
 from tests.test_server import exchange
 

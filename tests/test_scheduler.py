@@ -6,9 +6,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.backend import GenerationRequest, Sampling
-from services.engine.scheduler import Scheduler
-from services.engine.sequence import EngineGeneration, Sequence
+from services.backend.types import GenerationRequest, Sampling
+from services.engine.loop.scheduler import Scheduler
+from services.engine.loop.sequence import EngineGeneration, Sequence
 
 
 def sequence(n_tokens: int, owner: str = "a", decoding: bool = False) -> Sequence:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from services import session_table
 from services.errors import DamagedFile, StorageFailed
-from services.json_text import readable
 from services.prompts.form import Exchange
-from services.session_history import MASTER, SessionKey
-from services.sessions import Sessions
+from services.sessions import table as session_table
+from services.sessions.history import MASTER, SessionKey
+from services.sessions.service import Sessions
+from services.storage.json_text import readable
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,13 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage
 
-from services.conversation import Conversation
 from services.errors import ClientGone, DamagedFile, NotFound
 from services.prompts.form import Exchange
-from services.session_desk import LocalDesk
-from services.session_history import MASTER, SessionKey
-from services.sessions import Sessions, parse_number
+from services.sessions.conversation import Conversation
+from services.sessions.history import MASTER, SessionKey
+from services.sessions.records import parse_number
+from services.sessions.service import Sessions
+from services.sessions.unsaved import LocalDesk
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from services.backend import Finish, GenerationRequest, LoadSettings, Prompt, Sampling, Thought
-from services.engine.engine import Engine
-from services.engine.store import StateStore
-from services.engine.vocabulary_file import load_vocabulary
+from services.backend.types import Finish, GenerationRequest, LoadSettings, Prompt, Sampling, Thought
+from services.engine.kv.store import StateStore
+from services.engine.llama.vocabulary_file import load_vocabulary
+from services.engine.loop.engine import Engine
 from tests.real_models import gemma3
 from tests.serving import ROOT
 from tests.tiny import write_window_model

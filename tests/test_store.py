@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from services.engine import store as store_module
-from services.engine.state import State, StateKey, common_prefix, pack
-from services.engine.state_file import DamagedState, read_saved, read_state, write_state
-from services.engine.store import StateStore
+from services.engine.kv import store as store_module
+from services.engine.kv.file import DamagedState, read_saved, read_state, write_state
+from services.engine.kv.state import State, StateKey, common_prefix, pack
+from services.engine.kv.store import StateStore
 
 MB = 10**6
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.answer import trim
-from services.engine.text import TextAssembler
+from services.answers.stream import trim
+from services.engine.loop.text import TextAssembler
 
 
 def assemble(pieces: list[bytes], *stop: str) -> tuple[list[str], bool]:

@@ -13,10 +13,10 @@ import gguf
 import llama_cpp
 import pytest
 
-from services.backend import Prompt
-from services.engine.text import TextAssembler
-from services.engine.vocabulary import Vocabulary
-from services.engine.vocabulary_file import load_vocabulary
+from services.backend.types import Prompt
+from services.engine.llama.vocabulary import Vocabulary
+from services.engine.llama.vocabulary_file import load_vocabulary
+from services.engine.loop.text import TextAssembler
 from services.prompts.form import least_tokens
 from tests.real_models import gemma3, smollm2, vocabularies
 from tests.tiny import GUIDE

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.backend import LoadSettings
-from services.engine import tune as tuning
-from services.engine.tune import Speed, measure, n_trials, tune
+from services.backend.types import LoadSettings
+from services.engine import tuning
+from services.engine.tuning import Speed, measure, n_trials, tune
 from services.errors import BadModelFile, EngineFailure
 from tests.serving import ROOT
 from tests.tiny import GUIDE

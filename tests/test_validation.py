@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.api.schemas import AnswerRequest
+from services.api.http.schemas import AnswerRequest
 from services.validation import explain
 
 

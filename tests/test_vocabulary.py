@@ -9,9 +9,9 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from services.backend import LoadSettings, Prompt
-from services.engine.runner import Runner
-from services.engine.vocabulary import Vocabulary, on_big_stack
+from services.backend.types import LoadSettings, Prompt
+from services.engine.llama.runner import Runner
+from services.engine.llama.vocabulary import Vocabulary, on_big_stack
 from tests.serving import ROOT
 from tests.tiny import GUIDE, write_random_model
 
@@ -52,8 +52,8 @@ def test_a_long_run_of_one_character_does_not_end_the_process(tmp_path: Path) ->
     """Nor with a vocabulary whose text llama.cpp splits with a regular expression that recurses."""
     write_random_model(tmp_path / "tekken.gguf", dim=64, layers=1, ffn=64, pre="tekken")
     program = (
-        "import sys; from pathlib import Path; from services.engine.engine import Engine\n"
-        "from services.backend import LoadSettings, Prompt\n"
+        "import sys; from pathlib import Path; from services.engine.loop.engine import Engine\n"
+        "from services.backend.types import LoadSettings, Prompt\n"
         "engine = Engine(LoadSettings(Path(sys.argv[1]), 256))\n"
         "print(len(engine.tokenize(Prompt('a' * 1_000_000))))"
     )

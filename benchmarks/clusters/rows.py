@@ -19,7 +19,7 @@ from kombu import Queue
 from benchmarks.clusters.parts import TOKENS, WORDS, a_cluster, ask, by_itself, crowd, send, warm_up
 from benchmarks.words import make_text
 from services.cluster.broker import make_celery
-from services.cluster.link import Link
+from services.cluster.redis_client import Link
 from services.cluster.settings import ClusterSettings
 from services.cluster.streams import Streams
 from tests.clustering import Cluster

@@ -19,8 +19,8 @@ from benchmarks.servers import ROOT, Hearth, Server
 from benchmarks.talk import Talk
 from benchmarks.words import make_text
 from services.prompts.form import Exchange
-from services.session_history import SessionKey
-from services.sessions import Sessions
+from services.sessions.history import SessionKey
+from services.sessions.service import Sessions
 
 CONNECTIONS = 4
 AUTH_SECONDS = 3.0

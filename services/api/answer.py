@@ -9,12 +9,13 @@ from flask import request
 from flask_restful import Resource
 
 from auth.authentication import caller
-from services.answer import Answer
-from services.answers import Answers
-from services.api import sse
-from services.api.hangup import poll_of_caller
-from services.api.once import current_jobs, once
-from services.api.schemas import (
+from services.answers.request import Ask, Question
+from services.answers.service import Answers
+from services.answers.stream import Answer
+from services.api.http import sse
+from services.api.http.disconnect import poll_of_caller
+from services.api.http.idempotency import current_jobs, once
+from services.api.http.schemas import (
     AnswerRequest,
     AnswerResult,
     Conversation,
@@ -29,9 +30,9 @@ from services.api.schemas import (
     validated,
 )
 from services.errors import InvalidRequest, NotFound
-from services.question import Ask, Question
-from services.session_history import SessionKey
-from services.sessions import Sessions, parse_number
+from services.sessions.history import SessionKey
+from services.sessions.records import parse_number
+from services.sessions.service import Sessions
 
 # What GET /answer/ID/prompt takes.
 _SHOWN = ("prompt", "model", "system_prompt", "memory_k", "keep", "max_tokens", "session_id")

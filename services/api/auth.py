@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from auth.authentication import caller
 from auth.identity import GRACE, Duration, Limits, Terms
 from auth.keys import KeyStore
-from services.api.schemas import Deleted, replies, spec
+from services.api.http.schemas import Deleted, replies, spec
 from services.validation import Strict
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from flask_restful import Resource
 from pydantic import BaseModel
 
-from services.api.schemas import replies, spec
+from services.api.http.schemas import replies, spec
 from services.errors import NotFound
 
 

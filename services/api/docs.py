@@ -7,9 +7,9 @@ from typing import Any
 
 from flask import Flask, Response, json
 
-from services.api.once import HEADER
-from services.api.schemas import spec
-from services.api.static import StaticFiles
+from services.api.http.idempotency import HEADER
+from services.api.http.schemas import spec
+from services.api.http.static import StaticFiles
 
 _FILES = ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css")
 # Nothing comes from elsewhere, but for icons that Swagger UI draws from data: addresses.

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from auth.authentication import caller
 from auth.identity import Identity
-from services.answers import Answers
-from services.api.schemas import replies, spec
-from services.api.stopping import Stopping
-from services.status import Counts, LoadedModel, Room, Status
+from services.answers.service import Answers
+from services.api.http.draining import Stopping
+from services.api.http.schemas import replies, spec
+from services.backend.status import Counts, LoadedModel, Room, Status
 
 # How many bytes the engine takes beside models and kept conversations: its programs, buffers, and what is under way.
 BESIDE = 150 * 10**6

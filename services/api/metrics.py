@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 from pydantic import RootModel
 
 from auth.usage import Usage, Used
-from services.answers import Answers
-from services.api.schemas import replies, spec
-from services.backend import Finish
+from services.answers.service import Answers
+from services.api.http.schemas import replies, spec
+from services.backend.types import Finish
 from services.errors import HearthError
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

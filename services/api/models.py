@@ -11,9 +11,10 @@ from flask import g
 from flask_restful import Resource
 
 from auth.authentication import caller
-from services.answers import Answers
-from services.api import sse
-from services.api.hangup import poll_of_caller
+from services.answers.service import Answers
+from services.api.http import sse
+from services.api.http.disconnect import poll_of_caller
+from services.api.http.schemas import replies, spec
 from services.api.model_schemas import (
     ModelFreed,
     ModelList,
@@ -24,8 +25,7 @@ from services.api.model_schemas import (
     ProfileDetails,
     PullProgress,
 )
-from services.api.schemas import replies, spec
-from services.backend import Backend
+from services.backend.protocols import Backend
 from services.errors import NotFound
 from services.models.catalog import proposals
 from services.models.config import Profiles, not_permitted

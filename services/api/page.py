@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Response
 
-from services.api.static import FOLDER, StaticFiles
+from services.api.http.static import FOLDER, StaticFiles
 
 _SHELL = "chat/index.html"
 _LIBRARIES = ("dompurify/*.js", "highlight/*.js", "highlight/languages/*.js", "marked/*.js")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from services.api.openai_schemas import ChatMessages, Lenient, Name, Tools
+from services.api.openai.schemas import ChatMessages, Lenient, Name, Tools
 
 
 class TokenizeRequest(Lenient):

@@ -8,17 +8,18 @@ from typing import Any
 from flask_restful import Resource
 
 from auth.authentication import caller
-from services.admission import Poll
-from services.answers import Answers
-from services.api.hangup import poll_of_caller
-from services.api.openai_replies import Text, Tokens
-from services.api.openai_schemas import prompts_of
-from services.api.schemas import replies, spec
+from services.answers.admission import Poll
+from services.answers.request import Ask, Question
+from services.answers.service import Answers
+from services.api.http.disconnect import poll_of_caller
+from services.api.http.schemas import replies, spec
+from services.api.openai.replies import Text, Tokens
+from services.api.openai.schemas import prompts_of
 from services.api.token_schemas import DetokenizeRequest, TokenizeRequest
-from services.backend import Model, Prompt
+from services.backend.protocols import Model
+from services.backend.types import Prompt
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
-from services.question import Ask, Question
 
 _LETTERS_PER_TOKEN = 4
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from auth.authentication import caller
 from auth.keys import KeyStore
 from auth.usage import Usage, as_csv, entries
-from services.api.schemas import replies, spec
+from services.api.http.schemas import replies, spec
 from services.errors import InvalidRequest
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

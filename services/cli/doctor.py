@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from auth.identity import MASTER
+from services.bootstrap import open_keys
 from services.cluster.settings import read_cluster
 from services.errors import HearthError
-from services.keys_of import open_keys
+from services.logs import visible
 from services.server.connections import RESERVED_FILES
 from services.server.listening import listening_sockets
 from services.settings import Settings, add_flags, read_settings
-from services.visible import visible
 
 # A certificate that ends within so many days is told of.
 _RENEW_BEFORE = timedelta(days=14)

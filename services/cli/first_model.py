@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from services.cli.progress import show
 from services.errors import HearthError, InvalidRequest, NotFound
 from services.models import catalog
 from services.models.config import EXAMPLE, Config, Profiles, profile_entry
 from services.models.downloads import Pulls
 from services.models.files import ModelFiles
-from services.models.pull_bar import show
 from services.models.sources import Source, parse_source
 from services.settings import Settings
 

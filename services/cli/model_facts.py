@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from services.logs import visible, visible_lines
 from services.models.catalog import CatalogEntry
 from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.memory import Fit, batch_capacity, fit, ubatch
 from services.models.profile import Profile
-from services.visible import visible, visible_lines
 
 CAN = {"think": "thinks first", "tools": "uses tools"}
 

@@ -20,6 +20,7 @@ from services.cli.model_facts import (
 from services.cli.unload import unload
 from services.engine.machine import all_memory, free_memory
 from services.errors import BadModelFile, InvalidRequest, NotFound
+from services.logs import visible
 from services.models.catalog import CatalogEntry, catalog, find, proposals
 from services.models.config import EXAMPLE, Config, Profiles
 from services.models.files import ModelFile, ModelFiles
@@ -28,7 +29,6 @@ from services.models.profile import Profile
 from services.models.removal import remove_model
 from services.models.sources import FORMS, parse_source
 from services.settings import Settings, read_settings
-from services.visible import visible
 
 
 def models(arguments: Sequence[str]) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from services.cli.progress import show
+from services.logs import visible
 from services.models.config import Profiles
 from services.models.downloads import Pulls
-from services.models.pull_bar import show
 from services.settings import Settings
-from services.visible import visible
 
 
 def pull(settings: Settings, what: str) -> int:

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 from examples.chat import chat
 from examples.client import Client
+from services.bootstrap import passing_key
 from services.cli.first_model import select_model
 from services.errors import EngineFailure
-from services.keys_of import passing_key
+from services.logs import visible
 from services.server.listening import listening_sockets
 from services.settings import HOME, Settings, flag_of
-from services.visible import visible
 
 _LISTENS = re.compile(r"Hearth listens on (\S+)")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.engine.tune import n_trials
-from services.engine.tune import tune as trials_of
-from services.engine.tune_table import report
+from services.cli.tuning_table import report
+from services.engine.tuning import n_trials
+from services.engine.tuning import tune as trials_of
 from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.settings import Settings

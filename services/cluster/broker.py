@@ -17,7 +17,7 @@ from kombu import Exchange, Queue
 from kombu.exceptions import KombuError
 from kombu.exceptions import OperationalError as BrokerError
 
-from services.cluster.roster import ServedModel
+from services.cluster.registry import ServedModel
 from services.cluster.settings import ClusterSettings
 from services.cluster.streams import KEPT
 from services.errors import Unavailable

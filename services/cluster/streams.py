@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.cluster.link import Link
-from services.codec import Message
+from services.backend.codec import Message
+from services.cluster.redis_client import Link
 
 # Seconds after which what nobody has looked after is forgotten.
 KEPT = 3600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.backend import ChatFormat, Prompt
+from services.backend.types import ChatFormat, Prompt
 from services.errors import InvalidRequest
 
 

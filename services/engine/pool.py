@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from services.backend import Health, LoadSettings
-from services.engine.embedder import Embedder
-from services.engine.engine import MAX_WAITING, Engine
-from services.engine.loading import fit_of, info_of
+from services.backend.status import Counts, LoadedModel, Room, Status
+from services.backend.types import Health, LoadSettings
+from services.engine.kv.store import StateStore
+from services.engine.llama.embedder import Embedder
+from services.engine.llama.loading import fit_of, info_of
+from services.engine.loop.engine import MAX_WAITING, Engine
 from services.engine.machine import all_memory, free_memory, give_back_heap, used_memory
-from services.engine.store import StateStore
 from services.errors import BadModelFile, Unavailable
 from services.models.split import part_paths
-from services.status import Counts, LoadedModel, Room, Status
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from services.errors import DamagedFile, InvalidRequest, NotFound, NotPermitted, Unavailable
-from services.json_file import JsonFile, JsonObject, Misfit
 from services.models.catalog import catalog, find
 from services.models.files import ModelFiles, same_name
 from services.models.profile import Chosen, Profile
 from services.models.sources import FORMS, Source, parse_source
+from services.storage.json_file import JsonFile, JsonObject, Misfit
 from services.validation import explain
 
 log = logging.getLogger(__name__)

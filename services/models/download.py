@@ -19,7 +19,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from services.errors import BadModelFile, HearthError, InvalidRequest, PullFailed, StorageFailed, Unavailable
-from services.json_file import sync_folder
 from services.models.disk import check_room
 from services.models.gguf import BadGguf, read_gguf
 from services.models.local_caches import find_file, find_in_caches, kept_file
@@ -27,6 +26,7 @@ from services.models.pypi import find_in_package
 from services.models.remote import Remote, RemoteFile
 from services.models.sources import HubFile, LocalFile, OllamaModel, PypiFile, Source, file_name, ollama_blob
 from services.models.split import part_names
+from services.storage.json_file import sync_folder
 
 ARRIVING = ".arriving"
 KEPT = "What has arrived is kept; pull it again to go on from there"

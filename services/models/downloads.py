@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.admission import Poll
+from services.answers.admission import Poll
 from services.errors import EngineFailure, HearthError
 from services.models.download import begun, fetch, locate, received_of
 from services.models.remote import Remote

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from services.errors import BadModelFile, InvalidRequest, NotFound
-from services.json_file import Stamp
 from services.models.gguf import BadGguf, GgufInfo
 from services.models.split import part_names, read_model, stamp_of_model
+from services.storage.json_file import Stamp
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.backend import CacheType
+from services.backend.types import CacheType
 from services.models.gguf import TENSOR_TYPES, GgufInfo
 
 # llama.cpp makes a cache of a multiple of so many tokens.

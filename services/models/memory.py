@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from services.backend import CacheType
+from services.backend.types import CacheType
 from services.models.gguf import GgufInfo
 from services.models.kv_shape import CELLS, kv_shape
 

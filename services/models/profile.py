@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from services.backend import Adapter, CacheType, ChatFormat, LoadSettings, Sampling
+from services.backend.types import Adapter, CacheType, ChatFormat, LoadSettings, Sampling
 from services.errors import BadModelFile, HearthError, InvalidRequest
 from services.models.files import ModelFiles
 from services.models.sources import parse_source

@@ -11,9 +11,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from services.json_file import Stamp, stamp_of
 from services.models.gguf import BadGguf, GgufInfo, read_gguf
 from services.models.gguf_types import FILE_TYPES
+from services.storage.json_file import Stamp, stamp_of
 
 # llama.cpp knows them in lower case only.
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from services.backend import Prompt
+from services.backend.types import Prompt
 from services.errors import BadModelFile, InvalidRequest
 from services.prompts.chat_template import ChatTemplate, Message, count_system
 from services.prompts.form import FEWEST_MARKS, PROBE, Exchange, Form, Pause, least_tokens

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from services.backend import ChatFormat
+from services.backend.types import ChatFormat
 from services.errors import InvalidRequest
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import jinja2
 
-from services.backend import ChatFormat, Prompt
+from services.backend.special_text import special_pattern
+from services.backend.types import ChatFormat, Prompt
 from services.errors import BadModelFile, InvalidRequest, TemplateTooSlow
 from services.prompts.marks import SAID, THOUGHT, Marks
 from services.prompts.sandbox import FAILURES, LONGEST, Refused, Sandbox, Slow
-from services.special_text import special_pattern
 
 # For models that have no template of their own, and what ends their answers.
 PLAIN_STOP = ("\nUser:",)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from services.backend import ChatFormat
+from services.answers.request import Ask
+from services.backend.types import ChatFormat
 from services.models.profile import Profile
 from services.prompts.chat import ChatForm
 from services.prompts.chat_formats import named_format
@@ -13,8 +14,7 @@ from services.prompts.chat_template import Message, chat_template
 from services.prompts.form import Form
 from services.prompts.template import TemplateForm
 from services.prompts.text import TextForm
-from services.question import Ask
-from services.tools import explained
+from services.prompts.tools import explained
 
 
 def form_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path, system: str | None = None) -> Form:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from services.backend import Model, Prompt
+from services.backend.protocols import Model
+from services.backend.types import Prompt
 from services.errors import PromptTooLong, TemplateTooSlow
 from services.prompts.form import (
     FEWEST_MARKS,

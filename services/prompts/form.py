@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.backend import Prompt
+from services.backend.types import Prompt
 
 # Stands for words that are not known yet: no text of a person's holds it.
 PROBE = f"\uf8ff{secrets.token_hex(8)}\uf8ff"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.backend import Prompt
+from services.backend.types import Prompt
 from services.errors import InvalidRequest
 
 # Templates look for these in what a model said earlier, so as to leave its thoughts out.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from services.backend import Prompt
+from services.backend.types import Prompt
 from services.prompts.form import PROBE, Exchange, Form
 
 _PLACE = re.compile(r"\{(input|chat_history)\}")

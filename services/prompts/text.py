@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from services.backend import Prompt
+from services.backend.types import Prompt
 from services.prompts.form import PROBE, Exchange, Form
 
 

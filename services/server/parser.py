@@ -11,7 +11,7 @@ from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNot
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge, ServerNotImplemented
 
-from services.api.bodies import MAX_BODY, TOO_LARGE
+from services.api.http.bodies import MAX_BODY, TOO_LARGE
 
 MAX_FIELDS = 200
 # Bytes of the line before a chunk, and of the fields after the last.

@@ -13,7 +13,7 @@ from typing import Any
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
-from services.api.errors import error_body
+from services.api.http.errors import error_body
 from services.logs import request_id
 from services.server.parser import Refusal, RequestParser
 

@@ -17,7 +17,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
 from auth.addresses import source_of
-from services.api.bodies import MAX_BODY
+from services.api.http.bodies import MAX_BODY
 from services.server.channel import MAX_BUFFERED, Channel
 from services.server.connections import Connections, Limits, allow_connections
 from services.server.dispatcher import FairDispatcher

@@ -15,9 +15,9 @@ import requests
 
 from services.errors import Unprocessable
 from services.prompts.form import Exchange
-from services.session_history import MASTER, SessionKey
-from services.session_table import Answered, RequestName
-from services.sessions import Sessions
+from services.sessions.history import MASTER, SessionKey
+from services.sessions.service import Sessions
+from services.sessions.table import Answered, RequestName
 from tests.serving import Server
 
 CHAT = "/v1/chat/completions"

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from services.cluster.jobs import RedisJobTable
-from services.cluster.link import Link
+from services.cluster.redis_client import Link
 from services.cluster.settings import read_cluster
+from services.cluster.stores.jobs import RedisJobTable
 from services.errors import Unprocessable
-from services.job_store import KEPT_FOR, JobKey, JobRequest, Reply, StoredJob
+from services.jobs.store import KEPT_FOR, JobKey, JobRequest, Reply, StoredJob
 from services.prompts.form import Exchange
-from services.session_desk import LocalDesk
-from services.session_history import MASTER, SessionKey
-from services.session_table import Answered, Kept, RequestName
-from services.sessions import Sessions
+from services.sessions.history import MASTER, SessionKey
+from services.sessions.service import Sessions
+from services.sessions.table import Answered, Kept, RequestName
+from services.sessions.unsaved import LocalDesk
 from tests.clustering import Cluster
 
 # Of the library that keeps the messages, at its first import.
@@ -46,7 +46,7 @@ def link(redis_url: str) -> Link:
 
 
 def sessions_of(link: Link) -> Sessions:
-    from services.cluster.sessions import RedisSessionTable
+    from services.cluster.stores.sessions import RedisSessionTable
 
     return Sessions(Path(), RedisSessionTable(link), LocalDesk())
 
@@ -91,7 +91,7 @@ def test_jobs_are_counted_until_they_are_forgotten(link: Link, monkeypatch: pyte
     table.remove(JobKey("a", "two"))
     assert table.kept("a") == Kept(1, 3)
     later = time.time() + KEPT_FOR + 1
-    monkeypatch.setattr("services.cluster.jobs.time.time", lambda: later)
+    monkeypatch.setattr("services.cluster.stores.jobs.time.time", lambda: later)
     assert table.kept("a") == Kept()
 
 

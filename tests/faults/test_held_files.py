@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from auth.usage import UsageStore
-from services.backend import Spent
-from services.session_history import stored_messages
-from services.session_table import Answered, RequestName, SessionTable
-from services.sessions import check_sessions
+from services.backend.types import Spent
+from services.sessions.history import stored_messages
+from services.sessions.records import check_sessions
+from services.sessions.table import Answered, RequestName, SessionTable
 from tests.serving import Server
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from services.engine.heartbeat import BEAT, LONGEST_STEP, START_SECONDS, Heartbeat, Work, work_of
-from services.engine.step_clock import StepClock
+from services.engine.loop.step_clock import StepClock
+from services.engine.process.heartbeat import BEAT, LONGEST_STEP, START_SECONDS, Heartbeat, Work, work_of
 from tests.serving import ENDLESS, ROOT, Server, child_of
 
 Serve = Callable[..., Server]
@@ -167,7 +167,7 @@ def test_a_stopped_engine_ends_with_its_server(serve: Serve) -> None:
 
 def test_a_trial_that_is_killed_is_begun_anew(serve: Serve, models: Path) -> None:
     server = serve(models=models)
-    find = ["pgrep", "-f", "services.engine.trial", "-P", str(server.process.pid)]
+    find = ["pgrep", "-f", "services.engine.process.probe", "-P", str(server.process.pid)]
     replies: list[Any] = []
     body = {"model": "random.gguf", "model_config": "Random"}
     server.edit_config("Random", **ENDLESS)

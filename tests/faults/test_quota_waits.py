@@ -7,11 +7,11 @@ from pathlib import Path
 
 from auth.identity import Terms
 from auth.keys import KeyStore
-from services.job_store import JobStore
-from services.json_file import JsonFile
-from services.quotas import Quotas, check_charged
-from services.session_history import SessionKey
-from services.sessions import Sessions
+from auth.quotas import Quotas, check_charged
+from services.jobs.store import JobStore
+from services.sessions.history import SessionKey
+from services.sessions.service import Sessions
+from services.storage.json_file import JsonFile
 
 
 def test_room_in_a_session_waits_for_no_job(tmp_path: Path) -> None:

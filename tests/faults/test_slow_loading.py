@@ -16,15 +16,15 @@ from typing import Any, cast
 
 import pytest
 
-from services.backend import ChatFormat, LoadSettings, Prompt
-from services.codec import plain
-from services.engine import life as engine_life
-from services.engine.child import THREADS, Child
-from services.engine.life import EngineOptions
+from services.backend.codec import plain
+from services.backend.status import Counts, Room, Status
+from services.backend.types import ChatFormat, LoadSettings, Prompt
 from services.engine.pool import EnginePool
-from services.engine.process import EngineProcess
-from services.engine.wire import Wire
-from services.status import Counts, Room, Status
+from services.engine.process import connection as engine_life
+from services.engine.process.client import EngineProcess
+from services.engine.process.connection import EngineOptions
+from services.engine.process.main import THREADS, Child
+from services.engine.process.socket import Wire
 from tests.serving import Server
 from tests.tiny import GUIDE
 
@@ -64,7 +64,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def trial_of(server: Server) -> int:
-    find = ["pgrep", "-f", "services.engine.trial", "-P", str(server.process.pid)]
+    find = ["pgrep", "-f", "services.engine.process.probe", "-P", str(server.process.pid)]
     deadline = time.monotonic() + 20
     while not (found := subprocess.run(find, capture_output=True, text=True).stdout.split()):
         assert time.monotonic() < deadline

@@ -14,9 +14,9 @@ import pytest
 
 from auth import audit as audit_module
 from auth.audit import LINES, AuditLog
-from auth.metering import DEEDS
+from auth.rate_limits import DEEDS
 from auth.usage import as_csv
-from services.visible import visible
+from services.logs import visible
 from tests.serving import ROOT, Server
 
 Serve = Callable[..., Server]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from services.api.bodies import MAX_BODY
+from services.api.http.bodies import MAX_BODY
 from services.server import channel, connections, patience
 from tests.attacking import running
 from tests.server.test_http import CHUNKED, POST, answers, connect

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
-from services import job_store
-from services.job_store import JobKey, JobRequest, JobStore, Reply, StoredJob
-from services.session_table import Kept
+from services.jobs import store as job_store
+from services.jobs.store import JobKey, JobRequest, JobStore, Reply, StoredJob
+from services.sessions.table import Kept
 from tests.serving import Server
 
 Serve = Callable[..., Server]

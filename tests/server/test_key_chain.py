@@ -12,9 +12,9 @@ import pytest
 
 from auth.identity import Terms
 from auth.keys import KeyStore
-from auth.metering import Meter
+from auth.rate_limits import Meter
 from auth.usage import UsageStore
-from services.backend import Spent
+from services.backend.types import Spent
 from services.errors import LimitPassed, NotAuthenticated, NotPermitted
 from tests.serving import Server
 

@@ -18,8 +18,8 @@ from auth.guess_budget import GUESSES
 from auth.guests import MAX_KEYS, USUAL_LIMITS, Guests, check_page, guest_limits
 from auth.identity import Limits, Terms
 from auth.usage import GUESTS
+from services.bootstrap import open_keys, open_usage
 from services.errors import LimitPassed, Refused
-from services.keys_of import open_keys, open_usage
 from services.settings import Settings
 from tests.browsing import chromium
 from tests.serving import ROOT

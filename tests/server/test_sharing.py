@@ -6,8 +6,8 @@ import pytest
 from flask import Flask, Response
 
 from auth.identity import MASTER, Identity
-from services.admission import Admission
-from services.api import sharing
+from services.answers.admission import Admission
+from services.api.http import sharing
 
 
 class Places:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from services.api.openai_schemas import MOST_MESSAGES
+from services.api.openai.schemas import MOST_MESSAGES
 from tests.serving import Server
 
 TOKENIZERS = int(os.environ.get("HEARTH_TOKENIZERS", "6"))

@@ -1,0 +1,146 @@
+"""How much each key may keep: sessions, and megabytes of these and of its jobs.
+
+A key that was minted by another keeps what it keeps for both, and so on along its chain; what a revoked key has left is
+still counted for those that minted it. Room is asked for before an answer is computed, so that none is lost for want of it:
+answers under way may go past a limit by their own length.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from auth.identity import MASTER, Identity
+from services.errors import NotPermitted
+from services.jobs.store import JobTable
+from services.sessions.history import SessionKey
+from services.sessions.service import Sessions
+from services.sessions.table import Kept
+from services.storage.json_file import JsonTable, Misfit
+
+# Jobs and replies that are kept of one key at most.
+MOST_JOBS = 100_000
+_MB = 10**6
+
+
+class Keys(Protocol):
+    """The keys that there are; see `KeyStore`."""
+
+    def chain(self, id_: str) -> list[Identity]:
+        """A key and those by which it was minted; empty where there is none."""
+        ...
+
+    def family(self, id_: str) -> set[str]:
+        """The ids of a key and of all that were minted by it, and by those."""
+        ...
+
+    def names(self) -> dict[str, str | None]:
+        """The names of all keys, by their ids."""
+        ...
+
+
+class Quotas:
+    """What may be kept; the master may keep everything.
+
+    Any thread may call it; `_lock` protects what is reserved for requests under way, and no disk is waited for with it.
+    """
+
+    def __init__(
+        self, keys: Keys, sessions: Sessions, jobs: JobTable, charged: JsonTable, key_sessions: int, key_storage_mb: int
+    ) -> None:
+        """`charged` keeps by whom a key was minted for when it is no more, by the ids: `{KEY: [BY, BY THAT, …]}`.
+
+        `key_sessions` (a count) and `key_storage_mb` hold for keys without such limits of their own; 0: no limit.
+        """
+        self._keys = keys
+        self._sessions = sessions
+        self._jobs = jobs
+        self._charged = charged
+        self._usual = key_sessions, key_storage_mb
+        self._lock = threading.Lock()
+        self._reserved: dict[SessionKey, int] = {}
+
+    @contextmanager
+    def session(self, key: SessionKey, n_bytes: int) -> Iterator[None]:
+        """Keep room for `n_bytes` more in a session, which may be new. Its turn is held meanwhile.
+
+        Raises NotPermitted where its owner may not keep so much.
+        """
+        if key.owner == MASTER:
+            yield
+            return
+        is_new = not self._is_there(key)
+        with self._lock:
+            before = dict(self._reserved)
+            self._reserved[key] = n_bytes
+        try:
+            self._check(key.owner, n_bytes, is_new, before)
+            yield
+        finally:
+            with self._lock:
+                self._reserved.pop(key, None)
+
+    def check_job(self, owner: str, n_bytes: int) -> None:
+        """Raise NotPermitted where an owner may not keep a job more, of `n_bytes`."""
+        if owner == MASTER:
+            return
+        with self._lock:
+            reserved = dict(self._reserved)
+        self._check(owner, n_bytes, False, reserved)
+        if (count := self._jobs.kept(owner).count) >= MOST_JOBS:
+            what = f"{count:,} jobs and replies of this key are kept, as many as may be: delete some, or wait for a day"
+            raise NotPermitted(what, code="jobs_limit")
+
+    def _check(self, owner: str, n_bytes: int, is_new: bool, reserved: Mapping[SessionKey, int]) -> None:
+        """Raise NotPermitted for what the owner, or one of those that minted it, may not keep beside what is reserved.
+
+        `is_new`: it is a session more.
+        """
+        chain: Sequence[Identity] = self._keys.chain(owner) or [Identity(owner, None)]
+        self._note_chain([each.id for each in chain])
+        for account in chain:
+            most, most_mb = (account.limits.sessions or self._usual[0]), (account.limits.storage_mb or self._usual[1])
+            family = self._family(account.id)
+            sessions = sum((self._sessions.kept(each) for each in family), Kept())
+            whose = "this key" if account is chain[0] else "the key that minted this one"
+            if most and is_new:
+                count = sessions.count + sum(key.owner in family and not self._is_there(key) for key in reserved)
+                if count >= most:
+                    what = f"{whose} may keep {most:,} sessions, and has {count:,}: delete some (DELETE /answer/NUMBER)"
+                    raise NotPermitted(what, param="limits.sessions", code="sessions_limit")
+            jobs = sum((self._jobs.kept(each) for each in family), Kept())
+            coming = sum(size for key, size in reserved.items() if key.owner in family)
+            used = sessions.n_bytes + jobs.n_bytes + coming
+            if most_mb and used + n_bytes > most_mb * _MB:
+                what = f"{whose} may keep {most_mb:,} MB of sessions and jobs, and has {used / _MB:,.1f} MB"
+                raise NotPermitted(
+                    f"{what}: delete sessions (DELETE /answer/NUMBER) or jobs (DELETE /jobs/ID)",
+                    param="limits.storage_mb",
+                    code="storage_limit",
+                )
+
+    def _is_there(self, key: SessionKey) -> bool:
+        return self._sessions.history(key).exists
+
+    def _family(self, owner: str) -> set[str]:
+        """Whose sessions and jobs count for an owner: those of keys that are no more, too."""
+        return self._keys.family(owner) | {id_ for id_, chain in self._charged.read().items() if owner in chain}
+
+    def _note_chain(self, chain: Sequence[str]) -> None:
+        key, *by = chain
+        if by and self._charged.read().get(key) != by:
+            names = self._keys.names()
+            with self._charged.edit() as data:
+                for gone in data.keys() - names.keys():
+                    if not (self._sessions.kept(gone).count or self._jobs.kept(gone).count):
+                        del data[gone]
+                data[key] = by
+
+
+def check_charged(data: dict[str, object]) -> None:
+    """Raise Misfit, naming the entry, where `data` does not hold chains of keys."""
+    for id_, chain in data.items():
+        if not isinstance(chain, list) or not all(isinstance(each, str) for each in chain):
+            raise Misfit((id_,), f'"{id_}" should be a list of key ids')

@@ -1,0 +1,348 @@
+"""How much each key may ask for, and how much it has: limits that hold, and usage that is kept.
+
+Tokens are held back for an answer before it begins, as many as it may take, and what it did not take is given back at its
+end. So no number of requests at once gets past a limit; the last answer before it is cut short.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from math import ceil
+from typing import Any
+
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import MovingWindowRateLimiter
+
+from auth.guests import Guests, is_guest
+from auth.identity import MASTER, Identity, Limits, effective
+from auth.in_flight import LocalUnderWay, UnderWay
+from auth.keys import KeyStore
+from auth.usage import Usage
+from services.backend.types import Spent
+from services.errors import HearthError, LimitPassed, NotAuthenticated, NotPermitted, Unavailable
+
+log = logging.getLogger(__name__)
+
+MEMORY = "memory://"
+# Seconds by which the clock may be set back before the windows are begun anew: they would stay shut for as long.
+_CLOCK_SLACK = 5.0
+# Seconds in which a storage elsewhere answers.
+_PATIENCE = 2.0
+# Seconds after which a request that is under way looks again whether its key is still good.
+_LOOK_AFTER = 0.5
+# How often a key, with those that it minted, may do each of what the audit log tells of, a minute; the master as it likes.
+DEEDS = 30
+
+
+class _PerMinute(RateLimitItemPerMinute):
+    """A limit whose window goes on when it is changed."""
+
+    def key_for(self, *identifiers: Any) -> str:
+        """The window's name. The library's has the amount in it."""
+        return "/".join((self.namespace, *identifiers, "minute"))
+
+
+class Ticket:
+    """One request of a key that is being computed. Owned by its thread."""
+
+    def __init__(self, meter: Meter, accounts: Sequence[Identity]) -> None:
+        """`accounts` are the key and those by which it was minted: it may use no more than what they have left."""
+        self._meter = meter
+        self.accounts = accounts
+        self.profiles = effective(accounts).profiles if accounts else None
+        """Which profiles it may use; None: every one, and every file."""
+        self.id = uuid.uuid4().hex
+        self.spent = Spent()
+        """What it has cost in the end."""
+        self.is_computed = False
+        self._looked = time.monotonic()
+
+    def check(self) -> None:
+        """Raise NotAuthenticated where the key, or one by which it was minted, has been revoked or has expired.
+
+        Raises NotPermitted where it may answer no more. Other terms that are changed count from the next request on. It
+        costs nothing, but for twice a second; where the keys cannot be read, what was known of them counts.
+        """
+        now = time.monotonic()
+        if not self.accounts or now - self._looked < _LOOK_AFTER:
+            return
+        self._looked = now
+        try:
+            now_known = self._meter.accounts(self.accounts[0].id)
+        except NotAuthenticated:
+            raise
+        except HearthError as error:
+            log.warning("an answer's key cannot be checked: %s", error.message)
+            return
+        if now_known and not effective(now_known).may("answer"):
+            raise NotPermitted("this key may not answer any more: it has lost the scope answer", code="scope_missing")
+
+    def cap(self, max_tokens: int) -> int:
+        """As many tokens as one answer of this key may have, and no more than are asked for."""
+        return min(max_tokens, *(account.limits.max_tokens or max_tokens for account in self.accounts), max_tokens)
+
+    def hold(self, prompt_tokens: int, max_tokens: int) -> int:
+        """Hold tokens back for an answer; return how many it may have. Raises LimitPassed where there is not one.
+
+        Calls add up: each holds back for a prompt of `prompt_tokens` more, and gives nothing back of those before.
+        """
+        most = self.cap(max_tokens)
+        for account in self.accounts:
+            most = self._meter.room(account, self.id, prompt_tokens, most, _whose(account, self.accounts))
+        return most
+
+
+class Meter:
+    """Counts by the key's id.
+
+    Any thread may call it. The minute's windows are the library's, in memory or in Redis; the day's tokens are those of the
+    usage, which a restart does not forget.
+    """
+
+    def __init__(
+        self,
+        keys: KeyStore,
+        usage: Usage,
+        windows: str = MEMORY,
+        under_way: UnderWay | None = None,
+        prefix: str = "LIMITS",
+    ) -> None:
+        """`windows` is where the minute's windows are kept, as the library `limits` names storages; `prefix`, in Redis.
+
+        `under_way` is a cluster's count of what is under way; that of a server by itself is in memory.
+        """
+        self.guests = Guests()
+        self._keys = keys
+        self._usage = usage
+        patience = {} if windows == MEMORY else _elsewhere(prefix)
+        self._storage = storage_from_string(windows, wrap_exceptions=True, **patience)
+        self._windows = MovingWindowRateLimiter(self._storage)
+        usage.begin_charges(keys.ancestors)
+        self._under_way = under_way or LocalUnderWay()
+        self._clock = _clock()
+
+    def profiles(self, key: str) -> tuple[str, ...] | None:
+        """Which profiles a key may use; None: every one, and every file. Raises NotAuthenticated."""
+        accounts = self.accounts(key)
+        return effective(accounts).profiles if accounts else None
+
+    def accounts(self, key: str) -> list[Identity]:
+        """Whom a key's requests are charged to: itself, and those by which it was minted; a guest's to its address.
+
+        Raises NotAuthenticated where one of them has been revoked or has expired.
+        """
+        if is_guest(key):
+            return self.guests.accounts(key)
+        accounts = self._keys.chain(key)
+        if not accounts and key != MASTER:
+            raise NotAuthenticated("this key has been revoked", param="Authorization", code="key_revoked")
+        return accounts
+
+    def charge_request(self, key: str) -> None:
+        """Count a request of a key that no ticket is taken for. Raises LimitPassed, NotAuthenticated, Unavailable."""
+        self._charge_request(self.accounts(key))
+
+    def charge_deed(self, by: Identity, deed: str) -> None:
+        """Count something that `by` does with keys or models, before it is done. Raises as `charge_request` does.
+
+        What is done with keys is a request, too; what is done with models is counted as one where it is done.
+        """
+        if by.is_master:
+            return
+        accounts = self.accounts(by.id)
+        if deed in ("mint", "change", "revoke", "rotate"):
+            self._charge_request(accounts)
+        # Whatever keys it mints, theirs is this budget.
+        head = accounts[-1]
+        with _reached():
+            self._check_clock()
+            has_room = self._windows.hit(_PerMinute(DEEDS), deed, head.id)
+        if not has_room:
+            _, reset = self._window(deed, head.id, DEEDS)
+            what = f"{_whose(head, accounts)} may do this {DEEDS} times a minute ({deed}), with the keys that it minted"
+            raise LimitPassed(what, param=deed, retry_after=reset)
+
+    @contextmanager
+    def enter(self, key: str) -> Iterator[Ticket]:
+        """Let a request of a key begin, and count at its end what it has spent. Raises LimitPassed, NotAuthenticated."""
+        ticket = Ticket(self, self.accounts(key))
+        begun: list[Identity] = []
+        try:
+            for account in ticket.accounts:
+                if not _counts(account.limits):
+                    continue
+                most = account.limits.parallel
+                if not self._under_way.begin(account.id, ticket.id, most):
+                    what = f"{_whose(account, ticket.accounts)} may have {_n(most or 0, 'answer')} under way at once"
+                    raise LimitPassed(what, param="parallel", retry_after=1)
+                begun.append(account)
+            # Whatever becomes of it: what is refused from here on has cost something too.
+            self._charge_request(ticket.accounts)
+            yield ticket
+            ticket.is_computed = True
+        finally:
+            try:
+                # What is refused is no use; what went wrong half-way was one.
+                if ticket.is_computed or ticket.spent != Spent():
+                    self._usage.add(key, ticket.spent, [account.id for account in ticket.accounts])
+                    for account in ticket.accounts:
+                        self._count_tokens(account, ticket.spent)
+            finally:
+                for account in begun:
+                    self._under_way.end(account.id, ticket.id)
+
+    def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int, whose: str) -> int:
+        """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these.
+
+        `whose` names the account in the LimitPassed that is raised where there is no room.
+        """
+        most = max_tokens
+        if not _counts(account.limits):
+            return most
+        with self._under_way.alone(account.id):
+            held = self._under_way.held(account.id)
+            for name, limit, used, reset in self._token_windows(account.id, account.limits):
+                left = limit - used - held - prompt_tokens
+                if left < 1:
+                    raise LimitPassed(
+                        _no_room(whose, name, limit, used, held, prompt_tokens), param=name, retry_after=reset
+                    )
+                most = min(most, left)
+            self._under_way.hold(account.id, ticket, prompt_tokens + most)
+        return most
+
+    def headers(self, key: str) -> dict[str, str]:
+        """The x-ratelimit-* headers for a key, by OpenAI's names: limits, what is left of them, when some is free again.
+
+        Of each kind they tell of the account that has the least left: the key, or one by which it was minted.
+        """
+        least: dict[str, tuple[int, int, int]] = {}
+        for account in self.accounts(key):
+            for kind, limit, used, reset in self._state(account):
+                if kind not in least or limit - used < least[kind][0] - least[kind][1]:
+                    least[kind] = limit, used, reset
+        headers: dict[str, str] = {}
+        for kind, (limit, used, reset) in least.items():
+            headers[f"x-ratelimit-limit-{kind}"] = str(limit)
+            headers[f"x-ratelimit-remaining-{kind}"] = str(max(limit - used, 0))
+            if kind != "parallel":
+                headers[f"x-ratelimit-reset-{kind}"] = f"{reset}s" if used else "0s"
+        return headers
+
+    def _state(self, account: Identity) -> Iterator[tuple[str, int, int, int]]:
+        """Of each of an account's limits its kind, itself, how much is used, and in how many seconds some is free again."""
+        limits = account.limits
+        if limits.requests_per_minute:
+            yield "requests", limits.requests_per_minute, *self._window("requests", account.id, limits.requests_per_minute)
+        for name, limit, used, reset in self._token_windows(account.id, limits):
+            kind = "tokens" if name == "tokens_per_minute" else "tokens-day"
+            yield kind, limit, used + self._under_way.held(account.id), reset
+        if limits.parallel:
+            yield "parallel", limits.parallel, self._under_way.count(account.id), 1
+
+    def _charge_request(self, accounts: Sequence[Identity]) -> None:
+        """Count a request of each account, where all have room for it. Raises LimitPassed."""
+        for account in accounts:
+            self._ask_for_request(account, self._windows.test, _whose(account, accounts))
+        # Others may have taken the last of it meanwhile: nobody is charged for what the key above refuses.
+        for account in reversed(accounts):
+            self._ask_for_request(account, self._windows.hit, _whose(account, accounts))
+
+    def _ask_for_request(self, account: Identity, take: Callable[..., bool], whose: str) -> None:
+        """Raises LimitPassed where `take`, of the windows, says that there is no room for a request."""
+        most = account.limits.requests_per_minute
+        if not most:
+            return
+        with _reached():
+            self._check_clock()
+            if take(_PerMinute(most), "requests", account.id):
+                return
+        _, reset = self._window("requests", account.id, most)
+        what = f"{whose} may send {_n(most, 'request')} a minute"
+        raise LimitPassed(what, param="requests_per_minute", retry_after=reset)
+
+    def _count_tokens(self, account: Identity, spent: Spent) -> None:
+        n_tokens, most = spent.prompt_tokens + spent.completion_tokens, account.limits.tokens_per_minute
+        if not most or not n_tokens:
+            return
+        # The answer is out: it is not taken back for this.
+        try:
+            with _reached():
+                item = _PerMinute(most)
+                if not self._windows.hit(item, "tokens", account.id, cost=n_tokens):
+                    # Another server has used them meanwhile: what fits is counted.
+                    left = self._windows.get_window_stats(item, "tokens", account.id).remaining
+                    self._windows.hit(item, "tokens", account.id, cost=max(left, 1))
+        except Unavailable as error:
+            log.error("%s", error.message)
+
+    def _token_windows(self, key: str, limits: Limits) -> Iterator[tuple[str, int, int, int]]:
+        """Of each limit of tokens its name, itself, how many are used, and in how many seconds some are free again."""
+        if limits.tokens_per_minute:
+            yield "tokens_per_minute", limits.tokens_per_minute, *self._window("tokens", key, limits.tokens_per_minute)
+        if limits.tokens_per_day:
+            now = datetime.now(timezone.utc)
+            midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), timezone.utc)
+            used = self._usage.charged(key)
+            yield "tokens_per_day", limits.tokens_per_day, used, ceil((midnight - now).total_seconds())
+
+    def _window(self, kind: str, key: str, limit: int) -> tuple[int, int]:
+        """How many are used of a minute's window, and in how many seconds the first of them are free again."""
+        with _reached():
+            self._check_clock()
+            found = self._windows.get_window_stats(_PerMinute(limit), kind, key)
+        used = limit - found.remaining
+        return used, min(max(ceil(found.reset_time - time.time()), 1), 60) if used else 1
+
+    def _check_clock(self) -> None:
+        if isinstance(self._storage, MemoryStorage) and _clock() < self._clock - _CLOCK_SLACK:
+            self._storage.reset()
+        self._clock = _clock()
+
+
+def _elsewhere(prefix: str) -> dict[str, Any]:
+    return {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE, "key_prefix": prefix}
+
+
+def _counts(limits: Limits) -> bool:
+    """Whether it matters what is under way of a key."""
+    return bool(limits.parallel or limits.tokens_per_minute or limits.tokens_per_day)
+
+
+def _clock() -> float:
+    """By how many seconds the clock is ahead of one that nobody sets."""
+    return time.time() - time.monotonic()
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Raise it as ours where the storage of the windows cannot be reached."""
+    try:
+        yield
+    except StorageError as error:
+        what = "the limits of keys cannot be counted: their storage cannot be reached"
+        raise Unavailable(what, code="limits_unavailable", retry_after=5) from error
+
+
+def _whose(account: Identity, accounts: Sequence[Identity]) -> str:
+    """How a message names one of those that a request is charged to."""
+    if account.is_guest:
+        return "this address"
+    return "this key" if account is accounts[0] else "the key that minted this one"
+
+
+def _no_room(whose: str, name: str, limit: int, used: int, held: int, prompt_tokens: int) -> str:
+    span = "a minute" if name == "tokens_per_minute" else "a day (UTC)"
+    so_far = f"{used} are used" + (f", {held} are held back for answers under way" if held else "")
+    return f"{whose} may use {_n(limit, 'token')} {span}: {so_far}, and this prompt has {prompt_tokens}"
+
+
+def _n(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -1,0 +1,1 @@
+"""Other systems' APIs: Langformers, API Host and ProtoLLM."""

@@ -1,0 +1,107 @@
+"""One JSON shape for every error: `{"message", "error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from services import errors
+from services.api.http.bodies import TOO_LARGE
+from services.logs import redacted
+
+log = logging.getLogger(__name__)
+
+# Our errors' statuses; a class that is not here has the one of its parent.
+STATUSES: dict[type[errors.HearthError], int] = {
+    errors.HearthError: 500,
+    errors.InvalidRequest: 400,
+    errors.Unprocessable: 422,
+    errors.NotAuthenticated: 401,
+    errors.NotPermitted: 403,
+    errors.Refused: 403,
+    errors.NotFound: 404,
+    errors.BadModelFile: 422,
+    # Another server, behind this one, is at fault.
+    errors.PullFailed: 502,
+    # nginx's "client closed request": nobody reads it, but it tells in a log.
+    errors.ClientGone: 499,
+    errors.Unavailable: 503,
+    errors.LimitPassed: 429,
+}
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """The shape, for an error of this HTTP status."""
+    message = redacted(message)
+    kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    return {"message": message, "error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def body_of(error: errors.HearthError) -> dict[str, Any]:
+    """The shape, for one of our errors."""
+    return error_body(status_of(error), error.message, error.param, error.code)
+
+
+def unforeseen_body() -> dict[str, Any]:
+    """The shape, for what went wrong without being foreseen."""
+    return error_body(500, "something went wrong in the server; its log says what", code="internal_error")
+
+
+def status_of(error: errors.HearthError) -> int:
+    """The HTTP status of one of our errors."""
+    if isinstance(error, errors.Refused):
+        return error.status
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def handle_errors(app: Flask) -> None:
+    """Answer every error of `app` in the one shape."""
+
+    @app.errorhandler(errors.HearthError)
+    def ours(error: errors.HearthError) -> Response:
+        status = status_of(error)
+        if status >= 500 and not isinstance(error, errors.Unavailable):
+            log.error("%s %s: %s", request.method, request.url_rule, error.message)
+        response = _response(status, body_of(error))
+        if status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, errors.Unavailable) and error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = error.name.lower().replace(" ", "_")
+        response = _response(status, error_body(status, _explain(error), code=code))
+        # A 405 says what is allowed, a 3xx where to go.
+        for name, value in error.get_headers():
+            if name not in ("Content-Type", "Content-Length"):
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def unforeseen(error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url_rule, exc_info=error)
+        return _response(500, unforeseen_body())
+
+
+def _explain(error: HTTPException) -> str:
+    if isinstance(error, RequestEntityTooLarge):
+        return TOO_LARGE
+    if error.code == 404:
+        return f"there is nothing at {request.path}"
+    if error.code == 405:
+        return f"{request.method} does not work on {request.path}"
+    return str(error.description or error.name)
+
+
+def _response(status: int, body: dict[str, Any]) -> Response:
+    response = jsonify(body)
+    response.status_code = status
+    return response

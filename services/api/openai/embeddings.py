@@ -1,0 +1,73 @@
+"""/v1/embeddings: vectors for texts."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from flask_restful import Resource
+
+from auth.authentication import caller
+from services.answers.service import Answers
+from services.api.http.disconnect import poll_of_caller
+from services.api.http.idempotency import once
+from services.api.http.schemas import replies, spec
+from services.api.openai.replies import Embeddings
+from services.api.openai.schemas import EmbeddingsRequest, prompts_of
+from services.backend.protocols import Embedder
+from services.backend.types import Prompt, Spent
+from services.errors import ClientGone, NotAuthenticated, Unavailable, input_too_long
+from services.prompts.form import least_tokens
+
+
+class EmbeddingsResource(Resource):
+    """Texts to vectors."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(json=EmbeddingsRequest, resp=replies(Embeddings, 400, 404, 413, 422, 500, 503))
+    @once
+    def post(self, json: EmbeddingsRequest) -> Any:
+        """Give a vector of length 1 for each text, by a model for embeddings, or the mean of any other's last layer.
+
+        All of them may take as long as one answer; what takes longer gets status 503, and nothing of it.
+        """
+        prompts, data = prompts_of(json.input), []
+        with self._answers.lease_embedder(caller().id, json.model, poll_of_caller()) as (name, embedder, ticket, deadline):
+            texts = []
+            with self._answers.working(deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
+                for prompt in prompts:
+                    pause()
+                    texts.append(_tokens(embedder, prompt))
+            n_tokens = sum(map(len, texts))
+            ticket.hold(n_tokens, 0)
+            deadline.slot.begin()
+            for index, tokens in enumerate(texts):
+                deadline.poll()
+                try:
+                    vector, spent = embedder.embed(tokens, deadline.poll)
+                except (ClientGone, NotAuthenticated, Unavailable):
+                    # It was broken off, and has cost something by then.
+                    ticket.spent += Spent(prompt_tokens=len(tokens))
+                    raise
+                ticket.spent += spent
+                data.append({"object": "embedding", "index": index, "embedding": _encoded(vector, json.encoding_format)})
+        usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+        return {"object": "list", "model": name, "data": data, "usage": usage}
+
+
+def _tokens(embedder: Embedder, prompt: Prompt) -> list[int]:
+    """A text's tokens. Raises InvalidRequest, without looking for them, where they are certainly too many."""
+    if (least := least_tokens(prompt.text, embedder.chat_format.longest_token)) > embedder.n_ctx:
+        raise input_too_long(least, embedder.n_ctx, at_least=True)
+    return embedder.tokenize(prompt)
+
+
+def _encoded(vector: Sequence[float], encoding: str | None) -> Any:
+    """As numbers, or as the base64 of little-endian floats of 32 bits, which OpenAI's clients ask for."""
+    if encoding != "base64":
+        return list(vector)
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -1,0 +1,151 @@
+"""The bodies of replies of OpenAI's API, for the published description."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from services.api.openai.schemas import CallOfAssistant
+
+
+class PromptDetails(BaseModel):
+    """How many of the prompt's tokens were computed already."""
+
+    cached_tokens: int
+
+
+class OpenAIUsage(BaseModel):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class MessageOfAssistant(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+    tool_calls: list[CallOfAssistant] | None = None
+
+
+class TokenLogprob(BaseModel):
+    """A token, its bytes, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[dict[str, Any]] = []
+
+
+class ChoiceLogprobs(BaseModel):
+    """An answer's tokens."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: MessageOfAssistant
+    logprobs: ChoiceLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(BaseModel):
+    """A whole reply; with `stream` it comes as `chat.completion.chunk` events."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: OpenAIUsage
+    messages_in_prompt: int | None = None
+    messages_left_out: int | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One of the texts."""
+
+    index: int
+    text: str
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(BaseModel):
+    """A whole reply; with `stream` it comes as events of the same kind."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: OpenAIUsage
+
+
+class Embedding(BaseModel):
+    """One text's vector: numbers, or base64 of little-endian floats of 32 bits."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    """The vectors, in the order of the texts."""
+
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingsUsage
+
+
+class OpenAIModel(BaseModel):
+    """A profile, or a file of the models folder."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class OpenAIModels(BaseModel):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class TokenPiece(BaseModel):
+    """A token, and its text, or its bytes where these are no text by themselves."""
+
+    id: int
+    piece: str | list[int]
+
+
+class Tokens(BaseModel):
+    """Token ids, and how many they are."""
+
+    tokens: list[int] | list[TokenPiece]
+    count: int
+
+
+class Text(BaseModel):
+    """The text of tokens."""
+
+    content: str

@@ -1,0 +1,103 @@
+"""Replies and events as OpenAI's API writes them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from services.answers.stream import Answer
+from services.backend.types import TokenChoice
+from services.replies.tools import ToolCall
+
+# Minus infinity is no JSON; OpenAI's own reference says so for what is as good as impossible.
+LEAST = -9999.0
+
+
+class Shape:
+    """What all parts of one reply have in common."""
+
+    def __init__(self, kind: str, prefix: str, model: str, n: int = 1) -> None:
+        """`n` is how many answers each prompt has."""
+        self._n = n
+        self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+
+    def whole(self, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
+        """The reply to a request that does not stream."""
+        return {**self._head, "choices": choices, "usage": usage_of(answers, self._n), **window_of(answers[0])}
+
+    def part(self, choice: dict[str, Any], with_usage: bool) -> dict[str, Any]:
+        """An event of a stream."""
+        return {**self._head, "choices": [choice], **({"usage": None} if with_usage else {})}
+
+    def end(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The event that tells the usage."""
+        return {**self._head, "choices": [], "usage": usage_of(answers, self._n)}
+
+
+def window_of(answer: Answer) -> dict[str, int]:
+    """How many of a session's messages the prompt held and left out; {} where the client sends all messages itself."""
+    if answer.summary.get("session_id") is None:
+        return {}
+    return {name: answer.summary[name] for name in ("messages_in_prompt", "messages_left_out")}
+
+
+def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
+    """The tokens of all answers, `n` to each prompt, which counts once."""
+    read = sum(answer.finish.prompt_tokens for answer in answers[::n])
+    written = sum(answer.finish.completion_tokens for answer in answers)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": sum(answer.finish.cached_tokens for answer in answers[::n])},
+    }
+
+
+def message_of(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The assistant's message."""
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    return {**message, "tool_calls": [call.described() for call in calls]} if calls else message
+
+
+def calls_delta(calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The calls as a piece of a streamed message."""
+    return {"tool_calls": [{"index": index, **call.described()} for index, call in enumerate(calls)]}
+
+
+def chat_logprobs(choices: Iterable[TokenChoice]) -> dict[str, Any]:
+    """A chat's `logprobs`."""
+    return {
+        "content": [
+            {
+                **_token(choice.piece, choice.logprob),
+                "top_logprobs": [_token(piece, logprob) for piece, logprob in choice.top],
+            }
+            for choice in choices
+        ],
+        "refusal": None,
+    }
+
+
+def completion_logprobs(choices: Iterable[TokenChoice], offset: int) -> dict[str, Any]:
+    """A completion's `logprobs`; its first token stands at `offset` (in characters)."""
+    tokens, offsets = [], []
+    for choice in choices:
+        tokens.append(choice)
+        offsets.append(offset)
+        offset += len(_text(choice.piece))
+    return {
+        "tokens": [_text(choice.piece) for choice in tokens],
+        "token_logprobs": [max(choice.logprob, LEAST) for choice in tokens],
+        "top_logprobs": [{_text(piece): max(logprob, LEAST) for piece, logprob in choice.top} for choice in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _text(piece), "logprob": max(logprob, LEAST), "bytes": list(piece)}
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", "replace")

@@ -1,0 +1,63 @@
+"""The backend's values as JSON has them, for another process; what comes from there is checked against them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from services import errors
+from services.backend.types import TokenChoice
+from services.errors import HearthError, Unavailable
+
+T = TypeVar("T")
+Message = dict[str, Any]
+
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
+
+
+def plain(value: Any) -> Any:
+    """One of the backend's values as JSON has it."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def read(kind: type[T], data: Any) -> T:
+    """The value of this kind that `plain` has written."""
+    value: T = _adapter(kind).validate_python(data)
+    return value
+
+
+def plain_choice(choice: TokenChoice) -> list[Any]:
+    """A TokenChoice as JSON has it: bytes are hexadecimal."""
+    return [choice.piece.hex(), choice.logprob, [[piece.hex(), logprob] for piece, logprob in choice.top]]
+
+
+def read_choice(data: list[Any]) -> TokenChoice:
+    """The TokenChoice that `plain_choice` has written."""
+    piece, logprob, top = data
+    return TokenChoice(bytes.fromhex(piece), logprob, tuple((bytes.fromhex(each), value) for each, value in top))
+
+
+def plain_error(error: BaseException) -> Message:
+    """An error as JSON has it; what is none of ours is an EngineFailure."""
+    if not isinstance(error, HearthError):
+        error = errors.EngineFailure(f"the engine failed: {error}")
+    told = {"kind": type(error).__name__, "message": error.message, "param": error.param, "code": error.code}
+    return {**told, "retry_after": getattr(error, "retry_after", None)}
+
+
+def read_error(data: Message) -> HearthError:
+    """The error that `plain_error` has written."""
+    kind: type[HearthError] = getattr(errors, data["kind"], errors.EngineFailure)
+    # Some kinds are made of other things than their message.
+    error = kind.__new__(kind)
+    HearthError.__init__(error, data["message"], param=data["param"], code=data["code"])
+    if isinstance(error, Unavailable):
+        error.retry_after = data["retry_after"]
+    return error

@@ -1,0 +1,1 @@
+"""An API node: it serves, and workers compute."""

@@ -1,0 +1,57 @@
+"""What a cluster is at, as /cluster tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.cluster.broker import Broker
+from services.cluster.redis_client import reached
+from services.cluster.registry import NodeCard, Roster, WorkerCard
+from services.cluster.routing import Placing
+
+
+class Overview:
+    """The nodes, the workers, and the queues between them. Any thread may call it."""
+
+    def __init__(self, roster: Roster, placing: Placing, broker: Broker) -> None:
+        self._roster = roster
+        self._placing = placing
+        self._broker = broker
+
+    def __call__(self) -> dict[str, Any]:
+        """All of it. Raises Unavailable where Redis is away; a broker that is away is told as such."""
+        with reached():
+            workers, nodes = self._roster.workers(), self._roster.nodes()
+            busy = {worker.name: self._placing.busy(worker.name) for worker in workers}
+        queues = sorted({queue for worker in workers for queue in worker.queues})
+        waiting = self._broker.waiting(queues)
+        return {
+            "broker": "down" if waiting is None else "ready",
+            "nodes": [_node(node) for node in nodes],
+            "workers": [_worker(worker, busy[worker.name]) for worker in workers],
+            "queues": [
+                {
+                    "name": queue,
+                    "waiting": None if waiting is None else waiting[queue],
+                    "workers": [worker.name for worker in workers if queue in worker.queues],
+                }
+                for queue in queues
+            ],
+        }
+
+
+def _node(node: NodeCard) -> dict[str, Any]:
+    return {name: getattr(node, name) for name in ("name", "host", "pid", "began", "url", "answers", "waiting")}
+
+
+def _worker(worker: WorkerCard, busy: int) -> dict[str, Any]:
+    return {
+        **{name: getattr(worker, name) for name in ("name", "host", "pid", "began", "slots")},
+        "busy": busy,
+        "state": "draining" if worker.draining else "ready",
+        "elsewhere": worker.inner,
+        "models": sorted(model.name for model in worker.models),
+        "loaded": sorted(model.file for model in worker.status.models),
+        "answers": worker.status.counts.answers,
+        "memory": worker.status.memory.used,
+    }

@@ -1,0 +1,1 @@
+"""What the API nodes of a cluster keep in Redis."""

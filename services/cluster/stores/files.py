@@ -1,0 +1,62 @@
+"""The models of a cluster: what its workers serve, in the place of a folder's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.cluster.redis_client import reached
+from services.cluster.registry import Roster, ServedModel, WorkerCard
+from services.errors import BadModelFile, NotFound
+from services.models.files import CheckedModel, ModelFile
+
+NO_WORKER = "no_worker"
+
+
+class ClusterFiles:
+    """What can be asked for; see `ModelFiles`. Any thread may call it. All raise Unavailable where Redis is away."""
+
+    folder = Path()
+
+    def __init__(self, roster: Roster, templates: Path) -> None:
+        """`templates` is this API node's own folder, where chat templates of its profiles may be."""
+        self.roster = roster
+        self.templates = templates
+
+    def check(self, name: str) -> CheckedModel:
+        """See `ModelFiles.check`."""
+        return self._check(name, adapter=False)
+
+    def check_adapter(self, name: str) -> CheckedModel:
+        """See `ModelFiles.check_adapter`."""
+        return self._check(name, adapter=True)
+
+    def serving(self, name: str) -> tuple[ServedModel, list[WorkerCard]]:
+        """A model, and the workers that serve it. Raises NotFound where there is none."""
+        with reached():
+            workers = self.roster.workers()
+        found = [model for worker in workers if (model := worker.model(name))]
+        if not found:
+            there = f"{len(workers)} workers are there" if workers else "no worker is there"
+            raise NotFound(f"no worker of the cluster serves {name} now ({there})", param="model", code=NO_WORKER)
+        # Files of one name that differ are no one model: the one that most workers have is it.
+        kinds = [model.vocabulary for model in found]
+        wanted = max(sorted(set(kinds)), key=kinds.count)
+        model = next(model for model in found if model.vocabulary == wanted)
+        return model, [each for each in workers if (served := each.model(name)) and served.vocabulary == wanted]
+
+    def list(self) -> list[ModelFile]:
+        """See `ModelFiles.list`."""
+        with reached():
+            served = {model.name: model for worker in self.roster.workers() for model in worker.models}
+        return [ModelFile(name, _stamp(served[name]), served[name].info, None) for name in sorted(served)]
+
+    def _check(self, name: str, adapter: bool) -> CheckedModel:
+        model, _ = self.serving(name)
+        if model.info.adapter != adapter:
+            is_what = "a LoRA adapter, and no model" if model.info.adapter else "a model, and no LoRA adapter"
+            raise BadModelFile(f"{name} is {is_what}", param="model")
+        return CheckedModel(name, Path(name), _stamp(model))
+
+
+def _stamp(model: ServedModel) -> tuple[int, int, int]:
+    return model.mtime, model.info.size, int(model.vocabulary[:12], 16) if model.vocabulary != "text" else 0

@@ -1,0 +1,35 @@
+"""LangChain's message history in Redis: how a cluster's sessions keep their messages.
+
+What LangChain's own programs read with `RedisChatMessageHistory(ENTRY, url, key_prefix=f"{PREFIX}:session:")`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_community.chat_message_histories.redis import RedisChatMessageHistory
+from langchain_core.messages import BaseMessage, message_to_dict
+
+from services.cluster.redis_client import Link, quoted
+
+
+class CommonHistory(RedisChatMessageHistory):
+    """The messages of one session. Its methods raise what Redis's client raises."""
+
+    def __init__(self, link: Link, entry: str) -> None:
+        # LangChain's own would connect anew for each session.
+        self.redis_client: Any = link.raw
+        self.session_id = quoted(entry)
+        self.key_prefix = link.key("session", "")
+        self.ttl = None
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append all or none; LangChain's own adds one by one."""
+        self.redis_client.lpush(self.key, *map(written, messages))
+
+
+def written(message: BaseMessage) -> str:
+    """A message as LangChain writes it."""
+    return json.dumps(message_to_dict(message))

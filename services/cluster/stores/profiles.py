@@ -1,0 +1,59 @@
+"""Which profile is selected in a cluster: each API node has a config.json of its own, and a switch is for all of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from services.cluster.redis_client import Link, is_away, reached
+from services.errors import InvalidRequest
+from services.models.config import Config, Profiles, unknown_profile
+from services.models.profile import Chosen
+
+log = logging.getLogger(__name__)
+
+
+class ClusterProfiles(Profiles):
+    """See `Profiles`. A switch holds until somebody changes in a file what was selected when it was made."""
+
+    def __init__(self, path: Path, link: Link, preferred: Chosen | None = None) -> None:
+        super().__init__(path, preferred)
+        self._link = link
+        self._key = link.key("selected")
+        self._last: str | None = None
+
+    def config(self) -> Config:
+        """See `Profiles.config`. Where Redis is away, what was last known holds."""
+        config = super().config()
+        try:
+            self._last = self._link.redis.get(self._key)
+        except Exception as error:
+            if not is_away(error):
+                raise
+        if self._last is None:
+            return config
+        chosen = json.loads(self._last)
+        name = chosen["profile"]
+        if name not in config.profiles or chosen["instead_of"] != [config.selected, config.profiles[name].model]:
+            return config
+        profile = config.profiles[name].model_copy(update={"model": chosen["model"]})
+        return replace(config, selected=name, profiles={**config.profiles, name: profile})
+
+    def add(self, name: str, entry: Mapping[str, Any]) -> None:
+        """See `Profiles.add`: here it is refused, since each API node has profiles of its own."""
+        what = f"no profile has the model {entry['model']}: in a cluster a new one is written into each node's config.json"
+        raise InvalidRequest(what, param="model_config")
+
+    def select(self, name: str, model: str) -> None:
+        """See `Profiles.select`; for all API nodes. Raises Unavailable too."""
+        config = super().config()
+        if name not in config.profiles:
+            raise unknown_profile(name)
+        was = [config.selected, config.profiles[name].model]
+        with reached():
+            self._link.redis.set(self._key, json.dumps({"profile": name, "model": model, "instead_of": was}))
+        self._preferred = None

@@ -1,0 +1,370 @@
+"""A cluster's sessions in Redis: the messages as LangChain keeps them, and about each session a hash beside them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from typing import Any
+
+import redis
+from langchain_core.messages import BaseMessage
+
+from services.cluster.redis_client import Link, reached
+from services.cluster.registry import Liveness
+from services.cluster.stores.history import CommonHistory, written
+from services.errors import Unavailable
+from services.prompts.form import Exchange
+from services.sessions.history import COUNT, MASTER, langchain_message
+from services.sessions.table import GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, size_of
+from services.sessions.unsaved import LocalDesk, Unsaved
+
+# Sessions whose messages are in memory, for the next look.
+_KEPT = 1000
+# Seconds after which a turn ends that nobody renews, longer than Redis may be away, and after which an unsaved conversation
+# is forgotten. A turn whose API node is gone ends sooner.
+TURN, _UNSAVED = 180, 24 * 3600
+# Seconds for which an exchange waits for a Redis that is away.
+_STORING = 60.0
+# KEYS: messages (the newest first), about, those of the owner, the owners, the requests that are answered ("AT JSON", by
+# their names), how many bytes each owner's messages are. What was added is not added again, nor what its request asks.
+_ADD = """
+local had = redis.call('LLEN', KEYS[1])
+local last = redis.call('HGET', KEYS[2], 'last')
+if last == ARGV[1] then return had end
+local known = ARGV[8] ~= '' and redis.call('HGET', KEYS[5], ARGV[8])
+if known and cjson.decode(known:match(' (.*)')).time >= ARGV[10] then return had end
+local keep = tonumber(ARGV[5])
+local size = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
+local grown = tonumber(ARGV[11])
+if keep >= 0 and keep < had then
+  local gone = 0
+  for _, each in ipairs(redis.call('LRANGE', KEYS[1], 0, had - keep - 1)) do
+    gone = gone + #cjson.decode(each).data.content
+  end
+  grown = grown - math.min(gone, size)
+  local requests = redis.call('HGETALL', KEYS[5])
+  for i = 1, #requests, 2 do
+    if tonumber(requests[i + 1]:match('^%d+')) >= keep then redis.call('HDEL', KEYS[5], requests[i]) end
+  end
+  if keep == 0 then redis.call('DEL', KEYS[1]) else redis.call('LTRIM', KEYS[1], -keep, -1) end
+  had = keep
+end
+local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
+if 2 * window > had then redis.call('HDEL', KEYS[2], 'window') end
+for i = 12, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+redis.call('HINCRBY', KEYS[2], 'bytes', grown)
+redis.call('HINCRBY', KEYS[6], ARGV[7], grown)
+if ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[5], ARGV[8], (had + #ARGV - 12) .. ' ' .. ARGV[9])
+  redis.call('EXPIRE', KEYS[5], 86400)
+end
+local name = redis.call('HGET', KEYS[2], 'name')
+if had == 0 or not name or name == '""' then redis.call('HSET', KEYS[2], 'name', ARGV[4]) end
+redis.call('HSETNX', KEYS[2], 'created', ARGV[2])
+redis.call('HSET', KEYS[2], 'updated', ARGV[3], 'last', ARGV[1])
+redis.call('SADD', KEYS[3], ARGV[6])
+redis.call('SADD', KEYS[4], ARGV[7])
+return had + #ARGV - 11
+"""
+_SET_WINDOW = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'window', ARGV[1]) end"
+_RENAME = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'name', ARGV[1])
+return 1
+"""
+_REMOVE = """
+local was = redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('HINCRBY', KEYS[6], ARGV[2], -tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0'))
+if redis.call('SCARD', KEYS[3]) == 0 then redis.call('SREM', KEYS[4], ARGV[2]) end
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5])
+return was
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 0"
+
+
+class RedisSessionTable:
+    """See `Table`. Any thread may call it; `_turn` protects the copies. All raise Unavailable where Redis is away."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._redis = link.redis
+        self._add = self._redis.register_script(_ADD)
+        self._rename = self._redis.register_script(_RENAME)
+        self._set_window = self._redis.register_script(_SET_WINDOW)
+        self._remove = self._redis.register_script(_REMOVE)
+        self._turn = threading.Lock()
+        self._copies: OrderedDict[str, tuple[dict[str, str], list[Message]]] = OrderedDict()
+
+    def get(self, entry: str) -> Any:
+        """See `Table.get`."""
+        with reached():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(self._about(entry))
+            pipe.hgetall(self._requests(entry))
+            about, requests = pipe.execute()
+            session = self._session(entry, about)
+        if session and requests:
+            parted = {id_: each.partition(" ") for id_, each in requests.items()}
+            session[REQUESTS] = {id_: {**json.loads(told), "at": int(at)} for id_, (at, _, told) in parted.items()}
+        return session
+
+    def entries(self, owner: str | None = None) -> Mapping[str, Any]:
+        """See `Table.entries`. The messages are read where they are asked for."""
+        with reached():
+            owners = self._redis.smembers(self._link.key("owners")) if owner is None else [owner]
+            entries = [entry for each in sorted(owners) for entry in sorted(self._redis.smembers(self._mine(each)))]
+            pipe = self._redis.pipeline(transaction=False)
+            for entry in entries:
+                pipe.hgetall(self._about(entry))
+                pipe.llen(self._messages(entry))
+            told = pipe.execute() if entries else []
+        return {
+            entry: _Listed(self, entry, about, count)
+            for entry, about, count in zip(entries, told[::2], told[1::2], strict=True)
+            if about
+        }
+
+    def kept(self, owner: str) -> Kept:
+        """See `Table.kept`. What was stored before there was a count is not counted in bytes."""
+        with reached():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.scard(self._mine(owner or MASTER))
+            pipe.hget(self._sizes, owner or MASTER)
+            count, n_bytes = pipe.execute()
+        return Kept(count, int(n_bytes or 0))
+
+    def add(
+        self,
+        entry: str,
+        messages: list[Message],
+        name: str,
+        keep: int | None = None,
+        request: Answered | None = None,
+    ) -> None:
+        """See `Table.add`."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.restore(entry, messages, json.dumps(name), now, now, keep, request)
+
+    def settle(self, entry: str, request: str) -> None:
+        """See `Table.settle`."""
+        with reached():
+            self._redis.hdel(self._requests(entry), request)
+
+    def restore(
+        self,
+        entry: str,
+        messages: list[Message],
+        name: str,
+        created: str,
+        updated: str,
+        keep: int | None = None,
+        request: Answered | None = None,
+    ) -> None:
+        """The same, of a session that has its times already; `name` is JSON."""
+        owner = _owner_of(entry)
+        said = [written(langchain_message(message)) for message in messages]
+        kept = -1 if keep is None else keep
+        named = (request.name.id, json.dumps(request.entry(0, updated))) if request else ("", "")
+        oldest = (datetime.now(timezone.utc) - GOOD_FOR).isoformat(timespec="seconds")
+        about = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *named, oldest, size_of(messages)]
+        keys, arguments = self._keys(entry, owner), [*about, *said]
+        deadline = time.monotonic() + _STORING
+        while True:
+            # What was said is not lost for a Redis that is away for a moment.
+            try:
+                with reached():
+                    self._add(keys, arguments)
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.25)
+
+    def rename(self, entry: str, name: str) -> bool:
+        """See `Table.rename`."""
+        with reached():
+            return bool(self._rename([self._about(entry)], [json.dumps(name)]))
+
+    def set_window(self, entry: str, start: int) -> None:
+        """See `Table.set_window`."""
+        with reached():
+            self._set_window([self._about(entry)], [start])
+
+    def remove(self, entry: str) -> bool:
+        """See `Table.remove`."""
+        with reached():
+            owner = _owner_of(entry)
+            return bool(self._remove(self._keys(entry, owner), [entry, owner]))
+
+    def close(self) -> None:
+        """See `Table.close`."""
+
+    def _session(self, entry: str, about: dict[str, str]) -> dict[str, Any] | None:
+        """A session, of what is told about it; its messages are read again only once they have changed."""
+        if not about:
+            with self._turn:
+                self._copies.pop(entry, None)
+            return None
+        with self._turn:
+            known = self._copies.get(entry)
+        if not known or known[0]["last"] != about["last"]:
+            said: list[BaseMessage] = CommonHistory(self._link, entry).messages
+            known = about, [{"type": message.type, "content": str(message.content)} for message in said]
+            with self._turn:
+                self._copies[entry] = known
+                self._copies.move_to_end(entry)
+                while len(self._copies) > _KEPT:
+                    self._copies.popitem(last=False)
+        return {**_told(about), "messages": known[1]}
+
+    def _messages(self, entry: str) -> str:
+        return self._link.key("session", entry)
+
+    def _about(self, entry: str) -> str:
+        return self._link.key("about", entry)
+
+    def _requests(self, entry: str) -> str:
+        return self._link.key("requests", entry)
+
+    @property
+    def _sizes(self) -> str:
+        return self._link.key("session_bytes")
+
+    def _keys(self, entry: str, owner: str) -> list[str]:
+        """The names in Redis that the scripts take."""
+        of_session, of_all = [self._messages(entry), self._about(entry)], self._link.key("owners")
+        return [*of_session, self._mine(owner), of_all, self._requests(entry), self._sizes]
+
+    def _mine(self, owner: str) -> str:
+        return self._link.key("sessions", owner)
+
+
+class _Listed(Mapping[str, Any]):
+    """A session of a list, whose messages are read only where they are asked for."""
+
+    def __init__(self, table: RedisSessionTable, entry: str, about: dict[str, str], count: int) -> None:
+        self._table = table
+        self._entry = entry
+        self._known = {**_told(about), COUNT: count}
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "messages":
+            return (self._table.get(self._entry) or {"messages": []})["messages"]
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._known, "messages"))
+
+    def __len__(self) -> int:
+        return len(self._known) + 1
+
+
+class RedisDesk:
+    """See `Desk`. Any thread may call it; `_turn` protects the turns that this process holds, which a thread renews."""
+
+    def __init__(self, link: Link, node: str, liveness: Liveness) -> None:
+        """`node` is this API node's name."""
+        self._link = link
+        self._node = node
+        self._liveness = liveness
+        self._here = LocalDesk()
+        self._release = link.redis.register_script(_RELEASE)
+        self._renew = link.redis.register_script(_RENEW)
+        self._turn = threading.Lock()
+        self._held: dict[str, str] = {}
+        self._left: dict[str, str] = {}
+        """Turns that are over, and of which Redis is still to be told."""
+        threading.Thread(target=self._keep, name="turns", daemon=True).start()
+
+    @contextmanager
+    def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
+        """See `Desk.turn`."""
+        key, token = self._link.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
+        with self._here.turn(entry, poll):
+            try:
+                with reached():
+                    self._wait(key, token, poll)
+                with self._turn:
+                    self._held[key] = token
+                yield
+            finally:
+                with self._turn:
+                    self._held.pop(key, None)
+                    self._left[key] = token
+                self._let_go()
+
+    def _wait(self, key: str, token: str, poll: Callable[[], None]) -> None:
+        for n in itertools.count(1):
+            # Redis may have taken it before, and its reply been lost.
+            if self._link.redis.set(key, token, nx=True, ex=TURN):
+                return
+            holder = self._link.redis.get(key)
+            if holder == token:
+                return
+            if n % 5 == 0:
+                poll()
+            if n % 20 == 0 and holder and self._liveness.is_gone(holder.partition(" ")[0]):
+                self._release([key], [holder])
+            time.sleep(0.05)
+
+    def unsaved(self, owner: str, name: str) -> Unsaved:
+        """See `Desk.unsaved`."""
+        with reached():
+            text = self._link.redis.get(self._link.key("unsaved", owner, name))
+        if text is None:
+            return Unsaved()
+        data = json.loads(text)
+        return Unsaved(tuple(Exchange(*each) for each in data["exchanges"]), data["system"], *data.get("window", ()))
+
+    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
+        """See `Desk.add_unsaved`."""
+        key = self._link.key("unsaved", owner, name)
+        lock = self._link.redis.lock(f"{key}:lock", timeout=5, sleep=0.01)
+        with reached():
+            # Where another takes too long, the later of both is the one that is remembered.
+            held = lock.acquire(blocking_timeout=2)
+            talk = self.unsaved(owner, name).and_(exchange, system, last, start)
+            said = [[each.human, each.ai] for each in talk.exchanges]
+            data = {"exchanges": said, "system": talk.system, "window": (talk.start, talk.forgotten)}
+            self._link.redis.set(key, json.dumps(data), ex=_UNSAVED)
+            with suppress(redis.RedisError):
+                if held:
+                    lock.release()
+
+    def _keep(self) -> None:
+        """The thread that renews."""
+        while True:
+            time.sleep(5)
+            with self._turn:
+                held = dict(self._held)
+            for key, token in held.items():
+                with suppress(redis.RedisError):
+                    self._renew([key], [token, TURN])
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._turn:
+            left = dict(self._left)
+        for key, token in left.items():
+            with suppress(redis.RedisError):
+                self._release([key], [token])
+                with self._turn:
+                    if self._left.get(key) == token:
+                        del self._left[key]
+
+
+def _told(about: Mapping[str, str]) -> dict[str, Any]:
+    told = {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
+    return {**told, **({WINDOW: int(about[WINDOW])} if WINDOW in about else {})}
+
+
+def _owner_of(entry: str) -> str:
+    return entry.rpartition("/")[0] or MASTER

@@ -1,0 +1,50 @@
+"""What a cluster's API nodes keep: in Redis, so that any node serves any caller."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from auth.keys import MAX_KEYS, KeyStore
+from auth.quotas import Quotas, check_charged
+from auth.rate_limits import Meter
+from services.cluster.redis_client import Link
+from services.cluster.registry import Liveness, Roster
+from services.cluster.stores.files import ClusterFiles
+from services.cluster.stores.in_flight import RedisUnderWay
+from services.cluster.stores.jobs import RedisJobTable
+from services.cluster.stores.profiles import ClusterProfiles
+from services.cluster.stores.sessions import RedisDesk, RedisSessionTable
+from services.cluster.stores.table import RedisTable
+from services.cluster.stores.usage import RedisUsage
+from services.models.files import ModelFiles
+from services.models.profile import Chosen
+from services.sessions.service import Sessions
+from services.settings import Settings
+from services.stores import Stores
+
+
+def cluster_stores(
+    settings: Settings, link: Link, node: str, roster: Roster, files: ClusterFiles, preferred: Chosen | None = None
+) -> Stores:
+    """Those of the API node called so, whose profiles are in a file of its own. Raises DamagedFile, Unavailable."""
+    keys, usage, liveness = cluster_keys(link, settings.max_keys), RedisUsage(link), Liveness(roster)
+    sessions = Sessions(Path(), RedisSessionTable(link), RedisDesk(link, node, liveness))
+    jobs, charged = RedisJobTable(link, node, liveness), RedisTable(link, Path("charged.json"), check_charged)
+    return Stores(
+        profiles=ClusterProfiles(settings.data / "config.json", link, preferred),
+        # What it is asked is the same.
+        files=cast(ModelFiles, files),
+        keys=keys,
+        sessions=sessions,
+        usage=usage,
+        meter=Meter(keys, usage, link.url, RedisUnderWay(link), link.key("limits")),
+        jobs=jobs,
+        quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
+    )
+
+
+def cluster_keys(link: Link, max_keys: int = MAX_KEYS) -> KeyStore:
+    """The cluster's keys, of which there may be `max_keys`. Raises DamagedFile, Unavailable."""
+    return KeyStore(Path("api_keys.json"), partial(RedisTable, link), max_keys)

@@ -1,0 +1,118 @@
+"""A JSON object in Redis, in the place of a file: each entry is a field of a hash, and a number grows with each change."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from services.cluster.redis_client import Link, reached
+from services.errors import DamagedFile, Unavailable
+from services.storage.json_file import Check, JsonObject, Misfit
+
+# Seconds that a writer may take, and that the next waits for it.
+_WRITING = 10.0
+
+
+class RedisTable:
+    """See `JsonTable`. Any thread may call it; `_turn` protects the copy. All raise Unavailable where Redis is away."""
+
+    def __init__(self, link: Link, path: Path, check: Check | None = None, *, private: bool = True) -> None:
+        """`path` is that of the file in whose place it stands: the table is called by its name. All of it is private."""
+        self._link = link
+        self._path = Path("redis") / path.stem
+        self._check = check
+        self._key = link.key("table", f"{{{path.stem}}}")
+        self._version_key = f"{self._key}:version"
+        self._turn = threading.Lock()
+        self._seen: str | None = "never"
+        self._data: JsonObject = {}
+
+    def read(self) -> JsonObject:
+        """See `JsonTable.read`. Raises DamagedFile where somebody has written there what does not belong."""
+        with reached():
+            version = self._link.redis.get(self._version_key)
+            with self._turn:
+                if version == self._seen:
+                    return self._data
+        return self._load()[1]
+
+    @contextmanager
+    def edit(self) -> Iterator[JsonObject]:
+        """See `JsonTable.edit`."""
+        lock = self._link.redis.lock(f"{self._key}:lock", timeout=_WRITING, blocking_timeout=_WRITING, sleep=0.02)
+        with reached():
+            if not lock.acquire():
+                raise _busy()
+        try:
+            version, before = self._load()
+            data = dict(before)
+            yield data
+            changed = {name: json.dumps(value) for name, value in data.items() if before.get(name) != value}
+            self._store(version, changed, before.keys() - data.keys())
+        finally:
+            # One that took too long has ended, as it does by itself where Redis is away.
+            with suppress(redis.RedisError):
+                lock.release()
+
+    def _store(self, version: str | None, changed: Mapping[str, str], gone: Collection[str]) -> None:
+        if not changed and not gone:
+            return
+        try:
+            with reached(), self._link.redis.pipeline() as pipe:
+                # A writer that took too long has lost its lock.
+                pipe.watch(self._version_key)
+                if pipe.get(self._version_key) != version:
+                    raise _busy()
+                pipe.multi()
+                if changed:
+                    pipe.hset(self._key, mapping=changed)
+                if gone:
+                    pipe.hdel(self._key, *gone)
+                pipe.incr(self._version_key)
+                pipe.execute()
+        except redis.WatchError:
+            raise _busy() from None
+
+    def clear(self) -> None:
+        """See `JsonTable.clear`."""
+        with reached():
+            self._link.redis.unlink(self._key)
+            self._link.redis.incr(self._version_key)
+
+    def _load(self) -> tuple[str | None, JsonObject]:
+        with reached():
+            pipe = self._link.redis.pipeline()
+            pipe.get(self._version_key)
+            pipe.hgetall(self._key)
+            version, fields = pipe.execute()
+        data = self._parsed(fields)
+        with self._turn:
+            self._seen, self._data = version, data
+        return version, data
+
+    def _parsed(self, fields: dict[str, str]) -> JsonObject:
+        try:
+            # Redis keeps no order.
+            data = {name: json.loads(fields[name]) for name in sorted(fields)}
+            data = dict(sorted(data.items(), key=_age))
+            if self._check:
+                self._check(data)
+        except ValueError as error:
+            where = error.path[0] if isinstance(error, Misfit) and error.path else ""
+            raise DamagedFile(self._path, f"{where}: {error}" if where else str(error)) from None
+        return data
+
+
+def _busy() -> Unavailable:
+    return Unavailable("somebody else is changing it; try again", code="busy", retry_after=1)
+
+
+def _age(entry: tuple[str, Any]) -> str:
+    """When an entry was made, where it says so."""
+    return str(entry[1].get("created", "")) if isinstance(entry[1], dict) else ""

@@ -1,0 +1,1 @@
+"""A worker: it computes what the broker hands it."""

@@ -1,0 +1,270 @@
+"""`main.py worker`: the engine of this machine at work for a cluster, as a Celery worker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.signals import worker_ready, worker_shutting_down
+
+from services.backend.protocols import Backend
+from services.backend.status import Counts, Room, Status
+from services.cluster.broker import CALL, GENERATE, make_celery, model_queue, worker_queue
+from services.cluster.node.backend import ORDERS
+from services.cluster.redis_client import Link, is_away
+from services.cluster.registry import RENEW, TEXT, Roster, ServedModel, WorkerCard
+from services.cluster.routing import Placing
+from services.cluster.settings import ClusterSettings
+from services.cluster.stores.sessions import RedisSessionTable
+from services.cluster.worker.checksums import Contents
+from services.cluster.worker.upstream import NamedFiles
+from services.cluster.worker.work import GiveBack, Work
+from services.errors import HearthError, NotFound
+from services.models.config import Profiles
+from services.models.files import ModelFiles
+from services.models.gguf import BadGguf, vocabulary_of
+from services.sessions.service import Sessions
+from services.sessions.unsaved import LocalDesk
+from services.settings import HOME, Settings
+
+log = logging.getLogger(__name__)
+
+# Slots where no profile says how many.
+_SLOTS = 8
+# Seconds between two looks which models there are.
+_LOOK = 10.0
+
+
+class Worker:
+    """One worker. Celery's own threads run its tasks; one renews its card, and one hears what API nodes tell."""
+
+    def __init__(self, cluster: ClusterSettings, backend: Backend, settings: Settings, names: Sequence[str]) -> None:
+        """It serves the models of the profiles `names`, or where none are named all that are in the models folder.
+
+        Where another server computes, the models are only named: those of the profiles. Raises NotFound for an unknown
+        profile, and for one whose model is not there.
+        """
+        self._settings = cluster
+        self._backend = backend
+        files = self._files = NamedFiles() if cluster.inner else ModelFiles(settings.models)
+        self._link = Link(cluster)
+        self._roster = Roster(self._link)
+        contents = Contents(settings.data / "contents.json") if settings.states else None
+        self._work = Work(cluster.name, self._link, self._roster, backend, files, contents)
+        file = settings.data / "config.json"
+        # A second worker on one machine has a folder of its own, and the same profiles.
+        config = Profiles(file if file.exists() else HOME / "data" / "config.json").config()
+        chosen = [config.named(name) for name in names] or list(config.profiles.values())
+        for profile in chosen if names else ():
+            profile.load_settings(files)
+        named = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
+        self._only = named if names or cluster.inner else set()
+        self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
+        self._sessions = Sessions(Path(), RedisSessionTable(self._link), LocalDesk())
+        self._began = time.time()
+        self._draining = threading.Event()
+        self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
+        self._card = self._make_card(())
+        self._celery_worker: Any = None
+
+    def run(self) -> int:
+        """Work until SIGTERM, and end what is under way first; a second one ends at once. Return the exit status."""
+        celery = make_celery(self._settings)
+        # Celery takes the signals over once it works; what comes before ends the process.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._add_tasks(celery)
+        # At its lowest level it tells what tasks were sent, words included.
+        logging.getLogger("celery.concurrency").setLevel(logging.INFO)
+        self._wait_for_redis()
+        self._roster.take_name(self._settings.name, WorkerCard)
+        models = self._models()
+        if not models:
+            raise NotFound("there is no model to serve: put a GGUF file into the models folder", code="model_not_found")
+        Placing(self._link).reset(self._settings.name)
+        celery.conf.task_queues = [*self._queues(models).values(), worker_queue(self._settings, self._settings.name)]
+        self._card = self._make_card(models)
+        worker = celery.Worker(
+            hostname=f"{self._settings.name}@{socket.gethostname()}",
+            pool="threads",
+            concurrency=self._slots,
+            loglevel=logging.getLogger().level,
+            without_mingle=True,
+            without_gossip=True,
+            quiet=True,
+        )
+        worker_shutting_down.connect(self._drain)
+        worker_ready.connect(self._say_ready)
+        self._celery_worker = worker
+        for name, do in (("card", self._keep_card), ("models", self._keep_looking), ("orders", self._hear)):
+            threading.Thread(target=do, name=name, daemon=True).start()
+        worker.start()
+        self._say_goodbye()
+        return int(worker.exitcode or 0)
+
+    def _add_tasks(self, celery: Celery) -> None:
+        def run(do: Any, *arguments: Any) -> None:
+            try:
+                do(*arguments)
+            except GiveBack as error:
+                raise Reject(str(error), requeue=True) from error
+
+        @celery.task(name=GENERATE)
+        def generate(*arguments: Any) -> None:
+            run(self._work.generate, *arguments)
+
+        @celery.task(name=CALL)
+        def call(*arguments: Any) -> None:
+            run(self._work.call, *arguments)
+
+    def _models(self) -> list[ServedModel]:
+        """What it serves, once its vocabularies are where API nodes find them."""
+        if self._settings.inner:
+            return [ServedModel(name, TEXT, 0, NamedFiles.info) for name in sorted(self._only)]
+        served = []
+        for file in self._files.list():
+            if file.info and (not self._only or file.name in self._only):
+                known = (file.name, file.stamp)
+                path = self._files.folder / file.name
+                try:
+                    if known not in self._published:
+                        self._published[known] = hashlib.sha256(vocabulary_of(path)).hexdigest()
+                except (BadGguf, OSError) as error:
+                    # It is being replaced just now.
+                    log.warning("%s is not served: %s", file.name, error)
+                    continue
+                self._roster.publish_vocabulary(self._published[known], partial(vocabulary_of, path))
+                served.append(
+                    ServedModel(file.name, self._published[known], file.stamp[0], replace(file.info, metadata={}))
+                )
+        return served
+
+    def _make_card(self, models: Sequence[ServedModel]) -> WorkerCard:
+        return WorkerCard(
+            name=self._settings.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            began=self._began,
+            slots=self._slots,
+            draining=self._draining.is_set(),
+            queues=tuple(self._queues(models)),
+            models=tuple(models),
+            status=self._status(),
+            inner=bool(self._settings.inner),
+        )
+
+    def _status(self) -> Status:
+        try:
+            return self._backend.status()
+        except HearthError:
+            none = Room(0, 0)
+            return Status(Counts(), 0, 0, 0, none, none, none)
+
+    def _keep_card(self) -> None:
+        """The card's thread."""
+        while True:
+            try:
+                self._card = self._make_card(self._card.models)
+                self._roster.renew(self._card)
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("the worker's card could not be renewed")
+            time.sleep(RENEW)
+
+    def _keep_looking(self) -> None:
+        """The thread that looks which models there are: a slow folder holds nothing else up."""
+        while True:
+            time.sleep(_LOOK)
+            try:
+                self._serve(self._models())
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("the models folder could not be looked through")
+
+    def _serve(self, models: Sequence[ServedModel]) -> None:
+        """Take from the queues of the models that there are now, and of no others."""
+        if not (consumer := self._consumer()):
+            return
+        queues = self._queues(models)
+        for name in queues.keys() - set(self._card.queues):
+            consumer.app.amqp.queues.add(queues[name])
+            consumer.call_soon(consumer.add_task_queue, name)
+        for name in set(self._card.queues) - queues.keys():
+            consumer.call_soon(consumer.cancel_task_queue, name)
+        self._card = self._make_card(models)
+
+    def _queues(self, models: Sequence[ServedModel]) -> dict[str, Any]:
+        """The models' queues, by name; an adapter has none, since it is asked for with a model."""
+        queues = (model_queue(self._settings, model) for model in models if not model.info.adapter)
+        return {queue.name: queue for queue in queues}
+
+    def _consumer(self) -> Any:
+        """Celery's consumer, once it is connected."""
+        consumer = getattr(self._celery_worker, "consumer", None)
+        return consumer if consumer and getattr(consumer, "task_consumer", None) else None
+
+    def _hear(self) -> None:
+        """The thread that hears what API nodes tell everybody."""
+        while True:
+            try:
+                with self._link.redis.pubsub(ignore_subscribe_messages=True) as heard:
+                    heard.subscribe(self._link.key(ORDERS))
+                    # What was forgotten meanwhile is not to be found here either.
+                    self._backend.retain(self._sessions.names_of_all())
+                    while True:
+                        if message := heard.get_message(timeout=5.0):
+                            self._obey(message["data"])
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("the worker cannot hear what it is told")
+                time.sleep(0.5)
+
+    def _obey(self, text: str) -> None:
+        try:
+            self._work.obey(json.loads(text))
+        except Exception:
+            log.exception("the worker could not do what it was told")
+
+    def _wait_for_redis(self) -> None:
+        told = False
+        while not self._link.is_there():
+            if not told:
+                told = True
+                print("The worker waits for Redis, which cannot be reached.", flush=True)
+            time.sleep(0.5)
+
+    def _drain(self, **_: Any) -> None:
+        self._draining.set()
+        n_running = self._work.n_running
+        first = f", and ends {n_running} answers first" if n_running else ""
+        print(f"The worker takes nothing new{first}.", flush=True)
+        threading.Thread(target=self._renew_once, name="drain", daemon=True).start()
+
+    def _renew_once(self) -> None:
+        try:
+            self._roster.renew(self._make_card(self._card.models))
+        except Exception as error:
+            log.debug("nobody can be told: %s", error)
+
+    def _say_ready(self, **_: Any) -> None:
+        names = ", ".join(model.name for model in self._card.models)
+        print(f"The worker {self._settings.name} serves {names} with {self._slots} slots (Ctrl+C stops it).", flush=True)
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._roster.leave(self._card)
+        except Exception as error:
+            log.debug("nobody can be told: %s", error)
+        print("The worker stops.", flush=True)

@@ -1,0 +1,1 @@
+"""Computed state: on slots, in RAM and on disk."""

@@ -1,0 +1,1 @@
+"""llama.cpp: the only modules that import llama_cpp."""

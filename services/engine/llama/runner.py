@@ -1,0 +1,206 @@
+"""The model in llama.cpp: load, decode, sample. Owned by the engine's thread, but for its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence as Many
+from typing import Any
+
+import llama_cpp
+
+from services.backend.types import GenerationRequest, LoadSettings
+from services.engine.kv.state import Buffer, CutRule
+from services.engine.llama import log as native_log
+from services.engine.llama.batch import Batch, Run
+from services.engine.llama.loading import apply_adapters, context_params, fit_of, info_of, load_model, reason
+from services.engine.llama.sampling import ChainSampler
+from services.engine.llama.vocabulary import Vocabulary
+from services.engine.machine import free_memory
+from services.errors import BadModelFile, EngineFailure
+from services.models.gguf import GgufInfo
+from services.models.memory import STEP_TOKENS, Fit, batch_capacity
+
+log = logging.getLogger(__name__)
+
+# A count of memory that is off by more than this share of llama.cpp's own is told.
+TOLERANCE = 0.02
+
+# llama.h, llama_decode: the abort callback ended it.
+_ABORTED = 2
+# llama.cpp asks between any two operations whether to go on. C's own strlen answers from two bytes of memory: a callback
+# in Python would need the interpreter's lock each time.
+_STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+
+
+class Interrupted(Exception):
+    """llama.cpp was told to stop in the middle of a batch; `kept` is how many tokens each run's slot still holds."""
+
+    def __init__(self, kept: Many[int]) -> None:
+        super().__init__(kept)
+        self.kept = kept
+
+
+class Runner:
+    """One model and its context of `n_slots` KV streams: `n_parallel`, or fewer where memory would not hold so many."""
+
+    def __init__(self, settings: LoadSettings, budget: int | None = None) -> None:
+        """Load the model, into `budget` bytes as far as fewer slots make that possible.
+
+        Raises BadModelFile with llama.cpp's own words where that fails.
+        """
+        self._model: Any = None
+        self._context: Any = None
+        self._interrupted = ctypes.create_string_buffer(2)
+        try:
+            self._load(settings, budget)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, settings: LoadSettings, budget: int | None) -> None:
+        name = settings.file.name
+        # Read before the weights are: how much of them counts as free afterwards depends on how they are loaded.
+        free = free_memory()
+        self._model = load_model(settings)
+        if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
+            raise BadModelFile(f"{name} is not a model that goes on writing a text (a decoder)", param="model")
+        self.vocabulary = Vocabulary(self._model)
+        info = info_of(settings)
+        self.step_tokens = settings.n_batch or STEP_TOKENS
+        capacity = batch_capacity(settings.n_batch, settings.n_parallel)
+        fits = self._fit(settings, info, free, budget)
+        self.n_ctx, self.n_slots = fits.n_ctx, fits.n_slots
+        native_log.take_cache_bytes()
+        self._context = llama_cpp.llama_init_from_model(
+            self._model, context_params(settings, self.n_ctx, self.n_slots, capacity)
+        )
+        if not self._context:
+            raise BadModelFile(
+                f"llama.cpp cannot make a context of {self.n_ctx} tokens for {name}: {reason()}", param="model"
+            )
+        cache = _checked(name, fits.kv, native_log.take_cache_bytes())
+        self.bytes_per_token = cache / self.n_slots / self.n_ctx
+        self.n_weights, self.n_bytes = fits.weights, fits.weights + cache
+        _tell(name, settings, info, fits, cache)
+        if budget is not None and self.n_bytes > budget:
+            what = "%s takes %d MB, and loaded models may take %d MB (--model-ram)"
+            log.warning(what, name, self.n_bytes / 1e6, budget / 1e6)
+        apply_adapters(settings, self._model, self._context)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        if not self._memory:
+            raise BadModelFile(f"{name} is not a model that goes on writing a text: it keeps no context", param="model")
+        self._batch = Batch(capacity)
+        self.cut_rule = CutRule(
+            anywhere=not (llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)),
+            window=llama_cpp.llama_model_n_swa(self._model),
+            chunked=info.architecture == "llama4",
+        )
+        llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
+
+    def _fit(self, settings: LoadSettings, info: GgufInfo, free: int, budget: int | None) -> Fit:
+        """How the model fits into `free` bytes. Raises BadModelFile where it does not."""
+        trained = llama_cpp.llama_model_n_ctx_train(self._model)
+        fits = fit_of(settings, info, free, budget, llama_cpp.llama_model_size(self._model), trained)
+        if fits.problem:
+            raise BadModelFile(f"{settings.file.name}: {fits.problem}", param=fits.param)
+        return fits
+
+    def decode(self, runs: Many[Run]) -> list[int]:
+        """Compute the runs in one batch; return each run's last row, for its sampler.
+
+        `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted, and nothing of the runs
+        is kept; EngineFailure, and the KV cache is then to be cleared.
+        """
+        last = self._batch.fill(runs)
+        status = llama_cpp.llama_decode(self._context, self._batch.native)
+        if status == _ABORTED:
+            raise Interrupted([self.keep(run.slot, run.start) for run in runs])
+        if status != 0:
+            raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {reason()}")
+        return last
+
+    def sampler(self, request: GenerationRequest) -> ChainSampler:
+        """A sampler for one sequence; for any thread. Raises InvalidRequest."""
+        return ChainSampler(self._context, self.vocabulary, request)
+
+    def can_keep(self, slot: int, n_tokens: int) -> bool:
+        """Whether a slot can be cut to its first `n_tokens` and gone on with: it holds all that the next token looks at."""
+        if not self.cut_rule.anywhere and n_tokens != self.n_used(slot):
+            return False
+        # llama.cpp would cut it all the same, and compute with what is left.
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, slot) if n_tokens and self.cut_rule.window else 0
+        return bool(0 <= first <= self.cut_rule.first_needed(n_tokens))
+
+    def keep(self, slot: int, n_tokens: int) -> int:
+        """Cut a slot's KV cache down to its first `n_tokens`; return how many it kept.
+
+        What could not be gone on with is not kept at all.
+        """
+        if n_tokens and llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1) and self.can_keep(slot, n_tokens):
+            return n_tokens
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return 0
+
+    def snapshot(self, slot: int) -> Buffer:
+        """A copy of what a slot's KV cache holds, in llama.cpp's own form. Raises EngineFailure."""
+        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+        data = bytearray(size)
+        raw = (ctypes.c_uint8 * size).from_buffer(data)
+        if llama_cpp.llama_state_seq_get_data(self._context, raw, size, slot) != size:
+            raise EngineFailure(f"llama.cpp could not copy a computed state: {reason()}")
+        return data
+
+    def restore(self, slot: int, data: Buffer) -> bool:
+        """Lay a snapshot on an empty slot; False where llama.cpp refuses it, and the slot then is empty."""
+        raw = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        if llama_cpp.llama_state_seq_set_data(self._context, raw, len(data), slot) == len(data):
+            return True
+        log.warning("llama.cpp refuses a computed state: %s", reason())
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
+
+    def n_used(self, slot: int) -> int:
+        """How many tokens a slot's KV cache holds."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def interrupt(self, wanted: bool = True) -> None:
+        """End the `decode` that is under way, or that comes, or no longer; for any thread."""
+        self._interrupted[0] = b"1" if wanted else b"\0"
+
+    def clear(self) -> None:
+        """Empty every slot's KV cache."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+        self._context = self._model = None
+
+
+def _checked(name: str, counted: int, actual: int) -> int:
+    """The bytes of the KV caches: those counted from the file's header, unless llama.cpp's own count is another."""
+    # llama.cpp rounds to hundredths of a mebibyte, of each cache.
+    if not actual or abs(counted - actual) <= max(TOLERANCE * actual, 2**15):
+        return counted
+    log.warning(
+        "%s: the KV cache takes %.1f MB, and not %.1f MB as its header lets expect", name, actual / 1e6, counted / 1e6
+    )
+    return actual
+
+
+def _tell(name: str, settings: LoadSettings, info: GgufInfo, fits: Fit, cache: int) -> None:
+    """Say what the model was given, and why not more."""
+    trained = info.context_length or 0
+    if settings.n_ctx and fits.n_ctx < settings.n_ctx:
+        log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, fits.n_ctx, settings.n_ctx)
+    if fits.n_slots < settings.n_parallel:
+        each = cache / fits.n_slots / 1e6
+        what = "%s: %d answers at once instead of %d, since the KV cache of each takes %d MB"
+        log.warning(what, name, fits.n_slots, settings.n_parallel, each)
+    why = " (all it was trained on)" if fits.n_ctx == trained else "" if settings.n_ctx else " (what memory holds)"
+    answers = f"{fits.n_slots} answer{'s' if fits.n_slots > 1 else ''} at once"
+    log.info("%s: a context of %d tokens%s, %s, KV cache %.0f MB", name, fits.n_ctx, why, answers, cache / 1e6)

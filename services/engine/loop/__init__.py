@@ -1,0 +1,1 @@
+"""The thread that owns a model, and what it decides with."""

@@ -1,0 +1,73 @@
+"""Messages between the server and its engine's process: JSON objects, each behind its length in four bytes.
+
+What they carry are the backend's own values, as services/backend/codec.py writes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import struct
+import threading
+
+from services.backend.codec import Message
+
+_LENGTH = struct.Struct("<I")
+
+
+def frame(message: Message) -> bytes:
+    """The bytes of a message, its length before it."""
+    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _LENGTH.pack(len(data)) + data
+
+
+class Wire:
+    """One end. Any thread may send; `_turn` keeps their messages apart. One thread receives."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = connection.makefile("rb")
+        self._turn = threading.Lock()
+
+    def send(self, *messages: Message) -> None:
+        """Send messages, in this order. Raises OSError where the other end is gone."""
+        self.send_frames(b"".join(map(frame, messages)))
+
+    def send_frames(self, frames: bytes) -> None:
+        """Send what `frame` has made; waits while the other end does not read. Raises OSError where it is gone."""
+        with self._turn:
+            self._connection.sendall(frames)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether something has come that is not received yet."""
+        poll = select.poll()
+        try:
+            poll.register(self._connection, select.POLLIN)
+        except ValueError:
+            # It is closed.
+            return False
+        return bool(poll.poll(0))
+
+    def receive(self) -> Message | None:
+        """The next message; None where the other end is gone."""
+        try:
+            head = self._reader.read(_LENGTH.size)
+            if len(head) < _LENGTH.size:
+                return None
+            (length,) = _LENGTH.unpack(head)
+            data = self._reader.read(length)
+        except (OSError, ValueError):
+            # Closed on this side.
+            return None
+        return None if len(data) < length else dict(json.loads(data.decode("utf-8", "surrogatepass")))
+
+    def close(self) -> None:
+        """Hang up: whoever receives gets None, and whoever still sends an OSError."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        # The socket is closed once its reader is.
+        self._reader.close()
+        self._connection.close()

@@ -1,0 +1,147 @@
+"""Which settings make a model fastest on this machine: measured, one setting after the other.
+
+Each trial loads the model, reads a prompt and decodes, alone and as many at once as the profile allows. A setting is kept
+where it shortens a turn by more than the noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from services.backend.types import LoadSettings
+from services.engine.llama.batch import Run
+from services.engine.llama.runner import Runner
+from services.engine.machine import usable_cores
+from services.errors import HearthError
+
+# Tokens of a trial: enough for a steady speed, few enough for a large model.
+READ = 256
+DECODED = 24
+REPEATS = 3
+# A turn that many have: so many tokens read and decoded.
+TURN_READ, TURN_DECODED = 300, 100
+# What is not better by so much is noise.
+MARGIN = 0.03
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second: reading a prompt, decoding alone, and decoding `n_parallel` at once, all together."""
+
+    read: float
+    decode: float
+    together: float
+    n_parallel: int
+
+    @property
+    def turn_seconds(self) -> float:
+        """How long a turn takes, half of them alone and half in the crowd."""
+        alone, crowd = TURN_DECODED / self.decode, TURN_DECODED * self.n_parallel / self.together
+        return TURN_READ / self.read + (alone + crowd) / 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was changed against what is kept so far, and how fast that was; `problem` says why it could not be measured.
+
+    Where it is `kept`, all later trials have it.
+    """
+
+    change: dict[str, Any]
+    speed: Speed | None
+    problem: str = ""
+    kept: bool = False
+
+
+def n_trials(base: LoadSettings) -> int:
+    """How many trials `tune` makes."""
+    return sum(map(len, _stages(base)))
+
+
+def tune(base: LoadSettings) -> Iterator[Trial]:
+    """Measure `base`, then each change. Raises BadModelFile where the model does not load as it is."""
+    settings, best = base, measure(base)
+    yield Trial({}, best)
+    for change in itertools.chain(*_stages(base)[1:]):
+        try:
+            speed = measure(replace(settings, **change))
+        except HearthError as error:
+            yield Trial(change, None, error.message)
+            continue
+        kept = speed.turn_seconds < best.turn_seconds * (1 - MARGIN)
+        if kept:
+            settings, best = replace(settings, **change), speed
+        yield Trial(change, speed, kept=kept)
+
+
+def measure(settings: LoadSettings) -> Speed:
+    """Load the model with these settings, and time it. Raises BadModelFile."""
+    runner = Runner(replace(settings, n_ctx=min(settings.n_ctx or 4 * READ, 4 * READ)))
+    try:
+        n_read = min(READ, runner.n_ctx // 2)
+        # Once unmeasured, since the first steps touch memory for the first time.
+        _read(runner, n_read)
+        # The best of a few, since noise only ever slows.
+        read = n_read / min(_read(runner, n_read) for _ in range(REPEATS))
+        decode = max(_decode(runner, n_read, 1) for _ in range(REPEATS))
+        state = runner.snapshot(0)
+        for slot in range(1, runner.n_slots):
+            runner.restore(slot, state)
+        together = max(_decode(runner, n_read, runner.n_slots) for _ in range(REPEATS))
+        return Speed(read, decode, together, runner.n_slots)
+    finally:
+        runner.close()
+
+
+def _stages(base: LoadSettings) -> list[list[dict[str, Any]]]:
+    """The changes to try, one after the other; of a stage the best is kept."""
+    threads = sorted({1, max(1, usable_cores() // 2), usable_cores(), os.cpu_count() or 1})
+    now = asdict(base)
+    stages: list[list[dict[str, Any]]] = [
+        [{"n_threads_batch": n} for n in threads],
+        [{"n_threads": n} for n in threads],
+        [{"n_batch": n, "n_ubatch": n} for n in (64, 128, 256, 512)],
+        [{"flash_attn": flag} for flag in (True, False)],
+        [{"cache_type_k": kind, "cache_type_v": kind} for kind in ("f16", "q8_0")],
+    ]
+    defaults = {"n_threads": usable_cores(), "n_threads_batch": now["n_threads"] or usable_cores(), "n_batch": 128}
+    for name, value in defaults.items():
+        now[name] = now[name] or value
+    return [[{}], *([change for change in stage if not _is_there(change, now)] for stage in stages)]
+
+
+def _is_there(change: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the settings have it already."""
+    name, value = next(iter(change.items()))
+    return bool(now[name] == value)
+
+
+def _read(runner: Runner, n_tokens: int) -> float:
+    """Read that many tokens into an empty slot, in the engine's chunks; return the seconds."""
+    runner.keep(0, 0)
+    started = time.perf_counter()
+    for start in range(0, n_tokens, runner.step_tokens):
+        end = min(start + runner.step_tokens, n_tokens)
+        runner.decode([Run(0, start, [_token(runner, n) for n in range(start, end)], sampled=end == n_tokens)])
+    return time.perf_counter() - started
+
+
+def _decode(runner: Runner, depth: int, n_slots: int) -> float:
+    """Decode in so many slots at once, from `depth` on; return the tokens a second of all together."""
+    started = time.perf_counter()
+    for n in range(DECODED):
+        runner.decode([Run(slot, depth + n, [_token(runner, n)], sampled=True) for slot in range(n_slots)])
+    seconds = time.perf_counter() - started
+    for slot in range(n_slots):
+        runner.keep(slot, depth)
+    return n_slots * DECODED / seconds
+
+
+def _token(runner: Runner, n: int) -> int:
+    """Any tokens do: how long they take does not depend on which they are."""
+    return (97 * n + 13) % runner.vocabulary.size

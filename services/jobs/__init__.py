@@ -1,0 +1,1 @@
+"""Requests that are computed once, however often they are sent."""

@@ -1,0 +1,21 @@
+"""Telling a model of tools, where its chat template knows none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.prompts.chat_template import Message
+
+
+def explained(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The messages with a word about the tools in the system's, for models whose template knows none."""
+    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    words = (
+        f"You may call these functions:\n{listed}\n"
+        'To call one, answer with <tool_call>{"name": NAME, "arguments": {…}}</tool_call> alone.'
+    )
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{words}"}, *messages[1:]]
+    return [{"role": "system", "content": words}, *messages]

@@ -1,0 +1,93 @@
+"""How sessions stand in data/sessions.json.
+
+An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
+or system; once it is long, `"window"` is how many of its first exchanges prompts leave out. Its name is the session's
+number, and for a session of another key than the master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose
+answers were stored when the server last ended and whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`,
+where `at` is the answer's message. It is left out where there are none, as nearly always.
+
+The older form, `"1": {"name", "history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when
+its session goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from services.sessions.history import MASTER, SessionKey
+from services.storage.json_file import JsonObject, Misfit
+from services.validation import explain
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+
+_LOOSE = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class StoredMessage(BaseModel):
+    """One message as it stands in the file."""
+
+    model_config = _LOOSE
+    type: Literal["human", "ai", "system"]
+    content: Annotated[str, Field(repr=False)]
+
+
+class StoredRequest(BaseModel):
+    """A request whose answer a session holds."""
+
+    model_config = _LOOSE
+    digest: str
+    at: Annotated[int, Field(ge=0)]
+    time: str
+    told: dict[str, Any]
+
+
+class StoredSession(BaseModel):
+    """One session as it stands in the file, in either form."""
+
+    model_config = _LOOSE
+    name: Annotated[str, Field(repr=False)] = ""
+    created: str | None = None
+    updated: str | None = None
+    window: Annotated[int, Field(ge=0)] = 0
+    requests: dict[str, StoredRequest] = {}
+    messages: list[StoredMessage] = []
+    history: Annotated[list[str], Field(exclude=True, repr=False)] = []
+
+    @field_validator("history")
+    @classmethod
+    def _has_speakers(cls, lines: list[str]) -> list[str]:
+        for number, line in enumerate(lines):
+            if not line.startswith(("Human:", "AI:")):
+                raise ValueError(f'entry {number} should begin with "Human:" or "AI:"')
+        return lines
+
+
+def parse_number(digits: str) -> int | None:
+    """The session number that `digits` write; None where they write none."""
+    return int(digits) if _NUMBER.fullmatch(digits) and int(digits) < 2**63 else None
+
+
+def key_of(entry: str) -> SessionKey | None:
+    """Whose session an entry of the file is; None for the older form's "Active"."""
+    owner, slash, digits = entry.rpartition("/")
+    number = parse_number(digits)
+    return None if number is None or bool(owner) != bool(slash) else SessionKey(owner or MASTER, number)
+
+
+def check_sessions(data: JsonObject) -> None:
+    """Raise Misfit, naming the entry, where `data` does not hold sessions."""
+    for entry, session in data.items():
+        if key_of(entry) is None:
+            if entry != "Active":
+                raise Misfit((entry,), f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
+            continue
+        if not isinstance(session, dict):
+            raise Misfit((entry,), f'session "{entry}" should be an object: {{ … }}')
+        try:
+            StoredSession.model_validate(session)
+        except ValidationError as error:
+            fault = explain(error)
+            raise Misfit((entry, *fault.path), f'session "{entry}": {fault.message}') from None

@@ -1,0 +1,1 @@
+"""The server's own files: JSON that people may edit, and SQLite."""

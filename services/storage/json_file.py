@@ -1,0 +1,318 @@
+"""A JSON file that several threads and processes may change and a power cut may not break.
+
+The file holds one object. It is replaced whole: the new text is written beside it, synced, and renamed over it, so a
+reader sees the old file or the new one. Writers take turns by a lock file, which other processes honour too. Where the
+name is a symbolic link it stays one: all of this happens beside the file that it leads to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from services.errors import DamagedFile, HearthError, StorageFailed, Unavailable
+from services.storage.json_text import parse_json, place_of, readable, second_of
+
+JsonObject = dict[str, Any]
+Stamp = tuple[int, int, int]
+Check = Callable[[JsonObject], None]
+# Seconds for which a lock is waited for that another program holds; and so long after one that was not had, for how many
+# the next callers wait.
+PATIENCE, HELD_FOR, _IMPATIENCE = 5.0, 1.0, 0.02
+_LOOK = 0.005
+
+
+class Misfit(ValueError):
+    """Raised by a file's check: what stands at `path` is not what it should be, and why."""
+
+    def __init__(self, path: Sequence[str | int], reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+
+
+class JsonTable(Protocol):
+    """A JSON object that several threads and processes may change; see `JsonFile`."""
+
+    def read(self) -> JsonObject:
+        """The object as it stands. Not to be changed."""
+        ...
+
+    def edit(self) -> AbstractContextManager[JsonObject]:
+        """Give a shallow copy of the object to change, and store it durably on leaving."""
+        ...
+
+    def clear(self) -> None:
+        """Begin with none."""
+        ...
+
+
+class OpenTable(Protocol):
+    """How a table is opened: `JsonFile`, or a cluster's."""
+
+    def __call__(self, path: Path, check: Check | None = None, *, private: bool = False) -> JsonTable:
+        """The table that `path` names."""
+        ...
+
+
+class _Twice(ValueError):
+    """An object has the entry `name` twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'"{name}" stands there twice')
+        self.name = name
+
+
+class JsonFile:
+    """One JSON object on disk, and the copy of it in memory.
+
+    Owned by its store; any thread may call it. `_turn` protects the copy, `_writing` serializes this process's writers, and
+    the lock file beside the data serializes processes. `check` gets each object read from disk and raises Misfit.
+    Objects that `read` and `edit` give are shared: replace their entries, never change one in place.
+    """
+
+    def __init__(self, path: Path, check: Check | None = None, *, private: bool = False) -> None:
+        self.path = path
+        self._check = check
+        self._mode = 0o600 if private else 0o644
+        self._turn = threading.Lock()
+        self._writing = threading.Lock()
+        self._held: dict[str, float] = {}
+        """Until when a lock is taken for one that another program keeps, by its purpose."""
+        self._seen: Stamp | None = None
+        self._data: JsonObject = {}
+
+    def read(self) -> JsonObject:
+        """The object as it stands on disk; {} where there is no file. Parsed again only after the file has changed.
+
+        Raises DamagedFile with the line at fault, Unavailable while the system has no room to open it.
+        """
+        with self._turn:
+            stamp = self.stamp()
+            if stamp != self._seen:
+                self._data = self.load()
+                self._seen = stamp
+            return self._data
+
+    @contextmanager
+    def edit(self) -> Iterator[JsonObject]:
+        """Give a shallow copy of the object to change, and store it durably on leaving.
+
+        Nothing is stored where the block raises or leaves the object as it was.
+        Raises DamagedFile where the file cannot be read, StorageFailed where it cannot be written, Unavailable.
+        """
+        # Whoever reads meanwhile waits for no lock of another program's.
+        with self._writing, self.alone():
+            before = self.read()
+            data = dict(before)
+            yield data
+            if data != before:
+                draft, stamp = self.draft(readable(data))
+                with self._turn:
+                    self.put_in_place(draft)
+                    self._seen, self._data = stamp, data
+
+    def clear(self) -> None:
+        """Remove the file. Raises OSError."""
+        self._target().unlink()
+
+    @contextmanager
+    def alone(self, purpose: str = "lock", patience: float = PATIENCE) -> Iterator[None]:
+        """Hold a lock file, which keeps other processes from doing the same; wait `patience` seconds for it at most.
+
+        Raises StorageFailed, and Unavailable where another program holds it.
+        """
+        try:
+            target = self._target()
+            lock = os.open(target.with_name(f".{target.name}.{purpose}"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        try:
+            give_to_owner(lock, target)
+            self._take(lock, purpose, patience)
+            yield
+        finally:
+            os.close(lock)
+
+    def _take(self, lock: int, purpose: str, patience: float) -> None:
+        """Wait for a lock; while it is known that another program keeps it, hardly at all. Raises Unavailable."""
+        started = time.monotonic()
+        if started < self._held.get(purpose, 0.0):
+            patience = _IMPATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                self._held.pop(purpose, None)
+                return
+            if time.monotonic() - started >= patience:
+                self._held[purpose] = time.monotonic() + HELD_FOR
+                what = f"{self.path.parent.name}/{self.path.name} cannot be changed now: another program holds its lock"
+                where = f".{self.path.name}.{purpose}"
+                raise Unavailable(f"{what}, {where}; try again, or end it", code="file_locked", retry_after=5)
+            time.sleep(_LOOK)
+
+    def stamp(self) -> Stamp | None:
+        """What changes with the file; None where there is none. Raises DamagedFile, Unavailable."""
+        try:
+            return stamp_of(self.path.stat())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+
+    def load(self) -> JsonObject:
+        """The object as it stands on disk, parsed anew; {} where there is no file. Raises DamagedFile, Unavailable."""
+        try:
+            text = self._text()
+        except FileNotFoundError:
+            return {}
+        try:
+            data = parse_json(text, object_pairs_hook=_once_each)
+        except json.JSONDecodeError as error:
+            raise DamagedFile(self.path, error.msg, line=error.lineno, column=error.colno) from error
+        except _Twice as error:
+            raise self._damaged(str(error), second_of(text, error.name)) from error
+        except RecursionError as error:
+            raise DamagedFile(self.path, "it is nested too deeply") from error
+        if not isinstance(data, dict):
+            raise DamagedFile(self.path, "should hold one JSON object: { … }", line=1)
+        if self._check:
+            try:
+                self._check(data)
+            except Misfit as error:
+                raise self._damaged(str(error), place_of(text, error.path)) from error
+        return data
+
+    def _text(self) -> str:
+        try:
+            # Editors of Windows put a mark at the beginning, which is no part of the text.
+            return self.path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise DamagedFile(self.path, "a byte there is not UTF-8 text", line=line) from error
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+
+    def _damaged(self, reason: str, place: tuple[int, int]) -> DamagedFile:
+        return DamagedFile(self.path, reason, line=place[0], column=place[1])
+
+    def draft(self, pieces: Iterable[str]) -> tuple[Path, Stamp]:
+        """Write a text beside the file, durably; give the draft, and the stamp that the file will have.
+
+        Raises StorageFailed.
+        """
+        try:
+            target = self._target()
+            draft = _draft_of(target)
+            with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, self._mode), "w", encoding="utf-8") as out:
+                give_to_owner(out.fileno(), target)
+                self._keep_access(out.fileno(), target)
+                out.writelines(pieces)
+                out.flush()
+                os.fsync(out.fileno())
+                return draft, stamp_of(os.fstat(out.fileno()))
+        except OSError as error:
+            self.drop_draft()
+            raise self.unwritable(error) from error
+
+    def drop_draft(self) -> None:
+        """Remove a draft that is not to be put in place."""
+        with contextlib.suppress(OSError):
+            _draft_of(self._target()).unlink()
+
+    def put_in_place(self, draft: Path) -> None:
+        """Rename a draft over the file, and sync the folder, so that the new name lasts too. Raises StorageFailed."""
+        try:
+            target = self._target()
+            draft.replace(target)
+            sync_folder(target.parent)
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def unwritable(self, error: OSError) -> HearthError:
+        """What to raise where the file, or one beside it, cannot be written."""
+        return unwritable(self.path, error)
+
+    def _target(self) -> Path:
+        """The file itself, where the name may be a link to it. Raises OSError."""
+        return Path(os.path.realpath(self.path)) if self.path.is_symlink() else self.path
+
+    def _keep_access(self, draft: int, target: Path) -> None:
+        """Give a draft the owner and the permissions of the file whose place it takes. Raises OSError."""
+        try:
+            had = target.stat()
+        except FileNotFoundError:
+            return
+        is_private = self._mode & 0o077 == 0
+        # What is to be private, and was not, is made so.
+        if not (is_private and had.st_mode & 0o007):
+            os.fchmod(draft, had.st_mode & 0o777)
+        with contextlib.suppress(PermissionError):
+            os.fchown(draft, had.st_uid if os.geteuid() == 0 else -1, had.st_gid)
+
+
+def unwritable(path: Path, error: OSError) -> HearthError:
+    """What to raise where `path` cannot be written: for good reasons StorageFailed, for a moment only Unavailable."""
+    what = f"{path.parent.name}/{path.name} cannot be written"
+    return not_now(what, error) or StorageFailed(f"{what}: {error.strerror}")
+
+
+def unreadable(path: Path, error: OSError) -> HearthError:
+    """The same where it cannot be read: DamagedFile, or Unavailable, which says nothing against the file."""
+    what = f"{path.parent.name}/{path.name} cannot be read"
+    return not_now(what, error) or DamagedFile(path, f"cannot be read: {error.strerror}")
+
+
+def not_now(what: str, error: OSError) -> Unavailable | None:
+    """What to raise where the system, not the file, is at fault: too many files are open, or memory is short."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return None
+    return Unavailable(f"{what} at the moment: {error.strerror}; try again", code="no_resources", retry_after=2)
+
+
+def _draft_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.new")
+
+
+def give_to_owner(file: int, path: Path) -> None:
+    """Where root has opened a new file, give it to whoever owns the folder of `path`: the server may be a user's own."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were added to a folder last. Raises OSError."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """An object whose names differ: of two equal ones JSON would drop the first without a word."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Twice(twice)
+    return data
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """What changes whenever a file does: every write of ours is a new inode."""
+    return found.st_mtime_ns, found.st_size, found.st_ino
