@@ -38,12 +38,12 @@ _REFUSED = "refused"
 
 
 class AuditLog:
-    """The log. Any thread may call it; `_turn` protects the counts of lines, and a lock file keeps processes apart."""
+    """The log. Any thread may call it; `_lock` protects the counts of lines, and a lock file keeps processes apart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"), _PATIENCE, mode=0o600)
-        self._turn = threading.Lock()
+        self._file_lock = FileLock(path.with_name(f".{path.name}.lock"), _PATIENCE, mode=0o600)
+        self._lock = threading.Lock()
         self._minute = time.monotonic()
         self._lines: Counter[tuple[str, str]] = Counter()
         """By who it was and of what kind, this minute's; those of `_untold` were of minutes before."""
@@ -63,16 +63,16 @@ class AuditLog:
         is_told = is_known and ((is_done and "status" in what) or (who == MASTER and did != _REFUSED))
         if who and not is_told and not self._has_room(kind, is_known):
             return
-        with self._turn:
+        with self._lock:
             untold = self._untold.pop(kind, None)
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "did": did, "key": key}
         more = {"account": account if account not in ("", key) else None, "untold_before": untold, **what}
         told = json.dumps({**line, **{k: v for k, v in more.items() if v is not None}}, ensure_ascii=False)
         try:
-            with open(self._lock.lock_file, "a", opener=_private):
+            with open(self._file_lock.lock_file, "a", opener=_private):
                 # It is there, and its owner's, before it is locked.
                 pass
-            with self._lock:
+            with self._file_lock:
                 self._rotate()
                 with open(self._path, "a", encoding="utf-8", opener=_private) as file:
                     file.write(told + "\n")
@@ -86,7 +86,7 @@ class AuditLog:
 
     def _has_room(self, kind: tuple[str, str], is_known: bool) -> bool:
         """Whether a line more may be written of who did what; else it is counted."""
-        with self._turn:
+        with self._lock:
             if time.monotonic() - self._minute > _MINUTE:
                 if len(self._untold) > _MOST_UNTOLD:
                     self._untold.clear()

@@ -37,17 +37,17 @@ class UnderWay(Protocol):
 
 
 class LocalUnderWay:
-    """Those of one server. `_turn` protects the counts, `_looks` lets one look at a time."""
+    """Those of one server. `_lock` protects the counts, `_looks` lets one look at a time."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._looks = threading.Lock()
         self._held: defaultdict[str, dict[str, int]] = defaultdict(dict)
         """By key and ticket, how many tokens."""
 
     def begin(self, key: str, ticket: str, most: int | None) -> bool:
         """See `UnderWay.begin`."""
-        with self._turn:
+        with self._lock:
             if most and len(self._held[key]) >= most:
                 return False
             self._held[key][ticket] = 0
@@ -55,24 +55,24 @@ class LocalUnderWay:
 
     def end(self, key: str, ticket: str) -> None:
         """See `UnderWay.end`."""
-        with self._turn:
+        with self._lock:
             del self._held[key][ticket]
             if not self._held[key]:
                 del self._held[key]
 
     def count(self, key: str) -> int:
         """See `UnderWay.count`."""
-        with self._turn:
+        with self._lock:
             return len(self._held.get(key, ()))
 
     def held(self, key: str) -> int:
         """See `UnderWay.held`."""
-        with self._turn:
+        with self._lock:
             return sum(self._held.get(key, {}).values())
 
     def hold(self, key: str, ticket: str, n_tokens: int) -> None:
         """See `UnderWay.hold`."""
-        with self._turn:
+        with self._lock:
             self._held[key][ticket] += n_tokens
 
     def alone(self, key: str) -> AbstractContextManager[object]:

@@ -19,13 +19,13 @@ WRITE_AFTER = 20.0
 
 
 class KeyUse:
-    """The times, by the keys' ids. Any thread may call it; `_turn` protects them, and a thread of its own writes."""
+    """The times, by the keys' ids. Any thread may call it; `_lock` protects them, and a thread of its own writes."""
 
     def __init__(self, path: Path, known: Callable[[], Container[str]], open_table: OpenTable = JsonFile) -> None:
         """`known` gives the ids of the keys that there are: only theirs are kept in the file."""
         self._file = open_table(path, _check, private=True)
         self._known = known
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._used: dict[str, str] = {}
         self._closing = threading.Event()
         self._writer: threading.Thread | None = None
@@ -40,7 +40,7 @@ class KeyUse:
     def note(self, id_: str) -> None:
         """The key is used now."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with self._turn:
+        with self._lock:
             self._used[id_] = now
             if not self._writer and not self._closing.is_set():
                 self._writer = threading.Thread(target=self._write_soon, name="key use", daemon=True)
@@ -55,7 +55,7 @@ class KeyUse:
     def _write_soon(self) -> None:
         """The writer's thread: once for each while in which keys are used."""
         self._closing.wait(WRITE_AFTER)
-        with self._turn:
+        with self._lock:
             if not self._closing.is_set():
                 self._writer = None
             used = dict(self._used)

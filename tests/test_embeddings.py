@@ -88,7 +88,7 @@ def test_a_text_can_be_given_up_within_a_step_and_while_it_waits() -> None:
 
     with pytest.raises(ClientGone):
         embedder.embed(tokens, leave)
-    with embedder._turn, pytest.raises(ClientGone):
+    with embedder._lock, pytest.raises(ClientGone):
         # Somebody else's text is under way, and does not end.
         embedder.embed(tokens, lambda: (_ for _ in ()).throw(ClientGone("gone")))
     assert math.isclose(cosine(*2 * (embedder.embed(tokens)[0],)), 1, abs_tol=1e-5)

@@ -50,7 +50,7 @@ def test_memory_keeps_what_was_used_last_within_its_cap() -> None:
 def test_what_memory_lets_go_of_goes_to_disk(tmp_path: Path) -> None:
     """With no room in memory at all, and a disk that is slower than what comes."""
     store = StateStore(tmp_path, 0, MB)
-    with store._turn:
+    with store._lock:
         # The writer waits meanwhile.
         for session in ("1", "2", "~passing", "3"):
             store.put(state(session, used=time.monotonic()))
@@ -68,7 +68,7 @@ def test_what_memory_lets_go_of_goes_to_disk(tmp_path: Path) -> None:
 def test_memory_is_never_much_over_its_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "OVER", 2 * state().n_bytes)
     for store in (StateStore(ram_bytes=0), StateStore(tmp_path, 0, MB)):
-        with store._turn:
+        with store._lock:
             for session in "12345":
                 store.put(state(session, used=time.monotonic()))
                 assert store.rooms()[0].used <= 2 * state().n_bytes

@@ -50,7 +50,7 @@ def twelve(server: Server, rng: Random) -> Numbers:
     talks = [Talk(number) for number in range(1, USERS + 1)]
     replies: list[Reply] = []
     due = perf_counter()
-    for _turn in range(TURNS):
+    for _lock in range(TURNS):
         for talk in talks:
             sleep(max(0.0, due - perf_counter()))
             due = max(due, perf_counter()) + APART

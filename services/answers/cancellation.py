@@ -32,29 +32,29 @@ class Stop:
 
 
 class Stops:
-    """The open answers of sessions. Any thread may call it; `_turn` protects the table."""
+    """The open answers of sessions. Any thread may call it; `_lock` protects the table."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._open: dict[SessionKey, list[Stop]] = {}
 
     @contextmanager
     def of(self, key: SessionKey) -> Iterator[Stop]:
         """What ends the answer that is open meanwhile."""
         stop = Stop()
-        with self._turn:
+        with self._lock:
             self._open.setdefault(key, []).append(stop)
         try:
             yield stop
         finally:
-            with self._turn:
+            with self._lock:
                 self._open[key].remove(stop)
                 if not self._open[key]:
                     del self._open[key]
 
     def ask(self, key: SessionKey) -> bool:
         """End the session's open answers, those that wait for their turn too; False where there is none."""
-        with self._turn:
+        with self._lock:
             stops = list(self._open.get(key, ()))
         for stop in stops:
             stop.ask()

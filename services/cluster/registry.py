@@ -88,12 +88,12 @@ class _Read:
 
 
 class Roster:
-    """All cards. Any thread may call it; `_turn` lets one at a time read them. Raises what Redis's client raises."""
+    """All cards. Any thread may call it; `_lock` lets one at a time read them. Raises what Redis's client raises."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._redis = link.redis
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._read = _Read()
 
     def renew(self, card: WorkerCard | NodeCard, life: str = "") -> None:
@@ -125,7 +125,7 @@ class Roster:
 
     def workers(self) -> list[WorkerCard]:
         """The workers that are there, by name."""
-        with self._turn:
+        with self._lock:
             if time.monotonic() - self._read.at > _FRESH:
                 self._read.at = time.monotonic()
                 try:

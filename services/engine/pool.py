@@ -39,7 +39,7 @@ class _Loaded:
 class EnginePool:
     """Loaded engines, in the order of their last use.
 
-    Any thread may call it. `_turn` protects the list; `_loading` lets one model load at a time, beside those that answer.
+    Any thread may call it. `_lock` protects the list; `_loading` lets one model load at a time, beside those that answer.
     The last one used stays loaded, and of the others as many as fit the budget of memory, but one for each file: whoever
     changes a profile does not want the old one too. An engine on lease stays too, so that answers in flight finish on the
     old model while later ones use the new. What has been idle for `idle_seconds` is freed, the last one included.
@@ -67,7 +67,7 @@ class EnginePool:
         self._max_waiting = max_waiting
         self._store = store or StateStore()
         self._think_ahead = think_ahead
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._loaded: list[_Loaded] = []
         self._retiring: list[_Loaded] = []
@@ -100,25 +100,25 @@ class EnginePool:
         try:
             yield held.engine
         finally:
-            with self._turn:
+            with self._lock:
                 held.leases -= 1
                 held.used = time.monotonic()
             self._retire()
 
     def has(self, settings: LoadSettings, embeds: bool) -> bool:
         """Whether a lease of these settings, of one that makes embeddings or not, would not have to load anything."""
-        with self._turn:
+        with self._lock:
             held = [held.engine for held in self._loaded if held.settings == settings and held.engine.is_open]
         return any(isinstance(engine, Embedder) == embeds for engine in held)
 
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
-        with self._turn:
+        with self._lock:
             return [held.settings.file for held in self._loaded if held.engine.is_open]
 
     def unload(self, file: Path) -> bool:
         """See `Backend.unload`."""
-        with self._turn:
+        with self._lock:
             freed = [held for held in self._loaded if held.settings.file == file]
             if any(held.leases for held in freed):
                 raise Unavailable(f"{file.name} answers just now", param="model", code="model_in_use", retry_after=2)
@@ -131,7 +131,7 @@ class EnginePool:
 
     def status(self) -> Status:
         """See `Backend.status`."""
-        with self._turn:
+        with self._lock:
             present = [*self._loaded, *self._retiring]
             counts = self._past
             engines = [held.engine for held in present if isinstance(held.engine, Engine)]
@@ -155,14 +155,14 @@ class EnginePool:
 
     def look(self) -> tuple[int, int]:
         """See `StepClock.look`: the most of any model's."""
-        with self._turn:
+        with self._lock:
             present = (*self._loaded, *self._retiring)
         looks = [held.engine.clock.look() for held in present]
         return max((long for long, _ in looks), default=0), max((still for _, still in looks), default=0)
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`."""
-        with self._turn:
+        with self._lock:
             engines = [held.engine for held in (*self._loaded, *self._retiring)]
         for engine in engines:
             engine.forget(owner, session)
@@ -178,7 +178,7 @@ class EnginePool:
 
     def health(self) -> Health:
         """See `Backend.health`."""
-        with self._turn:
+        with self._lock:
             if self._rested or any(held.engine.is_open for held in self._loaded):
                 return "ready"
         return "loading" if self._loading.locked() else "down"
@@ -186,7 +186,7 @@ class EnginePool:
     def close(self) -> None:
         """See `Backend.close`."""
         self._stopped.set()
-        with self._turn:
+        with self._lock:
             self._closed, self._rested = True, False
             loaded = list(self._loaded)
         for held in loaded:
@@ -196,7 +196,7 @@ class EnginePool:
 
     def _find(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded | None:
         """Lease the engine of `settings`, where it is loaded and works, and make it the last one used."""
-        with self._turn:
+        with self._lock:
             if self._closed:
                 raise Unavailable("the server is stopping", code="stopping", retry_after=5)
             for held in self._loaded:
@@ -218,13 +218,13 @@ class EnginePool:
             else:
                 engine = Embedder(settings)
         except BaseException:
-            with self._turn:
+            with self._lock:
                 # What had to make room can come back, when somebody asks for it.
                 self._rested = self._rested or (had_some and not self._loaded)
             raise
         held = _Loaded(settings, engine, leases=1, used=time.monotonic())
         log.info("loaded %s in %.1f s", settings.file.name, time.perf_counter() - started)
-        with self._turn:
+        with self._lock:
             self._loaded.append(held)
             self._rested = False
             closed = self._closed
@@ -239,7 +239,7 @@ class EnginePool:
 
         Only for what is coming does the last one used leave too.
         """
-        with self._turn:
+        with self._lock:
             retired = [held for held in self._outdated() if not held.leases]
             self._loaded = [held for held in self._loaded if held not in retired]
             self._retiring += retired
@@ -255,7 +255,7 @@ class EnginePool:
     def _free(self, retired: list[_Loaded]) -> None:
         for held in retired:
             held.engine.close()
-            with self._turn:
+            with self._lock:
                 self._retiring.remove(held)
                 if isinstance(held.engine, Engine):
                     self._past += held.engine.counts
@@ -265,7 +265,7 @@ class EnginePool:
 
     def _room(self) -> int:
         """The bytes that models may take beside those that answer just now."""
-        with self._turn:
+        with self._lock:
             return max(self._budget - sum(held.n_bytes for held in self._loaded if held.leases), 0)
 
     def _outdated(self) -> list[_Loaded]:
@@ -283,10 +283,10 @@ class EnginePool:
     def _watch(self) -> None:
         """The thread that frees what is idle."""
         while not self._stopped.wait(min(self._idle_seconds / 4, 10)):
-            with self._turn:
+            with self._lock:
                 had_some = bool(self._loaded)
             self._retire()
-            with self._turn:
+            with self._lock:
                 if had_some and not self._loaded and not self._closed:
                     self._rested = True
 

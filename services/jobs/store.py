@@ -131,14 +131,14 @@ class JobTable(Protocol):
 
 
 class JobStore:
-    """The table. Any thread may call it; `_turn` lets one statement run at a time, and change the counts in `_kept`."""
+    """The table. Any thread may call it; `_lock` lets one statement run at a time, and change the counts in `_kept`."""
 
     is_shared = False
     on_lost: Callable[[JobKey], object]
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._file = TableFile(path, "jobs", _SET_UP, _PATIENCE)
         self._db = self._file.db
         with self._file.explained():
@@ -180,7 +180,7 @@ class JobStore:
             *((reply.status, reply.content_type, reply.body) if reply else (None, None, None)),
         )
         n_bytes = len(job.request.body if job.finished is None else b"") + len(reply.body if reply else b"")
-        with self._turn, self._file.explained():
+        with self._lock, self._file.explained():
             places, owner = ", ".join("?" * len(row)), job.key.owner
             had = self._db.execute(f"SELECT {_SIZE} FROM jobs WHERE owner = ? AND id = ?", (owner, job.key.id)).fetchone()  # noqa: S608
             self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
@@ -188,13 +188,13 @@ class JobStore:
 
     def remove(self, key: JobKey) -> None:
         """Forget a job, and leave no trace of it on the disk. Raises StorageFailed."""
-        with self._turn, self._file.explained():
+        with self._lock, self._file.explained():
             self._delete("owner = ? AND id = ?", key.owner, key.id)
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def remove_session(self, owner: str, session: str) -> None:
         """Forget what came of all that went on with a session, and leave no trace of it. Raises StorageFailed."""
-        with self._turn, self._file.explained():
+        with self._lock, self._file.explained():
             if self._delete("owner = ? AND session = ?", owner, session):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -205,10 +205,10 @@ class JobStore:
 
     def tidy(self) -> None:
         """See `JobTable.tidy`. Raises StorageFailed."""
-        with self._turn, self._file.explained():
+        with self._lock, self._file.explained():
             self._delete("finished < ?", time.time() - KEPT_FOR)
         while True:
-            with self._turn, self._file.explained():
+            with self._lock, self._file.explained():
                 left = self._db.execute("PRAGMA freelist_count").fetchone()[0]
                 # `execute` would do one page only: it ends at the first step of what has no columns.
                 self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
@@ -227,7 +227,7 @@ class JobStore:
 
     def close(self) -> None:
         """Close the file."""
-        with self._turn:
+        with self._lock:
             self._db.close()
 
     def _delete(self, where: str, *values: str | float) -> int:
@@ -239,7 +239,7 @@ class JobStore:
         return len(rows)
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredJob]:
-        with self._turn, self._file.explained():
+        with self._lock, self._file.explained():
             query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY created"  # noqa: S608
             rows = self._db.execute(query, values).fetchall()
         jobs = [

@@ -133,7 +133,7 @@ class Config:
 class Profiles:
     """The config file, read afresh whenever it has changed.
 
-    Any thread may call it. `_turn` protects the last good state and what was last said of a broken edit.
+    Any thread may call it. `_lock` protects the last good state and what was last said of a broken edit.
     """
 
     def __init__(self, path: Path, preferred: Chosen | None = None) -> None:
@@ -145,7 +145,7 @@ class Profiles:
         if not path.exists():
             _copy_example(path)
         self._file = JsonFile(path, check=_check)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._source = self._file.read()
         self._config = self._load(self._source)
         self.problem: str | None = None
@@ -153,7 +153,7 @@ class Profiles:
 
     def config(self) -> Config:
         """The file as it stands, or as it last was good."""
-        with self._turn:
+        with self._lock:
             try:
                 source = self._file.read()
                 if source is not self._source:

@@ -35,7 +35,7 @@ from services.models.sources import HubFile
 
 # Seconds without a byte after which a hub is given up.
 _PATIENCE = 60.0
-_turn = threading.Lock()
+_lock = threading.Lock()
 _reached: tuple[str, ...] | None = None
 """The hosts that the library's client reaches now."""
 
@@ -43,7 +43,7 @@ _reached: tuple[str, ...] | None = None
 def reach_only(hosts: Sequence[str]) -> None:
     """Have the hub's library ask these hosts only ("*.NAME" are all below), and the one that HF_ENDPOINT names."""
     global _reached
-    with _turn:
+    with _lock:
         if _reached == tuple(hosts):
             # Another client would end the downloads of this one.
             return

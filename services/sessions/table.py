@@ -76,7 +76,7 @@ class Kept:
 class SessionTable:
     """Entry → session, as in the file. What it gives is shared: not to be changed.
 
-    Any thread may call it. `_turn` protects the table, `_writing` lets one thread at a time change the files, and lock
+    Any thread may call it. `_lock` protects the table, `_writing` lets one thread at a time change the files, and lock
     files beside the data one process. Who only reads waits for no other program.
     """
 
@@ -90,7 +90,7 @@ class SessionTable:
         self._file = JsonFile(path, check=check, private=True)
         self._journal = Journal(path.with_suffix(".journal"))
         self._old_messages = old_messages
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._table: JsonObject = {}
         self._sizes: dict[str, int] = {}
@@ -130,7 +130,7 @@ class SessionTable:
 
     def kept(self, owner: str) -> Kept:
         """How much there is of an owner's sessions, as it last was seen; "" are those without an owner in their entry."""
-        with self._turn:
+        with self._lock:
             return self._kept.get(owner, Kept())
 
     def add(
@@ -160,7 +160,7 @@ class SessionTable:
 
     def settle(self, entry: str, request: str) -> None:
         """The reply to a request is kept elsewhere now, so that its session need not know its name any more."""
-        with self._turn:
+        with self._lock:
             session = self._table.get(entry)
             if session is None or request not in session.get(REQUESTS, {}):
                 return
@@ -232,14 +232,14 @@ class SessionTable:
     @contextmanager
     def _changing(self, patience: float = PATIENCE) -> Iterator[None]:
         """Alone at the files, and at the table as it is now. Raises Unavailable where another program keeps them."""
-        with self._writing, self._file.alone(patience=patience), self._turn:
+        with self._writing, self._file.alone(patience=patience), self._lock:
             self._refresh()
             yield
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
         """The table as it is now. Raises Unavailable where it has changed on disk, and another program keeps it."""
-        with self._turn:
+        with self._lock:
             if not self._has_changed():
                 yield
                 return

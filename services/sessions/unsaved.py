@@ -55,17 +55,17 @@ class Desk(Protocol):
 
 
 class LocalDesk:
-    """That of one server. Any thread may call it; `_turn` protects both tables."""
+    """That of one server. Any thread may call it; `_lock` protects both tables."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._unsaved: dict[tuple[str, str], Unsaved] = {}
         self._at_work: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
     def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
         """See `Sessions.turn`."""
-        with self._turn:
+        with self._lock:
             lock, waiting = self._at_work.get(entry, (threading.Lock(), 0))
             self._at_work[entry] = (lock, waiting + 1)
         try:
@@ -76,7 +76,7 @@ class LocalDesk:
             finally:
                 lock.release()
         finally:
-            with self._turn:
+            with self._lock:
                 _, waiting = self._at_work[entry]
                 if waiting == 1:
                     del self._at_work[entry]
@@ -85,12 +85,12 @@ class LocalDesk:
 
     def unsaved(self, owner: str, name: str) -> Unsaved:
         """See `Sessions.unsaved`."""
-        with self._turn:
+        with self._lock:
             return self._unsaved.get((owner, name), Unsaved())
 
     def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
         """See `Sessions.add_unsaved`."""
-        with self._turn:
+        with self._lock:
             self._unsaved[owner, name] = self._unsaved.pop((owner, name), Unsaved()).and_(exchange, system, last, start)
             while len(self._unsaved) > MOST_UNSAVED:
                 del self._unsaved[next(iter(self._unsaved))]

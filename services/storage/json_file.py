@@ -74,7 +74,7 @@ class _Twice(ValueError):
 class JsonFile:
     """One JSON object on disk, and the copy of it in memory.
 
-    Owned by its store; any thread may call it. `_turn` protects the copy, `_writing` serializes this process's writers, and
+    Owned by its store; any thread may call it. `_lock` protects the copy, `_writing` serializes this process's writers, and
     the lock file beside the data serializes processes. `check` gets each object read from disk and raises Misfit.
     Objects that `read` and `edit` give are shared: replace their entries, never change one in place.
     """
@@ -83,7 +83,7 @@ class JsonFile:
         self.path = path
         self._check = check
         self._mode = 0o600 if private else 0o644
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._held: dict[str, float] = {}
         """Until when a lock is taken for one that another program keeps, by its purpose."""
@@ -95,7 +95,7 @@ class JsonFile:
 
         Raises DamagedFile with the line at fault, Unavailable while the system has no room to open it.
         """
-        with self._turn:
+        with self._lock:
             stamp = self.stamp()
             if stamp != self._seen:
                 self._data = self.load()
@@ -116,7 +116,7 @@ class JsonFile:
             yield data
             if data != before:
                 draft, stamp = self.draft(readable(data))
-                with self._turn:
+                with self._lock:
                     self.put_in_place(draft)
                     self._seen, self._data = stamp, data
 

@@ -86,7 +86,7 @@ class RemoteModel:
 
 
 class ClusterBackend:
-    """See `Backend`. Any thread may call it; `_turn` protects what waits for a worker."""
+    """See `Backend`. Any thread may call it; `_lock` protects what waits for a worker."""
 
     def __init__(self, name: str, link: Link, broker: Broker, files: ClusterFiles, vocabularies: Vocabularies) -> None:
         """`name` is that of the API node's process."""
@@ -98,7 +98,7 @@ class ClusterBackend:
         self._placing = Placing(link)
         self.streams = Streams(link)
         self.files = files
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._waiting: set[str] = set()
         self._undone: list[StreamGeneration] = []
         self.is_closed = False
@@ -162,7 +162,7 @@ class ClusterBackend:
             priority = self._placing.enter(id_, request)
             _, workers = self._serving(served.name)
             worker = self._placing.choose(id_, request, served, workers)
-            with self._turn:
+            with self._lock:
                 self._waiting.add(id_)
             self._broker.send(GENERATE, id_, [id_, plain(settings), plain(request)], served, worker, priority)
         except BaseException:
@@ -199,26 +199,26 @@ class ClusterBackend:
 
     def begun(self, generation: StreamGeneration) -> None:
         """A worker has begun it."""
-        with self._turn:
+        with self._lock:
             self._waiting.discard(generation.id)
 
     def done(self, generation: StreamGeneration) -> None:
         """Nobody reads it any more."""
         self.begun(generation)
-        with self._turn:
+        with self._lock:
             self._undone.append(generation)
         self.settle()
 
     def settle(self) -> None:
         """Let Redis forget what nobody reads any more; what it cannot be told now is told again later."""
-        with self._turn:
+        with self._lock:
             undone, self._undone = self._undone, []
         for n, generation in enumerate(undone):
             try:
                 self.streams.drop(generation.id)
                 self._placing.leave(generation.id, generation.request)
             except Exception as error:
-                with self._turn:
+                with self._lock:
                     self._undone += undone[n:]
                 if not is_away(error):
                     raise

@@ -30,20 +30,20 @@ class Tokenizer(Protocol):
 
 
 class Vocabularies:
-    """Those that were asked for, in memory. Any thread may call it; `_turn` lets one at a time be fetched."""
+    """Those that were asked for, in memory. Any thread may call it; `_lock` lets one at a time be fetched."""
 
     def __init__(self, roster: Roster, folder: Path) -> None:
         """`folder` is where what was fetched is kept."""
         self._roster = roster
         self._folder = folder
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._known: dict[str, Tokenizer] = {TEXT: TextTokenizer()}
 
     def get(self, model: ServedModel) -> Tokenizer:
         """That of a model. Raises Unavailable where no worker has left it."""
         if found := self._known.get(model.vocabulary):
             return found
-        with self._turn:
+        with self._lock:
             if model.vocabulary not in self._known:
                 path = self._roster.fetch_vocabulary(model.vocabulary, self._folder)
                 if path is None:

@@ -38,14 +38,14 @@ return sum
 
 
 class RedisUnderWay:
-    """See `UnderWay`. All raise Unavailable where Redis is away. `_turn` protects the tickets, which a thread renews."""
+    """See `UnderWay`. All raise Unavailable where Redis is away. `_lock` protects the tickets, which a thread renews."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._redis = link.redis
         self._begin = self._redis.register_script(_BEGIN)
         self._held = self._redis.register_script(_HELD)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._mine: set[tuple[str, str]] = set()
         threading.Thread(target=self._keep, name="tickets", daemon=True).start()
 
@@ -55,13 +55,13 @@ class RedisUnderWay:
         with reached():
             begun = bool(self._begin(self._keys(key), [now, now + _LOST_AFTER, ticket, most or 0]))
         if begun:
-            with self._turn:
+            with self._lock:
                 self._mine.add((key, ticket))
         return begun
 
     def end(self, key: str, ticket: str) -> None:
         """See `UnderWay.end`. Where Redis is away it ends by itself."""
-        with self._turn:
+        with self._lock:
             self._mine.discard((key, ticket))
         tickets, tokens = self._keys(key)
         try:
@@ -109,7 +109,7 @@ class RedisUnderWay:
         """The thread that renews."""
         while True:
             time.sleep(_LOST_AFTER / 6)
-            with self._turn:
+            with self._lock:
                 mine = list(self._mine)
             try:
                 for key, ticket in mine:

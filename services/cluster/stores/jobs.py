@@ -51,7 +51,7 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL
 
 
 class RedisJobTable:
-    """See `JobTable`. All raise Unavailable where Redis is away. `_turn` protects the claims, which a thread renews."""
+    """See `JobTable`. All raise Unavailable where Redis is away. `_lock` protects the claims, which a thread renews."""
 
     is_shared = True
 
@@ -64,7 +64,7 @@ class RedisJobTable:
         self._claim = self._redis.register_script(_CLAIM)
         self._release = self._redis.register_script(_RELEASE)
         self._count = self._redis.register_script(_COUNT)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._mine: set[JobKey] = set()
         self.on_lost: Callable[[JobKey], object] = lambda _key: None
         """Called with a job that another server has claimed, too."""
@@ -155,20 +155,20 @@ class RedisJobTable:
                     self._release([name], [holder])
                     mine = bool(self._claim([name], [self._node, _CLAIMED]))
         if mine:
-            with self._turn:
+            with self._lock:
                 self._mine.add(key)
         return mine
 
     def release(self, key: JobKey) -> None:
         """See `JobTable.release`."""
-        with self._turn:
+        with self._lock:
             self._mine.discard(key)
         with reached():
             self._release([self._claim_of(key)], [self._node])
 
     def close(self) -> None:
         """See `JobTable.close`: what this node has not computed is anybody's."""
-        with self._turn:
+        with self._lock:
             mine = list(self._mine)
         for key in mine:
             try:
@@ -194,7 +194,7 @@ class RedisJobTable:
         """The thread that renews."""
         while True:
             time.sleep(_RENEW)
-            with self._turn:
+            with self._lock:
                 mine = list(self._mine)
             try:
                 for key in mine:

@@ -91,7 +91,7 @@ _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIR
 
 
 class RedisSessionTable:
-    """See `Table`. Any thread may call it; `_turn` protects the copies. All raise Unavailable where Redis is away."""
+    """See `Table`. Any thread may call it; `_lock` protects the copies. All raise Unavailable where Redis is away."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -100,7 +100,7 @@ class RedisSessionTable:
         self._rename = self._redis.register_script(_RENAME)
         self._set_window = self._redis.register_script(_SET_WINDOW)
         self._remove = self._redis.register_script(_REMOVE)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._copies: OrderedDict[str, tuple[dict[str, str], list[Message]]] = OrderedDict()
 
     def get(self, entry: str) -> Any:
@@ -210,15 +210,15 @@ class RedisSessionTable:
     def _session(self, entry: str, about: dict[str, str]) -> dict[str, Any] | None:
         """A session, of what is told about it; its messages are read again only once they have changed."""
         if not about:
-            with self._turn:
+            with self._lock:
                 self._copies.pop(entry, None)
             return None
-        with self._turn:
+        with self._lock:
             known = self._copies.get(entry)
         if not known or known[0]["last"] != about["last"]:
             said: list[BaseMessage] = CommonHistory(self._link, entry).messages
             known = about, [{"type": message.type, "content": str(message.content)} for message in said]
-            with self._turn:
+            with self._lock:
                 self._copies[entry] = known
                 self._copies.move_to_end(entry)
                 while len(self._copies) > _KEPT:
@@ -268,7 +268,7 @@ class _Listed(Mapping[str, Any]):
 
 
 class RedisDesk:
-    """See `Desk`. Any thread may call it; `_turn` protects the turns that this process holds, which a thread renews."""
+    """See `Desk`. Any thread may call it; `_lock` protects the turns that this process holds, which a thread renews."""
 
     def __init__(self, link: Link, node: str, liveness: Liveness) -> None:
         """`node` is this API node's name."""
@@ -278,7 +278,7 @@ class RedisDesk:
         self._here = LocalDesk()
         self._release = link.redis.register_script(_RELEASE)
         self._renew = link.redis.register_script(_RENEW)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._held: dict[str, str] = {}
         self._left: dict[str, str] = {}
         """Turns that are over, and of which Redis is still to be told."""
@@ -292,11 +292,11 @@ class RedisDesk:
             try:
                 with reached():
                     self._wait(key, token, poll)
-                with self._turn:
+                with self._lock:
                     self._held[key] = token
                 yield
             finally:
-                with self._turn:
+                with self._lock:
                     self._held.pop(key, None)
                     self._left[key] = token
                 self._let_go()
@@ -343,7 +343,7 @@ class RedisDesk:
         """The thread that renews."""
         while True:
             time.sleep(5)
-            with self._turn:
+            with self._lock:
                 held = dict(self._held)
             for key, token in held.items():
                 with suppress(redis.RedisError):
@@ -351,12 +351,12 @@ class RedisDesk:
             self._let_go()
 
     def _let_go(self) -> None:
-        with self._turn:
+        with self._lock:
             left = dict(self._left)
         for key, token in left.items():
             with suppress(redis.RedisError):
                 self._release([key], [token])
-                with self._turn:
+                with self._lock:
                     if self._left.get(key) == token:
                         del self._left[key]
 

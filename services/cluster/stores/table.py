@@ -20,7 +20,7 @@ _WRITING = 10.0
 
 
 class RedisTable:
-    """See `JsonTable`. Any thread may call it; `_turn` protects the copy. All raise Unavailable where Redis is away."""
+    """See `JsonTable`. Any thread may call it; `_lock` protects the copy. All raise Unavailable where Redis is away."""
 
     def __init__(self, link: Link, path: Path, check: Check | None = None, *, private: bool = True) -> None:
         """`path` is that of the file in whose place it stands: the table is called by its name. All of it is private."""
@@ -29,7 +29,7 @@ class RedisTable:
         self._check = check
         self._key = link.key("table", f"{{{path.stem}}}")
         self._version_key = f"{self._key}:version"
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._seen: str | None = "never"
         self._data: JsonObject = {}
 
@@ -37,7 +37,7 @@ class RedisTable:
         """See `JsonTable.read`. Raises DamagedFile where somebody has written there what does not belong."""
         with reached():
             version = self._link.redis.get(self._version_key)
-            with self._turn:
+            with self._lock:
                 if version == self._seen:
                     return self._data
         return self._load()[1]
@@ -92,7 +92,7 @@ class RedisTable:
             pipe.hgetall(self._key)
             version, fields = pipe.execute()
         data = self._parsed(fields)
-        with self._turn:
+        with self._lock:
             self._seen, self._data = version, data
         return version, data
 

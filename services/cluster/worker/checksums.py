@@ -19,17 +19,17 @@ _PIECE = 2**20
 
 
 class Contents:
-    """The files' SHA-256, each computed once and remembered in a file. Any thread may call it; `_turn` lets one compute."""
+    """The files' SHA-256, each computed once and remembered in a file. Any thread may call it; `_lock` lets one compute."""
 
     def __init__(self, path: Path) -> None:
         self._file = JsonFile(path)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._known: dict[str, Stamp] = {}
 
     def stamp(self, model: CheckedModel) -> Stamp:
         """A number of a file's contents, of 21 bytes. The first time it takes as long as reading it. Raises OSError."""
         name = f"{model.path} {model.stamp}"
-        with self._turn:
+        with self._lock:
             if name not in self._known:
                 self._known[name] = self._stored(name) or self._computed(name, model.path)
             return self._known[name]

@@ -141,7 +141,7 @@ class InnerModel(TextTokenizer):
 
 
 class InnerBackend:
-    """The other server; see `Backend`. Any thread may call it; `_turn` protects the list of its models."""
+    """The other server; see `Backend`. Any thread may call it; `_lock` protects the list of its models."""
 
     def __init__(self, url: str, key: str = "") -> None:
         """`url` is that of its API, with or without its /v1."""
@@ -149,7 +149,7 @@ class InnerBackend:
         timeout = httpx2.Timeout(_SILENCE, connect=_CONNECT)
         base = url if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
         self._http = httpx2.Client(base_url=f"{base}/", headers=headers, timeout=timeout)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._models: list[str] = []
         self._listed = -_LISTED
 
@@ -212,7 +212,7 @@ class InnerBackend:
             raise _away(str(error)) from error
 
     def _names(self) -> list[str]:
-        with self._turn:
+        with self._lock:
             if time.monotonic() - self._listed > _LISTED:
                 try:
                     reply = self._http.get("models", timeout=_CONNECT)

@@ -41,7 +41,7 @@ class GiveBack(Exception):
 
 
 class Work:
-    """The tasks of one worker. Any thread may call it; `_turn` protects the table of what is under way."""
+    """The tasks of one worker. Any thread may call it; `_lock` protects the table of what is under way."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Work:
         self._roster = roster
         self._backend = backend
         self._files = files
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._under_way: dict[str, tuple[threading.Event, list[Generation]]] = {}
 
     @property
@@ -92,7 +92,7 @@ class Work:
         """
         over = threading.Event()
         while True:
-            with self._turn:
+            with self._lock:
                 known = self._under_way.get(id_)
                 if not known:
                     self._under_way[id_] = (over, [])
@@ -101,7 +101,7 @@ class Work:
         try:
             yield
         finally:
-            with self._turn:
+            with self._lock:
                 del self._under_way[id_]
             over.set()
 
@@ -168,7 +168,7 @@ class Work:
         try:
             with self._backend.lease(self._here(settings)) as model:
                 generation = watch.generation = self._submit(model, request, watch)
-                with self._turn:
+                with self._lock:
                     self._under_way[id_][1][:] = [generation]
                 if begun.order == "stop":
                     generation.stop()

@@ -28,7 +28,7 @@ _OLD_DRAFT = 3600.0
 class StateFolder:
     """The files, and the list of them in memory.
 
-    Any thread may call it. `_turn` protects the list, `_writing` lets one thread at a time write, and `_reading` read.
+    Any thread may call it. `_lock` protects the list, `_writing` lets one thread at a time write, and `_reading` read.
     Where the folder is shared, other processes write there too: then it is looked through again before each search.
     """
 
@@ -41,7 +41,7 @@ class StateFolder:
         self._n_bytes = n_bytes
         self.is_shared = shared
         self._stamps: dict[str, Stamp] = {}
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._listed: OrderedDict[StateKey, Saved] = OrderedDict()
@@ -84,7 +84,7 @@ class StateFolder:
         with self._reading:
             if self.is_shared:
                 self._look_again()
-            with self._turn:
+            with self._lock:
                 mine = [saved for key, saved in self._listed.items() if key[:2] == (model, owner) and not skip(key)]
                 saved, _ = best_match(mine, tokens, beyond, rule, spare)
             if saved is None:
@@ -96,7 +96,7 @@ class StateFolder:
                 log.warning("the state %s is not used: %s", saved.path.name, error)
                 self._remove(saved)
                 return None
-            with self._turn:
+            with self._lock:
                 if self._listed.get(state.key) is not saved:
                     return None
                 self._listed.move_to_end(state.key)
@@ -123,7 +123,7 @@ class StateFolder:
         """Remove the files that are unwanted, after what is being written."""
         if self.is_shared:
             self._look_again()
-        with self._writing, self._turn:
+        with self._writing, self._lock:
             for saved in list(self._listed.values()):
                 if unwanted(saved):
                     self._remove(saved)
@@ -162,7 +162,7 @@ class StateFolder:
         except OSError as error:
             log.warning("the shared folder of computed states cannot be read: %s", error)
             return
-        with self._turn:
+        with self._lock:
             gone = [saved for saved in self._listed.values() if saved.path.name not in found]
             for saved in gone:
                 del self._listed[saved.header.key]
@@ -174,20 +174,20 @@ class StateFolder:
                 self._list(read_saved(self._folder / name))
 
     def _list(self, saved: Saved) -> None:
-        with self._turn:
+        with self._lock:
             if old := self._listed.pop(saved.header.key, None):
                 self._used -= old.size
             self._listed[saved.header.key] = saved
             self._used += saved.size
 
     def _make_room(self, n_bytes: int) -> None:
-        with self._turn:
+        with self._lock:
             while self._listed and self._used + n_bytes > self._n_bytes:
                 self._remove(next(iter(self._listed.values())))
 
     def _remove(self, saved: Saved) -> None:
         """Unlist the file and delete it, unless a newer one has taken its place."""
-        with self._turn:
+        with self._lock:
             if self._listed.get(saved.header.key) is saved:
                 del self._listed[saved.header.key]
                 self._used -= saved.size

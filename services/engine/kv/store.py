@@ -31,8 +31,8 @@ OVER = 2**25
 class StateStore:
     """All states that lie on no slot, of all models.
 
-    Any thread may call it. `_turn` protects the tables; the folder protects itself, and is never called while holding
-    `_turn`, since it asks back.
+    Any thread may call it. `_lock` protects the tables; the folder protects itself, and is never called while holding
+    `_lock`, since it asks back.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class StateStore:
         """
         self._folder = StateFolder(folder, disk_bytes, shared) if folder else None
         self._ram_bytes = ram_bytes
-        self._turn = threading.Condition()
+        self._lock = threading.Condition()
         self._files: dict[str, str] = {}
         self._ram: OrderedDict[StateKey, State] = OrderedDict()
         self._ram_used = 0
@@ -72,7 +72,7 @@ class StateStore:
     def rooms(self) -> tuple[Room, Room]:
         """What the states take, and may take: in RAM, and on disk."""
         on_disk = self._folder.room if self._folder and self._folder.is_usable else Room(0, 0)
-        with self._turn:
+        with self._lock:
             handed = sum(state.n_bytes for key, state in self._unsaved.items() if key not in self._ram)
         return Room(self._ram_used + handed, self._ram_cap()), on_disk
 
@@ -101,7 +101,7 @@ class StateStore:
 
         Only one that serves by the model's `rule` counts, of which the last `spare` of `tokens` are no part.
         """
-        with self._turn:
+        with self._lock:
             mine = [s for key, s in self._ram.items() if key.model == model and key.owner in (owner, EVERYBODY)]
             best, n_shared = best_match(mine, tokens, beyond, rule, spare)
             if best:
@@ -112,7 +112,7 @@ class StateStore:
         """Bring into RAM the state on disk that has most of `tokens` in common, unless one in RAM has as many."""
         _, n_shared = self.find(model, owner, tokens, rule=rule, spare=spare)
         if self._folder and (state := self._folder.fetch(model, owner, tokens, n_shared, rule, spare, self._is_newer)):
-            with self._turn:
+            with self._lock:
                 if not self._is_newer(state.key):
                     self._keep(state, fetched=True)
             if state.key not in self._folder:
@@ -125,39 +125,39 @@ class StateStore:
 
     def has(self, key: StateKey) -> bool:
         """Whether the state is in RAM."""
-        with self._turn:
+        with self._lock:
             return key in self._ram
 
     def put(self, state: State, saved: bool = False) -> None:
         """Take a state from its slot into RAM; `saved`: it is on disk, or handed over to be."""
-        with self._turn:
+        with self._lock:
             self._on_slot.discard(state.key)
             wanted = not saved or state.key in self._unsaved
             self._keep(state)
             if wanted and not state.key.is_passing and self.keeps_files:
                 self._unsaved[state.key] = state
-                self._turn.notify_all()
+                self._lock.notify_all()
 
     def hand_over(self, state: State) -> None:
         """Have a state written that stays on its slot."""
-        with self._turn:
+        with self._lock:
             self._unsaved[state.key] = state
-            self._turn.notify_all()
+            self._lock.notify_all()
 
     def lay_out(self, key: StateKey) -> None:
         """Take note that the conversation's state now lies on a slot."""
-        with self._turn:
+        with self._lock:
             self._drop(key)
             self._on_slot.add(key)
 
     def take_away(self, key: StateKey) -> None:
         """Take note that it lies there no more, and is nowhere else but perhaps, older, on disk."""
-        with self._turn:
+        with self._lock:
             self._on_slot.discard(key)
 
     def drop(self, key: StateKey) -> None:
         """Let go of a state in RAM, since another conversation goes on with it, or it is of no use."""
-        with self._turn:
+        with self._lock:
             self._drop(key)
 
     def save(self, state: State) -> None:
@@ -181,9 +181,9 @@ class StateStore:
     def close(self, seconds: float = 5.0) -> None:
         """Write what is not on disk yet, the last used first, for `seconds` at most, and stop."""
         deadline = time.monotonic() + seconds
-        with self._turn:
+        with self._lock:
             self._closing = True
-            self._turn.notify_all()
+            self._lock.notify_all()
             unsaved = list(reversed(self._unsaved.values()))
         if self._writer:
             # It is a daemon, and what it leaves half written is a draft.
@@ -194,7 +194,7 @@ class StateStore:
 
     def _is_newer(self, key: StateKey) -> bool:
         """Whether the conversation's state is on a slot or in RAM, so that the one on disk is older or the same."""
-        with self._turn:
+        with self._lock:
             return key in self._on_slot or key in self._ram
 
     def _keep(self, state: State, fetched: bool = False) -> None:
@@ -227,7 +227,7 @@ class StateStore:
             self._ram_used -= state.n_bytes
 
     def _drop_session(self, owner: str, session: str) -> None:
-        with self._turn:
+        with self._lock:
             for key in [key for key in (*self._ram, *self._unsaved) if key[1:] == (owner, session)]:
                 self._drop(key)
 
@@ -239,9 +239,9 @@ class StateStore:
     def _write_rested(self) -> None:
         """The writer's thread."""
         while True:
-            with self._turn:
+            with self._lock:
                 while not self._closing and not (state := self._rested()):
-                    self._turn.wait(0.5 if self._unsaved else None)
+                    self._lock.wait(0.5 if self._unsaved else None)
                 if self._closing:
                     return
             assert state
@@ -258,7 +258,7 @@ class StateStore:
         """Write a state unless it was forgotten, or a newer one has come, by the time that the disk is free."""
 
         def still() -> bool:
-            with self._turn:
+            with self._lock:
                 if self._unsaved.get(state.key) is not state:
                     return False
                 del self._unsaved[state.key]
@@ -266,7 +266,7 @@ class StateStore:
 
         if self._folder:
             self._folder.write(state, self._files.get(state.key.model, ""), still)
-        with self._turn:
+        with self._lock:
             self._make_room()
 
 

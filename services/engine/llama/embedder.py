@@ -38,13 +38,13 @@ LONGEST_CHOSEN = 8192
 class Embedder:
     """A loaded model that makes embeddings, a text at a time.
 
-    Any thread may call it; `_turn` protects the context. One thread computes, since OpenMP keeps a team of its own for
+    Any thread may call it; `_lock` protects the context. One thread computes, since OpenMP keeps a team of its own for
     every thread that ever did. Where a model does not say how its tokens' vectors become one, their mean is taken.
     """
 
     def __init__(self, settings: LoadSettings) -> None:
         """Load the model. Raises BadModelFile."""
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, "embedder")
         self._context: Any = None
         self.clock = StepClock()
@@ -110,7 +110,7 @@ class Embedder:
             raise InvalidRequest("the input holds no tokens", param="input")
         if len(tokens) > self.n_ctx:
             raise input_too_long(len(tokens), self.n_ctx)
-        while not self._turn.acquire(timeout=_POLL_SECONDS):
+        while not self._lock.acquire(timeout=_POLL_SECONDS):
             poll()
         try:
             if self._context is None:
@@ -119,7 +119,7 @@ class Embedder:
             pieces = self._worker.submit(self._embed_pieces, tokens, poll).result()
             spent = Spent(len(tokens), cpu_seconds=round(time.process_time() - cpu, 6))
         finally:
-            self._turn.release()
+            self._lock.release()
         if self._pooling == _MEAN:
             vector = sum((piece * count for piece, count in pieces), np.zeros(self._width, np.float32))
         else:
@@ -160,7 +160,7 @@ class Embedder:
 
     def close(self) -> None:
         """Free the context and the model."""
-        with self._turn:
+        with self._lock:
             if self._context:
                 llama_cpp.llama_free(self._context)
             if self._model:

@@ -48,7 +48,7 @@ class _Forget:
 class Engine:
     """A loaded model at work. Its methods are for any thread; what is computed is on the engine's own.
 
-    `_inbox` is the only way in. `_turn` protects `_open`, so that nothing is put into the inbox of a stopped engine,
+    `_inbox` is the only way in. `_lock` protects `_open`, so that nothing is put into the inbox of a stopped engine,
     and `_mailed`, the requests in the inbox by their accounts.
     """
 
@@ -69,7 +69,7 @@ class Engine:
         self._store = store or StateStore()
         self._think_ahead = think_ahead
         self._inbox: queue.SimpleQueue[list[Sequence] | Thought | _Forget | str | None] = queue.SimpleQueue()
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._mailed: Counter[str] = Counter()
         self._open = True
         self._failures = 0
@@ -130,7 +130,7 @@ class Engine:
         if not all(request.tokens for request in requests):
             # Nothing to compute logits from: it would never end.
             raise InvalidRequest("the prompt holds no tokens", param="prompt")
-        with self._turn:
+        with self._lock:
             self._refuse_crowd([request.account or request.owner for request in requests])
         generations = []
         try:
@@ -142,7 +142,7 @@ class Engine:
                 generations.append(made)
                 made.sequence.sampler = self._runner.sampler(request)
             waiting = [generation.sequence for generation in generations if not self._is_over(generation)]
-            with self._turn:
+            with self._lock:
                 accounts = [sequence.account for sequence in waiting]
                 self._refuse_crowd(accounts)
                 self._mailed.update(accounts)
@@ -167,14 +167,14 @@ class Engine:
 
     def think(self, thought: Thought) -> None:
         """See `Model.think`."""
-        with self._turn:
+        with self._lock:
             if self._open and self._think_ahead and thought.tokens:
                 self._inbox.put(thought)
 
     def forget(self, owner: str, session: str) -> None:
         """Empty the slot of a conversation, and drop the thought of it; returns when that is done."""
         forget = _Forget(owner, session)
-        with self._turn:
+        with self._lock:
             is_open = self._open
             if is_open:
                 self._put(forget)
@@ -183,7 +183,7 @@ class Engine:
 
     def stop(self) -> None:
         """Fail what is in flight, and end the thread. The vocabulary still works, for those who are about to use it."""
-        with self._turn:
+        with self._lock:
             self._open = False
             self._inbox.put(_STOP)
         self._thread.join()
@@ -239,7 +239,7 @@ class Engine:
             while self._take_inbox():
                 self._guarded_step()
         finally:
-            with self._turn:
+            with self._lock:
                 self._open = False
             self._take_inbox(wait=False)
             self._steps.fail_all(
@@ -262,7 +262,7 @@ class Engine:
             elif isinstance(item, list):
                 for sequence in item:
                     self._steps.scheduler.add(sequence)
-                with self._turn:
+                with self._lock:
                     self._mailed.subtract(sequence.account for sequence in item)
                     self._mailed = +self._mailed
             elif isinstance(item, Thought):
@@ -287,6 +287,6 @@ class Engine:
 
     def _break_down(self) -> None:
         log.error("the engine failed %d times in a row and is down", self._failures)
-        with self._turn:
+        with self._lock:
             self._open = False
             self._inbox.put(_STOP)

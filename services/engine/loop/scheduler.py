@@ -41,7 +41,7 @@ class Scheduler:
         self._n_slots = n_slots
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
-        self._turn = 0
+        self._lock = 0
         self._turns: dict[str, int] = {}
         self._n_admitted = 0
         self._admitted: dict[str, int] = {}
@@ -86,7 +86,7 @@ class Scheduler:
         self._n_admitted += 1
         self._admitted[sequence.account] = self._n_admitted
         # Newcomers go before those who were read of late, and not before those who have waited for longer than that.
-        self._turns.setdefault(sequence.account, self._turn - self._n_slots)
+        self._turns.setdefault(sequence.account, self._lock - self._n_slots)
         return sequence
 
     def line(self) -> Iterator[Sequence]:
@@ -151,6 +151,6 @@ class Scheduler:
         if not reading:
             return None
         sequence = min(reading, key=lambda each: self._turns[each.account])
-        self._turn += 1
-        self._turns[sequence.account] = self._turn
+        self._lock += 1
+        self._turns[sequence.account] = self._lock
         return sequence

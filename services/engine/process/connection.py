@@ -96,7 +96,7 @@ def crashed() -> Unavailable:
 class Life:
     """One process, from its start to its end. Any thread may call; one of its own sends, and another one receives.
 
-    `_turn` protects the tables of what is waited for. Nobody who calls ever waits for the socket.
+    `_lock` protects the tables of what is waited for. Nobody who calls ever waits for the socket.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -119,7 +119,7 @@ class Life:
         self.report = _nothing_yet()
         self._wire = Wire(ours)
         self._numbers = itertools.count()
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._replies: dict[int, Future[Any]] = {}
         self._overdue: dict[int, float] = {}
         """For how many seconds nobody has waited any more for what is still not done."""
@@ -163,7 +163,7 @@ class Life:
             reason = ""
         else:
             reason = heartbeat.missed(work_of(pid))
-        with self._turn:
+        with self._lock:
             self._overdue = {number: seconds + BEAT for number, seconds in self._overdue.items()}
             if max(self._overdue.values(), default=0) > LONGEST_STEP:
                 reason = reason or f"it did not do within {CALL_SECONDS + LONGEST_STEP:g} s what takes milliseconds"
@@ -203,13 +203,13 @@ class Life:
                 self.tell("give_up", number=number)
             raise
         finally:
-            with self._turn:
+            with self._lock:
                 self._replies.pop(number, None)
 
     def _in_time(self, number: int, reply: Future[Any], seconds: float) -> Any:
         if wait([reply], seconds).done:
             return reply.result()
-        with self._turn:
+        with self._lock:
             if number in self._replies:
                 self._overdue[number] = 0.0
         raise Unavailable(f"the engine did not answer within {seconds:g} seconds", code="timeout", retry_after=10)
@@ -223,7 +223,7 @@ class Life:
         number = next(self._numbers)
         message = frame({"id": number, "do": do, **what})
         reply: Future[Any] = Future()
-        with self._turn:
+        with self._lock:
             if self.is_over:
                 raise crashed()
             self._replies[number] = reply
@@ -247,20 +247,20 @@ class Life:
             return Lease(number, ready, known, poll)
         except BaseException:
             self.tell("release", lease=number)
-            with self._turn:
+            with self._lock:
                 self._replies.pop(id_, None)
             raise
 
     def submit_all(self, lease: Lease, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
         """See `Model.submit_all`."""
         made = [RemoteGeneration(self, next(self._numbers)) for _ in requests]
-        with self._turn:
+        with self._lock:
             self._generations |= {generation.number: generation for generation in made}
         try:
             plain_requests = [[generation.number, plain(each)] for generation, each in zip(made, requests, strict=True)]
             self.call_leased("submit_all", lease, requests=plain_requests)
         except BaseException:
-            with self._turn:
+            with self._lock:
                 for generation in made:
                     self._generations.pop(generation.number, None)
             # Where it was not done in time, it may still be.
@@ -313,7 +313,7 @@ class Life:
             self.process.kill()
         self._wire.close()
         self._wait()
-        with self._turn:
+        with self._lock:
             self.over.set()
             replies, generations = list(self._replies.values()), list(self._generations.values())
             self._generations.clear()
@@ -341,7 +341,7 @@ class Life:
         elif "report" in message:
             self.report = read(Report, message["report"])
         elif "id" in message:
-            with self._turn:
+            with self._lock:
                 reply = self._replies.pop(message["id"], None)
                 self._overdue.pop(message["id"], None)
             if reply and "error" in message:
@@ -349,7 +349,7 @@ class Life:
             elif reply:
                 reply.set_result(message["ok"])
         else:
-            with self._turn:
+            with self._lock:
                 generation = self._generations.get(message["of"])
                 if generation and "left" in message:
                     del self._generations[message["of"]]

@@ -24,12 +24,12 @@ def frame(message: Message) -> bytes:
 
 
 class Wire:
-    """One end. Any thread may send; `_turn` keeps their messages apart. One thread receives."""
+    """One end. Any thread may send; `_lock` keeps their messages apart. One thread receives."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader = connection.makefile("rb")
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def send(self, *messages: Message) -> None:
         """Send messages, in this order. Raises OSError where the other end is gone."""
@@ -37,7 +37,7 @@ class Wire:
 
     def send_frames(self, frames: bytes) -> None:
         """Send what `frame` has made; waits while the other end does not read. Raises OSError where it is gone."""
-        with self._turn:
+        with self._lock:
             self._connection.sendall(frames)
 
     @property
