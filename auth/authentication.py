@@ -15,7 +15,7 @@ from auth.identity import Identity, Limits, Scope, Terms
 from auth.keys import KeyStore
 from auth.rate_limits import Meter
 from services.bootstrap import open_keys
-from services.errors import HearthError, NotAuthenticated, NotPermitted, Refused, Unavailable
+from services.errors import Forbidden, HearthError, NotAuthenticated, NotPermitted, Unavailable
 from services.settings import read_settings
 from services.storage.json_text import read_json_text
 
@@ -84,7 +84,7 @@ class Gate:
                 raise _refusal(error) from error
 
     def let_in(self, key: str, guests: Guests) -> Identity:
-        """A guest, known by its address and the key that it sent. Raises LimitPassed as `Guests.let_in` does."""
+        """A guest, known by its address and the key that it sent. Raises RateLimitExceeded as `Guests.let_in` does."""
         # Only what has been checked is worth an account of its own: anybody can invent keys.
         who = f"key:{key}" if key and self.check else account_of(request.remote_addr)
         return guests.let_in(who, key, self.scopes, self.limits)
@@ -104,7 +104,7 @@ def _refusal(error: Exception) -> HearthError:
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     words = getattr(error, "detail", None) or getattr(error, "description", None) or error
     if isinstance(status, int) and 400 <= status < 600 and status != 401:
-        return Refused(str(words), status)
+        return Forbidden(str(words), status)
     return NotAuthenticated(str(words) or "refused")
 
 
@@ -131,7 +131,10 @@ def guard(
 
 
 def _identify(keys: KeyStore, guests: Guests, gate: Gate | None, origins: Sequence[str]) -> Identity:
-    """Who is asking: whose key it is, else the guest whom `gate` lets in. Raises as these do, NotAuthenticated, Refused."""
+    """Who is asking: whose key it is, else the guest whom `gate` lets in.
+
+    Raises as these do, NotAuthenticated, Forbidden.
+    """
     key = _given_key()
     identity = keys.known(key) if key else None
     if identity is None and (key or gate):

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import ceil
 
-from services.errors import LimitPassed
+from services.errors import RateLimitExceeded
 
 # Wrong keys a minute of one address that are checked as they come.
 GUESSES = 10
@@ -44,7 +44,7 @@ class GuessBudget:
         """When a key was first told to come again."""
 
     def ask(self, source: str, key: bytes, now: float, takes: bool) -> None:
-        """Raise LimitPassed where a key (a mark of it) that came from `source` is not to be checked now.
+        """Raise RateLimitExceeded where a key (a mark of it) that came from `source` is not to be checked now.
 
         `takes`: it is checked now, rather than put in line for it.
         """
@@ -86,8 +86,8 @@ class GuessBudget:
         return known
 
 
-def _later(retry_after: int) -> LimitPassed:
+def _later(retry_after: int) -> RateLimitExceeded:
     what = (
         f"too many wrong keys came from this address; if yours is right, try again in {retry_after} s: it is checked then"
     )
-    return LimitPassed(what, param="Authorization", code="too_many_guesses", retry_after=retry_after)
+    return RateLimitExceeded(what, param="Authorization", code="too_many_guesses", retry_after=retry_after)

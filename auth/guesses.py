@@ -54,7 +54,8 @@ class Guesses:
     def find(self, key: str, hashes: Iterable[str], address: str | None) -> str | None:
         """Which of these scrypt hashes is that of `key`, which came from `address`; None: none of them.
 
-        Raises LimitPassed where too many wrong keys came from this address, Unavailable where too many are being checked.
+        Raises RateLimitExceeded where too many wrong keys came from this address, Unavailable where too many are being
+        checked.
         """
         hashes = tuple(hashes)
         mark = self._mark(key)

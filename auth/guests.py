@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from auth.addresses import source_of
 from auth.identity import USUAL, Identity, Limits
 from auth.usage import today
-from services.errors import LimitPassed, Refused
+from services.errors import Forbidden, RateLimitExceeded
 from services.validation import explain
 
 GUEST = "guest-"
@@ -68,7 +68,7 @@ class Guests:
     def let_in(self, who: str, key: str, scopes: frozenset[str], limits: Limits) -> Identity:
         """The guest who sends `key` and has the account of `who`; conversations are apart by both.
 
-        Raises LimitPassed where too many keys were sent from there: each may begin conversations of its own.
+        Raises RateLimitExceeded where too many keys were sent from there: each may begin conversations of its own.
         """
         identity = Identity(GUEST + _mark(who), None, scopes.union(USUAL), limits=limits, is_guest=True)
         with self._lock:
@@ -83,7 +83,7 @@ class Guests:
                 account.day, account.keys = day, set()
             if (mark := _mark(key)) not in account.keys and len(account.keys) >= MAX_KEYS:
                 what = f"{MAX_KEYS} different keys came from here today: send one of those, or none"
-                raise LimitPassed(what, param="Authorization", code="too_many_guests", retry_after=3600)
+                raise RateLimitExceeded(what, param="Authorization", code="too_many_guests", retry_after=3600)
             account.keys.add(mark)
         return replace(identity, id=f"{identity.id}-{mark}")
 
@@ -106,7 +106,7 @@ def account_of(address: str | None) -> str:
 
 
 def check_page(origin: str | None, site: str | None, host: str, origins: Sequence[str]) -> None:
-    """Raise Refused where a browser sends a request for a page of another origin that is not among `origins`.
+    """Raise Forbidden where a browser sends a request for a page of another origin that is not among `origins`.
 
     Without a key nothing tells such a page from its visitor: whatever a browser reaches, any page would, and its guesses
     would be the visitor's. `origin`, `site` and `host` are the headers Origin (Fetch), Sec-Fetch-Site (Fetch Metadata) and
@@ -119,14 +119,14 @@ def check_page(origin: str | None, site: str | None, host: str, origins: Sequenc
         what = (
             "pages of another origin may not ask without a key that is known here; --cors-origins ORIGIN lets those of one"
         )
-        raise Refused(f"{name}: {what}", 403, param=name, code="origin_not_allowed")
+        raise Forbidden(f"{name}: {what}", 403, param=name, code="origin_not_allowed")
 
 
 def check_type(mimetype: str, has_body: bool) -> None:
-    """Raise Refused for a body that is not declared to be JSON: those of forms any page may send, unasked."""
+    """Raise Forbidden for a body that is not declared to be JSON: those of forms any page may send, unasked."""
     if mimetype != _JSON and (has_body or mimetype):
         what = f"without a key the body has to be sent as {_JSON}"
-        raise Refused(f"Content-Type: {what}", 415, param="Content-Type", code="unsupported_media_type")
+        raise Forbidden(f"Content-Type: {what}", 415, param="Content-Type", code="unsupported_media_type")
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from services.errors import DamagedFile, HearthError
-from services.storage.json_file import JsonFile, JsonObject, Misfit, OpenTable
+from services.storage.json_file import JsonFile, JsonObject, OpenTable, SchemaError
 
 log = logging.getLogger(__name__)
 
@@ -86,4 +86,4 @@ def _check(data: JsonObject) -> None:
         except (TypeError, ValueError):
             good = False
         if not good:
-            raise Misfit((id_,), f'"{id_}" should be a time')
+            raise SchemaError((id_,), f'"{id_}" should be a time')

@@ -77,8 +77,8 @@ class KeyStore:
     def check(self, key: str, address: str | None = None) -> Identity | None:
         """Whose key it is, which came from `address`; None where it is nobody's.
 
-        Raises NotAuthenticated where it has expired; where there are typed keys, LimitPassed if this address has sent too
-        many wrong ones, and Unavailable if too many are being checked.
+        Raises NotAuthenticated where it has expired; where there are typed keys, RateLimitExceeded if this address has sent
+        too many wrong ones, and Unavailable if too many are being checked.
         """
         index = self._read()
         found = index.find(hash_of(key))

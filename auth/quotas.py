@@ -18,7 +18,7 @@ from services.jobs.store import JobTable
 from services.sessions.history import SessionKey
 from services.sessions.service import Sessions
 from services.sessions.table import Kept
-from services.storage.json_file import JsonTable, Misfit
+from services.storage.json_file import JsonTable, SchemaError
 
 # Jobs and replies that are kept of one key at most.
 MOST_JOBS = 100_000
@@ -140,7 +140,7 @@ class Quotas:
 
 
 def check_charged(data: dict[str, object]) -> None:
-    """Raise Misfit, naming the entry, where `data` does not hold chains of keys."""
+    """Raise SchemaError, naming the entry, where `data` does not hold chains of keys."""
     for id_, chain in data.items():
         if not isinstance(chain, list) or not all(isinstance(each, str) for each in chain):
-            raise Misfit((id_,), f'"{id_}" should be a list of key ids')
+            raise SchemaError((id_,), f'"{id_}" should be a list of key ids')

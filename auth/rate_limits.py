@@ -26,7 +26,7 @@ from auth.in_flight import LocalUnderWay, UnderWay
 from auth.keys import KeyStore
 from auth.usage import Usage
 from services.backend.types import Spent
-from services.errors import HearthError, LimitPassed, NotAuthenticated, NotPermitted, Unavailable
+from services.errors import HearthError, NotAuthenticated, NotPermitted, RateLimitExceeded, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Ticket:
         return min(max_tokens, *(account.limits.max_tokens or max_tokens for account in self.accounts), max_tokens)
 
     def hold(self, prompt_tokens: int, max_tokens: int) -> int:
-        """Hold tokens back for an answer; return how many it may have. Raises LimitPassed where there is not one.
+        """Hold tokens back for an answer; return how many it may have. Raises RateLimitExceeded where there is not one.
 
         Calls add up: each holds back for a prompt of `prompt_tokens` more, and gives nothing back of those before.
         """
@@ -146,7 +146,7 @@ class Meter:
         return accounts
 
     def charge_request(self, key: str) -> None:
-        """Count a request of a key that no ticket is taken for. Raises LimitPassed, NotAuthenticated, Unavailable."""
+        """Count a request of a key that no ticket is taken for. Raises RateLimitExceeded, NotAuthenticated, Unavailable."""
         self._charge_request(self.accounts(key))
 
     def charge_deed(self, by: Identity, deed: str) -> None:
@@ -167,11 +167,14 @@ class Meter:
         if not has_room:
             _, reset = self._window(deed, head.id, DEEDS)
             what = f"{_whose(head, accounts)} may do this {DEEDS} times a minute ({deed}), with the keys that it minted"
-            raise LimitPassed(what, param=deed, retry_after=reset)
+            raise RateLimitExceeded(what, param=deed, retry_after=reset)
 
     @contextmanager
     def enter(self, key: str) -> Iterator[Ticket]:
-        """Let a request of a key begin, and count at its end what it has spent. Raises LimitPassed, NotAuthenticated."""
+        """Let a request of a key begin, and count at its end what it has spent.
+
+        Raises RateLimitExceeded, NotAuthenticated.
+        """
         ticket = Ticket(self, self.accounts(key))
         begun: list[Identity] = []
         try:
@@ -181,7 +184,7 @@ class Meter:
                 most = account.limits.parallel
                 if not self._under_way.begin(account.id, ticket.id, most):
                     what = f"{_whose(account, ticket.accounts)} may have {_n(most or 0, 'answer')} under way at once"
-                    raise LimitPassed(what, param="parallel", retry_after=1)
+                    raise RateLimitExceeded(what, param="parallel", retry_after=1)
                 begun.append(account)
             # Whatever becomes of it: what is refused from here on has cost something too.
             self._charge_request(ticket.accounts)
@@ -201,7 +204,7 @@ class Meter:
     def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int, whose: str) -> int:
         """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these.
 
-        `whose` names the account in the LimitPassed that is raised where there is no room.
+        `whose` names the account in the RateLimitExceeded that is raised where there is no room.
         """
         most = max_tokens
         if not _counts(account.limits):
@@ -211,7 +214,7 @@ class Meter:
             for name, limit, used, reset in self._token_windows(account.id, account.limits):
                 left = limit - used - held - prompt_tokens
                 if left < 1:
-                    raise LimitPassed(
+                    raise RateLimitExceeded(
                         _no_room(whose, name, limit, used, held, prompt_tokens), param=name, retry_after=reset
                     )
                 most = min(most, left)
@@ -248,7 +251,7 @@ class Meter:
             yield "parallel", limits.parallel, self._under_way.count(account.id), 1
 
     def _charge_request(self, accounts: Sequence[Identity]) -> None:
-        """Count a request of each account, where all have room for it. Raises LimitPassed."""
+        """Count a request of each account, where all have room for it. Raises RateLimitExceeded."""
         for account in accounts:
             self._ask_for_request(account, self._windows.test, _whose(account, accounts))
         # Others may have taken the last of it meanwhile: nobody is charged for what the key above refuses.
@@ -256,7 +259,7 @@ class Meter:
             self._ask_for_request(account, self._windows.hit, _whose(account, accounts))
 
     def _ask_for_request(self, account: Identity, take: Callable[..., bool], whose: str) -> None:
-        """Raises LimitPassed where `take`, of the windows, says that there is no room for a request."""
+        """Raises RateLimitExceeded where `take`, of the windows, says that there is no room for a request."""
         most = account.limits.requests_per_minute
         if not most:
             return
@@ -266,7 +269,7 @@ class Meter:
                 return
         _, reset = self._window("requests", account.id, most)
         what = f"{whose} may send {_n(most, 'request')} a minute"
-        raise LimitPassed(what, param="requests_per_minute", retry_after=reset)
+        raise RateLimitExceeded(what, param="requests_per_minute", retry_after=reset)
 
     def _count_tokens(self, account: Identity, spent: Spent) -> None:
         n_tokens, most = spent.prompt_tokens + spent.completion_tokens, account.limits.tokens_per_minute

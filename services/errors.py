@@ -6,14 +6,14 @@ HearthError
 │   └── Unprocessable       it reads well, and cannot be done: a name that is taken among others
 ├── NotAuthenticated        no key, or a wrong one
 ├── NotPermitted            a good key that may not do this
-├── Refused                 the caller was turned away by a rule of the server's owner
+├── Forbidden               the caller was turned away by a rule of the server's owner
 ├── NotFound                no such session, model, profile or key
 ├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
 │   └── TemplateTooSlow     a chat template that takes too long over a conversation
 ├── PullFailed              a model could not be fetched from where it is
 ├── Unavailable             not now: no model, too many waiting, stopping
-│   └── LimitPassed         the key has asked for as much as it may
-├── ClientGone              the caller hung up, so that nobody waits for the answer
+│   └── RateLimitExceeded   the key has asked for as much as it may
+├── ClientDisconnected      the caller hung up, so that nobody waits for the answer
 ├── EngineFailure           the engine broke while it worked on this request
 ├── DamagedFile             a file of ours that a person or a fault has broken
 └── StorageFailed           a file of ours that could not be written
@@ -89,7 +89,7 @@ class NotPermitted(HearthError):
     code = "not_permitted"
 
 
-class Refused(HearthError):
+class Forbidden(HearthError):
     """The caller was turned away by a rule of the server's owner, with a status of its own."""
 
     code = "refused"
@@ -136,13 +136,13 @@ class Unavailable(HearthError):
         self.retry_after = retry_after
 
 
-class LimitPassed(Unavailable):
+class RateLimitExceeded(Unavailable):
     """The key has asked for as much as it may; `param` names the limit."""
 
     code = "rate_limit_exceeded"
 
 
-class ClientGone(HearthError):
+class ClientDisconnected(HearthError):
     """The caller hung up, so that nobody waits for the answer."""
 
     code = "client_gone"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import pytest
 
 from services.answers.admission import Admission, Slot, Turns
-from services.errors import ClientGone, Unavailable
+from services.errors import ClientDisconnected, Unavailable
 
 
 def never() -> None:
@@ -15,7 +15,7 @@ def never() -> None:
 
 
 def gone() -> None:
-    raise ClientGone("left")
+    raise ClientDisconnected("left")
 
 
 def enter(admission: Admission, account: str, count: int) -> list[Slot]:
@@ -71,7 +71,7 @@ def test_the_next_slot_goes_to_whoever_has_fewest_and_who_leaves_waits_no_longer
         time.sleep(0.05)
         new = pool.submit(admission.enter, "c", never)
         time.sleep(0.05)
-        with pytest.raises(ClientGone):
+        with pytest.raises(ClientDisconnected):
             admission.enter("d", gone)
         slots[0].leave()
         assert new.result().account == "c"
@@ -181,11 +181,11 @@ def test_what_can_be_left_undone_waits_for_nobody_and_keeps_nobody_waiting() -> 
 
 def test_who_leaves_gives_the_turn_up() -> None:
     turns = Turns()
-    with turns.turn("a", never), pytest.raises(ClientGone), turns.turn("b", gone):
+    with turns.turn("a", never), pytest.raises(ClientDisconnected), turns.turn("b", gone):
         raise AssertionError
-    with pytest.raises(ClientGone), turns.turn("a", never) as pause:
+    with pytest.raises(ClientDisconnected), turns.turn("a", never) as pause:
         pause()
-        raise ClientGone("left")
+        raise ClientDisconnected("left")
     with turns.turn("b", never) as pause:
         pass
     # It is over: no turn is taken any more.

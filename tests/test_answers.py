@@ -30,7 +30,15 @@ from services.backend.types import (
     Thought,
     TokenChoice,
 )
-from services.errors import BadModelFile, ClientGone, EngineFailure, NotAuthenticated, NotFound, StorageFailed, Unavailable
+from services.errors import (
+    BadModelFile,
+    ClientDisconnected,
+    EngineFailure,
+    NotAuthenticated,
+    NotFound,
+    StorageFailed,
+    Unavailable,
+)
 from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.sessions.history import MASTER, SessionKey
@@ -210,7 +218,7 @@ def test_what_the_request_sets_goes_before_the_profile(answers: Answers, backend
     )
 
 
-@pytest.mark.parametrize("failure", [EngineFailure("broke"), ClientGone("left")])
+@pytest.mark.parametrize("failure", [EngineFailure("broke"), ClientDisconnected("left")])
 def test_a_failure_on_the_way_stores_nothing(
     answers: Answers, backend: DummyBackend, sessions: Sessions, failure: Exception
 ) -> None:

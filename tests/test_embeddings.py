@@ -17,7 +17,7 @@ import requests
 from services.backend.types import LoadSettings, Prompt
 from services.engine.llama import embedder as embedder_module
 from services.engine.llama.embedder import PIECE, Embedder
-from services.errors import BadModelFile, ClientGone, InvalidRequest
+from services.errors import BadModelFile, ClientDisconnected, InvalidRequest
 from tests.serving import Server, child_of, wait_for
 from tests.tiny import GUIDE, write_embedding_model
 
@@ -84,13 +84,13 @@ def test_a_text_can_be_given_up_within_a_step_and_while_it_waits() -> None:
 
     def leave() -> None:
         if next(polls) == 1:
-            raise ClientGone("gone")
+            raise ClientDisconnected("gone")
 
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         embedder.embed(tokens, leave)
-    with embedder._lock, pytest.raises(ClientGone):
+    with embedder._lock, pytest.raises(ClientDisconnected):
         # Somebody else's text is under way, and does not end.
-        embedder.embed(tokens, lambda: (_ for _ in ()).throw(ClientGone("gone")))
+        embedder.embed(tokens, lambda: (_ for _ in ()).throw(ClientDisconnected("gone")))
     assert math.isclose(cosine(*2 * (embedder.embed(tokens)[0],)), 1, abs_tol=1e-5)
     embedder.close()
 

@@ -23,7 +23,7 @@ from services.backend.types import LoadSettings, Prompt, TokenChoice
 from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
 from services.engine.process.probe import BAD_FOR, Trials
-from services.errors import BadModelFile, HearthError, LimitPassed, PromptTooLong, Unavailable
+from services.errors import BadModelFile, HearthError, PromptTooLong, RateLimitExceeded, Unavailable
 from tests.serving import Server, child_of
 from tests.test_api_errors import all_errors
 from tests.tiny import GUIDE, write_twin_token_model
@@ -259,7 +259,7 @@ def test_what_went_wrong_is_not_tried_at_once_again(tmp_path: Path, monkeypatch:
 def test_errors_and_choices_cross_the_wire_whole() -> None:
     for error in (
         Unavailable("later", code="too_busy", retry_after=3),
-        LimitPassed("enough", param="parallel", retry_after=1),
+        RateLimitExceeded("enough", param="parallel", retry_after=1),
         BadModelFile("no", param="model"),
         PromptTooLong(10, 5),
     ):

@@ -17,7 +17,7 @@ from services.models.config import Profiles
 from services.prompts.form import Exchange
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
-from services.storage.json_file import JsonFile, JsonObject, Misfit
+from services.storage.json_file import JsonFile, JsonObject, SchemaError
 from services.storage.sqlite_file import TableFile
 from tests.serving import ROOT
 
@@ -57,9 +57,9 @@ def test_what_another_hand_writes_is_seen(tmp_path: Path) -> None:
 def refuse_bad(data: JsonObject) -> None:
     for name, value in data.items():
         if isinstance(value, list) and "bad" in value:
-            raise Misfit((name, value.index("bad")), f'"{name}" holds bad')
+            raise SchemaError((name, value.index("bad")), f'"{name}" holds bad')
         if value == "bad":
-            raise Misfit((name,), f'"{name}" is bad')
+            raise SchemaError((name,), f'"{name}" is bad')
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from auth.keys import KeyStore
 from auth.rate_limits import Meter
 from auth.usage import UsageStore, Used, today
 from services.backend.types import Spent
-from services.errors import DamagedFile, LimitPassed, NotPermitted, Unavailable
+from services.errors import DamagedFile, NotPermitted, RateLimitExceeded, Unavailable
 from tests.serving import Server
 
 Serve = Callable[..., Server]
@@ -228,12 +228,12 @@ def test_a_clock_that_is_set_back_shuts_no_window(meter: Meter, monkeypatch: pyt
             ticket.hold(1, 1)
 
     ask()
-    with pytest.raises(LimitPassed):
+    with pytest.raises(RateLimitExceeded):
         ask()
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)
     ask()
-    with pytest.raises(LimitPassed):
+    with pytest.raises(RateLimitExceeded):
         ask()
 
 
@@ -241,7 +241,7 @@ def test_what_is_held_back_is_given_back(meter: Meter) -> None:
     key = meter._keys.mint(Terms.model_validate({"limits": {"tokens_per_minute": 100}})).id
     with meter.enter(key) as ticket:
         assert ticket.hold(10, 500) == 90
-        with pytest.raises(LimitPassed, match="held back"), meter.enter(key) as other:
+        with pytest.raises(RateLimitExceeded, match="held back"), meter.enter(key) as other:
             other.hold(10, 1)
         ticket.spent = Spent(10, 0, 20, 0.5)
     with meter.enter(key) as ticket:
@@ -288,7 +288,7 @@ def test_the_windows_may_be_kept_in_redis(tmp_path: Path, redis_url: str) -> Non
     assert identity
     for meter in meters:
         assert meter.headers(key)["x-ratelimit-remaining-tokens"] == "20"
-        with pytest.raises(LimitPassed, match="3 requests a minute"), meter.enter(key):
+        with pytest.raises(RateLimitExceeded, match="3 requests a minute"), meter.enter(key):
             pass
 
 
@@ -304,7 +304,7 @@ def _ask(meter: Meter, id_: str) -> bool:
     try:
         with meter.enter(id_):
             return True
-    except LimitPassed:
+    except RateLimitExceeded:
         return False
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from services.backend.types import ChatFormat, Prompt
-from services.errors import BadModelFile, ClientGone, PromptTooLong
+from services.errors import BadModelFile, ClientDisconnected, PromptTooLong
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template
 from services.prompts.fit import PromptFitter
@@ -76,9 +76,9 @@ def test_a_template_gives_way_while_it_is_written() -> None:
     form = chat_form("{% for m in messages %}{% for n in range(9999) %}{% endfor %}{% endfor %}", "hi")
 
     def leave() -> None:
-        raise ClientGone("left")
+        raise ClientDisconnected("left")
 
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         PromptFitter(form, all_of(words), 1000).pausing(leave).fit((), "hi")
 
 

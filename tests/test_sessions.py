@@ -9,7 +9,7 @@ import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage
 
-from services.errors import ClientGone, DamagedFile, NotFound
+from services.errors import ClientDisconnected, DamagedFile, NotFound
 from services.prompts.form import Exchange
 from services.sessions.conversation import Conversation
 from services.sessions.history import MASTER, SessionKey
@@ -143,9 +143,9 @@ def test_waiting_ends_when_the_caller_leaves(path: Path) -> None:
     sessions, key = Sessions(path), SessionKey(MASTER, 1)
 
     def poll() -> None:
-        raise ClientGone("left")
+        raise ClientDisconnected("left")
 
-    with sessions.turn(key, lambda: None), pytest.raises(ClientGone), sessions.turn(key, poll):
+    with sessions.turn(key, lambda: None), pytest.raises(ClientDisconnected), sessions.turn(key, poll):
         pass
     assert cast(LocalDesk, sessions._desk)._at_work == {}
 

@@ -70,7 +70,7 @@ class Places:
 
     @contextmanager
     def metered(self, owner: str, poll: Poll) -> Iterator[Deadline]:
-        """A place for work that is no answer, counted against the key's requests. Raises LimitPassed too."""
+        """A place for work that is no answer, counted against the key's requests. Raises RateLimitExceeded too."""
         self._meter.charge_request(owner)
         with self.place(owner, poll) as deadline:
             yield deadline

@@ -40,7 +40,8 @@ class Opening:
     ) -> None:
         """`pause` is called while the prompt is written and tokenized.
 
-        Raises what that raises, PromptTooLong, InvalidRequest, and LimitPassed where the key has not enough tokens left.
+        Raises what that raises, PromptTooLong, InvalidRequest, and RateLimitExceeded where the key has not enough tokens
+        left.
         """
         self.model = model
         self._ask = ask

@@ -130,7 +130,7 @@ class Answers:
         """The model that a request names, loaded, for work on `size` characters, and what is to be called meanwhile.
 
         It counts against the key's requests, and has to give way and wait for its turn as answers do. Raises NotFound,
-        NotPermitted, BadModelFile, LimitPassed, Unavailable, and what `poll` raises, which is called while waiting.
+        NotPermitted, BadModelFile, RateLimitExceeded, Unavailable, and what `poll` raises, which is called while waiting.
         """
         with self.places.metered(owner, poll) as deadline:
             chosen = self._choose(self._meter.profiles(owner), model)
@@ -207,7 +207,7 @@ class Answers:
         requests.
 
         Raises InvalidRequest for a name that leaves the models folder, NotPermitted, NotFound, BadModelFile, DamagedFile,
-        StorageFailed, LimitPassed, Unavailable, and what `poll` raises.
+        StorageFailed, RateLimitExceeded, Unavailable, and what `poll` raises.
         """
         with self.places.metered(owner, poll) as deadline:
             return self._switch(owner, model, profile, deadline.poll)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.answers.admission import Poll
-from services.errors import ClientGone, EngineFailure, NotFound
+from services.errors import ClientDisconnected, EngineFailure, NotFound
 from services.jobs.store import JobKey, JobRequest, JobState, Reply
 
 # Seconds that a request goes on for after its last caller has hung up, who may be about to send it again.
@@ -120,12 +120,12 @@ class Job:
             self.is_given_up = True
 
     def poll(self) -> None:
-        """What the computing thread calls while it waits. Raises ClientGone where nobody wants the answer."""
+        """What the computing thread calls while it waits. Raises ClientDisconnected where nobody wants the answer."""
         with self._changed:
             if not self.waits and not self._followers and time.monotonic() - self._left > GRACE:
                 self.is_given_up = True
         if self.is_given_up:
-            raise ClientGone("nobody waits for this answer any more")
+            raise ClientDisconnected("nobody waits for this answer any more")
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """The reply's head is known."""

@@ -22,7 +22,7 @@ from services.models.catalog import catalog, find
 from services.models.files import ModelFiles, same_name
 from services.models.profile import Chosen, Profile
 from services.models.sources import FORMS, Source, parse_source
-from services.storage.json_file import JsonFile, JsonObject, Misfit
+from services.storage.json_file import JsonFile, JsonObject, SchemaError
 from services.validation import explain
 
 log = logging.getLogger(__name__)
@@ -240,21 +240,21 @@ def unknown_profile(name: str) -> NotFound:
 
 
 def _check(data: JsonObject) -> None:
-    """Raise Misfit, naming the entry, where `data` is not a config."""
+    """Raise SchemaError, naming the entry, where `data` is not a config."""
     if SELECTED not in data:
-        raise Misfit((SELECTED,), f'"{SELECTED}" is missing: it names the profile to use')
+        raise SchemaError((SELECTED,), f'"{SELECTED}" is missing: it names the profile to use')
     for name, entry in data.items():
         if name != SELECTED:
             _check_profile(name, entry)
     if not isinstance(data[SELECTED], str) or data[SELECTED] == SELECTED or data[SELECTED] not in data:
-        raise Misfit((SELECTED,), f'"{SELECTED}" should name one of the profiles, and {data[SELECTED]!r} is none')
+        raise SchemaError((SELECTED,), f'"{SELECTED}" should name one of the profiles, and {data[SELECTED]!r} is none')
 
 
 def _check_profile(name: str, entry: Any) -> None:
     if not isinstance(entry, dict):
-        raise Misfit((name,), f'profile "{name}" should be an object: {{ … }}')
+        raise SchemaError((name,), f'profile "{name}" should be an object: {{ … }}')
     try:
         Profile.model_validate(entry)
     except ValidationError as error:
         fault = explain(error, Profile.model_fields)
-        raise Misfit((name, *fault.path), f'profile "{name}": {fault.message}') from None
+        raise SchemaError((name, *fault.path), f'profile "{name}": {fault.message}') from None

@@ -15,7 +15,7 @@ from services.backend.special_text import special_pattern
 from services.backend.types import ChatFormat, Prompt
 from services.errors import BadModelFile, InvalidRequest, TemplateTooSlow
 from services.prompts.marks import SAID, THOUGHT, Marks
-from services.prompts.sandbox import FAILURES, LONGEST, Refused, Sandbox, Slow
+from services.prompts.sandbox import FAILURES, LONGEST, Sandbox, SandboxViolation, Slow
 
 # For models that have no template of their own, and what ends their answers.
 PLAIN_STOP = ("\nUser:",)
@@ -85,7 +85,7 @@ class ChatTemplate:
             )
         except Slow:
             raise TemplateTooSlow("the model's chat template fails: it takes too long", param="model") from None
-        except Refused as error:
+        except SandboxViolation as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", param="messages", code="bad_messages"
             ) from None
@@ -111,7 +111,7 @@ class ChatTemplate:
         messages = [{"role": "system", "content": probe}, {"role": "user", "content": "A"}]
         try:
             return probe in self._run(messages=messages, add_generation_prompt=True)
-        except (Refused, Slow, RecursionError, *FAILURES):
+        except (SandboxViolation, Slow, RecursionError, *FAILURES):
             return False
 
     def _run(self, **values: Any) -> str:

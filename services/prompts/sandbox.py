@@ -27,7 +27,7 @@ RUN_SECONDS, MESSAGE_SECONDS, MOST_SECONDS = 2.0, 0.01, 8.0
 LONGEST = 2**23
 
 
-class Refused(Exception):
+class SandboxViolation(Exception):
     """The template called raise_exception."""
 
 
@@ -152,7 +152,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _refuse(message: object = "") -> NoReturn:
-    raise Refused(str(message))
+    raise SandboxViolation(str(message))
 
 
 def _now(layout: str) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from services.sessions.history import MASTER, SessionKey
-from services.storage.json_file import JsonObject, Misfit
+from services.storage.json_file import JsonObject, SchemaError
 from services.validation import explain
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -78,16 +78,16 @@ def key_of(entry: str) -> SessionKey | None:
 
 
 def check_sessions(data: JsonObject) -> None:
-    """Raise Misfit, naming the entry, where `data` does not hold sessions."""
+    """Raise SchemaError, naming the entry, where `data` does not hold sessions."""
     for entry, session in data.items():
         if key_of(entry) is None:
             if entry != "Active":
-                raise Misfit((entry,), f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
+                raise SchemaError((entry,), f'"{entry}" is no session: a session\'s name is a number, or KEY ID/NUMBER')
             continue
         if not isinstance(session, dict):
-            raise Misfit((entry,), f'session "{entry}" should be an object: {{ … }}')
+            raise SchemaError((entry,), f'session "{entry}" should be an object: {{ … }}')
         try:
             StoredSession.model_validate(session)
         except ValidationError as error:
             fault = explain(error)
-            raise Misfit((entry, *fault.path), f'session "{entry}": {fault.message}') from None
+            raise SchemaError((entry, *fault.path), f'session "{entry}": {fault.message}') from None

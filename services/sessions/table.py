@@ -20,7 +20,7 @@ from typing import Any
 
 from services.errors import DamagedFile, HearthError, StorageFailed, Unavailable, Unprocessable
 from services.sessions.journal import Journal, Record
-from services.storage.json_file import PATIENCE, JsonFile, JsonObject, Misfit, Stamp, unreadable, unwritable
+from services.storage.json_file import PATIENCE, JsonFile, JsonObject, SchemaError, Stamp, unreadable, unwritable
 from services.storage.json_text import readable
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class SessionTable:
     def __init__(
         self, path: Path, check: Callable[[JsonObject], None], old_messages: Callable[[Any], list[Message]]
     ) -> None:
-        """`check` raises Misfit for what is no table of sessions; `old_messages` gives those of a session in an older form.
+        """`check` raises SchemaError for what is no table of sessions; `old_messages` gives those of a session in an older
+        form.
 
         Folds what an earlier run has left. Raises DamagedFile.
         """
@@ -270,13 +271,15 @@ class SessionTable:
         for number, record in enumerate(records, start=self._journal.n_records - len(records) + 1):
             try:
                 self._examine(record)
-            except Misfit as error:
+            except SchemaError as error:
                 self._seen = _UNREAD
                 raise DamagedFile(self._journal.path, str(error), line=number) from None
             self._apply(record)
 
     def _examine(self, record: Record) -> None:
-        """Raises Misfit, with no word of what people wrote, where a record read from the disk is not what it should be."""
+        """Raises SchemaError, with no word of what people wrote, where a record read from the disk is not what it should
+        be.
+        """
         entry, messages = record.get("session"), record.get("messages", [])
         good = isinstance(entry, str) and isinstance(messages, list)
         if good and "renamed" in record:
@@ -288,9 +291,9 @@ class SessionTable:
         try:
             told = {"messages": messages, REQUESTS: record.get(REQUESTS, {})}
             self._check({str(entry): told} if good else {"": None})
-        except Misfit as error:
+        except SchemaError as error:
             where = ".".join(map(str, error.path[1:]))
-            raise Misfit(error.path, f"a record is not what it should be{f', at its {where}' * bool(where)}") from None
+            raise SchemaError(error.path, f"a record is not what it should be{f', at its {where}' * bool(where)}") from None
 
     def _record(self, record: Record) -> None:
         try:

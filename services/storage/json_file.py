@@ -31,7 +31,7 @@ PATIENCE, HELD_FOR, _IMPATIENCE = 5.0, 1.0, 0.02
 _LOOK = 0.005
 
 
-class Misfit(ValueError):
+class SchemaError(ValueError):
     """Raised by a file's check: what stands at `path` is not what it should be, and why."""
 
     def __init__(self, path: Sequence[str | int], reason: str) -> None:
@@ -75,7 +75,7 @@ class JsonFile:
     """One JSON object on disk, and the copy of it in memory.
 
     Owned by its store; any thread may call it. `_lock` protects the copy, `_writing` serializes this process's writers, and
-    the lock file beside the data serializes processes. `check` gets each object read from disk and raises Misfit.
+    the lock file beside the data serializes processes. `check` gets each object read from disk and raises SchemaError.
     Objects that `read` and `edit` give are shared: replace their entries, never change one in place.
     """
 
@@ -190,7 +190,7 @@ class JsonFile:
         if self._check:
             try:
                 self._check(data)
-            except Misfit as error:
+            except SchemaError as error:
                 raise self._damaged(str(error), place_of(text, error.path)) from error
         return data
 

@@ -17,7 +17,7 @@ from auth.addresses import source_of
 from auth.guess_budget import GUESSES, GuessBudget
 from auth.identity import Terms
 from auth.keys import KeyStore
-from services.errors import LimitPassed, Unavailable
+from services.errors import RateLimitExceeded, Unavailable
 from tests.serving import Server
 
 Serve = Callable[..., Server]
@@ -76,7 +76,7 @@ def test_a_guess_costs_its_own_address_only(tmp_path: Path, monkeypatch: pytest.
     known = store.mint(Terms()).key
     for n in range(GUESSES):
         assert store.check(f"guess {n}", f"2001:db8::{n}") is None
-    with pytest.raises(LimitPassed):
+    with pytest.raises(RateLimitExceeded):
         store.check("one more", "2001:db8::ffff")
     assert store.check("one more", "2001:db8:0:1::1") is None
     assert store.check(known, "2001:db8::1")
@@ -165,7 +165,7 @@ def test_who_comes_again_goes_first_in_the_order_of_coming() -> None:
         """Seconds after which it may come again; 0: it is checked now, and wrong."""
         try:
             budget.ask("a", key, now, takes=True)
-        except LimitPassed as error:
+        except RateLimitExceeded as error:
             return error.retry_after or 0
         budget.spend("a", now)
         return 0

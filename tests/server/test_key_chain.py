@@ -15,7 +15,7 @@ from auth.keys import KeyStore
 from auth.rate_limits import Meter
 from auth.usage import UsageStore
 from services.backend.types import Spent
-from services.errors import LimitPassed, NotAuthenticated, NotPermitted
+from services.errors import NotAuthenticated, NotPermitted, RateLimitExceeded
 from tests.serving import Server
 
 Serve = Callable[..., Server]
@@ -72,7 +72,7 @@ def test_what_was_used_before_the_upgrade_counts(tmp_path: Path) -> None:
     for _ in range(2):
         meter = Meter(keys, UsageStore(tmp_path / "usage.sqlite"))
         assert meter.headers(head.id)["x-ratelimit-remaining-tokens-day"] == "10"
-        with pytest.raises(LimitPassed), meter.enter(head.id) as ticket:
+        with pytest.raises(RateLimitExceeded), meter.enter(head.id) as ticket:
             ticket.hold(20, 1)
 
 

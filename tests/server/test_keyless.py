@@ -19,7 +19,7 @@ from auth.guests import MAX_KEYS, USUAL_LIMITS, Guests, check_page, guest_limits
 from auth.identity import Limits, Terms
 from auth.usage import GUESTS
 from services.bootstrap import open_keys, open_usage
-from services.errors import LimitPassed, Refused
+from services.errors import Forbidden, RateLimitExceeded
 from services.settings import Settings
 from tests.browsing import chromium
 from tests.serving import ROOT
@@ -257,7 +257,7 @@ def test_an_address_has_no_end_of_guests() -> None:
     ids = {guests.let_in("address:1.2.3.4", f"key {n}", scopes, limits).id for n in range(MAX_KEYS)}
     assert len(ids) == MAX_KEYS
     assert {guests.accounts(id_)[0].id for id_ in ids} == {guests.let_in("address:1.2.3.4", "", scopes, limits).id}
-    with pytest.raises(LimitPassed, match="send one of those, or none"):
+    with pytest.raises(RateLimitExceeded, match="send one of those, or none"):
         guests.let_in("address:1.2.3.4", "another", scopes, limits)
     assert guests.let_in("address:1.2.3.4", "key 0", scopes, limits).id in ids
     assert guests.let_in("address:1.2.3.5", "another", scopes, limits).id not in ids
@@ -299,6 +299,6 @@ def test_an_origin_is_ones_own_by_its_host_and_port(origin: str, host: str, is_o
     if is_own:
         check_page(origin, "same-origin", host, ())
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(Forbidden):
             check_page(origin, None, host, ())
     check_page(origin, "cross-site", host, ["*"])

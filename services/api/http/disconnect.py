@@ -5,15 +5,15 @@ from __future__ import annotations
 from flask import request
 
 from services.answers.admission import Poll
-from services.errors import ClientGone
+from services.errors import ClientDisconnected
 
 
 def poll_of_caller() -> Poll:
-    """What raises ClientGone once the caller of the request that is being served has hung up."""
+    """What raises ClientDisconnected once the caller of the request that is being served has hung up."""
     has_left = request.environ.get("waitress.client_disconnected", lambda: False)
 
     def poll() -> None:
         if has_left():
-            raise ClientGone("the client hung up")
+            raise ClientDisconnected("the client hung up")
 
     return poll

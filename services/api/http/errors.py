@@ -21,15 +21,15 @@ STATUSES: dict[type[errors.HearthError], int] = {
     errors.Unprocessable: 422,
     errors.NotAuthenticated: 401,
     errors.NotPermitted: 403,
-    errors.Refused: 403,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.BadModelFile: 422,
     # Another server, behind this one, is at fault.
     errors.PullFailed: 502,
     # nginx's "client closed request": nobody reads it, but it tells in a log.
-    errors.ClientGone: 499,
+    errors.ClientDisconnected: 499,
     errors.Unavailable: 503,
-    errors.LimitPassed: 429,
+    errors.RateLimitExceeded: 429,
 }
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -54,7 +54,7 @@ def unforeseen_body() -> dict[str, Any]:
 
 def status_of(error: errors.HearthError) -> int:
     """The HTTP status of one of our errors."""
-    if isinstance(error, errors.Refused):
+    if isinstance(error, errors.Forbidden):
         return error.status
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 

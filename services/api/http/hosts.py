@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from flask import Flask, request
 
-from services.errors import Refused
+from services.errors import Forbidden
 
 # Misdirected Request (RFC 9110).
 _STATUS = 421
@@ -59,7 +59,7 @@ class Hosts:
                 self._known[host] = self.takes(host)
             if not self._known.get(host, False):
                 what = "this server does not answer to the name in the Host header; --allowed-hosts NAME makes it"
-                raise Refused(what, _STATUS, param="Host", code="host_not_allowed")
+                raise Forbidden(what, _STATUS, param="Host", code="host_not_allowed")
 
 
 def _without_port(host: str) -> str:

@@ -19,7 +19,7 @@ from services.answers.stream import Deadline
 from services.api.http import sse
 from services.api.http.disconnect import poll_of_caller
 from services.api.http.schemas import read_json
-from services.errors import ClientGone, InvalidRequest, NotAuthenticated
+from services.errors import ClientDisconnected, InvalidRequest, NotAuthenticated
 from services.jobs.job import Job
 from services.jobs.jobs import Jobs
 from services.jobs.store import JobKey, JobRequest, Reply
@@ -81,7 +81,7 @@ class Performer:
         def has_left() -> bool:
             try:
                 poll()
-            except ClientGone:
+            except ClientDisconnected:
                 return True
             return False
 

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response
 
 from services.api.http.errors import body_of, unforeseen_body
-from services.errors import ClientGone, HearthError
+from services.errors import ClientDisconnected, HearthError
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def stream(events: Iterable[str] | Iterable[bytes], close: Callable[[], None]) -
 def _guarded(events: Iterable[str] | Iterable[bytes]) -> Iterator[Any]:
     try:
         yield from events
-    except ClientGone:
+    except ClientDisconnected:
         return
     except HearthError as error:
         yield Failure(event(body_of(error)))

@@ -18,7 +18,7 @@ from services.api.openai.replies import Embeddings
 from services.api.openai.schemas import EmbeddingsRequest, prompts_of
 from services.backend.protocols import Embedder
 from services.backend.types import Prompt, Spent
-from services.errors import ClientGone, NotAuthenticated, Unavailable, input_too_long
+from services.errors import ClientDisconnected, NotAuthenticated, Unavailable, input_too_long
 from services.prompts.form import least_tokens
 
 
@@ -49,7 +49,7 @@ class EmbeddingsResource(Resource):
                 deadline.poll()
                 try:
                     vector, spent = embedder.embed(tokens, deadline.poll)
-                except (ClientGone, NotAuthenticated, Unavailable):
+                except (ClientDisconnected, NotAuthenticated, Unavailable):
                     # It was broken off, and has cost something by then.
                     ticket.spent += Spent(prompt_tokens=len(tokens))
                     raise

@@ -13,7 +13,7 @@ import redis
 
 from services.cluster.redis_client import Link, reached
 from services.errors import DamagedFile, Unavailable
-from services.storage.json_file import Check, JsonObject, Misfit
+from services.storage.json_file import Check, JsonObject, SchemaError
 
 # Seconds that a writer may take, and that the next waits for it.
 _WRITING = 10.0
@@ -104,7 +104,7 @@ class RedisTable:
             if self._check:
                 self._check(data)
         except ValueError as error:
-            where = error.path[0] if isinstance(error, Misfit) and error.path else ""
+            where = error.path[0] if isinstance(error, SchemaError) and error.path else ""
             raise DamagedFile(self._path, f"{where}: {error}" if where else str(error)) from None
         return data
 
