@@ -25,9 +25,9 @@ from services.backend.types import (
     GenerationRequest,
     Health,
     LoadSettings,
+    PrefetchRequest,
     Prompt,
     Spent,
-    Thought,
     TokenChoice,
 )
 from services.errors import (
@@ -54,7 +54,7 @@ class DummyGeneration:
         self.stopped = False
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
-        self.place: int | None = 0
+        self.queue_position: int | None = 0
         self._pieces = pieces
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
@@ -91,7 +91,7 @@ class DummyBackend:
         self.seen: list[LoadSettings] = []
         self.requests: list[GenerationRequest] = []
         self.generations: list[DummyGeneration] = []
-        self.thoughts: list[Thought] = []
+        self.prefetches: list[PrefetchRequest] = []
         self.forgotten: list[tuple[str, str]] = []
 
     @contextmanager
@@ -120,8 +120,8 @@ class DummyBackend:
         self.generations += new
         return new
 
-    def think(self, thought: Thought) -> None:
-        self.thoughts.append(thought)
+    def prefetch(self, prefetch: PrefetchRequest) -> None:
+        self.prefetches.append(prefetch)
 
     def lease_embedder(
         self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None
@@ -319,14 +319,14 @@ def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backen
 def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, backend: DummyBackend) -> None:
     answer = answers.open(MASTER, Ask(Question(prompt="how are you", session_id=1)), never)
     list(answer.chunks())
-    assert not backend.thoughts
+    assert not backend.prefetches
     answer.close()
-    [thought] = backend.thoughts
+    [prefetch] = backend.prefetches
     ask(answers, prompt="fine", session_id=1)
     expected = backend.requests[-1].tokens
-    assert thought.tokens == expected[: len(thought.tokens)]
-    assert len(thought.tokens) >= len(expected) - 3
-    assert (thought.owner, thought.session) == (MASTER, "1")
+    assert prefetch.tokens == expected[: len(prefetch.tokens)]
+    assert len(prefetch.tokens) >= len(expected) - 3
+    assert (prefetch.owner, prefetch.session) == (MASTER, "1")
     assert (backend.requests[-1].session, backend.requests[-1].n_head) == ("1", 8)
 
 
@@ -336,20 +336,20 @@ def test_no_reply_waits_for_the_next_prompt_to_be_thought_of(answers: Answers, b
         began = time.monotonic()
         assert answer.whole() == "A B"
         assert time.monotonic() - began < 0.5
-    assert not backend.thoughts
+    assert not backend.prefetches
     assert ask(answers, prompt="b" * 25_000, session_id=1)["result"] == "A B"
-    assert backend.thoughts
+    assert backend.prefetches
 
 
 def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, backend: DummyBackend) -> None:
     ask(answers, memory_k=0)
-    assert not backend.thoughts
+    assert not backend.prefetches
     ask(answers)
-    assert [thought.session for thought in backend.thoughts] == ["~unsaved"]
+    assert [prefetch.session for prefetch in backend.prefetches] == ["~unsaved"]
     answer = answers.open(MASTER, Ask(Question(prompt="hi", session_id=1)), never)
     next(answer.chunks())
     answer.close()
-    assert len(backend.thoughts) == 1, "an answer that was broken off is no exchange"
+    assert len(backend.prefetches) == 1, "an answer that was broken off is no exchange"
 
 
 def test_a_forgotten_session_takes_its_computed_state_along(answers: Answers, backend: DummyBackend) -> None:

@@ -16,7 +16,7 @@ from auth.keys import MintedKey
 from services.answers.request import Ask, Question
 from services.api.http.schemas import AnswerRequest
 from services.api.openai.schemas import ChatRequest
-from services.backend.types import ChatFormat, GenerationRequest, Prompt, Sampling, Thought, TokenChoice
+from services.backend.types import ChatFormat, GenerationRequest, PrefetchRequest, Prompt, Sampling, TokenChoice
 from services.jobs.store import JobRequest, Reply
 from services.prompts.chat import ChatForm
 from services.prompts.chat_template import chat_template
@@ -168,7 +168,7 @@ def test_what_is_printed_of_our_own_things_has_no_words_of_anybodys() -> None:
         Ask(Question(prompt=word), system=word),
         Prompt(word, ids=(424242,)),
         GenerationRequest((424242,), 5, Sampling()),
-        Thought((424242,), "a", "1"),
+        PrefetchRequest((424242,), "a", "1"),
         TokenChoice(word.encode(), -1.0, ((word.encode(), -1.0),)),
         Exchange(word, word),
         StoredSession.model_validate({"name": word, "messages": [{"type": "human", "content": word}]}),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from services.backend.codec import read
+from services.backend.codec import from_json
 from services.cluster.registry import WorkerCard
 from tests.clustering import Cluster, Rabbit, Redis
 from tests.serving import ENDLESS, Server, Stream, wait_for
@@ -183,7 +183,7 @@ def cards(cluster: Cluster) -> list[WorkerCard]:
     keys = sorted(client.scan_iter(f"test{cluster.number}:workers:*"))
     found = [client.get(key) for key in keys]
     client.close()
-    return [read(WorkerCard, json.loads(text)) for text in found if text]
+    return [from_json(WorkerCard, json.loads(text)) for text in found if text]
 
 
 def test_a_pickled_message_is_refused(shared: Cluster, tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_waiting_requests_know_their_place_and_too_many_are_refused(random_model
     engine = Engine(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
     running, *waiting = (engine.submit(request(engine, "Go on", max_tokens=4000, owner=owner)) for owner in "aab")
     deadline = time.monotonic() + 30
-    while [generation.place for generation in (running, *waiting)] != [0, 2, 1]:
+    while [generation.queue_position for generation in (running, *waiting)] != [0, 2, 1]:
         # The other owner's goes before the second of the first one's.
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -313,7 +313,7 @@ def test_waiting_requests_know_their_place_and_too_many_are_refused(random_model
         # Who has a share of the queue gets no more of it.
         engine.submit(request(engine, "Go on", owner="c"))
     running.cancel()
-    while waiting[1].place != 0:
+    while waiting[1].queue_position != 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     engine.close()

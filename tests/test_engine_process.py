@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 import pytest
 
-from services.backend.codec import plain, plain_choice, plain_error, read, read_choice, read_error
+from services.backend.codec import choice_from_json, choice_to_json, error_from_json, error_to_json, from_json, to_json
 from services.backend.types import LoadSettings, Prompt, TokenChoice
 from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
@@ -263,16 +263,16 @@ def test_errors_and_choices_cross_the_wire_whole() -> None:
         BadModelFile("no", param="model"),
         PromptTooLong(10, 5),
     ):
-        told = read_error(plain_error(error))
+        told = error_from_json(error_to_json(error))
         assert type(told) is type(error)
         assert (told.message, told.param, told.code) == (error.message, error.param, error.code)
         assert getattr(told, "retry_after", None) == getattr(error, "retry_after", None)
     for kind in all_errors():
         made = kind.__new__(kind)
         HearthError.__init__(made, "what")
-        assert type(read_error(plain_error(made))) is kind
-    assert read_error(plain_error(ValueError("x"))).message == "the engine failed: x"
+        assert type(error_from_json(error_to_json(made))) is kind
+    assert error_from_json(error_to_json(ValueError("x"))).message == "the engine failed: x"
     choice = TokenChoice(b"\xff\x00", -0.5, ((b"a", -1.0), (b"\xc3", -2.0)))
-    assert read_choice(plain_choice(choice)) == choice
+    assert choice_from_json(choice_to_json(choice)) == choice
     settings = LoadSettings(GUIDE, 256, stamp=(1, 2, 3))
-    assert read(LoadSettings, plain(settings)) == settings
+    assert from_json(LoadSettings, to_json(settings)) == settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.backend.types import EVERYBODY, Finish, GenerationRequest, LoadSettings, Prompt, Sampling, Thought
+from services.backend.types import EVERYBODY, Finish, GenerationRequest, LoadSettings, PrefetchRequest, Prompt, Sampling
 from services.engine.kv.store import StateStore
 from services.engine.loop.engine import Engine
 from tests.tiny import GUIDE
@@ -42,12 +42,12 @@ def run(engine: Engine, text: str, max_tokens: int = 40, **fields: str) -> tuple
     return said, generation.finish
 
 
-def think(engine: Engine, text: str, owner: str, session: str) -> int:
-    """Let the engine think, and wait until it has; return how many tokens it thought of."""
+def prefetch(engine: Engine, text: str, owner: str, session: str) -> int:
+    """Let the engine prefetch, and wait until it has; return how many tokens it prefetched."""
     tokens = tuple(engine.tokenize(Prompt(text)))
-    engine.think(Thought(tokens, owner, session))
+    engine.prefetch(PrefetchRequest(tokens, owner, session))
     deadline = time.monotonic() + 60
-    while not engine._inbox.empty() or engine._steps.thoughts:
+    while not engine._inbox.empty() or engine._steps.prefetch_queue:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return len(tokens)
@@ -118,14 +118,14 @@ def test_an_answer_is_the_same_with_and_without_thinking_ahead(open_engine: Open
     thinking, plain = open_engine(), open_engine()
     questions = [f"What is {n} plus {n + 3}?" for n in range(9)]
     history: list[str] = []
-    n_thought = 0
+    n_prefetched = 0
     for question in questions:
         before = HEAD + "\n".join(history[-3:]) + "\nHuman: "
         said, finish = run(thinking, f"{before}{question}\nAI:", owner="a", session="1")
         assert said == run(plain, f"{before}{question}\nAI:")[0]
-        assert finish.cached_tokens >= n_thought - 1
+        assert finish.cached_tokens >= n_prefetched - 1
         history.append(f"Human: {question}\nAI: {said.strip()}")
-        n_thought = think(thinking, HEAD + "\n".join(history[-3:]) + "\nHuman:", "a", "1")
+        n_prefetched = prefetch(thinking, HEAD + "\n".join(history[-3:]) + "\nHuman:", "a", "1")
     assert {busy for busy, _, _ in used_cells(thinking)} == {False}
     assert all(tracked == used for _, tracked, used in used_cells(thinking))
 
@@ -134,14 +134,14 @@ def test_thinking_yields_to_a_request_within_one_step(random_model: Path) -> Non
     engine = Engine(LoadSettings(random_model, 4096, n_parallel=2, n_batch=2048))
     tokens = tuple(engine.tokenize(Prompt("Go on and on. " * 500)))[:4000]
     run(engine, "Hi", max_tokens=2)
-    engine.think(Thought(tokens, "a", "1"))
+    engine.prefetch(PrefetchRequest(tokens, "a", "1"))
     time.sleep(0.3)
     # Steps of 2,048 tokens take seconds with this model.
     first = run(engine, "Hi", max_tokens=2, owner="b")[1]
     assert first.timings["first_token_ms"] < 1000
-    assert engine._steps.thoughts, "and it goes on later"
+    assert engine._steps.prefetch_queue, "and it goes on later"
     engine.forget("a", "1")
-    assert not engine._steps.thoughts
+    assert not engine._steps.prefetch_queue
     assert all(tracked == used for _, tracked, used in used_cells(engine))
     engine.close()
 
@@ -165,7 +165,7 @@ def test_only_the_template_is_shared_between_owners(open_engine: Open) -> None:
 def test_a_template_that_was_read_ahead_helps_everybody(open_engine: Open) -> None:
     engine = open_engine()
     head = HEAD * 3
-    n_head = think(engine, head, EVERYBODY, "")
+    n_head = prefetch(engine, head, EVERYBODY, "")
     for owner in ("a", "b"):
         assert run(engine, f"{head}Human: Hi\nAI:", owner=owner)[1].cached_tokens >= n_head - 1
 
@@ -211,7 +211,7 @@ def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(ope
                     list(generation.chunks(lambda: None))
                     assert generation.finish
                 if turn % 3 == 0:
-                    engine.think(Thought(tokens[:-4], f"{person}", session))
+                    engine.prefetch(PrefetchRequest(tokens[:-4], f"{person}", session))
                 if turn % 5 == 0:
                     engine.forget(f"{person}", session)
         except BaseException as error:
@@ -225,7 +225,7 @@ def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(ope
     assert not errors
     assert not any(thread.is_alive() for thread in people)
     deadline = time.monotonic() + 20
-    while engine._steps.thoughts or not engine._steps.scheduler.is_idle:
+    while engine._steps.prefetch_queue or not engine._steps.scheduler.is_idle:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.1)

@@ -156,7 +156,7 @@ def test_a_reasoning_models_thoughts_are_folded(parrot: Server, visit: Visit) ->
     expect(chat.answers.locator("strong")).to_have_text("42")
     thoughts = chat.page.get_by_text("First <i>this</i>, then that.")
     expect(thoughts).to_be_hidden()
-    chat.page.get_by_text("Thoughts").click()
+    chat.page.get_by_text("PrefetchQueue").click()
     expect(thoughts).to_be_visible()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from services.backend.types import Finish, GenerationRequest, LoadSettings, Prompt, Sampling, Thought
+from services.backend.types import Finish, GenerationRequest, LoadSettings, PrefetchRequest, Prompt, Sampling
 from services.engine.kv.store import StateStore
 from services.engine.llama.vocabulary_file import load_vocabulary
 from services.engine.loop.engine import Engine
@@ -163,9 +163,9 @@ def test_what_was_read_ahead_from_a_restored_state(model: Model, start: Open) ->
     engine = start()
     ask(engine, model.long, "1")
     ask(engine, model.other, "2")
-    engine.think(Thought(model.early[:-1], "a", "1"))
+    engine.prefetch(PrefetchRequest(model.early[:-1], "a", "1"))
     deadline = time.monotonic() + 60
-    while not engine._inbox.empty() or engine._steps.thoughts:
+    while not engine._inbox.empty() or engine._steps.prefetch_queue:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     model.check(engine, model.early, "1", len(model.early) - 1)

@@ -30,7 +30,7 @@ class Places:
         self._here = threading.local()
 
     @property
-    def is_patient(self) -> bool:
+    def is_background(self) -> bool:
         """Whether nobody waits for what this thread opens."""
         return getattr(self._here, "patient", False)
 
@@ -40,13 +40,15 @@ class Places:
         return accounts[-1].id if accounts else owner
 
     @contextmanager
-    def needing_none(self, patient: bool = False) -> Iterator[None]:
-        """What this thread opens meanwhile takes no place: whoever waits for it has taken one, if it is not `patient`."""
-        self._here.needs_none, self._here.patient = True, patient
+    def needing_none(self, background: bool = False) -> Iterator[None]:
+        """What this thread opens meanwhile takes no place: whoever waits for it has taken one, if it is not
+        `background`.
+        """
+        self._here.needs_none, self._here.background = True, background
         try:
             yield
         finally:
-            self._here.needs_none = self._here.patient = False
+            self._here.needs_none = self._here.background = False
 
     def deadline(self, owner: str, poll: Poll) -> Deadline:
         """What a request of a key that has no place is to wait by; see `place`."""

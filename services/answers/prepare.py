@@ -14,7 +14,7 @@ from services.answers.replay import request_name, told_of
 from services.answers.request import Ask
 from services.answers.stream import Answer, Deadline, finish_of, summary
 from services.backend.protocols import Generation, Model
-from services.backend.types import Finish, GenerationRequest, Thought
+from services.backend.types import Finish, GenerationRequest, PrefetchRequest
 from services.errors import HearthError
 from services.models.profile import Chosen
 from services.prompts.fit import FittedPrompt, fitter_of
@@ -77,12 +77,12 @@ class Opening:
                 exchange = Exchange(self._ask.question.prompt, text)
                 self._forgotten = self._talk.store(exchange, self._start, told_of(told))
                 # When the answer is out and closed: the caller waits for nothing of it.
-                self.end.callback(self._think_ahead, exchange)
+                self.end.callback(self._prefetch_next, exchange)
             return told
 
         return Answer(generation, self.deadline.poll, self._ask.trims, finished, self.end, self._chosen.name)
 
-    def _think_ahead(self, exchange: Exchange) -> None:
+    def _prefetch_next(self, exchange: Exchange) -> None:
         """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
         talk, exchanges = self._talk, [*self._talk.exchanges, exchange]
         if not talk.name:
@@ -96,7 +96,7 @@ class Opening:
             # Where the window begins is settled here, so that the next prompt is the one that is read ahead.
             if start or talk.memory_k is None:
                 talk.keep_start(dropped + start)
-            self.model.think(Thought(beginning, talk.owner, talk.name))
+            self.model.prefetch(PrefetchRequest(beginning, talk.owner, talk.name))
 
 
 def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) -> Conversation:

@@ -74,7 +74,7 @@ def told_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 class _Stored:
     """A generation (see `Generation`) that came to its end before a restart."""
 
-    place: int | None = 0
+    queue_position: int | None = 0
     spent = Spent()
 
     def __init__(self, text: str, told: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from services.answers.request import Ask, Question
 from services.answers.stream import Answer, Deadline
 from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Status
-from services.backend.types import EVERYBODY, Finish, Health, LoadSettings, Thought
+from services.backend.types import EVERYBODY, Finish, Health, LoadSettings, PrefetchRequest
 from services.errors import BadModelFile, HearthError, NotPermitted, Unavailable
 from services.models.config import Profiles, not_permitted, profile_entry
 from services.models.files import ModelFiles
@@ -115,7 +115,7 @@ class Answers:
             size = _size(ask, talk)
             with self.working(deadline, size) as pause:
                 opening = Opening(ask, chosen, model, form, talk, ticket, pause)
-            opening.request = replace(opening.request, patient=self.places.is_patient, account=slot.account)
+            opening.request = replace(opening.request, background=self.places.is_background, account=slot.account)
             opening.deadline, opening.stop = deadline, stop
             opening.working = lambda: self._working_ahead(slot.account, size)
             opening.end = stack.pop_all()
@@ -291,7 +291,7 @@ class Answers:
     def _read_head(self, profile: Profile, model: Model) -> None:
         """Have the beginning read that every first prompt of a profile has."""
         form = form_of(Ask(Question(prompt="")), profile, model.chat_format, self._files.templates)
-        model.think(Thought(fitter_of(form, model, model.n_ctx).head(), EVERYBODY, ""))
+        model.prefetch(PrefetchRequest(fitter_of(form, model, model.n_ctx).head(), EVERYBODY, ""))
 
     @contextmanager
     def _lease(self, chosen: Chosen, poll: Poll) -> Iterator[Model]:

@@ -39,9 +39,9 @@ class Answer:
         """After the last chunk: the whole answer, and how it came about."""
 
     @property
-    def place(self) -> int | None:
-        """See `Generation.place`."""
-        return self._generation.place
+    def queue_position(self) -> int | None:
+        """See `Generation.queue_position`."""
+        return self._generation.queue_position
 
     @property
     def choices(self) -> list[TokenChoice]:
@@ -111,7 +111,7 @@ class Deadline:
         """
         has_said = self._generation is not None and self._generation.spent.completion_tokens > 0
         # In a slot of the engine it has begun, though it says nothing yet.
-        if has_said or (self._generation is not None and self._generation.place == 0):
+        if has_said or (self._generation is not None and self._generation.queue_position == 0):
             self.slot.begin()
         self.look()
         if time.monotonic() < self._ends:

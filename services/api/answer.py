@@ -182,10 +182,10 @@ def _events(answer: Answer) -> Iterator[str]:
         if chunk:
             yield sse.event({"chunk": chunk} if begun else {"chunk": chunk, "queue_position": 0})
             begun = True
-        elif comment := silences.comment(answer.place):
+        elif comment := silences.comment(answer.queue_position):
             yield comment
-            if answer.place and not begun:
-                yield sse.event({"chunk": "", "queue_position": answer.place})
+            if answer.queue_position and not begun:
+                yield sse.event({"chunk": "", "queue_position": answer.queue_position})
                 begun = True
     yield sse.event(answer.summary)
     yield sse.DONE

@@ -22,29 +22,29 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return _adapters[kind]
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """One of the backend's values as JSON has it."""
     return _adapter(type(value)).dump_python(value, mode="json")
 
 
-def read(kind: type[T], data: Any) -> T:
-    """The value of this kind that `plain` has written."""
+def from_json(kind: type[T], data: Any) -> T:
+    """The value of this kind that `to_json` has written."""
     value: T = _adapter(kind).validate_python(data)
     return value
 
 
-def plain_choice(choice: TokenChoice) -> list[Any]:
+def choice_to_json(choice: TokenChoice) -> list[Any]:
     """A TokenChoice as JSON has it: bytes are hexadecimal."""
     return [choice.piece.hex(), choice.logprob, [[piece.hex(), logprob] for piece, logprob in choice.top]]
 
 
-def read_choice(data: list[Any]) -> TokenChoice:
-    """The TokenChoice that `plain_choice` has written."""
+def choice_from_json(data: list[Any]) -> TokenChoice:
+    """The TokenChoice that `choice_to_json` has written."""
     piece, logprob, top = data
     return TokenChoice(bytes.fromhex(piece), logprob, tuple((bytes.fromhex(each), value) for each, value in top))
 
 
-def plain_error(error: BaseException) -> Message:
+def error_to_json(error: BaseException) -> Message:
     """An error as JSON has it; what is none of ours is an EngineFailure."""
     if not isinstance(error, HearthError):
         error = errors.EngineFailure(f"the engine failed: {error}")
@@ -52,8 +52,8 @@ def plain_error(error: BaseException) -> Message:
     return {**told, "retry_after": getattr(error, "retry_after", None)}
 
 
-def read_error(data: Message) -> HearthError:
-    """The error that `plain_error` has written."""
+def error_from_json(data: Message) -> HearthError:
+    """The error that `error_to_json` has written."""
     kind: type[HearthError] = getattr(errors, data["kind"], errors.EngineFailure)
     # Some kinds are made of other things than their message.
     error = kind.__new__(kind)

@@ -21,7 +21,7 @@ class Delivery:
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
-        self.place: int | None = None
+        self.queue_position: int | None = None
         self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()
 
     def put(self, event: str | Finish | HearthError) -> None:
@@ -34,7 +34,7 @@ class Delivery:
         while self.finish is None:
             poll()
             try:
-                event = self._events.get(timeout=POLL_SECONDS if begun or self.place else LOOK_SECONDS)
+                event = self._events.get(timeout=POLL_SECONDS if begun or self.queue_position else LOOK_SECONDS)
             except queue.Empty:
                 if time.monotonic() - silent_since >= POLL_SECONDS:
                     silent_since = time.monotonic()

@@ -14,9 +14,9 @@ from services.backend.types import (
     GenerationRequest,
     Health,
     LoadSettings,
+    PrefetchRequest,
     Prompt,
     Spent,
-    Thought,
     TokenChoice,
 )
 
@@ -29,7 +29,7 @@ class Generation(Protocol):
     """The tokens chosen so far: none comes later than its text."""
     choices: list[TokenChoice]
     """How they were chosen, where `Sampling.n_top` asks for it."""
-    place: int | None
+    queue_position: int | None
     """Which in line it is while it waits for a slot; 0 once it has one, None before that is known."""
 
     @property
@@ -75,10 +75,10 @@ class Model(Protocol):
         stopped, or where too many wait. Then none is queued.
         """
 
-    def think(self, thought: Thought) -> None:
+    def prefetch(self, request: PrefetchRequest) -> None:
         """Compute the state of a prompt's beginning when nothing else is to be done; returns at once.
 
-        A later thought of the same conversation takes the place of an earlier one.
+        A later request of the same conversation takes the place of an earlier one.
         """
 
 

@@ -125,10 +125,10 @@ class GenerationRequest:
     owner: str = ""
     session: str = ""
     n_head: int = 0
-    patient: bool = False
+    background: bool = False
     """Whether nobody waits for it, so that others go first."""
-    given: tuple[int, ...] = field(default=(), repr=False)
-    told: int = 0
+    resume_tokens: tuple[int, ...] = field(default=(), repr=False)
+    delivered: int = 0
     """Of an answer that another engine has begun: its tokens so far, and how many characters the caller has already."""
     account: str = ""
     """Whose share of the engine it takes: a key with those that were minted by it is one; "" is the owner's own."""
@@ -144,7 +144,7 @@ class TokenChoice:
 
 
 @dataclass(frozen=True)
-class Thought:
+class PrefetchRequest:
     """The beginning of a prompt that is likely to come: its tokens, and whose it is, as in GenerationRequest.
 
     That of `owner` EVERYBODY is the beginning of a template.

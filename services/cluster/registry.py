@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import redis
 
-from services.backend.codec import plain, read
+from services.backend.codec import from_json, to_json
 from services.backend.status import Status
 from services.cluster.redis_client import Link
 from services.errors import InvalidRequest
@@ -100,7 +100,7 @@ class Roster:
         """Say that this one is there; `life` is what this process is known by, and none before it with its name."""
         kind = _kind(type(card))
         pipe = self._redis.pipeline()
-        pipe.set(self._link.key(kind, card.name), json.dumps(plain(card)), ex=GONE)
+        pipe.set(self._link.key(kind, card.name), json.dumps(to_json(card)), ex=GONE)
         pipe.sadd(self._link.key(kind), card.name)
         if life:
             pipe.set(self._link.key("alive", life), 1, ex=GONE)
@@ -174,7 +174,7 @@ class Roster:
         for name, text in zip(names, found, strict=True):
             try:
                 if text is not None:
-                    cards.append(read(card, json.loads(text)))
+                    cards.append(from_json(card, json.loads(text)))
             except ValueError:
                 log.warning("the card of %s cannot be read: is it of another version?", name)
         return cards

@@ -51,7 +51,7 @@ class Placing:
         n_open = int(self._enter([self._asked(request)], [now, now + _LOST_AFTER, id_]))
         if request.session:
             self._redis.set(self._answering(request.owner, request.session), id_, ex=_LOST_AFTER)
-        highest, lowest = _JOBS if request.patient else _PEOPLE
+        highest, lowest = _JOBS if request.background else _PEOPLE
         return max(highest - (n_open - 1), lowest)
 
     def leave(self, id_: str, request: GenerationRequest) -> None:
@@ -67,7 +67,7 @@ class Placing:
 
     def choose(self, id_: str, request: GenerationRequest, model: ServedModel, workers: list[WorkerCard]) -> str:
         """The worker whose own queue a request goes to, and which has a slot for it; "": whichever is free."""
-        if not request.session or request.patient or len(workers) < 2:
+        if not request.session or request.background or len(workers) < 2:
             return ""
         home = self.home(request.owner, request.session)
         card = next((each for each in workers if each.name == home), None)
@@ -113,7 +113,7 @@ class Placing:
 
     def _asked(self, request: GenerationRequest) -> str:
         who = request.account or request.owner
-        return self._link.key("asked", "jobs" if request.patient else "people", who)
+        return self._link.key("asked", "jobs" if request.background else "people", who)
 
     def _answering(self, owner: str, session: str) -> str:
         return self._link.key("answering", owner, session)

@@ -39,10 +39,10 @@ Perform = Callable[[JobKey, JobRequest, Poll, bool], Running]
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job is getting on. `place` is which in line it is, 0 once it is computed."""
+    """How a job is getting on. `queue_position` is which in line it is, 0 once it is computed."""
 
     state: JobState
-    place: int
+    queue_position: int
     created: float
     finished: float | None
     reply: Reply | None

@@ -132,8 +132,8 @@ class Jobs:
         """How a job is getting on. Raises NotFound, StorageFailed."""
         with self._changed:
             if job := self._under_way.get(key):
-                place = self._line.index(job) + 1 if job in self._line else 0
-                return JobStatus(job.state, place, job.created, None, job.reply())
+                queue_position = self._line.index(job) + 1 if job in self._line else 0
+                return JobStatus(job.state, queue_position, job.created, None, job.reply())
             stored = self._store.get(key)
         if stored is None:
             raise NotFound(f"there is no job {_shown(key)}", param="job_id", code="job_not_found")

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.backend.codec import plain
+from services.backend.codec import to_json
 from services.backend.status import Counts, Room, Status
 from services.backend.types import ChatFormat, LoadSettings, Prompt
 from services.engine.pool import EnginePool
@@ -165,7 +165,7 @@ def test_what_waits_for_a_model_takes_no_thread(tmp_path: Path) -> None:
     child = Child(theirs, cast(EnginePool, pool))
     serving = threading.Thread(target=child.serve)
     serving.start()
-    settings, n_callers = plain(LoadSettings(tmp_path, 1)), THREADS + 10
+    settings, n_callers = to_json(LoadSettings(tmp_path, 1)), THREADS + 10
 
     def read(n_replies: int) -> dict[int, Any]:
         replies: dict[int, Any] = {}
@@ -179,7 +179,7 @@ def test_what_waits_for_a_model_takes_no_thread(tmp_path: Path) -> None:
     try:
         for n in range(n_callers):
             lease = {"id": 3 * n, "do": "lease", "lease": n, "like": 0, "settings": settings, "embeds": False}
-            tokenize = {"id": 3 * n + 1, "do": "tokenize_all", "lease": n, "prompts": [plain(Prompt("Hi"))]}
+            tokenize = {"id": 3 * n + 1, "do": "tokenize_all", "lease": n, "prompts": [to_json(Prompt("Hi"))]}
             ours.send(lease, tokenize)
             if n % 2:
                 ours.send({"id": 3 * n + 2, "do": "give_up", "number": 3 * n + 1})

@@ -80,7 +80,7 @@ def _events(answer: Answer) -> Iterator[str]:
     for chunk in answer.chunks():
         if chunk:
             yield sse.event({"chunk": chunk})
-        elif comment := silences.comment(answer.place):
+        elif comment := silences.comment(answer.queue_position):
             yield comment
     told = {name: answer.summary[name] for name in _TOLD}
     yield sse.event({"chunk": "", **told})

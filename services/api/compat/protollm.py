@@ -169,7 +169,7 @@ def _describe(job_id: str, status: JobStatus) -> dict[str, Any]:
     return {
         "job_id": job_id,
         "state": status.state,
-        "place": status.place,
+        "place": status.queue_position,
         "created": status.created,
         "finished": status.finished,
         "result": said if said and not failed else None,

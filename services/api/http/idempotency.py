@@ -75,7 +75,7 @@ class Performer:
         self._app = app
         self._keys = keys
 
-    def __call__(self, key: JobKey, asked: JobRequest, poll: Poll, patient: bool) -> _Performed:
+    def __call__(self, key: JobKey, asked: JobRequest, poll: Poll, background: bool) -> _Performed:
         """See `Perform`."""
 
         def has_left() -> bool:
@@ -95,7 +95,7 @@ class Performer:
                     raise NotAuthenticated("the key that sent this job has been revoked")
                 check_scope(g.identity)
                 name = RequestName(key.id, asked.digest)
-                with self._app.extensions["hearth"]["answers"].places.needing_none(patient), named(name):
+                with self._app.extensions["hearth"]["answers"].places.needing_none(background), named(name):
                     response = self._app.make_response(self._app.dispatch_request())
             except Exception as error:
                 response = self._app.make_response(self._app.handle_user_exception(error))

@@ -37,12 +37,12 @@ class Silences:
         self._count = 0
         self._told: int | None = None
 
-    def comment(self, place: int | None) -> str:
-        """A comment, or "", for a quarter of a second without text; `place` is which in line the answer is."""
+    def comment(self, queue_position: int | None) -> str:
+        """A comment, or "", for a quarter of a second without text; `queue_position` is which in line the answer is."""
         count, self._count = self._count, self._count + 1
-        if place is not None and place != (self._told or 0):
-            self._told = place
-            return QUEUED.format(place)
+        if queue_position is not None and queue_position != (self._told or 0):
+            self._told = queue_position
+            return QUEUED.format(queue_position)
         # At once, so that the headers leave, and then every ten seconds.
         return WAITING if count % 40 == 0 else ""
 

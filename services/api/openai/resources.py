@@ -222,7 +222,7 @@ def _events(answers: Sequence[Answer], writer: _ChatWriter | _TextWriter, shape:
             if isinstance(part, dict):
                 window = window_of(answer) if part["finish_reason"] else {}
                 yield sse.event({**shape.part(part, with_usage), **window})
-            elif comment := silences.comment(answer.place):
+            elif comment := silences.comment(answer.queue_position):
                 yield comment
     if with_usage:
         yield sse.event(shape.end(answers))

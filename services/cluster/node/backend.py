@@ -14,9 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from services.backend.codec import plain, read, read_error
+from services.backend.codec import error_from_json, from_json, to_json
 from services.backend.status import Counts, Room, Status
-from services.backend.types import EVERYBODY, ChatFormat, GenerationRequest, Health, LoadSettings, Prompt, Spent, Thought
+from services.backend.types import (
+    EVERYBODY,
+    ChatFormat,
+    GenerationRequest,
+    Health,
+    LoadSettings,
+    PrefetchRequest,
+    Prompt,
+    Spent,
+)
 from services.cluster.broker import CALL, GENERATE, Broker
 from services.cluster.node.generation import StreamGeneration
 from services.cluster.node.vocabularies import Tokenizer, Vocabularies
@@ -61,7 +70,7 @@ class RemoteModel:
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """See `Model.tokenize_all`."""
         if self._embeds:
-            return [list(self._call("tokenize", plain(prompt))) for prompt in prompts]
+            return [list(self._call("tokenize", to_json(prompt))) for prompt in prompts]
         return [self._tokenizer.tokenize(prompt) for prompt in prompts]
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
@@ -72,14 +81,14 @@ class RemoteModel:
         """See `Model.submit_all`."""
         return self._backend.submit_all(self._settings, self._served, requests)
 
-    def think(self, thought: Thought) -> None:
-        """See `Model.think`."""
-        self._backend.think(self._settings, thought)
+    def prefetch(self, request: PrefetchRequest) -> None:
+        """See `Model.prefetch`."""
+        self._backend.prefetch(self._settings, request)
 
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
         """See `Embedder.embed`."""
         vector, spent = self._call("embed", list(tokens), poll)
-        return list(vector), read(Spent, spent)
+        return list(vector), from_json(Spent, spent)
 
     def _call(self, do: str, argument: Any, poll: Callable[[], None] = lambda: None) -> Any:
         return self._backend.call(self._settings, self._served, do, argument, poll)
@@ -164,7 +173,7 @@ class ClusterBackend:
             worker = self._placing.choose(id_, request, served, workers)
             with self._lock:
                 self._waiting.add(id_)
-            self._broker.send(GENERATE, id_, [id_, plain(settings), plain(request)], served, worker, priority)
+            self._broker.send(GENERATE, id_, [id_, to_json(settings), to_json(request)], served, worker, priority)
         except BaseException:
             # Should the broker have taken it after all, nobody begins it any more.
             self.done(generation)
@@ -180,7 +189,7 @@ class ClusterBackend:
             id_ = uuid.uuid4().hex
             self.streams.open(id_, self._name)
             try:
-                self._broker.send(CALL, id_, [id_, plain(settings), do, argument], served, "", 9)
+                self._broker.send(CALL, id_, [id_, to_json(settings), do, argument], served, "", 9)
                 return self._result_of(id_, poll)
             finally:
                 self.streams.drop(id_)
@@ -192,7 +201,7 @@ class ClusterBackend:
             for entry, _, event in self.streams.read(id_, after, 1000):
                 after = entry
                 if "error" in event:
-                    raise read_error(event["error"])
+                    raise error_from_json(event["error"])
                 if "result" in event:
                     return event["result"]
         raise Unavailable("no worker has answered in time", code="timeout", retry_after=5)
@@ -240,12 +249,12 @@ class ClusterBackend:
             self._tell({"do": order, "id": id_})
         return attempts
 
-    def think(self, settings: LoadSettings, thought: Thought) -> None:
+    def prefetch(self, settings: LoadSettings, request: PrefetchRequest) -> None:
         """Have the worker that has the conversation read on; for the beginning of a template, all that serve the model."""
         with contextlib.suppress(Exception):
-            home = "" if thought.owner == EVERYBODY else self._placing.home(thought.owner, thought.session)
+            home = "" if request.owner == EVERYBODY else self._placing.home(request.owner, request.session)
             if home is not None:
-                self._tell({"do": "think", "worker": home, "settings": plain(settings), "thought": plain(thought)})
+                self._tell({"do": "prefetch", "worker": home, "settings": to_json(settings), "prefetch": to_json(request)})
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`. Workers that are away forget it when they are back."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from services.backend.codec import Message, read, read_choice, read_error
+from services.backend.codec import Message, choice_from_json, error_from_json, from_json
 from services.backend.types import Finish, GenerationRequest, Spent, TokenChoice
 from services.cluster.redis_client import away, is_away
 from services.cluster.streams import Streams
@@ -52,7 +52,7 @@ class StreamGeneration:
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
-        self.place: int | None = None
+        self.queue_position: int | None = None
         self.spent = Spent()
         self.id = id_
         self.request = request
@@ -149,20 +149,20 @@ class StreamGeneration:
     def _take(self, event: Message) -> str:
         """Take an event in, and return its text. Raises what the worker has raised."""
         if "worker" in event:
-            self.place = 0
+            self.queue_position = 0
             self._requests.begun(self)
         self.tokens += event.get("tokens", ())
-        self.choices += [read_choice(choice) for choice in event.get("choices", ())]
+        self.choices += [choice_from_json(choice) for choice in event.get("choices", ())]
         if text := event.get("text", ""):
             self.spent = replace(self.spent, completion_tokens=len(self.tokens))
         if "spent" in event:
-            self.spent, self._is_over = read(Spent, event["spent"]), True
+            self.spent, self._is_over = from_json(Spent, event["spent"]), True
         if "finish" in event:
-            self.finish = read(Finish, event["finish"])
+            self.finish = from_json(Finish, event["finish"])
         if "error" in event:
             self._is_over = True
         if self._is_over and not self.finish and not self._is_dropped:
-            raise read_error(event["error"]) if "error" in event else lost()
+            raise error_from_json(event["error"]) if "error" in event else lost()
         return str(text)
 
 

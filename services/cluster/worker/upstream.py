@@ -18,7 +18,7 @@ import httpx2
 
 from services.backend.delivery import Delivery
 from services.backend.status import Counts, LoadedModel, Room, Status
-from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, Spent, Thought
+from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, PrefetchRequest, Spent
 from services.cluster.text_tokens import TextTokenizer
 from services.errors import HearthError, InvalidRequest, Unavailable
 from services.models.files import CheckedModel, ModelFile, ModelFiles
@@ -77,7 +77,7 @@ class InnerGeneration(Delivery):
     def _read(self) -> None:
         began, first, pieces, usage = time.perf_counter(), None, 0, None
         reason: Any = "stop"
-        if owed := "".join(map(chr, self._request.given))[self._request.told :]:
+        if owed := "".join(map(chr, self._request.resume_tokens))[self._request.delivered :]:
             # What the other worker had, and its caller has not.
             self.put(owed)
         try:
@@ -128,8 +128,8 @@ class InnerModel(TextTokenizer):
         """See `Model.submit_all`."""
         return [InnerGeneration(self._backend, self._model, request) for request in requests]
 
-    def think(self, thought: Thought) -> None:
-        """See `Model.think`: the other server does not."""
+    def prefetch(self, request: PrefetchRequest) -> None:
+        """See `Model.prefetch`: the other server does not."""
 
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
         """See `Embedder.embed`; the other server takes a text at once."""
@@ -187,9 +187,9 @@ class InnerBackend:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self.name_of(model),
-            "prompt": "".join(map(chr, (*request.tokens, *request.given))),
+            "prompt": "".join(map(chr, (*request.tokens, *request.resume_tokens))),
             # What has been said already counts, about.
-            "max_tokens": max(request.max_tokens - len(request.given) // 4, 1),
+            "max_tokens": max(request.max_tokens - len(request.resume_tokens) // 4, 1),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "presence_penalty": sampling.presence_penalty,

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from services.backend.codec import Message, plain, plain_choice, plain_error, read
+from services.backend.codec import Message, choice_to_json, error_to_json, from_json, to_json
 from services.backend.protocols import Backend, Generation, Model
-from services.backend.types import GenerationRequest, LoadSettings, Prompt, Thought
+from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.cluster.node.generation import lost
 from services.cluster.redis_client import Link, is_away
 from services.cluster.registry import Roster
@@ -72,7 +72,7 @@ class Work:
         """Compute a request, from where another worker has left it. Raises GiveBack."""
         with self._working(id_):
             try:
-                wanted, request = read(LoadSettings, settings), read(GenerationRequest, asked)
+                wanted, request = from_json(LoadSettings, settings), from_json(GenerationRequest, asked)
             except ValueError:
                 # Not what it says: that has words of the request in it.
                 what = f"the worker {self.name} cannot read this request: is it of another version?"
@@ -108,7 +108,7 @@ class Work:
     def _refuse(self, id_: str, error: Exception) -> None:
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
         if begun.order not in ("gone", "cancel"):
-            self.write_events(id_, begun.attempt, begun.written, [{"error": plain_error(error)}])
+            self.write_events(id_, begun.attempt, begun.written, [{"error": error_to_json(error)}])
 
     def call(self, id_: str, settings: Message, do: str, argument: Any) -> None:
         """Tokenize or embed something, and write what came of it. Raises GiveBack."""
@@ -116,14 +116,14 @@ class Work:
         if begun.order == "gone":
             return
         try:
-            with self._backend.lease_embedder(self._here(read(LoadSettings, settings))) as embedder:
+            with self._backend.lease_embedder(self._here(from_json(LoadSettings, settings))) as embedder:
                 if do == "tokenize":
-                    event: Message = {"result": embedder.tokenize(read(Prompt, argument))}
+                    event: Message = {"result": embedder.tokenize(from_json(Prompt, argument))}
                 else:
                     vector, spent = embedder.embed(argument, lambda: self._check_wanted(id_))
-                    event = {"result": [vector, plain(spent)]}
+                    event = {"result": [vector, to_json(spent)]}
         except Exception as error:
-            event = {"error": plain_error(self._explained(error))}
+            event = {"error": error_to_json(self._explained(error))}
         self.write_events(id_, begun.attempt, begun.written, [event])
 
     def _check_wanted(self, id_: str) -> None:
@@ -132,7 +132,7 @@ class Work:
             raise Unavailable("nobody waits for it any more", code="cancelled")
 
     def obey(self, order: Message) -> None:
-        """Do what an API node tells all workers: stop, cancel, think, forget or unload. What fails is not told."""
+        """Do what an API node tells all workers: stop, cancel, prefetch, forget or unload. What fails is not told."""
         do = order.get("do")
         if do in ("stop", "cancel"):
             for generation in self._under_way.get(str(order.get("id")), (None, []))[1]:
@@ -142,10 +142,13 @@ class Work:
         elif do == "unload":
             with suppress(HearthError):
                 self._backend.unload(self._files.check(str(order["file"])).path)
-        elif do == "think" and order.get("worker") in ("", self.name):
+        elif do == "prefetch" and order.get("worker") in ("", self.name):
             # A beginning is for all that have the model.
-            with suppress(HearthError), self._backend.lease(self._here(read(LoadSettings, order["settings"]))) as model:
-                model.think(read(Thought, order["thought"]))
+            with (
+                suppress(HearthError),
+                self._backend.lease(self._here(from_json(LoadSettings, order["settings"]))) as model,
+            ):
+                model.prefetch(from_json(PrefetchRequest, order["prefetch"]))
 
     def _attempt(self, id_: str, settings: LoadSettings, request: GenerationRequest) -> bool:
         """Go on with a request; return whether to try again."""
@@ -156,14 +159,14 @@ class Work:
             # It may be the request that ends the workers.
             what = f"{MOST_ATTEMPTS} workers went down over this request; nothing was stored"
             error = Unavailable(what, code="engine_crashed", retry_after=10)
-            self.write_events(id_, begun.attempt, begun.written, [{"error": plain_error(error)}])
+            self.write_events(id_, begun.attempt, begun.written, [{"error": error_to_json(error)}])
             return False
         self._patiently(lambda: self._placing.begin(id_, self.name, request.owner, request.session))
-        texts, tokens = [], list(request.given)
+        texts, tokens = [], list(request.resume_tokens)
         for event in begun.events:
             texts.append(event.get("text", ""))
             tokens += event.get("tokens", ())
-        request = replace(request, given=tuple(tokens), told=len("".join(texts)))
+        request = replace(request, resume_tokens=tuple(tokens), delivered=len("".join(texts)))
         watch = _Watch(self, id_, begun)
         try:
             with self._backend.lease(self._here(settings)) as model:
@@ -180,7 +183,7 @@ class Work:
                 raise GiveBack from problem
             if isinstance(problem, Unavailable) and problem.code in _CRASHES and begun.attempt < MOST_ATTEMPTS:
                 return True
-            watch.write({"error": plain_error(self._explained(problem))})
+            watch.write({"error": error_to_json(self._explained(problem))})
         finally:
             if watch.generation and not watch.generation.finish:
                 watch.generation.cancel()
@@ -270,14 +273,14 @@ class _Watch:
                     event["tokens"] = tokens
                 if choices := generation.choices[n_choices:]:
                     n_choices += len(choices)
-                    event["choices"] = [plain_choice(choice) for choice in choices]
+                    event["choices"] = [choice_to_json(choice) for choice in choices]
                 self.write(event)
             if self.is_over:
                 generation.cancel()
                 break
         # Should its API node be there after all, it is not to wait for more.
-        how = {"finish": plain(generation.finish)} if generation.finish else {"error": plain_error(lost())}
-        self.write({**how, "spent": plain(generation.spent)})
+        how = {"finish": to_json(generation.finish)} if generation.finish else {"error": error_to_json(lost())}
+        self.write({**how, "spent": to_json(generation.spent)})
 
     def write(self, event: Message) -> None:
         """Write an event."""

@@ -63,7 +63,7 @@ class ChainSampler:
         for sampler in _choosing(sampling):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
         try:
-            for token in request.given:
+            for token in request.resume_tokens:
                 self._accept_given(token, sampler)
         except InvalidRequest:
             self.close()
@@ -93,7 +93,9 @@ class ChainSampler:
         if self._grammar is not None:
             # llama.cpp ends the process where a grammar is handed a token that it does not allow.
             if not np.isfinite(self._allowed(np.array([token]))[0]):
-                raise InvalidRequest("given: the grammar does not allow what was said so far", param="given")
+                raise InvalidRequest(
+                    "resume_tokens: the grammar does not allow what was said so far", param="resume_tokens"
+                )
             llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
 

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from services.backend.status import Counts
-from services.backend.types import GenerationRequest, LoadSettings, Prompt, Thought
+from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.engine.kv.slots import SlotCache
 from services.engine.kv.state import pack
 from services.engine.kv.store import StateStore
@@ -68,7 +68,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._store = store or StateStore()
         self._think_ahead = think_ahead
-        self._inbox: queue.SimpleQueue[list[Sequence] | Thought | _Forget | str | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Sequence] | PrefetchRequest | _Forget | str | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._mailed: Counter[str] = Counter()
         self._open = True
@@ -136,7 +136,7 @@ class Engine:
         try:
             for number, request in enumerate(requests):
                 # Here, on the caller's thread, since reading a file would hold up everybody's streams.
-                prompt = pack(request.tokens + request.given)
+                prompt = pack(request.tokens + request.resume_tokens)
                 self._store.fetch(self._model, request.owner, prompt, rule=self._runner.cut_rule, spare=1)
                 made = make(number, request, self._wake) if make else EngineGeneration(request, self._wake)
                 generations.append(made)
@@ -157,7 +157,7 @@ class Engine:
     def _is_over(self, generation: EngineGeneration) -> bool:
         """Whether there is nothing left to compute of what another engine has begun; its caller then is told so."""
         sequence = generation.sequence
-        if not sequence.request.given or not (reason := sequence.replay(self._runner.vocabulary.piece)):
+        if not sequence.request.resume_tokens or not (reason := sequence.replay(self._runner.vocabulary.piece)):
             return False
         if sequence.sampler:
             sequence.sampler.close()
@@ -165,14 +165,14 @@ class Engine:
         generation.leave()
         return True
 
-    def think(self, thought: Thought) -> None:
-        """See `Model.think`."""
+    def prefetch(self, request: PrefetchRequest) -> None:
+        """See `Model.prefetch`."""
         with self._lock:
-            if self._open and self._think_ahead and thought.tokens:
-                self._inbox.put(thought)
+            if self._open and self._think_ahead and request.tokens:
+                self._inbox.put(request)
 
     def forget(self, owner: str, session: str) -> None:
-        """Empty the slot of a conversation, and drop the thought of it; returns when that is done."""
+        """Empty the slot of a conversation, and drop its prefetch; returns when that is done."""
         forget = _Forget(owner, session)
         with self._lock:
             is_open = self._open
@@ -265,8 +265,8 @@ class Engine:
                 with self._lock:
                     self._mailed.subtract(sequence.account for sequence in item)
                     self._mailed = +self._mailed
-            elif isinstance(item, Thought):
-                self._steps.thoughts.add(item)
+            elif isinstance(item, PrefetchRequest):
+                self._steps.prefetch_queue.add(item)
             elif isinstance(item, _Forget):
                 self._steps.forget(item.owner, item.session)
                 item.done.set()

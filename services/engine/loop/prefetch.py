@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from services.backend.types import Thought
+from services.backend.types import PrefetchRequest
 
 # More than these come from people who have long gone: the oldest is dropped.
 MAX_THOUGHTS = 256
 
 
-class Thoughts:
-    """One thought a conversation, oldest first, since whose answer is oldest is likely to write next.
+class PrefetchQueue:
+    """One request a conversation, oldest first, since whose answer is oldest is likely to write next.
 
     Owned by the engine's thread.
     """
 
     def __init__(self) -> None:
-        self._thoughts: OrderedDict[tuple[str, str], Thought] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, str], PrefetchRequest] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._thoughts)
+        return len(self._requests)
 
-    def add(self, thought: Thought) -> None:
-        """Take a thought, in the place of an earlier one of the same conversation."""
-        self.drop(thought.owner, thought.session)
-        self._thoughts[thought.owner, thought.session] = thought
-        if len(self._thoughts) > MAX_THOUGHTS:
-            self._thoughts.popitem(last=False)
+    def add(self, request: PrefetchRequest) -> None:
+        """Add a request, in the place of an earlier one of the same conversation."""
+        self.drop(request.owner, request.session)
+        self._requests[request.owner, request.session] = request
+        if len(self._requests) > MAX_THOUGHTS:
+            self._requests.popitem(last=False)
 
-    def first(self) -> Thought | None:
+    def first(self) -> PrefetchRequest | None:
         """The one to go on with."""
-        return next(iter(self._thoughts.values()), None)
+        return next(iter(self._requests.values()), None)
 
     def drop(self, owner: str, session: str) -> None:
         """Forget what was expected of a conversation."""
-        self._thoughts.pop((owner, session), None)
+        self._requests.pop((owner, session), None)
 
     def clear(self) -> None:
         """Forget all."""
-        self._thoughts.clear()
+        self._requests.clear()

@@ -100,7 +100,7 @@ class Scheduler:
         def order(each: Sequence) -> tuple[bool, int, int, int]:
             # What nobody waits for goes last; within an account, which may be of several keys, those take turns too.
             account = each.account
-            return each.request.patient, slots[account], admitted.get(account, 0), owners[each.request.owner]
+            return each.request.background, slots[account], admitted.get(account, 0), owners[each.request.owner]
 
         for number in itertools.count(self._n_admitted + 1):
             if not waiting:

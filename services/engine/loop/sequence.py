@@ -37,7 +37,7 @@ class Sequence:
     def __init__(self, request: GenerationRequest, generation: EngineGeneration) -> None:
         self.request = request
         self.generation = generation
-        self.tokens = [*request.tokens, *request.given]
+        self.tokens = [*request.tokens, *request.resume_tokens]
         self.n_computed = 0
         self.n_cached = 0
         self.slot: int | None = None
@@ -52,7 +52,7 @@ class Sequence:
         self.stopped = False
         """Whether its caller wants no more than there is."""
         self._clock = _Clock()
-        self._untold = 0
+        self._undelivered = 0
 
     @property
     def account(self) -> str:
@@ -77,7 +77,7 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether the prompt is read, so that each step adds a token."""
-        return self.n_generated > len(self.request.given)
+        return self.n_generated > len(self.request.resume_tokens)
 
     @property
     def n_generated(self) -> int:
@@ -89,11 +89,11 @@ class Sequence:
 
         `piece` gives a token's bytes. Before the sequence is in the engine.
         """
-        said = "".join(self.text.add(piece(token)) for token in self.request.given)
+        said = "".join(self.text.add(piece(token)) for token in self.request.resume_tokens)
         # The other engine may have said more, as at an end, or less than can be said of its tokens.
-        self._untold = max(self.request.told - len(said), 0)
-        if said[self.request.told :]:
-            self.generation.put(said[self.request.told :])
+        self._undelivered = max(self.request.delivered - len(said), 0)
+        if said[self.request.delivered :]:
+            self.generation.put(said[self.request.delivered :])
         if self.text.stopped:
             return "stop"
         return "length" if self.n_left < 1 else None
@@ -139,8 +139,8 @@ class Sequence:
 
     def deliver(self, text: str) -> None:
         """Hand text to the caller, but for what it has already."""
-        known = min(self._untold, len(text))
-        self._untold -= known
+        known = min(self._undelivered, len(text))
+        self._undelivered -= known
         if text[known:]:
             self.generation.put(text[known:])
 

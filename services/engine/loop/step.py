@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 
 from services.backend.status import Counts
-from services.backend.types import EVERYBODY, FinishReason, Thought, TokenChoice
+from services.backend.types import EVERYBODY, FinishReason, PrefetchRequest, TokenChoice
 from services.engine.kv.slots import SlotCache
 from services.engine.kv.state import MIN_SHARED
 from services.engine.llama.batch import Run
 from services.engine.llama.runner import Interrupted, Runner
 from services.engine.loop.pace import Pace
-from services.engine.loop.prefetch import Thoughts
+from services.engine.loop.prefetch import PrefetchQueue
 from services.engine.loop.scheduler import Scheduler, Work
 from services.engine.loop.sequence import Sequence
 from services.errors import HearthError
@@ -24,7 +24,7 @@ class Steps:
     def __init__(self, runner: Runner, cache: SlotCache) -> None:
         self.cache = cache
         self.scheduler = Scheduler(runner.n_slots)
-        self.thoughts = Thoughts()
+        self.prefetch_queue = PrefetchQueue()
         self.is_thinking = False
         """Whether the batch under way is for nobody who waits; read by other threads."""
         self.counts = Counts()
@@ -32,13 +32,13 @@ class Steps:
         """For how long an answer holds its slot, of late."""
         self._runner = runner
         self._pace = Pace()
-        self._thought: Thought | None = None
-        self._n_thought = 0
+        self._last: PrefetchRequest | None = None
+        self._n_last = 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do, not even to think of."""
-        return self.scheduler.is_idle and not self.thoughts
+        """Whether there is nothing to do, not even to prefetch."""
+        return self.scheduler.is_idle and not self.prefetch_queue
 
     @property
     def is_for_nobody(self) -> bool:
@@ -49,12 +49,12 @@ class Steps:
     def forget(self, owner: str, session: str) -> None:
         """Drop what is computed of a conversation, and what is to be. An answer that was broken off gives its slot back."""
         self._end_unwanted()
-        self.thoughts.drop(owner, session)
+        self.prefetch_queue.drop(owner, session)
         self.cache.forget(owner, session)
 
     def clear(self) -> None:
-        """Give up all thoughts, and everything that is computed; no sequence may be under way."""
-        self.thoughts.clear()
+        """Give up all prefetches, and everything that is computed; no sequence may be under way."""
+        self.prefetch_queue.clear()
         self.cache.clear()
         self._runner.clear()
 
@@ -66,7 +66,7 @@ class Steps:
         self._end_unwanted()
         self._admit()
         if self.scheduler.is_idle:
-            self._think(has_mail)
+            self._prefetch(has_mail)
             return
         most = self._runner.step_tokens
         plan = self.scheduler.plan(most, self._pace.chunk(most + 1), self._pace.burst())
@@ -111,37 +111,37 @@ class Steps:
 
     def _admit(self) -> None:
         while sequence := self.scheduler.admit():
-            sequence.generation.place = 0
+            sequence.generation.queue_position = 0
             request = sequence.request
-            self.thoughts.drop(request.owner, request.session)
-            known = request.tokens + request.given
+            self.prefetch_queue.drop(request.owner, request.session)
+            known = request.tokens + request.resume_tokens
             sequence.start(*self.cache.open(known, request.owner, request.session))
             self.counts.cached_tokens += sequence.n_cached
             self.counts.note_prompt(self.cache.tier if sequence.n_cached else "none")
             head = request.tokens[: request.n_head]
             if len(head) >= MIN_SHARED and sequence.n_computed < len(head) and not self.cache.knows_head(head):
                 sequence.pause_at = len(head)
-        for place, waiting in enumerate(self.scheduler.line(), start=1):
-            waiting.generation.place = place
+        for queue_position, waiting in enumerate(self.scheduler.line(), start=1):
+            waiting.generation.queue_position = queue_position
 
     def _share_head(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.cache.share_head(sequence.slot, sequence.tokens[: sequence.n_computed])
 
-    def _think(self, has_mail: Callable[[], bool]) -> None:
+    def _prefetch(self, has_mail: Callable[[], bool]) -> None:
         """Read one chunk of the prompt that is likely to come. A request that arrives ends the reading at once."""
-        thought = self.thoughts.first()
+        request = self.prefetch_queue.first()
         # In this order: a request that comes after the look finds that it has to interrupt.
         self.is_thinking = True
-        if thought is None or has_mail():
+        if request is None or has_mail():
             return
-        slot, n_computed = self.cache.open(thought.tokens, thought.owner, thought.session, spare=0)
-        if thought is self._thought and n_computed < self._n_thought:
+        slot, n_computed = self.cache.open(request.tokens, request.owner, request.session, spare=0)
+        if request is self._last and n_computed < self._n_last:
             # What was read of it has been lost again: it would never come to an end.
-            self.cache.release(slot, thought.tokens[:n_computed])
-            self.thoughts.drop(thought.owner, thought.session)
+            self.cache.release(slot, request.tokens[:n_computed])
+            self.prefetch_queue.drop(request.owner, request.session)
             return
-        chunk = thought.tokens[n_computed : n_computed + self._runner.step_tokens]
+        chunk = request.tokens[n_computed : n_computed + self._runner.step_tokens]
         try:
             if chunk:
                 self._runner.decode([Run(slot, n_computed, chunk, sampled=False)])
@@ -150,12 +150,12 @@ class Steps:
             n_computed = stopped.kept[0]
             return
         finally:
-            self.cache.release(slot, thought.tokens[:n_computed])
-            self._thought, self._n_thought = thought, n_computed
-        if n_computed == len(thought.tokens):
-            if thought.owner == EVERYBODY:
-                self.cache.share_head(slot, thought.tokens)
-            self.thoughts.drop(thought.owner, thought.session)
+            self.cache.release(slot, request.tokens[:n_computed])
+            self._last, self._n_last = request, n_computed
+        if n_computed == len(request.tokens):
+            if request.owner == EVERYBODY:
+                self.cache.share_head(slot, request.tokens)
+            self.prefetch_queue.drop(request.owner, request.session)
 
     def _sample(self, sequence: Sequence, row: int) -> tuple[int | None, TokenChoice | None]:
         assert sequence.sampler is not None

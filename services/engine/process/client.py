@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from services.backend.codec import plain, read
+from services.backend.codec import from_json, to_json
 from services.backend.status import Counts, Room, Status
-from services.backend.types import ChatFormat, GenerationRequest, Health, LoadSettings, Prompt, Spent, Thought
+from services.backend.types import ChatFormat, GenerationRequest, Health, LoadSettings, PrefetchRequest, Prompt, Spent
 from services.engine.machine import used_memory
 from services.engine.process.connection import EngineOptions, Lease, Life, RemoteGeneration, Report, crashed
 from services.engine.process.heartbeat import BEAT
@@ -40,7 +40,7 @@ class RemoteModel:
         self._life = life
         self._lease = lease
         self.n_ctx: int = lease.known["n_ctx"]
-        self.chat_format = read(ChatFormat, lease.known["chat_format"])
+        self.chat_format = from_json(ChatFormat, lease.known["chat_format"])
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """See `Model.tokenize`."""
@@ -52,20 +52,20 @@ class RemoteModel:
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """See `Model.tokenize_all`."""
-        return list(self._life.call_leased("tokenize_all", self._lease, prompts=[plain(prompt) for prompt in prompts]))
+        return list(self._life.call_leased("tokenize_all", self._lease, prompts=[to_json(prompt) for prompt in prompts]))
 
     def submit_all(self, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
         """See `Model.submit_all`."""
         return self._life.submit_all(self._lease, requests)
 
-    def think(self, thought: Thought) -> None:
-        """See `Model.think`."""
-        self._life.tell("think", lease=self._lease.number, thought=plain(thought))
+    def prefetch(self, request: PrefetchRequest) -> None:
+        """See `Model.prefetch`."""
+        self._life.tell("prefetch", lease=self._lease.number, prefetch=to_json(request))
 
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
         """See `Embedder.embed`."""
         vector, spent = self._life.call_polled("embed", poll, lease=self._lease.number, tokens=list(tokens))
-        return list(vector), read(Spent, spent)
+        return list(vector), from_json(Spent, spent)
 
 
 class EngineProcess:

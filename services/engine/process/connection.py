@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from services.backend.codec import Message, plain, read, read_choice, read_error
+from services.backend.codec import Message, choice_from_json, error_from_json, from_json, to_json
 from services.backend.delivery import Delivery
 from services.backend.status import Counts, Room, Status
 from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, Spent
@@ -239,7 +239,7 @@ class Life:
         number = next(self._numbers)
         like = self._numbers_of.setdefault((settings, embeds), number)
         known = self._known.get((settings, embeds))
-        told = {} if known else {"settings": plain(settings)}
+        told = {} if known else {"settings": to_json(settings)}
         id_, ready = self._ask("lease", lease=number, like=like, embeds=embeds, **told)
         try:
             if not known:
@@ -257,8 +257,8 @@ class Life:
         with self._lock:
             self._generations |= {generation.number: generation for generation in made}
         try:
-            plain_requests = [[generation.number, plain(each)] for generation, each in zip(made, requests, strict=True)]
-            self.call_leased("submit_all", lease, requests=plain_requests)
+            requests_as_json = [[generation.number, to_json(each)] for generation, each in zip(made, requests, strict=True)]
+            self.call_leased("submit_all", lease, requests=requests_as_json)
         except BaseException:
             with self._lock:
                 for generation in made:
@@ -339,13 +339,13 @@ class Life:
         if "ready" in message:
             self.ready.set()
         elif "report" in message:
-            self.report = read(Report, message["report"])
+            self.report = from_json(Report, message["report"])
         elif "id" in message:
             with self._lock:
                 reply = self._replies.pop(message["id"], None)
                 self._overdue.pop(message["id"], None)
             if reply and "error" in message:
-                reply.set_exception(read_error(message["error"]))
+                reply.set_exception(error_from_json(message["error"]))
             elif reply:
                 reply.set_result(message["ok"])
         else:
@@ -375,21 +375,21 @@ class RemoteGeneration(Delivery):
     def take(self, message: Message) -> None:
         """What the engine says of it, on the receiving thread."""
         self.tokens += message.get("tokens", ())
-        self.choices += [read_choice(choice) for choice in message.get("choices", ())]
+        self.choices += [choice_from_json(choice) for choice in message.get("choices", ())]
         if "left" in message:
-            self.spent = read(Spent, message["left"])
+            self.spent = from_json(Spent, message["left"])
             self.left.set()
         if "text" in message:
             # Until it has left, about as many tokens as pieces.
             self._n_pieces += 1
             self.spent = replace(self.spent, completion_tokens=self._n_pieces)
             self.put(message["text"])
-        elif "place" in message:
-            self.place = message["place"]
+        elif "queue_position" in message:
+            self.queue_position = message["queue_position"]
         elif "finish" in message:
-            self.put(read(Finish, message["finish"]))
+            self.put(from_json(Finish, message["finish"]))
         elif "error" in message:
-            self.put(read_error(message["error"]))
+            self.put(error_from_json(message["error"]))
 
     def stop(self) -> None:
         """See `Generation.stop`."""

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from services import logs
-from services.backend.codec import Message, plain, plain_choice, plain_error, read
-from services.backend.types import Finish, GenerationRequest, LoadSettings, Prompt, Thought
+from services.backend.codec import Message, choice_to_json, error_to_json, from_json, to_json
+from services.backend.types import Finish, GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.engine.kv.store import StateStore
 from services.engine.llama.embedder import Embedder
 from services.engine.loop.engine import Engine
@@ -49,21 +49,21 @@ class _Outgoing(EngineGeneration):
     def __init__(self, request: GenerationRequest, wake: Callable[[], None], number: int, outbox: Outbox) -> None:
         self._number = number
         self._outbox = outbox
-        self._place: int | None = None
+        self._queue_position: int | None = None
         self._told = self._n_tokens = 0
         self._has_left = False
         super().__init__(request, wake)
 
     @property
-    def place(self) -> int | None:
-        """See `Generation.place`; the other side is told of each change."""
-        return self._place
+    def queue_position(self) -> int | None:
+        """See `Generation.queue_position`; the other side is told of each change."""
+        return self._queue_position
 
-    @place.setter
-    def place(self, place: int | None) -> None:
-        if place != self._place:
-            self._place = place
-            self._outbox.put({"of": self._number, "place": place})
+    @queue_position.setter
+    def queue_position(self, queue_position: int | None) -> None:
+        if queue_position != self._queue_position:
+            self._queue_position = queue_position
+            self._outbox.put({"of": self._number, "queue_position": queue_position})
 
     def put(self, event: str | Finish | HearthError) -> None:
         """Send the event, with the tokens that are new since the last, and how they were chosen."""
@@ -73,25 +73,25 @@ class _Outgoing(EngineGeneration):
             message["tokens"] = tokens
         if new := self.choices[self._told :]:
             self._told += len(new)
-            message["choices"] = [plain_choice(choice) for choice in new]
+            message["choices"] = [choice_to_json(choice) for choice in new]
         if isinstance(event, str):
             message["text"] = event
         elif isinstance(event, Finish):
-            message["finish"] = plain(event)
+            message["finish"] = to_json(event)
         else:
-            message["error"] = plain_error(event)
+            message["error"] = error_to_json(event)
         if not isinstance(event, str):
-            message["left"], self._has_left = plain(self.spent), True
+            message["left"], self._has_left = to_json(self.spent), True
         self._outbox.put(message)
 
     def leave(self) -> None:
         """Send what it has cost, where its end has not told."""
         if not self._has_left:
-            self._outbox.put({"of": self._number, "left": plain(self.spent)})
+            self._outbox.put({"of": self._number, "left": to_json(self.spent)})
 
 
 # What nobody waits for.
-_UNANSWERED = frozenset({"stop", "cancel", "give_up", "think", "release", "retain"})
+_UNANSWERED = frozenset({"stop", "cancel", "give_up", "prefetch", "release", "retain"})
 # With whose answer it is told what the process is at.
 _REPORTED = frozenset({"beat", "report", "lease", "unload"})
 Outbox = queue.SimpleQueue[Message]
@@ -150,7 +150,7 @@ class Child:
         message = self._deferred.pop(id_, None)
         if message and message["do"] == "lease" and (error := loaded.exception()):
             self._leases[message["lease"]].set_exception(error)
-            self._tell({"id": id_, "error": plain_error(error)})
+            self._tell({"id": id_, "error": error_to_json(error)})
         elif message:
             self._workers.submit(self._answer, message)
 
@@ -161,15 +161,15 @@ class Child:
             # It is there from now on, for whatever comes behind it.
             self._leases[message["lease"]] = Future()
             if "settings" in message:
-                self._settings[message["like"]] = read(LoadSettings, message["settings"])
+                self._settings[message["like"]] = from_json(LoadSettings, message["settings"])
             return self._pool.has(self._settings[message["like"]], message["embeds"])
-        if do in ("tokenize_all", "think") and not self._leases[message["lease"]].done():
+        if do in ("tokenize_all", "prefetch") and not self._leases[message["lease"]].done():
             return False
         if do == "tokenize_all":
             return sum(len(prompt["text"]) for prompt in message["prompts"]) < QUICK_CHARACTERS
         if do == "embed":
             self._embeddings[message["id"]] = threading.Event()
-        return do in ("stop", "cancel", "give_up", "think", "beat", "report")
+        return do in ("stop", "cancel", "give_up", "prefetch", "beat", "report")
 
     def _answer(self, message: Message) -> None:
         do = getattr(self, f"_do_{message['do']}")
@@ -178,7 +178,7 @@ class Child:
             if message["do"] in _UNANSWERED:
                 return
         except BaseException as error:
-            reply = {"id": message["id"], "error": plain_error(error)}
+            reply = {"id": message["id"], "error": error_to_json(error)}
         if message["do"] in _REPORTED:
             self._report(reply)
         else:
@@ -188,7 +188,7 @@ class Child:
         """Say what the process is at, before these messages."""
         with self._reporting:
             loaded = [str(path) for path in self._pool.loaded()]
-            report = {"health": self._pool.health(), "loaded": loaded, "status": plain(self._pool.status())}
+            report = {"health": self._pool.health(), "loaded": loaded, "status": to_json(self._pool.status())}
             self._tell({"report": report}, *messages)
 
     def _tell(self, *messages: Message) -> None:
@@ -224,7 +224,7 @@ class Child:
             leased.set_exception(error)
             raise
         leased.set_result((stack, model))
-        return {"n_ctx": model.n_ctx, "chat_format": plain(model.chat_format)}
+        return {"n_ctx": model.n_ctx, "chat_format": to_json(model.chat_format)}
 
     def _do_release(self, message: Message) -> None:
         leased = self._leases.pop(message["lease"])
@@ -233,7 +233,7 @@ class Child:
 
     def _do_tokenize_all(self, message: Message) -> list[list[int]]:
         model = self._model(message)
-        return [model.tokenize(read(Prompt, prompt)) for prompt in message["prompts"]]
+        return [model.tokenize(from_json(Prompt, prompt)) for prompt in message["prompts"]]
 
     def _do_pieces(self, message: Message) -> list[str]:
         return [piece.hex() for piece in self._engine(message).pieces(message["tokens"])]
@@ -251,7 +251,7 @@ class Child:
             vector, spent = embedder.embed(message["tokens"], poll)
         finally:
             del self._embeddings[message["id"]]
-        return [vector, plain(spent)]
+        return [vector, to_json(spent)]
 
     def _do_give_up(self, message: Message) -> None:
         if self._deferred.pop(message["number"], None):
@@ -261,7 +261,7 @@ class Child:
 
     def _do_submit_all(self, message: Message) -> None:
         numbers = [number for number, _ in message["requests"]]
-        requests = [read(GenerationRequest, request) for _, request in message["requests"]]
+        requests = [from_json(GenerationRequest, request) for _, request in message["requests"]]
 
         def make(index: int, request: GenerationRequest, wake: Callable[[], None]) -> _Outgoing:
             number = numbers[index]
@@ -283,8 +283,8 @@ class Child:
         if generation := self._generations.get(message["number"]):
             generation.cancel()
 
-    def _do_think(self, message: Message) -> None:
-        self._engine(message).think(read(Thought, message["thought"]))
+    def _do_prefetch(self, message: Message) -> None:
+        self._engine(message).prefetch(from_json(PrefetchRequest, message["prefetch"]))
 
     def _do_forget(self, message: Message) -> None:
         self._pool.forget(message["owner"], message["session"])

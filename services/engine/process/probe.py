@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-from services.backend.codec import Message, plain, plain_error, read, read_error
+from services.backend.codec import Message, error_from_json, error_to_json, from_json, to_json
 from services.backend.types import LoadSettings, Prompt
 from services.engine.process.polling import result_of
 from services.errors import BadModelFile, EngineFailure, HearthError, Unavailable
@@ -155,7 +155,7 @@ class TrialProcess:
             if not told:
                 raise BadModelFile(f"{what}{_last_words(said)}", param="model")
         if problem := json.loads(told):
-            raise read_error(problem)
+            raise error_from_json(problem)
 
     def close(self) -> None:
         """End the trial under way, and begin none any more."""
@@ -166,7 +166,7 @@ class TrialProcess:
 
     def _run(self, settings: LoadSettings, embeds: bool, seconds: float, said: IO[bytes]) -> tuple[int | None, bytes]:
         """Run a trial for so many seconds at most; return its exit status, None where that is too short, and its result."""
-        request = json.dumps({"settings": plain(settings), "embeds": embeds}).encode()
+        request = json.dumps({"settings": to_json(settings), "embeds": embeds}).encode()
         process = self._begin(said)
         try:
             told, _ = process.communicate(request, seconds)
@@ -214,9 +214,9 @@ def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
         else:
             Runner(settings).decode([Run(0, 0, [0], sampled=True)])
     except BadGguf as error:
-        return plain_error(BadModelFile(f"{settings.file.name}: {error}", param="model"))
+        return error_to_json(BadModelFile(f"{settings.file.name}: {error}", param="model"))
     except Exception as error:
-        told = plain_error(error)
+        told = error_to_json(error)
         # llama.cpp repeats what stands in the file.
         return {**told, "message": told["message"][:LONGEST]}
     return None
@@ -232,7 +232,7 @@ def _last_words(said: IO[bytes]) -> str:
 
 def _mark(settings: LoadSettings, embeds: bool) -> str:
     """What changes with whatever decides how the trial ends."""
-    told = json.dumps([version("llama-cpp-python"), plain(settings), embeds], sort_keys=True)
+    told = json.dumps([version("llama-cpp-python"), to_json(settings), embeds], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
@@ -242,7 +242,7 @@ def main() -> None:
     # What llama.cpp prints is no result.
     result = os.dup(1)
     os.dup2(2, 1)
-    problem = json.dumps(_attempt(read(LoadSettings, request["settings"]), request["embeds"])).encode()
+    problem = json.dumps(_attempt(from_json(LoadSettings, request["settings"]), request["embeds"])).encode()
     with os.fdopen(result, "wb") as file:
         file.write(problem)
     # llama.cpp may end badly.

@@ -57,9 +57,9 @@ def test_it_goes_on_where_the_other_was(engine: Engine, question: str, fields: d
     whole = "".join(piece for piece, _ in pieces)
     # The text that was told may be behind its tokens, and at the end before them.
     for n_given in range(1, len(chosen) + 1):
-        for told in {0, 3, 4 * n_given} & set(range(len(whole) + 1)):
-            rest, _, ended = events_of(engine, replace(request, given=tuple(chosen[:n_given]), told=told))
-            assert whole[:told] + "".join(piece for piece, _ in rest) == whole, (n_given, told)
+        for delivered in {0, 3, 4 * n_given} & set(range(len(whole) + 1)):
+            rest, _, ended = events_of(engine, replace(request, resume_tokens=tuple(chosen[:n_given]), delivered=delivered))
+            assert whole[:delivered] + "".join(piece for piece, _ in rest) == whole, (n_given, delivered)
             assert ended == reason
 
 
@@ -68,7 +68,7 @@ def test_what_was_said_to_the_end_ends_at_once(engine: Engine) -> None:
     request = GenerationRequest(tokens, 5, Sampling(temperature=0))
     pieces, chosen, _ = events_of(engine, request)
     whole = "".join(piece for piece, _ in pieces)
-    generation = engine.submit(replace(request, given=tuple(chosen), told=len(whole)))
+    generation = engine.submit(replace(request, resume_tokens=tuple(chosen), delivered=len(whole)))
     assert "".join(generation.chunks(lambda: None)) == ""
     assert generation.finish
     assert (generation.finish.reason, generation.finish.completion_tokens) == ("length", 5)
@@ -76,6 +76,8 @@ def test_what_was_said_to_the_end_ends_at_once(engine: Engine) -> None:
 
 def test_what_the_grammar_never_said_is_refused(engine: Engine) -> None:
     tokens = tuple(engine.tokenize(Prompt(PROMPT.format("Who are you?"))))
-    request = GenerationRequest(tokens, 20, Sampling(json_schema=SCHEMA), given=tuple(engine.tokenize(Prompt("Hello"))))
-    with pytest.raises(InvalidRequest, match="given"):
+    request = GenerationRequest(
+        tokens, 20, Sampling(json_schema=SCHEMA), resume_tokens=tuple(engine.tokenize(Prompt("Hello")))
+    )
+    with pytest.raises(InvalidRequest, match="resume_tokens"):
         engine.submit(request)
