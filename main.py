@@ -17,7 +17,7 @@ from services.cluster.settings import read_cluster
 from services.errors import HearthError, InvalidRequest
 from services.logs import set_up, visible_lines
 from services.models.sources import FORMS
-from services.server.shutdown import Stop
+from services.server.shutdown import Shutdown
 from services.settings import Settings, add_flags, read_settings
 
 log = logging.getLogger("hearth")
@@ -194,7 +194,7 @@ def _serve(
         answers, jobs = parts["answers"], parts["jobs"]
         closers = (engine.close, parts["sessions"].close, parts["keys"].close, jobs.release, parts["usage"].close)
         begin, all_closers = parts["stopping"].begin, (jobs.close, *closers)
-        stop = Stop(begin, lambda: answers.n_open, settings.stop_seconds, all_closers)
+        stop = Shutdown(begin, lambda: answers.n_open, settings.stop_seconds, all_closers)
         closing.enter_context(stop.on_signals())
         engine.retain(parts["sessions"].names_of_all())
         try:

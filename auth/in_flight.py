@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 
-class UnderWay(Protocol):
+class InFlight(Protocol):
     """The counts, by the key's id. Any thread may call it."""
 
     def begin(self, key: str, ticket: str, most: int | None) -> bool:
@@ -23,11 +23,11 @@ class UnderWay(Protocol):
         """How many requests are under way."""
         ...
 
-    def held(self, key: str) -> int:
+    def reserved(self, key: str) -> int:
         """How many tokens are held back."""
         ...
 
-    def hold(self, key: str, ticket: str, n_tokens: int) -> None:
+    def reserve(self, key: str, ticket: str, n_tokens: int) -> None:
         """Hold so many tokens more back for a request that is under way."""
         ...
 
@@ -36,45 +36,45 @@ class UnderWay(Protocol):
         ...
 
 
-class LocalUnderWay:
+class LocalInFlight:
     """Those of one server. `_lock` protects the counts, `_looks` lets one look at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._looks = threading.Lock()
-        self._held: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._reserved: defaultdict[str, dict[str, int]] = defaultdict(dict)
         """By key and ticket, how many tokens."""
 
     def begin(self, key: str, ticket: str, most: int | None) -> bool:
-        """See `UnderWay.begin`."""
+        """See `InFlight.begin`."""
         with self._lock:
-            if most and len(self._held[key]) >= most:
+            if most and len(self._reserved[key]) >= most:
                 return False
-            self._held[key][ticket] = 0
+            self._reserved[key][ticket] = 0
             return True
 
     def end(self, key: str, ticket: str) -> None:
-        """See `UnderWay.end`."""
+        """See `InFlight.end`."""
         with self._lock:
-            del self._held[key][ticket]
-            if not self._held[key]:
-                del self._held[key]
+            del self._reserved[key][ticket]
+            if not self._reserved[key]:
+                del self._reserved[key]
 
     def count(self, key: str) -> int:
-        """See `UnderWay.count`."""
+        """See `InFlight.count`."""
         with self._lock:
-            return len(self._held.get(key, ()))
+            return len(self._reserved.get(key, ()))
 
-    def held(self, key: str) -> int:
-        """See `UnderWay.held`."""
+    def reserved(self, key: str) -> int:
+        """See `InFlight.reserved`."""
         with self._lock:
-            return sum(self._held.get(key, {}).values())
+            return sum(self._reserved.get(key, {}).values())
 
-    def hold(self, key: str, ticket: str, n_tokens: int) -> None:
-        """See `UnderWay.hold`."""
+    def reserve(self, key: str, ticket: str, n_tokens: int) -> None:
+        """See `InFlight.reserve`."""
         with self._lock:
-            self._held[key][ticket] += n_tokens
+            self._reserved[key][ticket] += n_tokens
 
     def alone(self, key: str) -> AbstractContextManager[object]:
-        """See `UnderWay.alone`."""
+        """See `InFlight.alone`."""
         return self._looks

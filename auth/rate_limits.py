@@ -22,7 +22,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from auth.guests import Guests, is_guest
 from auth.identity import MASTER, Identity, Limits, effective
-from auth.in_flight import LocalUnderWay, UnderWay
+from auth.in_flight import InFlight, LocalInFlight
 from auth.keys import KeyStore
 from auth.usage import Usage
 from services.backend.types import Spent
@@ -88,7 +88,7 @@ class Ticket:
         """As many tokens as one answer of this key may have, and no more than are asked for."""
         return min(max_tokens, *(account.limits.max_tokens or max_tokens for account in self.accounts), max_tokens)
 
-    def hold(self, prompt_tokens: int, max_tokens: int) -> int:
+    def reserve(self, prompt_tokens: int, max_tokens: int) -> int:
         """Hold tokens back for an answer; return how many it may have. Raises RateLimitExceeded where there is not one.
 
         Calls add up: each holds back for a prompt of `prompt_tokens` more, and gives nothing back of those before.
@@ -111,12 +111,12 @@ class Meter:
         keys: KeyStore,
         usage: Usage,
         windows: str = MEMORY,
-        under_way: UnderWay | None = None,
+        in_flight: InFlight | None = None,
         prefix: str = "LIMITS",
     ) -> None:
         """`windows` is where the minute's windows are kept, as the library `limits` names storages; `prefix`, in Redis.
 
-        `under_way` is a cluster's count of what is under way; that of a server by itself is in memory.
+        `in_flight` is a cluster's count of what is under way; that of a server by itself is in memory.
         """
         self.guests = Guests()
         self._keys = keys
@@ -125,7 +125,7 @@ class Meter:
         self._storage = storage_from_string(windows, wrap_exceptions=True, **patience)
         self._windows = MovingWindowRateLimiter(self._storage)
         usage.begin_charges(keys.ancestors)
-        self._under_way = under_way or LocalUnderWay()
+        self._in_flight = in_flight or LocalInFlight()
         self._clock = _clock()
 
     def profiles(self, key: str) -> tuple[str, ...] | None:
@@ -182,7 +182,7 @@ class Meter:
                 if not _counts(account.limits):
                     continue
                 most = account.limits.parallel
-                if not self._under_way.begin(account.id, ticket.id, most):
+                if not self._in_flight.begin(account.id, ticket.id, most):
                     what = f"{_whose(account, ticket.accounts)} may have {_n(most or 0, 'answer')} under way at once"
                     raise RateLimitExceeded(what, param="parallel", retry_after=1)
                 begun.append(account)
@@ -199,7 +199,7 @@ class Meter:
                         self._count_tokens(account, ticket.spent)
             finally:
                 for account in begun:
-                    self._under_way.end(account.id, ticket.id)
+                    self._in_flight.end(account.id, ticket.id)
 
     def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int, whose: str) -> int:
         """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these.
@@ -209,16 +209,16 @@ class Meter:
         most = max_tokens
         if not _counts(account.limits):
             return most
-        with self._under_way.alone(account.id):
-            held = self._under_way.held(account.id)
+        with self._in_flight.alone(account.id):
+            reserved = self._in_flight.reserved(account.id)
             for name, limit, used, reset in self._token_windows(account.id, account.limits):
-                left = limit - used - held - prompt_tokens
+                left = limit - used - reserved - prompt_tokens
                 if left < 1:
                     raise RateLimitExceeded(
-                        _no_room(whose, name, limit, used, held, prompt_tokens), param=name, retry_after=reset
+                        _no_room(whose, name, limit, used, reserved, prompt_tokens), param=name, retry_after=reset
                     )
                 most = min(most, left)
-            self._under_way.hold(account.id, ticket, prompt_tokens + most)
+            self._in_flight.reserve(account.id, ticket, prompt_tokens + most)
         return most
 
     def headers(self, key: str) -> dict[str, str]:
@@ -246,9 +246,9 @@ class Meter:
             yield "requests", limits.requests_per_minute, *self._window("requests", account.id, limits.requests_per_minute)
         for name, limit, used, reset in self._token_windows(account.id, limits):
             kind = "tokens" if name == "tokens_per_minute" else "tokens-day"
-            yield kind, limit, used + self._under_way.held(account.id), reset
+            yield kind, limit, used + self._in_flight.reserved(account.id), reset
         if limits.parallel:
-            yield "parallel", limits.parallel, self._under_way.count(account.id), 1
+            yield "parallel", limits.parallel, self._in_flight.count(account.id), 1
 
     def _charge_request(self, accounts: Sequence[Identity]) -> None:
         """Count a request of each account, where all have room for it. Raises RateLimitExceeded."""
@@ -341,9 +341,9 @@ def _whose(account: Identity, accounts: Sequence[Identity]) -> str:
     return "this key" if account is accounts[0] else "the key that minted this one"
 
 
-def _no_room(whose: str, name: str, limit: int, used: int, held: int, prompt_tokens: int) -> str:
+def _no_room(whose: str, name: str, limit: int, used: int, reserved: int, prompt_tokens: int) -> str:
     span = "a minute" if name == "tokens_per_minute" else "a day (UTC)"
-    so_far = f"{used} are used" + (f", {held} are held back for answers under way" if held else "")
+    so_far = f"{used} are used" + (f", {reserved} are held back for answers under way" if reserved else "")
     return f"{whose} may use {_n(limit, 'token')} {span}: {so_far}, and this prompt has {prompt_tokens}"
 
 

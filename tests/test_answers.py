@@ -15,7 +15,7 @@ from auth.identity import Terms
 from auth.keys import KeyStore
 from auth.rate_limits import Meter
 from auth.usage import UsageStore
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.backend.protocols import Embedder
 from services.backend.status import Status
@@ -175,7 +175,7 @@ def never() -> None:
 
 
 def ask(answers: Answers, **fields: object) -> dict[str, object]:
-    answer = answers.open(MASTER, Ask(Question.model_validate({"prompt": "hi", **fields})), never)
+    answer = answers.open(MASTER, AnswerRequest(Question.model_validate({"prompt": "hi", **fields})), never)
     try:
         list(answer.chunks())
         return answer.summary
@@ -186,7 +186,7 @@ def ask(answers: Answers, **fields: object) -> dict[str, object]:
 def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     answers: Answers, backend: DummyBackend, sessions: Sessions
 ) -> None:
-    answer = answers.open(MASTER, Ask(Question(prompt="hi", session_id=1)), never)
+    answer = answers.open(MASTER, AnswerRequest(Question(prompt="hi", session_id=1)), never)
     chunks = answer.chunks()
     assert [next(chunks), next(chunks)] == ["A", " B"]
     assert sessions.names(MASTER) == {}
@@ -244,9 +244,9 @@ def test_an_exchange_that_cannot_be_stored_is_not_answered(answers: Answers, mon
 
 
 def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBackend) -> None:
-    held = [answers.open(MASTER, Ask(Question(prompt="hi")), never) for _ in range(2)]
+    held = [answers.open(MASTER, AnswerRequest(Question(prompt="hi")), never) for _ in range(2)]
     for call in (
-        lambda: answers.open(MASTER, Ask(Question(prompt="hi")), never),
+        lambda: answers.open(MASTER, AnswerRequest(Question(prompt="hi")), never),
         lambda: answers.forget(SessionKey(MASTER, 1), never),
         lambda: answers.switch(MASTER, "guide.gguf", "Guide", never),
     ):
@@ -259,10 +259,10 @@ def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBacke
         answers.forget(SessionKey(MASTER, 1), never)
 
 
-HI = Ask(Question(prompt="hi"))
+HI = AnswerRequest(Question(prompt="hi"))
 WAITS: dict[str, Callable[[Answers, str], object]] = {
     "an answer": lambda answers, key: answers.open(key, HI, never),
-    "a session's answer": lambda answers, key: answers.open(key, Ask(Question(prompt="hi", session_id=1)), never),
+    "a session's answer": lambda answers, key: answers.open(key, AnswerRequest(Question(prompt="hi", session_id=1)), never),
     "tokens": lambda answers, key: answers.lease(key, None, 1, never).__enter__(),
     "a preview": lambda answers, key: answers.preview(key, HI, never),
     "embeddings": lambda answers, key: answers.lease_embedder(key, None, never).__enter__(),
@@ -317,7 +317,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backen
 
 
 def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, backend: DummyBackend) -> None:
-    answer = answers.open(MASTER, Ask(Question(prompt="how are you", session_id=1)), never)
+    answer = answers.open(MASTER, AnswerRequest(Question(prompt="how are you", session_id=1)), never)
     list(answer.chunks())
     assert not backend.prefetches
     answer.close()
@@ -331,7 +331,7 @@ def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, 
 
 
 def test_no_reply_waits_for_the_next_prompt_to_be_thought_of(answers: Answers, backend: DummyBackend) -> None:
-    answer = answers.open(MASTER, Ask(Question(prompt="a" * 25_000, session_id=1)), never)
+    answer = answers.open(MASTER, AnswerRequest(Question(prompt="a" * 25_000, session_id=1)), never)
     with answers._turns.turn("somebody", never):
         began = time.monotonic()
         assert answer.whole() == "A B"
@@ -346,7 +346,7 @@ def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, bac
     assert not backend.prefetches
     ask(answers)
     assert [prefetch.session for prefetch in backend.prefetches] == ["~unsaved"]
-    answer = answers.open(MASTER, Ask(Question(prompt="hi", session_id=1)), never)
+    answer = answers.open(MASTER, AnswerRequest(Question(prompt="hi", session_id=1)), never)
     next(answer.chunks())
     answer.close()
     assert len(backend.prefetches) == 1, "an answer that was broken off is no exchange"

@@ -82,4 +82,4 @@ def test_the_openapi_document_names_every_route(server: Server) -> None:
     assert document["paths"]["/health"]["get"]["security"] == []
     answer = document["paths"]["/answer"]["post"]
     assert {"200", "400", "401", "413", "503"} <= set(answer["responses"])
-    assert "prompt" in document["components"]["schemas"]["AnswerRequest"]["required"]
+    assert "prompt" in document["components"]["schemas"]["AnswerBody"]["required"]

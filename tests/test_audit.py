@@ -13,8 +13,8 @@ import pytest
 from auth import audit as audit_module
 from auth.audit import LINES, AuditLog
 from auth.keys import MintedKey
-from services.answers.request import Ask, Question
-from services.api.http.schemas import AnswerRequest
+from services.answers.request import AnswerRequest, Question
+from services.api.http.schemas import AnswerBody
 from services.api.openai.schemas import ChatRequest
 from services.backend.types import ChatFormat, GenerationRequest, PrefetchRequest, Prompt, Sampling, TokenChoice
 from services.jobs.store import JobRequest, Reply
@@ -163,9 +163,9 @@ def is_ours(path: Path, server: Server) -> bool:
 def test_what_is_printed_of_our_own_things_has_no_words_of_anybodys() -> None:
     word = "marzipan-quokka"
     shown = [
-        AnswerRequest.model_validate({"prompt": word, "system_prompt": word, "stop": word}),
+        AnswerBody.model_validate({"prompt": word, "system_prompt": word, "stop": word}),
         ChatRequest.model_validate({"messages": [{"role": "user", "content": word}]}),
-        Ask(Question(prompt=word), system=word),
+        AnswerRequest(Question(prompt=word), system=word),
         Prompt(word, ids=(424242,)),
         GenerationRequest((424242,), 5, Sampling()),
         PrefetchRequest((424242,), "a", "1"),

@@ -22,7 +22,7 @@ from services.backend.codec import choice_from_json, choice_to_json, error_from_
 from services.backend.types import LoadSettings, Prompt, TokenChoice
 from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
-from services.engine.process.probe import BAD_FOR, Trials
+from services.engine.process.probe import BAD_FOR, Probes
 from services.errors import BadModelFile, HearthError, PromptTooLong, RateLimitExceeded, Unavailable
 from tests.serving import Server, child_of
 from tests.test_api_errors import all_errors
@@ -123,12 +123,12 @@ def test_a_reply_that_nobody_has_taken_yet_keeps_no_process_from_starting(tmp_pa
     engine = EngineProcess(EngineOptions(tmp_path / "states"), tmp_path / "tried.json")
     with engine.lease(LoadSettings(GUIDE, 256)) as model:
         assert model.tokenize(Prompt("Hi"))
-    life, taken = engine._life, Future[Any]()
+    connection, taken = engine._connection, Future[Any]()
     taken.set_result(None)
-    life._replies[10**6] = taken
+    connection._replies[10**6] = taken
     os.kill(engine.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while engine._life is life:
+    while engine._connection is connection:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with engine.lease(LoadSettings(GUIDE, 256)) as model:
@@ -227,15 +227,15 @@ def test_a_trial_is_remembered(tmp_path: Path) -> None:
 
     settings, other = LoadSettings(GUIDE, 256), LoadSettings(GUIDE, 512)
     for _ in range(2):
-        trials = Trials(tmp_path / "tried.json", run)
+        probes = Probes(tmp_path / "tried.json", run)
         for _ in range(2):
-            trials.check(settings)
+            probes.check(settings)
     assert tried == [settings]
-    trials.check(other)
-    trials.check(settings, embeds=True)
+    probes.check(other)
+    probes.check(settings, embeds=True)
     assert tried == [settings, other, settings]
     (tmp_path / "tried.json").write_text("nonsense")
-    Trials(tmp_path / "tried.json", run).check(settings)
+    Probes(tmp_path / "tried.json", run).check(settings)
     assert len(tried) == 4
 
 
@@ -248,11 +248,11 @@ def test_what_went_wrong_is_not_tried_at_once_again(tmp_path: Path, monkeypatch:
         tried += 1
         raise BadModelFile("no")
 
-    trials = Trials(tmp_path / "tried.json", run)
+    probes = Probes(tmp_path / "tried.json", run)
     for seconds in (0, 1, BAD_FOR + 1):
         now += seconds
         with pytest.raises(BadModelFile, match="no"):
-            trials.check(LoadSettings(GUIDE, 256))
+            probes.check(LoadSettings(GUIDE, 256))
     assert tried == 2
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from services.backend.types import ChatFormat, LoadSettings, Prompt
-from services.cluster.node.backend import RemoteModel
+from services.cluster.node.backend import ClusterModel
 from services.cluster.registry import ServedModel
 from services.engine.kv.state import FILE_PART
 from services.engine.llama import log as native_log
@@ -268,7 +268,7 @@ def test_a_node_chooses_one_context_for_all_workers() -> None:
 
     def chosen(n_ctx: int, trained: int | None) -> tuple[int, int]:
         served = ServedModel("x.gguf", "0" * 64, 0, replace(info(), context_length=trained))
-        model = RemoteModel(cast(Any, None), LoadSettings(GUIDE, n_ctx), served, cast(Any, Tokenizer()), embeds=False)
+        model = ClusterModel(cast(Any, None), LoadSettings(GUIDE, n_ctx), served, cast(Any, Tokenizer()), embeds=False)
         return model.n_ctx, model._settings.n_ctx
 
     assert chosen(0, 131072) == chosen(0, None) == (8192, 8192)

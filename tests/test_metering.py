@@ -225,7 +225,7 @@ def test_a_clock_that_is_set_back_shuts_no_window(meter: Meter, monkeypatch: pyt
 
     def ask() -> None:
         with meter.enter(key) as ticket:
-            ticket.hold(1, 1)
+            ticket.reserve(1, 1)
 
     ask()
     with pytest.raises(RateLimitExceeded):
@@ -240,17 +240,17 @@ def test_a_clock_that_is_set_back_shuts_no_window(meter: Meter, monkeypatch: pyt
 def test_what_is_held_back_is_given_back(meter: Meter) -> None:
     key = meter._keys.mint(Terms.model_validate({"limits": {"tokens_per_minute": 100}})).id
     with meter.enter(key) as ticket:
-        assert ticket.hold(10, 500) == 90
+        assert ticket.reserve(10, 500) == 90
         with pytest.raises(RateLimitExceeded, match="held back"), meter.enter(key) as other:
-            other.hold(10, 1)
+            other.reserve(10, 1)
         ticket.spent = Spent(10, 0, 20, 0.5)
     with meter.enter(key) as ticket:
-        assert ticket.hold(10, 500) == 60
+        assert ticket.reserve(10, 500) == 60
     with pytest.raises(RuntimeError), meter.enter(key) as ticket:
-        ticket.hold(10, 500)
+        ticket.reserve(10, 500)
         raise RuntimeError
     with meter.enter(key) as ticket:
-        assert ticket.hold(10, 500) == 60
+        assert ticket.reserve(10, 500) == 60
     assert meter._usage.on(key, today()) == Used(3, 10, 0, 20, 0.5)
 
 
@@ -282,7 +282,7 @@ def test_the_windows_may_be_kept_in_redis(tmp_path: Path, redis_url: str) -> Non
     meters = [Meter(keys, UsageStore(tmp_path / f"usage{n}.sqlite"), redis_url) for n in range(2)]
     for n in range(3):
         with meters[n % 2].enter(key) as ticket:
-            ticket.hold(5, 5)
+            ticket.reserve(5, 5)
             ticket.spent = Spent(5, 0, 5)
     identity = keys.identity(key)
     assert identity

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.api.http.schemas import AnswerRequest
+from services.api.http.schemas import AnswerBody
 from services.validation import explain
 
 
@@ -23,10 +23,10 @@ from services.validation import explain
 )
 def test_the_fault_is_named_and_what_was_given_is_not_repeated(fields: dict[str, Any], field: str, says: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        AnswerRequest.model_validate(fields)
-    fault = explain(caught.value, AnswerRequest.model_fields)
+        AnswerBody.model_validate(fields)
+    fault = explain(caught.value, AnswerBody.model_fields)
     assert (fault.field, fault.message) == (field, says)
 
 
 def test_one_stop_string_is_a_list_of_one() -> None:
-    assert AnswerRequest.model_validate({"prompt": "a", "stop": "x"}).stop == ["x"]
+    assert AnswerBody.model_validate({"prompt": "a", "stop": "x"}).stop == ["x"]

@@ -10,7 +10,7 @@ from services.backend.protocols import Generation
 from services.sessions.history import SessionKey
 
 
-class Stop:
+class CancelToken:
     """Whether one answer is to end. Its own thread gives it the generation; any thread may ask for the end."""
 
     def __init__(self) -> None:
@@ -31,17 +31,17 @@ class Stop:
             generation.stop()
 
 
-class Stops:
+class Cancellations:
     """The open answers of sessions. Any thread may call it; `_lock` protects the table."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[SessionKey, list[Stop]] = {}
+        self._open: dict[SessionKey, list[CancelToken]] = {}
 
     @contextmanager
-    def of(self, key: SessionKey) -> Iterator[Stop]:
+    def of(self, key: SessionKey) -> Iterator[CancelToken]:
         """What ends the answer that is open meanwhile."""
-        stop = Stop()
+        stop = CancelToken()
         with self._lock:
             self._open.setdefault(key, []).append(stop)
         try:

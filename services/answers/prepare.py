@@ -9,9 +9,9 @@ from typing import Any
 
 from auth.rate_limits import Ticket
 from services.answers.admission import Poll
-from services.answers.cancellation import Stop
+from services.answers.cancellation import CancelToken
 from services.answers.replay import request_name, told_of
-from services.answers.request import Ask
+from services.answers.request import AnswerRequest
 from services.answers.stream import Answer, Deadline, finish_of, summary
 from services.backend.protocols import Generation, Model
 from services.backend.types import Finish, GenerationRequest, PrefetchRequest
@@ -23,7 +23,7 @@ from services.sessions.conversation import Conversation
 from services.sessions.service import Sessions
 
 
-class Opening:
+class PreparedAnswer:
     """What is ready to be computed. Owned by the thread that opens it.
 
     `deadline`, `stop`, `end`, which lets go of everything that it holds, and `working`, in which the next prompt is
@@ -31,12 +31,12 @@ class Opening:
     """
 
     deadline: Deadline
-    stop: Stop | None
+    stop: CancelToken | None
     working: Callable[[], AbstractContextManager[Poll]]
     end: ExitStack
 
     def __init__(
-        self, ask: Ask, chosen: Chosen, model: Model, form: Form, talk: Conversation, ticket: Ticket, pause: Poll
+        self, ask: AnswerRequest, chosen: Chosen, model: Model, form: Form, talk: Conversation, ticket: Ticket, pause: Poll
     ) -> None:
         """`pause` is called while the prompt is written and tokenized.
 
@@ -53,7 +53,7 @@ class Opening:
         self._fitter = fitter_of(form, model, n_ctx, longest, pause)
         fitted = self._fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
         self._start, self._forgotten = fitted.start, 0
-        most = ticket.hold(len(fitted.tokens), fitted.max_tokens)
+        most = ticket.reserve(len(fitted.tokens), fitted.max_tokens)
         self.request = _request(chosen, replace(fitted, max_tokens=most), ask, talk, form.stop)
 
     def answer(self, generation: Generation, on_finish: Callable[[Finish], None]) -> Answer:
@@ -99,7 +99,7 @@ class Opening:
             self.model.prefetch(PrefetchRequest(beginning, talk.owner, talk.name))
 
 
-def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) -> Conversation:
+def conversation_of(sessions: Sessions, owner: str, ask: AnswerRequest, chosen: Chosen) -> Conversation:
     """The conversation that an ask goes on with. Raises InvalidRequest where it wants to keep more than there is."""
     question, usual = ask.question, chosen.profile.memory
     memory_k = usual if question.memory_k is None else question.memory_k
@@ -111,7 +111,7 @@ def conversation_of(sessions: Sessions, owner: str, ask: Ask, chosen: Chosen) ->
 
 
 def _request(
-    chosen: Chosen, fitted: FittedPrompt, ask: Ask, talk: Conversation, form_stop: tuple[str, ...]
+    chosen: Chosen, fitted: FittedPrompt, ask: AnswerRequest, talk: Conversation, form_stop: tuple[str, ...]
 ) -> GenerationRequest:
     question = ask.question
     sampling = replace(

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from services.answers.admission import Poll
-from services.answers.request import Ask
+from services.answers.request import AnswerRequest
 from services.answers.stream import Answer
 from services.backend.types import Finish, Spent, TokenChoice
 from services.jobs.store import JobKey, JobRequest
@@ -39,7 +39,7 @@ def request_name() -> RequestName | None:
     return _name.get()
 
 
-def stored_answer(sessions: Sessions, owner: str, asks: Sequence[Ask], poll: Poll) -> Answer | None:
+def stored_answer(sessions: Sessions, owner: str, asks: Sequence[AnswerRequest], poll: Poll) -> Answer | None:
     """The answer to the request that is being computed, where its session holds it; else None.
 
     `poll` is called while another prompt of the session is answered. Raises what it raises, and Unprocessable where another

@@ -61,7 +61,7 @@ class Question(Strict):
 
 
 @dataclass(frozen=True)
-class Ask:
+class AnswerRequest:
     """A question, and what only some endpoints let a caller choose."""
 
     question: Question

@@ -10,11 +10,11 @@ from typing import Any
 
 from auth.rate_limits import Meter, Ticket
 from services.answers.admission import Admission, Poll, Slot, Turns
-from services.answers.cancellation import Stops
+from services.answers.cancellation import Cancellations
 from services.answers.places import Places
-from services.answers.prepare import Opening, conversation_of
+from services.answers.prepare import PreparedAnswer, conversation_of
 from services.answers.replay import stored_answer
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.stream import Answer, Deadline
 from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Status
@@ -64,14 +64,14 @@ class Answers:
         self._backend = backend
         self.on_finish: Callable[[Finish], None] = lambda _finish: None
         """Called with each answer that came to its end."""
-        self._stops = Stops()
+        self._stops = Cancellations()
         self._warming = False
         # One at a time finds a name for a profile, and makes it.
         self._naming = threading.Lock()
         self._broken: LoadSettings | None = None
         """What could not be loaded when last tried."""
 
-    def open(self, owner: str, ask: Ask, poll: Poll) -> Answer:
+    def open(self, owner: str, ask: AnswerRequest, poll: Poll) -> Answer:
         """Start to answer. `poll` is called while waiting, and raises to give up.
 
         Raises NotFound for an unknown model, PromptTooLong, InvalidRequest for what the model cannot do, Unavailable, or
@@ -79,7 +79,7 @@ class Answers:
         """
         return self.open_all(owner, [ask], poll)[0]
 
-    def open_all(self, owner: str, asks: Sequence[Ask], poll: Poll) -> list[Answer]:
+    def open_all(self, owner: str, asks: Sequence[AnswerRequest], poll: Poll) -> list[Answer]:
         """The same for several asks of one model, which are computed together. Raises as `open` does, for any of them."""
         if answered := stored_answer(self._sessions, owner, asks, self.places.deadline(owner, poll).poll):
             return [answered]
@@ -94,7 +94,7 @@ class Answers:
             opening.answer(generation, self.on_finish) for opening, generation in zip(openings, generations, strict=True)
         ]
 
-    def _prepare(self, owner: str, ask: Ask, deadline: Deadline) -> Opening:
+    def _prepare(self, owner: str, ask: AnswerRequest, deadline: Deadline) -> PreparedAnswer:
         """Everything that an answer needs before it is computed."""
         slot = deadline.slot
         with ExitStack() as stack:
@@ -114,7 +114,7 @@ class Answers:
             form = form_of(ask, chosen.profile, model.chat_format, self._files.templates, talk.system)
             size = _size(ask, talk)
             with self.working(deadline, size) as pause:
-                opening = Opening(ask, chosen, model, form, talk, ticket, pause)
+                opening = PreparedAnswer(ask, chosen, model, form, talk, ticket, pause)
             opening.request = replace(opening.request, background=self.places.is_background, account=slot.account)
             opening.deadline, opening.stop = deadline, stop
             opening.working = lambda: self._working_ahead(slot.account, size)
@@ -157,7 +157,7 @@ class Answers:
         patience = Deadline(_never, _PATIENCE, Slot(account))
         return nullcontext(_never) if size <= _QUICK else self._turns.spare(account, patience.poll)
 
-    def preview(self, owner: str, ask: Ask, poll: Poll) -> dict[str, Any]:
+    def preview(self, owner: str, ask: AnswerRequest, poll: Poll) -> dict[str, Any]:
         """The prompt that the model would read for `ask`, as text and as tokens. Nothing is computed or stored.
 
         Raises as `open` does.
@@ -177,7 +177,9 @@ class Answers:
             }
 
     @contextmanager
-    def written(self, owner: str, ask: Ask, poll: Poll) -> Iterator[tuple[Chosen, Model, Form, Conversation, Poll]]:
+    def written(
+        self, owner: str, ask: AnswerRequest, poll: Poll
+    ) -> Iterator[tuple[Chosen, Model, Form, Conversation, Poll]]:
         """A request's profile, its model, the form of its prompt, its conversation, and what is to be called meanwhile.
 
         See `lease`, which it raises as.
@@ -290,7 +292,7 @@ class Answers:
 
     def _read_head(self, profile: Profile, model: Model) -> None:
         """Have the beginning read that every first prompt of a profile has."""
-        form = form_of(Ask(Question(prompt="")), profile, model.chat_format, self._files.templates)
+        form = form_of(AnswerRequest(Question(prompt="")), profile, model.chat_format, self._files.templates)
         model.prefetch(PrefetchRequest(fitter_of(form, model, model.n_ctx).head(), EVERYBODY, ""))
 
     @contextmanager
@@ -317,7 +319,7 @@ def _never() -> None:
     """Nobody leaves."""
 
 
-def _size(ask: Ask, talk: Conversation) -> int:
+def _size(ask: AnswerRequest, talk: Conversation) -> int:
     """About how many characters a prompt may be made of."""
     texts = [ask.question.prompt, ask.messages, ask.tools]
     exchanges = sum(len(each.human) + len(each.ai) + 2 * _PER_MESSAGE for each in talk.exchanges)

@@ -9,14 +9,14 @@ from flask import request
 from flask_restful import Resource
 
 from auth.authentication import caller
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
 from services.api.http.disconnect import poll_of_caller
 from services.api.http.idempotency import current_jobs, once
 from services.api.http.schemas import (
-    AnswerRequest,
+    AnswerBody,
     AnswerResult,
     Conversation,
     Deleted,
@@ -45,9 +45,9 @@ class AnswerResource(Resource):
         self._answers = answers
         self._sessions = sessions
 
-    @spec.validate(json=AnswerRequest, resp=replies(AnswerResult, 400, 404, 413, 422, 500, 503))
+    @spec.validate(json=AnswerBody, resp=replies(AnswerResult, 400, 404, 413, 422, 500, 503))
     @once
-    def post(self, json: AnswerRequest) -> Any:
+    def post(self, json: AnswerBody) -> Any:
         """Answer a prompt.
 
         The session's exchanges and the prompt are written by the profile's template, or where it has none by the model's
@@ -162,9 +162,9 @@ class StopResource(Resource):
         return {"stopped": self._answers.stop(_session_key(number, None))}
 
 
-def _ask(question: Question, model: str | None, system: str) -> Ask:
+def _ask(question: Question, model: str | None, system: str) -> AnswerRequest:
     chat = ({"role": "system", "content": system}, {"role": "user", "content": question.prompt})
-    return Ask(question, model=model, messages=chat if system else ())
+    return AnswerRequest(question, model=model, messages=chat if system else ())
 
 
 def _session_key(number: str, owner: str | None) -> SessionKey:

@@ -9,7 +9,7 @@ from flask_restful import Resource
 
 from auth.authentication import caller
 from services.answers.admission import Poll
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.api.http.disconnect import poll_of_caller
 from services.api.http.schemas import replies, spec
@@ -41,7 +41,9 @@ class TokenizeResource(Resource):
         if json.messages:
             messages = tuple(message.plain() for message in json.messages)
             tools = tuple(tool.model_dump(exclude_none=True) for tool in json.tools or ())
-            ask = Ask(Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools)
+            ask = AnswerRequest(
+                Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools
+            )
             with self._answers.written(caller().id, ask, poll_of_caller()) as (_, model, form, _talk, pause):
                 prompt = form.fill((), ask.question.prompt)
                 pause()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from services.answers.request import Ask
+from services.answers.request import AnswerRequest
 from services.backend.types import ChatFormat
 from services.models.profile import Profile
 from services.prompts.chat import ChatForm
@@ -17,7 +17,7 @@ from services.prompts.text import TextForm
 from services.prompts.tools import explained
 
 
-def form_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path, system: str | None = None) -> Form:
+def form_of(ask: AnswerRequest, profile: Profile, own: ChatFormat, folder: Path, system: str | None = None) -> Form:
     """The form of a request's prompt. `own` is what the model's file says; `system` is the session's own system prompt.
 
     A text is gone on with as it stands. A prompt is put into the profile's template, where it has one; everything else
@@ -40,7 +40,7 @@ def form_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path, system: s
     return ChatForm(template, messages, ask.tools, profile.system_prompt or "")
 
 
-def _format_of(ask: Ask, profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
+def _format_of(ask: AnswerRequest, profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
     """The chat template: the one that the request names, else the profile's, else the one in the file."""
     if ask.format:
         return named_format(ask.format, own)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 30.0
 
 
-class Stop:
+class Shutdown:
     """How the server stops: it takes nothing new, lets answers under way end, closes everything, and leaves.
 
     Its methods are for the main thread; a thread of its own waits and closes, so that the server goes on meanwhile.

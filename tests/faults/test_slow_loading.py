@@ -24,7 +24,7 @@ from services.engine.process import connection as engine_life
 from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
 from services.engine.process.main import THREADS, Child
-from services.engine.process.socket import Wire
+from services.engine.process.socket import MessageSocket
 from tests.serving import Server
 from tests.tiny import GUIDE
 
@@ -63,7 +63,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def trial_of(server: Server) -> int:
+def probe_of(server: Server) -> int:
     find = ["pgrep", "-f", "services.engine.process.probe", "-P", str(server.process.pid)]
     deadline = time.monotonic() + 20
     while not (found := subprocess.run(find, capture_output=True, text=True).stdout.split()):
@@ -73,8 +73,8 @@ def trial_of(server: Server) -> int:
 
 def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callable[..., Server]) -> None:
     server = serve("--max-seconds", "2", "--stop-seconds", "1", ready=False)
-    trial = trial_of(server)
-    with stopped(trial):
+    probe = probe_of(server)
+    with stopped(probe):
         started = time.monotonic()
         reply = server.post("/answer", {"prompt": "Hi"})
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "timeout")
@@ -85,17 +85,17 @@ def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callab
 
 def test_a_trial_that_is_stopped_ends_with_its_server(serve: Callable[..., Server]) -> None:
     server = serve("--stop-seconds", "1", ready=False)
-    trial = trial_of(server)
+    probe = probe_of(server)
     # At any moment of its beginning.
-    os.kill(trial, signal.SIGSTOP)
+    os.kill(probe, signal.SIGSTOP)
     started = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - started < 20
-    assert not Path(f"/proc/{trial}").exists()
+    assert not Path(f"/proc/{probe}").exists()
 
 
 def test_whoever_leaves_while_a_model_loads_is_let_go_and_it_loads_all_the_same(engine: EngineProcess) -> None:
-    engine._trials.check(SETTINGS)
+    engine._probes.check(SETTINGS)
     with stopped(engine.pid):
         for _ in range(2):
             with pytest.raises(Left), engine.lease(SETTINGS, Leaver(2)):
@@ -124,7 +124,7 @@ def test_a_model_that_is_loaded_again_is_not_overdue(engine: EngineProcess, monk
             model.tokenize(Prompt("Hi"))
         assert leaver.n_polls == 4
         assert waiting.is_alive()
-        assert engine._life._overdue == {}
+        assert engine._connection._overdue == {}
     waiting.join(20)
     assert told == [tokens]
     assert engine.pid == pid
@@ -160,7 +160,7 @@ class SlowPool:
 
 
 def test_what_waits_for_a_model_takes_no_thread(tmp_path: Path) -> None:
-    ours, theirs = map(Wire, socket.socketpair())
+    ours, theirs = map(MessageSocket, socket.socketpair())
     pool = SlowPool()
     child = Child(theirs, cast(EnginePool, pool))
     serving = threading.Thread(target=child.serve)

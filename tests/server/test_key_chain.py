@@ -73,7 +73,7 @@ def test_what_was_used_before_the_upgrade_counts(tmp_path: Path) -> None:
         meter = Meter(keys, UsageStore(tmp_path / "usage.sqlite"))
         assert meter.headers(head.id)["x-ratelimit-remaining-tokens-day"] == "10"
         with pytest.raises(RateLimitExceeded), meter.enter(head.id) as ticket:
-            ticket.hold(20, 1)
+            ticket.reserve(20, 1)
 
 
 def test_many_children_multiply_nothing(own: Server) -> None:

@@ -32,7 +32,7 @@ def fail():
 def end():
     print("the last one ended", flush=True)
 
-stop = shutdown.Stop(lambda: None, lambda: 0, 0, [{"hang": hang, "fail": fail}[sys.argv[1]], end])
+stop = shutdown.Shutdown(lambda: None, lambda: 0, 0, [{"hang": hang, "fail": fail}[sys.argv[1]], end])
 with stop.on_signals():
     print("runs", flush=True)
     while True:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from auth.audit import AuditLog
 from auth.authentication import caller
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.api.http.disconnect import poll_of_caller
 from services.api.http.idempotency import once
@@ -50,7 +50,7 @@ class Options(Strict):
     chat_format: str | None = None
 
     def context(self, profile: Profile, n_ctx: int) -> int:
-        """See `Ask.context`."""
+        """See `AnswerRequest.context`."""
         has_gpu = profile.n_gpu_layers != 0
         if self.use_gpu is not None and self.use_gpu != has_gpu:
             place = "on a GPU" if has_gpu else "without a GPU"
@@ -137,7 +137,7 @@ class ApiHostResource(Resource):
             return self._pulls.start(source).wait(deadline.look).name
 
 
-def _ask(json: HostBody, model: str | None) -> Ask:
+def _ask(json: HostBody, model: str | None) -> AnswerRequest:
     name, is_text = json.options.chat_format or "", isinstance(json.inputs, str)
     messages = [] if isinstance(json.inputs, str) else [message.plain() for message in json.inputs]
     words = json.inputs if isinstance(json.inputs, str) else words_of(messages)
@@ -145,7 +145,7 @@ def _ask(json: HostBody, model: str | None) -> Ask:
     if not words.strip():
         raise InvalidRequest("inputs: there is nothing to answer", param="inputs")
     question = Question(prompt=words, memory_k=0, stop=stop, **json.parameters.model_dump())
-    return Ask(
+    return AnswerRequest(
         question,
         model=model,
         messages=tuple(messages),

@@ -9,7 +9,7 @@ from flask_restful import Resource
 from pydantic import BaseModel, Field
 
 from auth.authentication import caller
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
@@ -70,7 +70,7 @@ class LangformersResource(Resource):
         )
         messages = [{"role": "system", "content": json.system_prompt}] if json.system_prompt else []
         messages.append({"role": "user", "content": json.prompt})
-        ask = Ask(question, messages=tuple(messages), system=json.system_prompt, talk="generate")
+        ask = AnswerRequest(question, messages=tuple(messages), system=json.system_prompt, talk="generate")
         answer = self._answers.open(caller().id, ask, poll_of_caller())
         return sse.stream(_events(answer), answer.close)
 

@@ -10,7 +10,7 @@ from flask_restful import Resource
 from pydantic import BaseModel, Field, model_validator
 
 from auth.authentication import caller
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.api.http.disconnect import poll_of_caller
 from services.api.http.idempotency import current_jobs, job_request, once
@@ -157,7 +157,9 @@ def _answer(answers: Answers, messages: list[dict[str, Any]], meta: Meta) -> dic
         prompt=words, memory_k=0, temperature=meta.temperature, max_tokens=meta.tokens_limit, stop=meta.stop_words
     )
     try:
-        answer = answers.open(caller().id, Ask(question, model=meta.model, messages=tuple(messages)), poll_of_caller())
+        answer = answers.open(
+            caller().id, AnswerRequest(question, model=meta.model, messages=tuple(messages)), poll_of_caller()
+        )
     except InvalidRequest as error:
         raise Unprocessable(error.message, param=error.param, code=error.code) from error
     return {"content": answer.whole()}

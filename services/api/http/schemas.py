@@ -19,7 +19,7 @@ from services.validation import Prompt as PromptText
 from services.validation import Strict, explain
 
 
-class AnswerRequest(Question):
+class AnswerBody(Question):
     """The body of POST /answer."""
 
     prompt: PromptText

@@ -43,7 +43,7 @@ class EmbeddingsResource(Resource):
                     pause()
                     texts.append(_tokens(embedder, prompt))
             n_tokens = sum(map(len, texts))
-            ticket.hold(n_tokens, 0)
+            ticket.reserve(n_tokens, 0)
             deadline.slot.begin()
             for index, tokens in enumerate(texts):
                 deadline.poll()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.answers.request import Ask, Question
+from services.answers.request import AnswerRequest, Question
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating, NamedTool, prompts_of
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
 from services.replies.tools import begins_call, call_schema, read_calls
 
 
-def ask_chat(body: ChatRequest) -> list[Ask]:
+def ask_chat(body: ChatRequest) -> list[AnswerRequest]:
     """As many times as answers are wanted. Raises InvalidRequest."""
     if body.session_id is not None and (body.n or 1) > 1:
         raise InvalidRequest("n: a session can be answered once at a time", param="n")
@@ -31,7 +31,7 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
         schema = call_schema(tools, body.tool_choice.function.name)
     elif body.tool_choice == "required":
         schema = call_schema(tools)
-    ask = Ask(
+    ask = AnswerRequest(
         question,
         model=body.model,
         messages=tuple(messages),
@@ -45,12 +45,12 @@ def ask_chat(body: ChatRequest) -> list[Ask]:
     return _several(ask, body.n or 1)
 
 
-def ask_completions(body: CompletionRequest) -> list[Ask]:
+def ask_completions(body: CompletionRequest) -> list[AnswerRequest]:
     """For each prompt as many times as texts are wanted. Raises InvalidRequest."""
-    asks: list[Ask] = []
+    asks: list[AnswerRequest] = []
     for prompt in prompts_of(body.prompt, body.parse_special is not False):
         question = _question(body, prompt.text, body.max_tokens or 16, None, 0)
-        ask = Ask(
+        ask = AnswerRequest(
             question,
             model=body.model,
             text=prompt,
@@ -82,7 +82,7 @@ def _question(
     )
 
 
-def _several(ask: Ask, n: int) -> list[Ask]:
+def _several(ask: AnswerRequest, n: int) -> list[AnswerRequest]:
     """The same `n` times, with seeds of their own where one is given: else all would be alike."""
     seed = ask.question.seed
     if seed is None:

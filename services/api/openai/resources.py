@@ -9,7 +9,7 @@ from typing import Any
 from flask_restful import Resource
 
 from auth.authentication import caller
-from services.answers.request import Ask
+from services.answers.request import AnswerRequest
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
@@ -196,7 +196,7 @@ def _reason(answer: Answer) -> str:
 
 
 def _reply(
-    answers: Answers, asks: Sequence[Ask], writer: _ChatWriter | _TextWriter, streams: bool, with_usage: bool
+    answers: Answers, asks: Sequence[AnswerRequest], writer: _ChatWriter | _TextWriter, streams: bool, with_usage: bool
 ) -> Any:
     """Open an answer for each, so that all are computed together, and write them one after the other."""
     with ExitStack() as stack:

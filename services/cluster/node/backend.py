@@ -46,7 +46,7 @@ CHARACTERS_A_TOKEN = 3
 CONTEXT = 8192
 
 
-class RemoteModel:
+class ClusterModel:
     """A model that workers serve; see `Model` and `Embedder`. Any thread may call it."""
 
     def __init__(
@@ -119,19 +119,19 @@ class ClusterBackend:
         return len(self._waiting)
 
     @contextmanager
-    def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[RemoteModel]:
+    def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ClusterModel]:
         """See `Backend.lease`."""
         yield self._model(settings, False, poll)
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[RemoteModel]:
+    def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ClusterModel]:
         """See `Backend.lease_embedder`."""
         yield self._model(settings, True, poll)
 
-    def _model(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> RemoteModel:
+    def _model(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> ClusterModel:
         served, _ = self._serving(settings.file.as_posix(), poll)
         with reached():
-            return RemoteModel(self, settings, served, self._vocabularies.get(served), embeds)
+            return ClusterModel(self, settings, served, self._vocabularies.get(served), embeds)
 
     def _serving(self, name: str, poll: Callable[[], None] = lambda: None) -> tuple[ServedModel, list[WorkerCard]]:
         """Who serves a model, waiting a little for somebody who does. Raises Unavailable."""

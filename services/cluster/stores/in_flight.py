@@ -37,20 +37,20 @@ return sum
 """
 
 
-class RedisUnderWay:
-    """See `UnderWay`. All raise Unavailable where Redis is away. `_lock` protects the tickets, which a thread renews."""
+class RedisInFlight:
+    """See `InFlight`. All raise Unavailable where Redis is away. `_lock` protects the tickets, which a thread renews."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._redis = link.redis
         self._begin = self._redis.register_script(_BEGIN)
-        self._held = self._redis.register_script(_HELD)
+        self._reserved = self._redis.register_script(_HELD)
         self._lock = threading.Lock()
         self._mine: set[tuple[str, str]] = set()
         threading.Thread(target=self._keep, name="tickets", daemon=True).start()
 
     def begin(self, key: str, ticket: str, most: int | None) -> bool:
-        """See `UnderWay.begin`."""
+        """See `InFlight.begin`."""
         now = time.time()
         with reached():
             begun = bool(self._begin(self._keys(key), [now, now + _LOST_AFTER, ticket, most or 0]))
@@ -60,7 +60,7 @@ class RedisUnderWay:
         return begun
 
     def end(self, key: str, ticket: str) -> None:
-        """See `UnderWay.end`. Where Redis is away it ends by itself."""
+        """See `InFlight.end`. Where Redis is away it ends by itself."""
         with self._lock:
             self._mine.discard((key, ticket))
         tickets, tokens = self._keys(key)
@@ -74,23 +74,23 @@ class RedisUnderWay:
                 raise
 
     def count(self, key: str) -> int:
-        """See `UnderWay.count`."""
+        """See `InFlight.count`."""
         with reached():
             return int(self._redis.zcount(self._keys(key)[0], time.time(), "+inf"))
 
-    def held(self, key: str) -> int:
-        """See `UnderWay.held`."""
+    def reserved(self, key: str) -> int:
+        """See `InFlight.reserved`."""
         with reached():
-            return int(self._held(self._keys(key), [time.time()]))
+            return int(self._reserved(self._keys(key), [time.time()]))
 
-    def hold(self, key: str, ticket: str, n_tokens: int) -> None:
-        """See `UnderWay.hold`."""
+    def reserve(self, key: str, ticket: str, n_tokens: int) -> None:
+        """See `InFlight.reserve`."""
         with reached():
             self._redis.hincrby(self._keys(key)[1], ticket, n_tokens)
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """See `UnderWay.alone`. Raises Unavailable too where others take too long."""
+        """See `InFlight.alone`. Raises Unavailable too where others take too long."""
         lock = self._redis.lock(f"{self._keys(key)[0]}:lock", timeout=5, blocking_timeout=5, sleep=0.01)
         with reached():
             if not lock.acquire():

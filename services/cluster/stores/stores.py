@@ -12,7 +12,7 @@ from auth.rate_limits import Meter
 from services.cluster.redis_client import Link
 from services.cluster.registry import Liveness, Roster
 from services.cluster.stores.files import ClusterFiles
-from services.cluster.stores.in_flight import RedisUnderWay
+from services.cluster.stores.in_flight import RedisInFlight
 from services.cluster.stores.jobs import RedisJobTable
 from services.cluster.stores.profiles import ClusterProfiles
 from services.cluster.stores.sessions import RedisDesk, RedisSessionTable
@@ -39,7 +39,7 @@ def cluster_stores(
         keys=keys,
         sessions=sessions,
         usage=usage,
-        meter=Meter(keys, usage, link.url, RedisUnderWay(link), link.key("limits")),
+        meter=Meter(keys, usage, link.url, RedisInFlight(link), link.key("limits")),
         jobs=jobs,
         quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
     )

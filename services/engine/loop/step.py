@@ -25,7 +25,7 @@ class Steps:
         self.cache = cache
         self.scheduler = Scheduler(runner.n_slots)
         self.prefetch_queue = PrefetchQueue()
-        self.is_thinking = False
+        self.is_prefetching = False
         """Whether the batch under way is for nobody who waits; read by other threads."""
         self.counts = Counts()
         self.mean_seconds = 1.0
@@ -42,9 +42,9 @@ class Steps:
 
     @property
     def is_for_nobody(self) -> bool:
-        """Whether the batch under way may be broken off: it is thinking, or all have left for whom it was."""
+        """Whether the batch under way may be broken off: it is a prefetch, or every caller has left."""
         running = self.scheduler.running
-        return self.is_thinking or (bool(running) and all(each.cancelled or each.stopped for each in running))
+        return self.is_prefetching or (bool(running) and all(each.cancelled or each.stopped for each in running))
 
     def forget(self, owner: str, session: str) -> None:
         """Drop what is computed of a conversation, and what is to be. An answer that was broken off gives its slot back."""
@@ -60,7 +60,7 @@ class Steps:
 
     def step(self, has_mail: Callable[[], bool]) -> None:
         """Go on with everything by one batch. `has_mail` says whether a request has come, to which thinking yields."""
-        self.is_thinking = False
+        self.is_prefetching = False
         self._runner.interrupt(False)
         self.cache.save_rested()
         self._end_unwanted()
@@ -132,7 +132,7 @@ class Steps:
         """Read one chunk of the prompt that is likely to come. A request that arrives ends the reading at once."""
         request = self.prefetch_queue.first()
         # In this order: a request that comes after the look finds that it has to interrupt.
-        self.is_thinking = True
+        self.is_prefetching = True
         if request is None or has_mail():
             return
         slot, n_computed = self.cache.open(request.tokens, request.owner, request.session, spare=0)

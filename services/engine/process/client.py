@@ -19,9 +19,9 @@ from services.backend.codec import from_json, to_json
 from services.backend.status import Counts, Room, Status
 from services.backend.types import ChatFormat, GenerationRequest, Health, LoadSettings, PrefetchRequest, Prompt, Spent
 from services.engine.machine import used_memory
-from services.engine.process.connection import EngineOptions, Lease, Life, RemoteGeneration, Report, crashed
+from services.engine.process.connection import EngineConnection, EngineOptions, Lease, ProcessGeneration, Report, crashed
 from services.engine.process.heartbeat import BEAT
-from services.engine.process.probe import TrialProcess, Trials
+from services.engine.process.probe import ProbeProcess, Probes
 from services.errors import HearthError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -33,11 +33,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0, 5.0
 _GOOD_LIFE = 10.0
 
 
-class RemoteModel:
+class ProcessModel:
     """A loaded model in the engine's process, for as long as its lease lasts; see `Model` and `Embedder`."""
 
-    def __init__(self, life: Life, lease: Lease) -> None:
-        self._life = life
+    def __init__(self, connection: EngineConnection, lease: Lease) -> None:
+        self._connection = connection
         self._lease = lease
         self.n_ctx: int = lease.known["n_ctx"]
         self.chat_format = from_json(ChatFormat, lease.known["chat_format"])
@@ -48,74 +48,76 @@ class RemoteModel:
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """See `Model.pieces`."""
-        return [bytes.fromhex(piece) for piece in self._life.call_leased("pieces", self._lease, tokens=list(tokens))]
+        return [bytes.fromhex(piece) for piece in self._connection.call_leased("pieces", self._lease, tokens=list(tokens))]
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """See `Model.tokenize_all`."""
-        return list(self._life.call_leased("tokenize_all", self._lease, prompts=[to_json(prompt) for prompt in prompts]))
+        return list(
+            self._connection.call_leased("tokenize_all", self._lease, prompts=[to_json(prompt) for prompt in prompts])
+        )
 
-    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[ProcessGeneration]:
         """See `Model.submit_all`."""
-        return self._life.submit_all(self._lease, requests)
+        return self._connection.submit_all(self._lease, requests)
 
     def prefetch(self, request: PrefetchRequest) -> None:
         """See `Model.prefetch`."""
-        self._life.tell("prefetch", lease=self._lease.number, prefetch=to_json(request))
+        self._connection.tell("prefetch", lease=self._lease.number, prefetch=to_json(request))
 
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
         """See `Embedder.embed`."""
-        vector, spent = self._life.call_polled("embed", poll, lease=self._lease.number, tokens=list(tokens))
+        vector, spent = self._connection.call_polled("embed", poll, lease=self._lease.number, tokens=list(tokens))
         return list(vector), from_json(Spent, spent)
 
 
 class EngineProcess:
     """The backend of a single server: see `Backend`.
 
-    Any thread may call it. `_lock` protects which life is the current one, and what is known of those before. A thread of
-    its own starts the processes, and watches over them.
+    Any thread may call it. `_lock` protects which connection is the current one, and what is known of those before. A
+    thread of its own starts the processes, and watches over them.
     """
 
     def __init__(self, options: EngineOptions, tried: Path) -> None:
         """`tried` is the file that remembers which settings went well. Raises OSError where no process can be started."""
         self._options = options
-        self._trial = TrialProcess()
-        self._trials = Trials(tried, self._trial)
+        self._probe = ProbeProcess()
+        self._probes = Probes(tried, self._probe)
         self._lock = threading.Lock()
         self._closing = False
         self._pause = _FIRST_PAUSE
         self._past = Counts()
         self.on_restart: Callable[[], None] = lambda: None
         """Called once a new process stands in the place of one that crashed, on a thread of its own."""
-        first: Future[Life] = Future()
+        first: Future[EngineConnection] = Future()
         threading.Thread(target=self._supervise, args=(first,), name="engine supervisor", daemon=True).start()
-        self._life = first.result()
+        self._connection = first.result()
 
     @property
     def pid(self) -> int:
         """The number of the process."""
-        return self._life.process.pid
+        return self._connection.process.pid
 
     @contextmanager
-    def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[RemoteModel]:
+    def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ProcessModel]:
         """See `Backend.lease`."""
         with self._leased(settings, False, poll) as model:
             yield model
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[RemoteModel]:
+    def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ProcessModel]:
         """See `Backend.lease_embedder`."""
         with self._leased(settings, True, poll) as model:
             yield model
 
     @contextmanager
-    def _leased(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> Iterator[RemoteModel]:
-        life = self._current()
-        self._trials.check(settings, embeds, poll)
-        lease = life.lease(settings, embeds, poll)
+    def _leased(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> Iterator[ProcessModel]:
+        connection = self._current()
+        self._probes.check(settings, embeds, poll)
+        lease = connection.lease(settings, embeds, poll)
         try:
-            yield RemoteModel(life, lease)
+            yield ProcessModel(connection, lease)
         finally:
-            life.tell("release", lease=lease.number)
+            connection.tell("release", lease=lease.number)
 
     def stop(self, _owner: str, _session: str) -> bool:
         """See `Backend.stop`: there is no other server."""
@@ -127,8 +129,8 @@ class EngineProcess:
 
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
-        life = self._life
-        return [] if life.is_over else _ask_anew(life).loaded
+        connection = self._connection
+        return [] if connection.is_over else _ask_anew(connection).loaded
 
     def unload(self, file: Path) -> bool:
         """See `Backend.unload`."""
@@ -137,9 +139,9 @@ class EngineProcess:
     def status(self) -> Status:
         """See `Backend.status`. Of a process that does not answer at once, it is what that said last."""
         with self._lock:
-            life, past = self._life, self._past
-        told = _ask_anew(life).status
-        if life.is_over:
+            connection, past = self._connection, self._past
+        told = _ask_anew(connection).status
+        if connection.is_over:
             none = Room(0, 0)
             told = Status(told.counts, 0, 0, 0, none, none, none)
         server = used_memory()
@@ -152,69 +154,69 @@ class EngineProcess:
 
     def health(self) -> Health:
         """See `Backend.health`. It is what the process has said last, which is never long ago."""
-        life = self._life
-        if self._closing or life.is_silent:
+        connection = self._connection
+        if self._closing or connection.is_silent:
             return "down"
-        if life.is_over or not life.ready.is_set():
+        if connection.is_over or not connection.ready.is_set():
             return "down" if self._pause > 1 else "loading"
-        return life.report.health
+        return connection.report.health
 
     def close(self) -> None:
         """See `Backend.close`."""
         with self._lock:
             was_closing, self._closing = self._closing, True
-        self._trial.close()
+        self._probe.close()
         if not was_closing:
-            self._life.stop()
+            self._connection.stop()
 
-    def _current(self) -> Life:
+    def _current(self) -> EngineConnection:
         if self._closing:
             raise Unavailable("the server is stopping", code="stopping", retry_after=5)
-        life = self._life
-        if life.is_over:
+        connection = self._connection
+        if connection.is_over:
             raise crashed()
-        return life
+        return connection
 
-    def _supervise(self, first: Future[Life]) -> None:
+    def _supervise(self, first: Future[EngineConnection]) -> None:
         """The thread that starts one process after the other, and watches over each."""
         try:
-            life = Life(self._options)
+            connection = EngineConnection(self._options)
         except OSError as error:
             first.set_exception(error)
             return
-        first.set_result(life)
-        while not self._closing or not life.is_over:
-            while not life.over.wait(BEAT):
+        first.set_result(connection)
+        while not self._closing or not connection.is_over:
+            while not connection.over.wait(BEAT):
                 with suppress(Unavailable):
-                    life.beat()
-            if next_life := self._start_after(life):
-                life = next_life
+                    connection.beat()
+            if next_connection := self._start_after(connection):
+                connection = next_connection
                 threading.Thread(target=self.on_restart, name="restart", daemon=True).start()
 
-    def _start_after(self, life: Life) -> Life | None:
+    def _start_after(self, connection: EngineConnection) -> EngineConnection | None:
         """Start the process that takes the place of one that has ended; None where the server stops."""
-        has_lived = time.monotonic() - life.began > _GOOD_LIFE
+        has_lived = time.monotonic() - connection.began > _GOOD_LIFE
         self._pause = _FIRST_PAUSE if has_lived else min(max(2 * self._pause, 0.5), _LONGEST_PAUSE)
         if not self._closing:
-            log.error("the engine's process has ended (%s); the next one starts in %g s", life.ending(), self._pause)
+            log.error("the engine's process has ended (%s); the next one starts in %g s", connection.ending(), self._pause)
         while not self._closing:
             time.sleep(self._pause)
             with self._lock:
                 if self._closing:
                     break
                 try:
-                    self._life = Life(self._options)
-                    self._past += life.report.status.counts
-                    return self._life
+                    self._connection = EngineConnection(self._options)
+                    self._past += connection.report.status.counts
+                    return self._connection
                 except OSError as error:
                     self._pause = _LONGEST_PAUSE
                     log.error("the engine's process cannot be started: %s", error)
         return None
 
 
-def _ask_anew(life: Life) -> Report:
+def _ask_anew(connection: EngineConnection) -> Report:
     """What a process says of itself now, or what it said last where it does not answer at once."""
-    if not life.is_silent:
+    if not connection.is_silent:
         with suppress(HearthError):
-            life.call("report", _SOON)
-    return life.report
+            connection.call("report", _SOON)
+    return connection.report

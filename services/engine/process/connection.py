@@ -1,4 +1,4 @@
-"""One life of the engine's process: what is asked of it, what it says, and who is told when it ends."""
+"""The connection to one engine process: calls, replies, and who is told when it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.backend.status import Counts, Room, Status
 from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, Spent
 from services.engine.process.heartbeat import BEAT, LONGEST_STEP, Heartbeat, is_stopped, work_of
 from services.engine.process.polling import POLL_SECONDS, result_of
-from services.engine.process.socket import Wire, frame
+from services.engine.process.socket import MessageSocket, frame
 from services.errors import Unavailable
 from services.settings import HOME
 
@@ -93,7 +93,7 @@ def crashed() -> Unavailable:
     return Unavailable(what, code="engine_crashed", retry_after=2)
 
 
-class Life:
+class EngineConnection:
     """One process, from its start to its end. Any thread may call; one of its own sends, and another one receives.
 
     `_lock` protects the tables of what is waited for. Nobody who calls ever waits for the socket.
@@ -117,13 +117,13 @@ class Life:
         self.over = threading.Event()
         self.ready = threading.Event()
         self.report = _nothing_yet()
-        self._wire = Wire(ours)
+        self._socket = MessageSocket(ours)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._replies: dict[int, Future[Any]] = {}
         self._overdue: dict[int, float] = {}
         """For how many seconds nobody has waited any more for what is still not done."""
-        self._generations: dict[int, RemoteGeneration] = {}
+        self._generations: dict[int, ProcessGeneration] = {}
         self._numbers_of: dict[tuple[LoadSettings, bool], int] = {}
         """Of models that were leased before the number of the first lease."""
         self._known: dict[tuple[LoadSettings, bool], Message] = {}
@@ -158,7 +158,7 @@ class Life:
         elif ping is None or ping.done():
             reason = heartbeat.answered(*ping.result()) if ping and not ping.exception() else ""
             _, self._ping = self._ask("beat")
-        elif self._wire.has_input:
+        elif self._socket.has_input:
             # It is the server that is behind.
             reason = ""
         else:
@@ -251,9 +251,9 @@ class Life:
                 self._replies.pop(id_, None)
             raise
 
-    def submit_all(self, lease: Lease, requests: Sequence[GenerationRequest]) -> list[RemoteGeneration]:
+    def submit_all(self, lease: Lease, requests: Sequence[GenerationRequest]) -> list[ProcessGeneration]:
         """See `Model.submit_all`."""
-        made = [RemoteGeneration(self, next(self._numbers)) for _ in requests]
+        made = [ProcessGeneration(self, next(self._numbers)) for _ in requests]
         with self._lock:
             self._generations |= {generation.number: generation for generation in made}
         try:
@@ -286,7 +286,7 @@ class Life:
             self.call("close", STOP_SECONDS)
         except Unavailable:
             log.warning("the engine's process does not stop by itself")
-        self._wire.close()
+        self._socket.close()
         if not self.over.wait(max(deadline - time.monotonic(), 1)):
             self.process.kill()
             self.over.wait(_ENDING)
@@ -295,23 +295,23 @@ class Life:
         """End a process that hangs. Not even one that the kernel holds is waited for."""
         self._reason = reason
         self.process.kill()
-        self._wire.close()
+        self._socket.close()
 
     def _send(self) -> None:
         """The thread that sends: it alone waits where the process does not read."""
         with contextlib.suppress(OSError):
             while frames := self._outbox.get():
-                self._wire.send_frames(frames)
+                self._socket.send_frames(frames)
 
     def _receive(self) -> None:
         """The thread that receives, and tells everybody of the end."""
         try:
-            while message := self._wire.receive():
+            while message := self._socket.receive():
                 self._take(message)
         except Exception:
             log.exception("the engine's process says what cannot be read")
             self.process.kill()
-        self._wire.close()
+        self._socket.close()
         self._wait()
         with self._lock:
             self.over.set()
@@ -360,16 +360,16 @@ class Life:
                 self.tell("cancel", number=message["of"])
 
 
-class RemoteGeneration(Delivery):
+class ProcessGeneration(Delivery):
     """A generation in the engine's process; see `Generation`."""
 
-    def __init__(self, life: Life, number: int) -> None:
+    def __init__(self, connection: EngineConnection, number: int) -> None:
         super().__init__()
         self.number = number
         self.spent = Spent()
         self.left = threading.Event()
         """Set once its sequence has left the engine."""
-        self._life = life
+        self._connection = connection
         self._n_pieces = 0
 
     def take(self, message: Message) -> None:
@@ -393,11 +393,11 @@ class RemoteGeneration(Delivery):
 
     def stop(self) -> None:
         """See `Generation.stop`."""
-        self._life.tell("stop", number=self.number)
+        self._connection.tell("stop", number=self.number)
 
     def cancel(self) -> None:
         """See `Generation.cancel`; it returns once it is known what the answer has cost."""
         if not self.left.is_set():
-            self._life.tell("cancel", number=self.number)
-            if not self._life.is_silent:
+            self._connection.tell("cancel", number=self.number)
+            if not self._connection.is_silent:
                 self.left.wait(_LAST_STEP)

@@ -34,7 +34,7 @@ from services.engine.loop.engine import Engine
 from services.engine.loop.sequence import EngineGeneration
 from services.engine.machine import bound_heap
 from services.engine.pool import EnginePool
-from services.engine.process.socket import Wire
+from services.engine.process.socket import MessageSocket
 from services.errors import HearthError, Unavailable
 
 # Requests of the other process that are worked on at once. None waits here for a model to load.
@@ -104,8 +104,8 @@ class Child:
     `_reporting` keeps what it says of itself in order.
     """
 
-    def __init__(self, wire: Wire, pool: EnginePool) -> None:
-        self._wire = wire
+    def __init__(self, to_server: MessageSocket, pool: EnginePool) -> None:
+        self._socket = to_server
         self._reporting = threading.Lock()
         self._pool = pool
         self._outbox: Outbox = queue.SimpleQueue()
@@ -124,7 +124,7 @@ class Child:
 
     def serve(self) -> None:
         """Work until the other end is gone, or asks for the end."""
-        while message := self._wire.receive():
+        while message := self._socket.receive():
             if self._is_quick(message):
                 # At once, and in the order in which they come.
                 self._answer(message)
@@ -193,7 +193,7 @@ class Child:
 
     def _tell(self, *messages: Message) -> None:
         try:
-            self._wire.send(*messages)
+            self._socket.send(*messages)
         except OSError:
             # Nobody is there any more.
             os._exit(1)
@@ -319,16 +319,16 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         # Ctrl+C in a terminal is the other process's, which ends this one in its turn.
         signal.signal(name, signal.SIG_IGN)
-    wire = Wire(socket.socket(fileno=int(sys.argv[1])))
-    hello = wire.receive()
+    to_server = MessageSocket(socket.socket(fileno=int(sys.argv[1])))
+    hello = to_server.receive()
     if hello is None:
         return
     bound_heap()
     logs.set_up(hello["log_level"], hello["log_format"])
     store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"], hello["shares_states"])
     pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
-    wire.send({"ready": True})
-    Child(wire, pool).serve()
+    to_server.send({"ready": True})
+    Child(to_server, pool).serve()
     # What could be saved has been, if there was time to ask for it; threads may be deep in llama.cpp.
     os._exit(0)
 

@@ -1,7 +1,7 @@
 """Trying a model in a process of its own before the engine loads it: a file can be such that llama.cpp ends its process.
 
 `python3 -m services.engine.process.probe` checks a file's header, loads it, computes one token, says what came of it, and
-ends. It is started anew for each trial, so that nothing that happens to one leaves the next untried.
+ends. It is started anew for each probe, so that nothing that happens to one leaves the next untried.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from services.storage.json_file import JsonFile
 
 log = logging.getLogger(__name__)
 
-# What a trial may take: so long at least, and as much longer as the file is large (bytes a second).
+# What a probe may take: so long at least, and as much longer as the file is large (bytes a second).
 SECONDS, BYTES_A_SECOND = 60.0, 20e6
-# Seconds for which what went wrong is not tried again: a trial takes a core.
+# Seconds for which what went wrong is not tried again: a probe takes a core.
 BAD_FOR = 20.0
 # Characters of an error that are told.
 LONGEST = 1000
@@ -53,10 +53,10 @@ KEPT = 200
 Try = Callable[[LoadSettings, bool], None]
 
 
-class Trials:
+class Probes:
     """What was tried, remembered over restarts in a file.
 
-    Any thread may call it. `_trying` lets one trial run at a time, on a thread of its own, which nobody has to wait for;
+    Any thread may call it. `_trying` lets one probe run at a time, on a thread of its own, which nobody has to wait for;
     `_lock` protects the table of those to come.
     """
 
@@ -73,7 +73,7 @@ class Trials:
     def check(self, settings: LoadSettings, embeds: bool = False, poll: Callable[[], None] = lambda: None) -> None:
         """Try these settings, unless that has gone well before; `embeds`: to make embeddings with.
 
-        `poll` is called meanwhile, and gives up by what it raises; the trial goes on for others. Raises BadModelFile with
+        `poll` is called meanwhile, and gives up by what it raises; the probe goes on for others. Raises BadModelFile with
         what happened.
         """
         if (settings, embeds) in self._good:
@@ -81,11 +81,11 @@ class Trials:
         with self._lock:
             if not (coming := self._coming.get((settings, embeds))):
                 coming = self._coming[settings, embeds] = Future()
-                threading.Thread(target=self._come, args=(settings, embeds, coming), name="trial", daemon=True).start()
+                threading.Thread(target=self._come, args=(settings, embeds, coming), name="probe", daemon=True).start()
         result_of(coming, poll)
 
     def _come(self, settings: LoadSettings, embeds: bool, coming: Future[None]) -> None:
-        """The thread of a trial."""
+        """The thread of a probe."""
         error: BaseException | None = None
         try:
             with self._trying:
@@ -127,8 +127,8 @@ class Trials:
             return False
 
 
-class TrialProcess:
-    """Tries settings in a process of their own, one trial at a time. `_lock` protects the process, which any may end."""
+class ProbeProcess:
+    """Tries settings in a process of their own, one probe at a time. `_lock` protects the process, which any may end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -158,14 +158,14 @@ class TrialProcess:
             raise error_from_json(problem)
 
     def close(self) -> None:
-        """End the trial under way, and begin none any more."""
+        """End the probe under way, and begin none any more."""
         with self._lock:
             self._closed = True
             if self._process:
                 self._process.kill()
 
     def _run(self, settings: LoadSettings, embeds: bool, seconds: float, said: IO[bytes]) -> tuple[int | None, bytes]:
-        """Run a trial for so many seconds at most; return its exit status, None where that is too short, and its result."""
+        """Run a probe for so many seconds at most; return its exit status, None where that is too short, and its result."""
         request = json.dumps({"settings": to_json(settings), "embeds": embeds}).encode()
         process = self._begin(said)
         try:
@@ -231,7 +231,7 @@ def _last_words(said: IO[bytes]) -> str:
 
 
 def _mark(settings: LoadSettings, embeds: bool) -> str:
-    """What changes with whatever decides how the trial ends."""
+    """What changes with whatever decides how the probe ends."""
     told = json.dumps([version("llama-cpp-python"), to_json(settings), embeds], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 

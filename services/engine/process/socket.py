@@ -23,7 +23,7 @@ def frame(message: Message) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-class Wire:
+class MessageSocket:
     """One end. Any thread may send; `_lock` keeps their messages apart. One thread receives."""
 
     def __init__(self, connection: socket.socket) -> None:
