@@ -18,10 +18,10 @@ from services.storage.processes import runs
 def open_keys(settings: Settings, environ: Mapping[str, str]) -> KeyStore:
     """The keys of the server of these settings, or of the cluster that the environment names. Raises HearthError."""
     if cluster := read_cluster(environ):
-        from services.cluster.redis_client import Link
+        from services.cluster.redis_client import RedisClient
         from services.cluster.stores.stores import cluster_keys
 
-        return cluster_keys(Link(cluster), settings.max_keys)
+        return cluster_keys(RedisClient(cluster), settings.max_keys)
     settings.data.mkdir(parents=True, exist_ok=True)
     return KeyStore(settings.data / "api_keys.json", max_keys=settings.max_keys)
 
@@ -47,8 +47,8 @@ def passing_key(settings: Settings, environ: Mapping[str, str], purpose: str, sc
 def open_usage(settings: Settings, environ: Mapping[str, str]) -> Usage:
     """Likewise, who used how much."""
     if cluster := read_cluster(environ):
-        from services.cluster.redis_client import Link
+        from services.cluster.redis_client import RedisClient
         from services.cluster.stores.usage import RedisUsage
 
-        return RedisUsage(Link(cluster))
+        return RedisUsage(RedisClient(cluster))
     return UsageStore(settings.data / "usage.sqlite")

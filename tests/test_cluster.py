@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from services.backend.codec import from_json
-from services.cluster.registry import WorkerCard
+from services.cluster.registry import WorkerHeartbeat
 from tests.clustering import Cluster, Rabbit, Redis
 from tests.serving import ENDLESS, Server, Stream, wait_for
 
@@ -176,14 +176,14 @@ def test_a_switch_is_for_all_nodes(shared: Cluster) -> None:
     assert "no worker" in refused.json()["message"]
 
 
-def cards(cluster: Cluster) -> list[WorkerCard]:
+def heartbeats(cluster: Cluster) -> list[WorkerHeartbeat]:
     import redis
 
     client: Any = redis.Redis.from_url(cluster.redis.url)
     keys = sorted(client.scan_iter(f"test{cluster.number}:workers:*"))
     found = [client.get(key) for key in keys]
     client.close()
-    return [from_json(WorkerCard, json.loads(text)) for text in found if text]
+    return [from_json(WorkerHeartbeat, json.loads(text)) for text in found if text]
 
 
 def test_a_pickled_message_is_refused(shared: Cluster, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_pickled_message_is_refused(shared: Cluster, tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return Path.touch, (trap,)
 
-    queue = cards(shared)[0].queues[0]
+    queue = heartbeats(shared)[0].queues[0]
     with Connection(shared.rabbit.url) as connection:
         connection.Producer().publish(
             pickle.dumps(Evil()),

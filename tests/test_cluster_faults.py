@@ -15,7 +15,7 @@ import pytest
 
 from tests.clustering import Cluster, Rabbit, Redis, Worker
 from tests.serving import Server, Stream, wait_for
-from tests.test_cluster import cards, running, talkative
+from tests.test_cluster import heartbeats, running, talkative
 
 # How many kills in a row, under load; a long run is more.
 KILLS = int(os.environ.get("HEARTH_KILLS", "4"))
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     from kombu import Queue
 
     from services.cluster.broker import make_celery
-    from services.cluster.redis_client import Link
+    from services.cluster.redis_client import RedisClient
     from services.cluster.settings import ClusterSettings
     from services.cluster.streams import Streams
 
@@ -106,9 +106,9 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     settings = ClusterSettings(
         cluster.rabbit.url, cluster.redis.url, named["REDIS_PREFIX"], named["QUEUE_NAME"], name="test"
     )
-    link, app = Link(settings), make_celery(settings)
-    streams = Streams(link)
-    queue = Queue(cards(cluster)[0].queues[0], queue_arguments={"x-max-priority": 10})
+    client, app = RedisClient(settings), make_celery(settings)
+    streams = Streams(client)
+    queue = Queue(heartbeats(cluster)[0].queues[0], queue_arguments={"x-max-priority": 10})
     for n in range(12):
         # More than there are slots: none of them is lost for it.
         streams.open(f"odd{n}", "node1")
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     for n in range(12):
         events = wait_for(lambda id_=f"odd{n}": [e for *_, e in streams.read(id_, "0", 10) if "error" in e])  # type: ignore[misc]
         assert events[0]["error"]["code"] == "worker_version"
-    link.redis.close()
+    client.redis.close()
     assert node.ask("Hi", memory_k=0)["result"]
     assert "secret" not in worker.log()
 
@@ -140,7 +140,7 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun(cluster: Cluster) 
     thread.join()
     assert stopped == [0]
     assert events[-2]["usage"]["completion_tokens"] == 400
-    assert [card.name for card in cards(cluster)] == [second.name]
+    assert [heartbeat.name for heartbeat in heartbeats(cluster)] == [second.name]
 
 
 def test_a_node_that_dies_is_computed_for_no_longer(cluster: Cluster) -> None:

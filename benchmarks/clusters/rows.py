@@ -19,7 +19,7 @@ from kombu import Queue
 from benchmarks.clusters.parts import TOKENS, WORDS, a_cluster, ask, by_itself, crowd, send, warm_up
 from benchmarks.words import make_text
 from services.cluster.broker import make_celery
-from services.cluster.redis_client import Link
+from services.cluster.redis_client import RedisClient
 from services.cluster.settings import ClusterSettings
 from services.cluster.streams import Streams
 from tests.clustering import Cluster
@@ -181,7 +181,7 @@ def _redis_rate(settings: ClusterSettings, seconds: float) -> float:
     over = threading.Event()
 
     def write(n: int) -> None:
-        streams, id_ = Streams(Link(settings)), f"w{n}"
+        streams, id_ = Streams(RedisClient(settings)), f"w{n}"
         streams.open(id_, "bench")
         begun = streams.begin(id_, "bench")
         while not over.is_set():
@@ -190,7 +190,7 @@ def _redis_rate(settings: ClusterSettings, seconds: float) -> float:
         streams.drop(id_)
 
     def read(n: int) -> None:
-        streams, after = Streams(Link(settings)), "0"
+        streams, after = Streams(RedisClient(settings)), "0"
         while not over.is_set():
             for entry, _, _ in streams.read(f"w{n}", after, 100):
                 after = entry

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from services.backend.protocols import Backend
 from services.cluster.flower import run_flower
-from services.cluster.redis_client import Link
+from services.cluster.redis_client import RedisClient
 from services.cluster.settings import ClusterSettings
 from services.cluster.stores import migrate as migration
-from services.cluster.worker.upstream import InnerBackend
+from services.cluster.worker.upstream import UpstreamBackend
 from services.cluster.worker.worker import Worker
 from services.settings import Settings
 
@@ -19,7 +19,7 @@ def worker(cluster: ClusterSettings, settings: Settings, names: Sequence[str], m
 
     `make_engine` makes what computes, unless another server does. Raises HearthError where it cannot start.
     """
-    backend = InnerBackend(cluster.inner, cluster.inner_key) if cluster.inner else make_engine()
+    backend = UpstreamBackend(cluster.upstream, cluster.upstream_key) if cluster.upstream else make_engine()
     try:
         return Worker(cluster, backend, settings, names).run()
     finally:
@@ -32,7 +32,7 @@ def migrate(cluster: ClusterSettings, settings: Settings, back: bool, replace: b
     Raises HearthError where that cannot be; what was copied by then is.
     """
     run = migration.migrate_back if back else migration.migrate
-    copied = run(settings, Link(cluster), replace)
+    copied = run(settings, RedisClient(cluster), replace)
     for line in migration.told(copied):
         print(line)
     return 0 if copied.is_whole else 1

@@ -18,7 +18,7 @@ PATIENCE = 5.0
 RETRY_AFTER = 5
 
 
-class Link:
+class RedisClient:
     """Redis's client, and the names of its keys. Any thread may call it: each command takes a connection of its own."""
 
     def __init__(self, settings: ClusterSettings) -> None:

@@ -1,4 +1,4 @@
-"""Who is in the cluster: cards that workers and API nodes renew in Redis, and that are gone soon after them."""
+"""Who is in the cluster: heartbeats that workers and API nodes renew in Redis, and that are gone soon after them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import redis
 
 from services.backend.codec import from_json, to_json
 from services.backend.status import Status
-from services.cluster.redis_client import Link
+from services.cluster.redis_client import RedisClient
 from services.errors import InvalidRequest
 from services.models.gguf import GgufInfo
 from services.storage.processes import runs
 
 log = logging.getLogger(__name__)
 
-# Seconds between two renewals of a card, and those after which one that was not renewed is gone.
+# Seconds between two renewals of a heartbeat, and those after which one that was not renewed is gone.
 RENEW, GONE = 2.0, 10
 # Seconds for which what was read of the roster is good enough.
 _FRESH = 0.5
@@ -33,7 +33,7 @@ _FRESH = 0.5
 _VOCABULARY_KEPT = 7 * 24 * 3600
 # The vocabulary of a server elsewhere, whose tokens are not known here.
 TEXT = "text"
-C = TypeVar("C", "WorkerCard", "NodeCard")
+C = TypeVar("C", "WorkerHeartbeat", "NodeHeartbeat")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class WorkerCard:
+class WorkerHeartbeat:
     """A worker: where it is, what it serves, how busy it is. `began` is in seconds since 1970."""
 
     name: str
@@ -59,7 +59,7 @@ class WorkerCard:
     queues: tuple[str, ...]
     models: tuple[ServedModel, ...]
     status: Status
-    inner: bool = False
+    upstream: bool = False
     """Whether it passes its work to another server."""
 
     def model(self, name: str) -> ServedModel | None:
@@ -68,7 +68,7 @@ class WorkerCard:
 
 
 @dataclass(frozen=True)
-class NodeCard:
+class NodeHeartbeat:
     """An API node, and how many of its requests no worker has begun yet."""
 
     name: str
@@ -83,39 +83,39 @@ class NodeCard:
 @dataclass
 class _Read:
     at: float = -1e9
-    workers: list[WorkerCard] = field(default_factory=list)
+    workers: list[WorkerHeartbeat] = field(default_factory=list)
     problem: redis.RedisError | None = None
 
 
-class Roster:
-    """All cards. Any thread may call it; `_lock` lets one at a time read them. Raises what Redis's client raises."""
+class Registry:
+    """All heartbeats. Any thread may call it; `_lock` lets one at a time read them. Raises what Redis's client raises."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._redis = link.redis
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._lock = threading.Lock()
         self._read = _Read()
 
-    def renew(self, card: WorkerCard | NodeCard, life: str = "") -> None:
+    def renew(self, heartbeat: WorkerHeartbeat | NodeHeartbeat, life: str = "") -> None:
         """Say that this one is there; `life` is what this process is known by, and none before it with its name."""
-        kind = _kind(type(card))
+        kind = _kind(type(heartbeat))
         pipe = self._redis.pipeline()
-        pipe.set(self._link.key(kind, card.name), json.dumps(to_json(card)), ex=GONE)
-        pipe.sadd(self._link.key(kind), card.name)
+        pipe.set(self._client.key(kind, heartbeat.name), json.dumps(to_json(heartbeat)), ex=GONE)
+        pipe.sadd(self._client.key(kind), heartbeat.name)
         if life:
-            pipe.set(self._link.key("alive", life), 1, ex=GONE)
+            pipe.set(self._client.key("alive", life), 1, ex=GONE)
         pipe.execute()
 
-    def leave(self, card: WorkerCard | NodeCard) -> None:
+    def leave(self, heartbeat: WorkerHeartbeat | NodeHeartbeat) -> None:
         """Say that this one is no more."""
-        kind = _kind(type(card))
-        self._redis.unlink(self._link.key(kind, card.name))
+        kind = _kind(type(heartbeat))
+        self._redis.unlink(self._client.key(kind, heartbeat.name))
 
-    def take_name(self, name: str, card: type[C]) -> None:
+    def take_name(self, name: str, heartbeat: type[C]) -> None:
         """Wait until no other process has this name. Raises InvalidRequest where one that lives has it."""
         deadline = time.monotonic() + GONE + 2 * RENEW
-        kind = _kind(card)
-        while other := next((each for each in self._cards(kind, card) if each.name == name), None):
+        kind = _kind(heartbeat)
+        while other := next((each for each in self._heartbeats(kind, heartbeat) if each.name == name), None):
             if other.host == socket.gethostname() and not runs(other.pid):
                 return
             if time.monotonic() > deadline:
@@ -123,13 +123,13 @@ class Roster:
                 raise InvalidRequest(what)
             time.sleep(0.5)
 
-    def workers(self) -> list[WorkerCard]:
+    def workers(self) -> list[WorkerHeartbeat]:
         """The workers that are there, by name."""
         with self._lock:
             if time.monotonic() - self._read.at > _FRESH:
                 self._read.at = time.monotonic()
                 try:
-                    self._read.workers, self._read.problem = self._cards("workers", WorkerCard), None
+                    self._read.workers, self._read.problem = self._heartbeats("workers", WorkerHeartbeat), None
                 except redis.RedisError as error:
                     # Whoever asks at the same time does not wait for it too.
                     self._read.problem = error
@@ -137,17 +137,17 @@ class Roster:
                 raise self._read.problem
             return self._read.workers
 
-    def nodes(self) -> list[NodeCard]:
+    def nodes(self) -> list[NodeHeartbeat]:
         """The API nodes that are there, by name."""
-        return self._cards("nodes", NodeCard)
+        return self._heartbeats("nodes", NodeHeartbeat)
 
     def has_node(self, life: str) -> bool:
         """Whether the API node's process is there."""
-        return bool(self._redis.exists(self._link.key("alive", life)))
+        return bool(self._redis.exists(self._client.key("alive", life)))
 
     def publish_vocabulary(self, name: str, read_data: Callable[[], bytes]) -> None:
         """Keep what a model is tokenized by, for the nodes that do not have it."""
-        key = self._link.key("vocabulary", name)
+        key = self._client.key("vocabulary", name)
         if not self._redis.expire(key, _VOCABULARY_KEPT):
             self._redis.set(key, zlib.compress(read_data(), 1).hex(), ex=_VOCABULARY_KEPT)
 
@@ -156,7 +156,7 @@ class Roster:
         path = folder / f"{name}.gguf"
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == name:
             return path
-        found = self._redis.get(self._link.key("vocabulary", name))
+        found = self._redis.get(self._client.key("vocabulary", name))
         if found is None:
             return None
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,40 +165,40 @@ class Roster:
         draft.replace(path)
         return path
 
-    def _cards(self, kind: str, card: type[C]) -> list[C]:
-        names = sorted(self._redis.smembers(self._link.key(kind)))
-        found = self._redis.mget([self._link.key(kind, name) for name in names]) if names else []
+    def _heartbeats(self, kind: str, heartbeat: type[C]) -> list[C]:
+        names = sorted(self._redis.smembers(self._client.key(kind)))
+        found = self._redis.mget([self._client.key(kind, name) for name in names]) if names else []
         if gone := [name for name, text in zip(names, found, strict=True) if text is None]:
-            self._redis.srem(self._link.key(kind), *gone)
-        cards = []
+            self._redis.srem(self._client.key(kind), *gone)
+        heartbeats = []
         for name, text in zip(names, found, strict=True):
             try:
                 if text is not None:
-                    cards.append(from_json(card, json.loads(text)))
+                    heartbeats.append(from_json(heartbeat, json.loads(text)))
             except ValueError:
-                log.warning("the card of %s cannot be read: is it of another version?", name)
-        return cards
+                log.warning("the heartbeat of %s cannot be read: is it of another version?", name)
+        return heartbeats
 
 
-def _kind(card: type[WorkerCard] | type[NodeCard]) -> str:
-    """What the names of such cards begin with."""
-    return "workers" if card is WorkerCard else "nodes"
+def _kind(heartbeat: type[WorkerHeartbeat] | type[NodeHeartbeat]) -> str:
+    """What the names of such heartbeats begin with."""
+    return "workers" if heartbeat is WorkerHeartbeat else "nodes"
 
 
 class Liveness:
     """Which API nodes are gone for good, as this process has seen it. Any thread may call it."""
 
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._missing: dict[str, tuple[float, float]] = {}
 
     def is_gone(self, node: str) -> bool:
-        """Whether a node's process was missing at each of several looks, which go back for longer than a card lives.
+        """Whether a node's process was missing at each of several looks, which go back for longer than a heartbeat lives.
 
         While Redis was away nobody could renew: then it counts anew. Raises what Redis's client raises.
         """
         now = time.monotonic()
-        if self._roster.has_node(node):
+        if self._registry.has_node(node):
             self._missing.pop(node, None)
             return False
         first, last = self._missing.get(node, (now, now))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from services.backend.types import GenerationRequest
-from services.cluster.redis_client import Link
-from services.cluster.registry import ServedModel, WorkerCard
+from services.cluster.redis_client import RedisClient
+from services.cluster.registry import ServedModel, WorkerHeartbeat
 
 # Seconds for which a worker that was told so is thought to have a conversation.
 _HOME_KEPT = 7 * 24 * 3600
@@ -36,12 +36,12 @@ return redis.call('ZCARD', KEYS[1])
 """
 
 
-class Placing:
+class Routing:
     """What is under way, by key and by worker, in Redis. Any thread may call it. Raises what Redis's client raises."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._redis = link.redis
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._reserve = self._redis.register_script(_RESERVE)
         self._enter = self._redis.register_script(_ENTER)
 
@@ -65,55 +65,55 @@ class Placing:
         found = self._redis.get(self._answering(owner, session))
         return None if found is None else str(found)
 
-    def choose(self, id_: str, request: GenerationRequest, model: ServedModel, workers: list[WorkerCard]) -> str:
+    def choose(self, id_: str, request: GenerationRequest, model: ServedModel, workers: list[WorkerHeartbeat]) -> str:
         """The worker whose own queue a request goes to, and which has a slot for it; "": whichever is free."""
         if not request.session or request.background or len(workers) < 2:
             return ""
         home = self.home(request.owner, request.session)
-        card = next((each for each in workers if each.name == home), None)
+        heartbeat = next((each for each in workers if each.name == home), None)
         if (
-            card is None
-            or card.draining
-            or (served := card.model(model.name)) is None
+            heartbeat is None
+            or heartbeat.draining
+            or (served := heartbeat.model(model.name)) is None
             or served.vocabulary != model.vocabulary
         ):
             return ""
         now = time.time()
-        taken = self._reserve([self._link.key("busy", card.name)], [now, now + _RESERVED, card.slots, id_])
-        return card.name if taken else ""
+        taken = self._reserve([self._client.key("busy", heartbeat.name)], [now, now + _RESERVED, heartbeat.slots, id_])
+        return heartbeat.name if taken else ""
 
     def home(self, owner: str, session: str) -> str | None:
         """The worker that has computed a conversation last."""
-        found = self._redis.get(self._link.key("home", owner, session))
+        found = self._redis.get(self._client.key("home", owner, session))
         return None if found is None else str(found)
 
     def forget(self, owner: str, session: str) -> None:
         """Nobody is to go on with this conversation."""
-        self._redis.unlink(self._link.key("home", owner, session))
+        self._redis.unlink(self._client.key("home", owner, session))
 
     def begin(self, id_: str, worker: str, owner: str, session: str) -> None:
         """A worker begins a request, and has the conversation from now on."""
         pipe = self._redis.pipeline()
-        pipe.zadd(self._link.key("busy", worker), {id_: time.time() + _LOST_AFTER})
+        pipe.zadd(self._client.key("busy", worker), {id_: time.time() + _LOST_AFTER})
         if session:
-            pipe.set(self._link.key("home", owner, session), worker, ex=_HOME_KEPT)
+            pipe.set(self._client.key("home", owner, session), worker, ex=_HOME_KEPT)
         pipe.execute()
 
     def end(self, id_: str, worker: str) -> None:
         """A worker is done with a request."""
-        self._redis.zrem(self._link.key("busy", worker), id_)
+        self._redis.zrem(self._client.key("busy", worker), id_)
 
     def reset(self, worker: str) -> None:
         """A worker of this name starts, and has nothing under way."""
-        self._redis.unlink(self._link.key("busy", worker))
+        self._redis.unlink(self._client.key("busy", worker))
 
     def busy(self, worker: str) -> int:
         """How many requests a worker has under way."""
-        return int(self._redis.zcount(self._link.key("busy", worker), time.time(), "+inf"))
+        return int(self._redis.zcount(self._client.key("busy", worker), time.time(), "+inf"))
 
     def _asked(self, request: GenerationRequest) -> str:
         who = request.account or request.owner
-        return self._link.key("asked", "jobs" if request.background else "people", who)
+        return self._client.key("asked", "jobs" if request.background else "people", who)
 
     def _answering(self, owner: str, session: str) -> str:
-        return self._link.key("answering", owner, session)
+        return self._client.key("answering", owner, session)

@@ -31,9 +31,9 @@ class ClusterSettings:
     """What the names of all keys in Redis begin with."""
     queue: str = "hearth"
     """What the names of all queues begin with: clusters that share a broker have different ones."""
-    inner: str = ""
+    upstream: str = ""
     """Another server with OpenAI's API, which a worker passes its work to; "": it computes itself."""
-    inner_key: str = field(default="", repr=False)
+    upstream_key: str = field(default="", repr=False)
     name: str = ""
     """This process's name in the cluster, which no other has."""
 
@@ -56,16 +56,16 @@ def read_cluster(environ: Mapping[str, str], file: Path = HOME / ".env") -> Clus
             raise InvalidRequest(
                 f"{name} should be of letters, digits, dots, hyphens and underscores, not {values[name]!r}"
             )
-    inner = values.get("INNER_LLM_URL", "")
-    if inner:
-        inner = inner if "://" in inner else f"http://{inner}"
-        _check_url("INNER_LLM_URL", inner, ("http", "https"))
+    upstream = values.get("INNER_LLM_URL", "")
+    if upstream:
+        upstream = upstream if "://" in upstream else f"http://{upstream}"
+        _check_url("INNER_LLM_URL", upstream, ("http", "https"))
     return ClusterSettings(
         broker,
         redis,
         values.get("REDIS_PREFIX") or "hearth",
         values.get("QUEUE_NAME") or "hearth",
-        inner.rstrip("/"),
+        upstream.rstrip("/"),
         values.get("INNER_LLM_KEY", ""),
         values.get("NODE_NAME") or _some_name(),
     )

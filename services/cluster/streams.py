@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.backend.codec import Message
-from services.cluster.redis_client import Link
+from services.cluster.redis_client import RedisClient
 
 # Seconds after which what nobody has looked after is forgotten.
 KEPT = 3600
@@ -88,9 +88,9 @@ class Look:
 class Streams:
     """All requests. Any thread may call it. Its methods raise what Redis's client raises."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._redis = link.redis
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._begin = self._redis.register_script(_BEGIN)
         self._write = self._redis.register_script(_WRITE)
         self._order = self._redis.register_script(_ORDER)
@@ -137,7 +137,7 @@ class Streams:
 
     def _state(self, id_: str) -> str:
         # The braces keep both on one node of a Redis Cluster.
-        return self._link.key("request", f"{{{id_}}}", "state")
+        return self._client.key("request", f"{{{id_}}}", "state")
 
     def _events(self, id_: str) -> str:
-        return self._link.key("request", f"{{{id_}}}", "events")
+        return self._client.key("request", f"{{{id_}}}", "events")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.cluster.redis_client import Link
+from services.cluster.redis_client import RedisClient
 from services.cluster.settings import read_cluster
 from services.cluster.stores.jobs import RedisJobTable
 from services.errors import Unprocessable
@@ -33,25 +33,25 @@ TOLD = {
 }
 
 
-def link_to(cluster_environ: dict[str, str]) -> Link:
+def link_to(cluster_environ: dict[str, str]) -> RedisClient:
     settings = read_cluster(cluster_environ)
     assert settings
-    return Link(settings)
+    return RedisClient(settings)
 
 
 @pytest.fixture
-def link(redis_url: str) -> Link:
+def link(redis_url: str) -> RedisClient:
     environ = {"CELERY_BROKER_URL": "amqp://nobody", "CELERY_RESULT_BACKEND": redis_url}
     return link_to({**environ, "REDIS_PREFIX": f"once{time.time_ns()}", "NODE_NAME": "node"})
 
 
-def sessions_of(link: Link) -> Sessions:
+def sessions_of(link: RedisClient) -> Sessions:
     from services.cluster.stores.sessions import RedisSessionTable
 
     return Sessions(Path(), RedisSessionTable(link), LocalDesk())
 
 
-def test_an_exchange_is_stored_once_with_its_requests_name(link: Link) -> None:
+def test_an_exchange_is_stored_once_with_its_requests_name(link: RedisClient) -> None:
     key = SessionKey("ab12", 1)
     names = [RequestName(f"key:{n}", f"digest {n}") for n in range(3)]
     for n, name in enumerate(names):
@@ -75,7 +75,7 @@ def test_an_exchange_is_stored_once_with_its_requests_name(link: Link) -> None:
     assert sessions.kept(MASTER) == Kept(1, 2)
 
 
-def test_jobs_are_counted_until_they_are_forgotten(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_counted_until_they_are_forgotten(link: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
     table = RedisJobTable(link, "node")
 
     def add(id_: str, finished: float | None, body: bytes = b"12345", reply: bytes = b"123") -> None:

@@ -29,9 +29,9 @@ from services.backend.types import (
 from services.cluster.broker import CALL, GENERATE, Broker
 from services.cluster.node.generation import StreamGeneration
 from services.cluster.node.vocabularies import Tokenizer, Vocabularies
-from services.cluster.redis_client import Link, is_away, reached
-from services.cluster.registry import TEXT, ServedModel, WorkerCard
-from services.cluster.routing import Placing
+from services.cluster.redis_client import RedisClient, is_away, reached
+from services.cluster.registry import TEXT, ServedModel, WorkerHeartbeat
+from services.cluster.routing import Routing
 from services.cluster.stores.files import NO_WORKER, ClusterFiles
 from services.cluster.streams import Streams
 from services.errors import EngineFailure, NotFound, Unavailable
@@ -97,15 +97,17 @@ class ClusterModel:
 class ClusterBackend:
     """See `Backend`. Any thread may call it; `_lock` protects what waits for a worker."""
 
-    def __init__(self, name: str, link: Link, broker: Broker, files: ClusterFiles, vocabularies: Vocabularies) -> None:
+    def __init__(
+        self, name: str, client: RedisClient, broker: Broker, files: ClusterFiles, vocabularies: Vocabularies
+    ) -> None:
         """`name` is that of the API node's process."""
         self._name = name
-        self._link = link
+        self._client = client
         self._broker = broker
-        self._roster = files.roster
+        self._registry = files.registry
         self._vocabularies = vocabularies
-        self._placing = Placing(link)
-        self.streams = Streams(link)
+        self._routing = Routing(client)
+        self.streams = Streams(client)
         self.files = files
         self._lock = threading.Lock()
         self._waiting: set[str] = set()
@@ -133,7 +135,7 @@ class ClusterBackend:
         with reached():
             return ClusterModel(self, settings, served, self._vocabularies.get(served), embeds)
 
-    def _serving(self, name: str, poll: Callable[[], None] = lambda: None) -> tuple[ServedModel, list[WorkerCard]]:
+    def _serving(self, name: str, poll: Callable[[], None] = lambda: None) -> tuple[ServedModel, list[WorkerHeartbeat]]:
         """Who serves a model, waiting a little for somebody who does. Raises Unavailable."""
         deadline = time.monotonic() + _COMING
         while True:
@@ -168,9 +170,9 @@ class ClusterBackend:
         generation = StreamGeneration(self, id_, request)
         try:
             self.streams.open(id_, self._name)
-            priority = self._placing.enter(id_, request)
+            priority = self._routing.enter(id_, request)
             _, workers = self._serving(served.name)
-            worker = self._placing.choose(id_, request, served, workers)
+            worker = self._routing.choose(id_, request, served, workers)
             with self._lock:
                 self._waiting.add(id_)
             self._broker.send(GENERATE, id_, [id_, to_json(settings), to_json(request)], served, worker, priority)
@@ -225,7 +227,7 @@ class ClusterBackend:
         for n, generation in enumerate(undone):
             try:
                 self.streams.drop(generation.id)
-                self._placing.leave(generation.id, generation.request)
+                self._routing.leave(generation.id, generation.request)
             except Exception as error:
                 with self._lock:
                     self._undone += undone[n:]
@@ -236,7 +238,7 @@ class ClusterBackend:
     def stop(self, owner: str, session: str) -> bool:
         """See `Backend.stop`."""
         with reached():
-            id_ = self._placing.answering(owner, session)
+            id_ = self._routing.answering(owner, session)
             if id_ is None:
                 return False
             self.order(id_, "stop")
@@ -252,14 +254,14 @@ class ClusterBackend:
     def prefetch(self, settings: LoadSettings, request: PrefetchRequest) -> None:
         """Have the worker that has the conversation read on; for the beginning of a template, all that serve the model."""
         with contextlib.suppress(Exception):
-            home = "" if request.owner == EVERYBODY else self._placing.home(request.owner, request.session)
+            home = "" if request.owner == EVERYBODY else self._routing.home(request.owner, request.session)
             if home is not None:
                 self._tell({"do": "prefetch", "worker": home, "settings": to_json(settings), "prefetch": to_json(request)})
 
     def forget(self, owner: str, session: str) -> None:
         """See `Backend.forget`. Workers that are away forget it when they are back."""
         with reached():
-            self._placing.forget(owner, session)
+            self._routing.forget(owner, session)
             self._tell({"do": "forget", "owner": owner, "session": session})
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
@@ -268,7 +270,7 @@ class ClusterBackend:
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
         with reached():
-            return [Path(model.file) for worker in self._roster.workers() for model in worker.status.models]
+            return [Path(model.file) for worker in self._registry.workers() for model in worker.status.models]
 
     def unload(self, file: Path) -> bool:
         """See `Backend.unload`: all workers are told to, and one that answers with it just then keeps it."""
@@ -279,7 +281,7 @@ class ClusterBackend:
     def status(self) -> Status:
         """See `Backend.status`: of all workers together."""
         try:
-            workers, nodes = self._roster.workers(), self._roster.nodes()
+            workers, nodes = self._registry.workers(), self._registry.nodes()
         except Exception as error:
             if not is_away(error):
                 raise
@@ -303,7 +305,7 @@ class ClusterBackend:
     def health(self) -> Health:
         """See `Backend.health`."""
         try:
-            return "ready" if self._roster.workers() else "loading"
+            return "ready" if self._registry.workers() else "loading"
         except Exception as error:
             if not is_away(error):
                 raise EngineFailure(f"the cluster cannot be asked: {error}") from error
@@ -315,4 +317,4 @@ class ClusterBackend:
         self._broker.close()
 
     def _tell(self, order: dict[str, Any]) -> None:
-        self._link.redis.publish(self._link.key(ORDERS), json.dumps(order))
+        self._client.redis.publish(self._client.key(ORDERS), json.dumps(order))

@@ -6,23 +6,23 @@ from typing import Any
 
 from services.cluster.broker import Broker
 from services.cluster.redis_client import reached
-from services.cluster.registry import NodeCard, Roster, WorkerCard
-from services.cluster.routing import Placing
+from services.cluster.registry import NodeHeartbeat, Registry, WorkerHeartbeat
+from services.cluster.routing import Routing
 
 
 class Overview:
     """The nodes, the workers, and the queues between them. Any thread may call it."""
 
-    def __init__(self, roster: Roster, placing: Placing, broker: Broker) -> None:
-        self._roster = roster
-        self._placing = placing
+    def __init__(self, registry: Registry, routing: Routing, broker: Broker) -> None:
+        self._registry = registry
+        self._routing = routing
         self._broker = broker
 
     def __call__(self) -> dict[str, Any]:
         """All of it. Raises Unavailable where Redis is away; a broker that is away is told as such."""
         with reached():
-            workers, nodes = self._roster.workers(), self._roster.nodes()
-            busy = {worker.name: self._placing.busy(worker.name) for worker in workers}
+            workers, nodes = self._registry.workers(), self._registry.nodes()
+            busy = {worker.name: self._routing.busy(worker.name) for worker in workers}
         queues = sorted({queue for worker in workers for queue in worker.queues})
         waiting = self._broker.waiting(queues)
         return {
@@ -40,16 +40,16 @@ class Overview:
         }
 
 
-def _node(node: NodeCard) -> dict[str, Any]:
+def _node(node: NodeHeartbeat) -> dict[str, Any]:
     return {name: getattr(node, name) for name in ("name", "host", "pid", "began", "url", "answers", "waiting")}
 
 
-def _worker(worker: WorkerCard, busy: int) -> dict[str, Any]:
+def _worker(worker: WorkerHeartbeat, busy: int) -> dict[str, Any]:
     return {
         **{name: getattr(worker, name) for name in ("name", "host", "pid", "began", "slots")},
         "busy": busy,
         "state": "draining" if worker.draining else "ready",
-        "elsewhere": worker.inner,
+        "elsewhere": worker.upstream,
         "models": sorted(model.name for model in worker.models),
         "loaded": sorted(model.file for model in worker.status.models),
         "answers": worker.status.counts.answers,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.backend.types import ChatFormat, Prompt
-from services.cluster.registry import TEXT, Roster, ServedModel
+from services.cluster.registry import TEXT, Registry, ServedModel
 from services.cluster.stores.files import NO_WORKER
 from services.cluster.text_tokens import TextTokenizer
 from services.engine.llama.vocabulary_file import load_vocabulary
@@ -32,9 +32,9 @@ class Tokenizer(Protocol):
 class Vocabularies:
     """Those that were asked for, in memory. Any thread may call it; `_lock` lets one at a time be fetched."""
 
-    def __init__(self, roster: Roster, folder: Path) -> None:
+    def __init__(self, registry: Registry, folder: Path) -> None:
         """`folder` is where what was fetched is kept."""
-        self._roster = roster
+        self._registry = registry
         self._folder = folder
         self._lock = threading.Lock()
         self._known: dict[str, Tokenizer] = {TEXT: TextTokenizer()}
@@ -45,7 +45,7 @@ class Vocabularies:
             return found
         with self._lock:
             if model.vocabulary not in self._known:
-                path = self._roster.fetch_vocabulary(model.vocabulary, self._folder)
+                path = self._registry.fetch_vocabulary(model.vocabulary, self._folder)
                 if path is None:
                     what = f"the vocabulary of {model.name} is not there yet"
                     raise Unavailable(what, code=NO_WORKER, retry_after=5)

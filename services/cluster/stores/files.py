@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from services.cluster.redis_client import reached
-from services.cluster.registry import Roster, ServedModel, WorkerCard
+from services.cluster.registry import Registry, ServedModel, WorkerHeartbeat
 from services.errors import BadModelFile, NotFound
 from services.models.files import CheckedModel, ModelFile
 
@@ -17,9 +17,9 @@ class ClusterFiles:
 
     folder = Path()
 
-    def __init__(self, roster: Roster, templates: Path) -> None:
+    def __init__(self, registry: Registry, templates: Path) -> None:
         """`templates` is this API node's own folder, where chat templates of its profiles may be."""
-        self.roster = roster
+        self.registry = registry
         self.templates = templates
 
     def check(self, name: str) -> CheckedModel:
@@ -30,10 +30,10 @@ class ClusterFiles:
         """See `ModelFiles.check_adapter`."""
         return self._check(name, adapter=True)
 
-    def serving(self, name: str) -> tuple[ServedModel, list[WorkerCard]]:
+    def serving(self, name: str) -> tuple[ServedModel, list[WorkerHeartbeat]]:
         """A model, and the workers that serve it. Raises NotFound where there is none."""
         with reached():
-            workers = self.roster.workers()
+            workers = self.registry.workers()
         found = [model for worker in workers if (model := worker.model(name))]
         if not found:
             there = f"{len(workers)} workers are there" if workers else "no worker is there"
@@ -47,7 +47,7 @@ class ClusterFiles:
     def list(self) -> list[ModelFile]:
         """See `ModelFiles.list`."""
         with reached():
-            served = {model.name: model for worker in self.roster.workers() for model in worker.models}
+            served = {model.name: model for worker in self.registry.workers() for model in worker.models}
         return [ModelFile(name, _stamp(served[name]), served[name].info, None) for name in sorted(served)]
 
     def _check(self, name: str, adapter: bool) -> CheckedModel:

@@ -12,17 +12,17 @@ from typing import Any
 from langchain_community.chat_message_histories.redis import RedisChatMessageHistory
 from langchain_core.messages import BaseMessage, message_to_dict
 
-from services.cluster.redis_client import Link, quoted
+from services.cluster.redis_client import RedisClient, quoted
 
 
 class CommonHistory(RedisChatMessageHistory):
     """The messages of one session. Its methods raise what Redis's client raises."""
 
-    def __init__(self, link: Link, entry: str) -> None:
+    def __init__(self, client: RedisClient, entry: str) -> None:
         # LangChain's own would connect anew for each session.
-        self.redis_client: Any = link.raw
+        self.redis_client: Any = client.raw
         self.session_id = quoted(entry)
-        self.key_prefix = link.key("session", "")
+        self.key_prefix = client.key("session", "")
         self.ttl = None
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from redis import RedisError
 
-from services.cluster.redis_client import Link, is_away, reached
+from services.cluster.redis_client import RedisClient, is_away, reached
 from services.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ return sum
 class RedisInFlight:
     """See `InFlight`. All raise Unavailable where Redis is away. `_lock` protects the tickets, which a thread renews."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._redis = link.redis
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._begin = self._redis.register_script(_BEGIN)
         self._reserved = self._redis.register_script(_HELD)
         self._lock = threading.Lock()
@@ -103,7 +103,10 @@ class RedisInFlight:
                 lock.release()
 
     def _keys(self, key: str) -> list[str]:
-        return [self._link.key("under_way", f"{{{key}}}", "tickets"), self._link.key("under_way", f"{{{key}}}", "tokens")]
+        return [
+            self._client.key("under_way", f"{{{key}}}", "tickets"),
+            self._client.key("under_way", f"{{{key}}}", "tokens"),
+        ]
 
     def _keep(self) -> None:
         """The thread that renews."""

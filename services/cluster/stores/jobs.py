@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from services.cluster.redis_client import Link, is_away, reached
+from services.cluster.redis_client import RedisClient, is_away, reached
 from services.cluster.registry import Liveness
 from services.jobs.store import KEPT_FOR, JobKey, JobRequest, Reply, StoredJob
 from services.sessions.table import Kept
@@ -55,11 +55,11 @@ class RedisJobTable:
 
     is_shared = True
 
-    def __init__(self, link: Link, node: str, liveness: Liveness | None = None) -> None:
+    def __init__(self, client: RedisClient, node: str, liveness: Liveness | None = None) -> None:
         """`node` is the name of the API node that claims; `liveness` says whose claims are good no more."""
         self._liveness = liveness
-        self._link = link
-        self._redis = link.redis
+        self._client = client
+        self._redis = client.redis
         self._node = node
         self._claim = self._redis.register_script(_CLAIM)
         self._release = self._redis.register_script(_RELEASE)
@@ -79,16 +79,16 @@ class RedisJobTable:
     def everything(self) -> list[StoredJob]:
         """All that there are."""
         with reached():
-            found = [self._redis.get(name) for name in self._redis.scan_iter(self._link.key("job", "*"))]
+            found = [self._redis.get(name) for name in self._redis.scan_iter(self._client.key("job", "*"))]
         return sorted((_job(json.loads(text)) for text in found if text), key=lambda job: job.created)
 
     def unfinished(self) -> list[StoredJob]:
         """See `JobTable.unfinished`."""
         with reached():
-            keys = [JobKey(*json.loads(each)) for each in self._redis.smembers(self._link.key("jobs"))]
+            keys = [JobKey(*json.loads(each)) for each in self._redis.smembers(self._client.key("jobs"))]
             found = [(key, self.get(key)) for key in keys]
             if gone := [_member(key) for key, job in found if job is None or job.finished is not None]:
-                self._redis.srem(self._link.key("jobs"), *gone)
+                self._redis.srem(self._client.key("jobs"), *gone)
         return sorted((job for _, job in found if job and job.finished is None), key=lambda job: job.created)
 
     def add(self, job: StoredJob) -> None:
@@ -108,7 +108,7 @@ class RedisJobTable:
         with reached():
             pipe = self._redis.pipeline()
             pipe.set(self._name(job.key), json.dumps(told), ex=None if job.finished is None else int(KEPT_FOR))
-            (pipe.sadd if job.finished is None else pipe.srem)(self._link.key("jobs"), _member(job.key))
+            (pipe.sadd if job.finished is None else pipe.srem)(self._client.key("jobs"), _member(job.key))
             if job.request.session:
                 of_session, now = self._of(job.key.owner, job.request.session), time.time()
                 pipe.zadd(of_session, {job.key.id: now})
@@ -124,7 +124,7 @@ class RedisJobTable:
         with reached():
             pipe = self._redis.pipeline()
             pipe.unlink(self._name(key))
-            pipe.srem(self._link.key("jobs"), _member(key))
+            pipe.srem(self._client.key("jobs"), _member(key))
             pipe.execute()
             self._count(self._counts(key.owner), [time.time(), key.id, ""])
         self.release(key)
@@ -178,17 +178,17 @@ class RedisJobTable:
                     raise
 
     def _name(self, key: JobKey) -> str:
-        return self._link.key("job", key.owner, key.id)
+        return self._client.key("job", key.owner, key.id)
 
     def _counts(self, owner: str) -> list[str]:
         """The names in Redis that the script takes which counts."""
-        return [self._link.key(name, owner) for name in ("jobs_until", "jobs_sizes", "jobs_bytes")]
+        return [self._client.key(name, owner) for name in ("jobs_until", "jobs_sizes", "jobs_bytes")]
 
     def _claim_of(self, key: JobKey) -> str:
-        return self._link.key("job_claim", key.owner, key.id)
+        return self._client.key("job_claim", key.owner, key.id)
 
     def _of(self, owner: str, session: str) -> str:
-        return self._link.key("jobs_of", owner, session)
+        return self._client.key("jobs_of", owner, session)
 
     def _keep(self) -> None:
         """The thread that renews."""

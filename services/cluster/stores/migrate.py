@@ -16,7 +16,7 @@ from typing import Any
 from auth.key_file import check_keys
 from auth.keys import KeyStore
 from auth.usage import Usage, UsageRow, UsageStore, Used
-from services.cluster.redis_client import Link
+from services.cluster.redis_client import RedisClient
 from services.cluster.stores.jobs import RedisJobTable
 from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.stores import cluster_keys
@@ -60,13 +60,13 @@ class Copied:
         return self.replaces or not (self.differ or self.only_there)
 
 
-def migrate(settings: Settings, link: Link, replace: bool = False) -> Copied:
+def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> Copied:
     """Copy the files' sessions, keys, usage and jobs into Redis. `replace`: what differs there is replaced.
 
     Raises DamagedFile, StorageFailed, Unavailable.
     """
     copied = Copied(replace)
-    table, there = _session_file(settings), RedisSessionTable(link)
+    table, there = _session_file(settings), RedisSessionTable(client)
     sessions = {entry: _plain(session) for entry, session in table.entries().items() if key_of(entry)}
     table.close()
     for entry, session in sessions.items():
@@ -79,21 +79,21 @@ def migrate(settings: Settings, link: Link, replace: bool = False) -> Copied:
     for name, check in ((_KEYS, check_keys), (_USE, None)):
         kind = "keys" if name == _KEYS else "times of use"
         source = JsonFile(settings.data / name, check).read()
-        _copy_entries(source, RedisTable(link, Path(name), check), copied, kind)
-    store, usage = UsageStore(settings.data / "usage.sqlite"), RedisUsage(link)
+        _copy_entries(source, RedisTable(client, Path(name), check), copied, kind)
+    store, usage = UsageStore(settings.data / "usage.sqlite"), RedisUsage(client)
     _copy_usage(store.rows(), usage.rows(), usage.add_row, copied)
     store.begin_charges(KeyStore(settings.data / _KEYS).ancestors)
     _copy_charges(store, usage)
     usage.close()
     store.close()
-    _copy_jobs(settings, RedisJobTable(link, "migrate"), copied)
+    _copy_jobs(settings, RedisJobTable(client, "migrate"), copied)
     return copied
 
 
-def migrate_back(settings: Settings, link: Link, replace: bool = False) -> Copied:
+def migrate_back(settings: Settings, client: RedisClient, replace: bool = False) -> Copied:
     """The same from Redis into the files. Raises as `migrate` does."""
     copied = Copied(replace)
-    there = RedisSessionTable(link)
+    there = RedisSessionTable(client)
     sessions = {entry: _plain(session) for entry, session in there.entries().items()}
     # What the journal holds goes into the file first.
     _session_file(settings).close()
@@ -102,16 +102,16 @@ def migrate_back(settings: Settings, link: Link, replace: bool = False) -> Copie
     )
     for name, check in ((_KEYS, check_keys), (_USE, None)):
         kind = "keys" if name == _KEYS else "times of use"
-        source = RedisTable(link, Path(name), check).read()
+        source = RedisTable(client, Path(name), check).read()
         _copy_entries(source, JsonFile(settings.data / name, check, private=True), copied, kind, names=True)
     here = UsageStore(settings.data / "usage.sqlite")
-    usage = RedisUsage(link)
+    usage = RedisUsage(client)
     _copy_usage(usage.rows(), here.rows(), here.add_row, copied)
-    usage.begin_charges(cluster_keys(link).ancestors)
+    usage.begin_charges(cluster_keys(client).ancestors)
     _copy_charges(usage, here)
     here.close()
     jobs = JobStore(settings.data / "jobs.sqlite")
-    for job in RedisJobTable(link, "migrate").everything():
+    for job in RedisJobTable(client, "migrate").everything():
         _copy_job(job, jobs.get(job.key), jobs.add, copied)
     jobs.close()
     return copied

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from services.cluster.redis_client import Link, is_away, reached
+from services.cluster.redis_client import RedisClient, is_away, reached
 from services.errors import InvalidRequest
 from services.models.config import Config, Profiles, unknown_profile
 from services.models.profile import Chosen
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 class ClusterProfiles(Profiles):
     """See `Profiles`. A switch holds until somebody changes in a file what was selected when it was made."""
 
-    def __init__(self, path: Path, link: Link, preferred: Chosen | None = None) -> None:
+    def __init__(self, path: Path, client: RedisClient, preferred: Chosen | None = None) -> None:
         super().__init__(path, preferred)
-        self._link = link
-        self._key = link.key("selected")
+        self._client = client
+        self._key = client.key("selected")
         self._last: str | None = None
 
     def config(self) -> Config:
         """See `Profiles.config`. Where Redis is away, what was last known holds."""
         config = super().config()
         try:
-            self._last = self._link.redis.get(self._key)
+            self._last = self._client.redis.get(self._key)
         except Exception as error:
             if not is_away(error):
                 raise
@@ -55,5 +55,5 @@ class ClusterProfiles(Profiles):
             raise unknown_profile(name)
         was = [config.selected, config.profiles[name].model]
         with reached():
-            self._link.redis.set(self._key, json.dumps({"profile": name, "model": model, "instead_of": was}))
+            self._client.redis.set(self._key, json.dumps({"profile": name, "model": model, "instead_of": was}))
         self._preferred = None

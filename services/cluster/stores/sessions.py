@@ -16,7 +16,7 @@ from typing import Any
 import redis
 from langchain_core.messages import BaseMessage
 
-from services.cluster.redis_client import Link, reached
+from services.cluster.redis_client import RedisClient, reached
 from services.cluster.registry import Liveness
 from services.cluster.stores.history import CommonHistory, written
 from services.errors import Unavailable
@@ -93,9 +93,9 @@ _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIR
 class RedisSessionTable:
     """See `Table`. Any thread may call it; `_lock` protects the copies. All raise Unavailable where Redis is away."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._redis = link.redis
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._add = self._redis.register_script(_ADD)
         self._rename = self._redis.register_script(_RENAME)
         self._set_window = self._redis.register_script(_SET_WINDOW)
@@ -119,7 +119,7 @@ class RedisSessionTable:
     def entries(self, owner: str | None = None) -> Mapping[str, Any]:
         """See `Table.entries`. The messages are read where they are asked for."""
         with reached():
-            owners = self._redis.smembers(self._link.key("owners")) if owner is None else [owner]
+            owners = self._redis.smembers(self._client.key("owners")) if owner is None else [owner]
             entries = [entry for each in sorted(owners) for entry in sorted(self._redis.smembers(self._mine(each)))]
             pipe = self._redis.pipeline(transaction=False)
             for entry in entries:
@@ -216,7 +216,7 @@ class RedisSessionTable:
         with self._lock:
             known = self._copies.get(entry)
         if not known or known[0]["last"] != about["last"]:
-            said: list[BaseMessage] = CommonHistory(self._link, entry).messages
+            said: list[BaseMessage] = CommonHistory(self._client, entry).messages
             known = about, [{"type": message.type, "content": str(message.content)} for message in said]
             with self._lock:
                 self._copies[entry] = known
@@ -226,25 +226,25 @@ class RedisSessionTable:
         return {**_told(about), "messages": known[1]}
 
     def _messages(self, entry: str) -> str:
-        return self._link.key("session", entry)
+        return self._client.key("session", entry)
 
     def _about(self, entry: str) -> str:
-        return self._link.key("about", entry)
+        return self._client.key("about", entry)
 
     def _requests(self, entry: str) -> str:
-        return self._link.key("requests", entry)
+        return self._client.key("requests", entry)
 
     @property
     def _sizes(self) -> str:
-        return self._link.key("session_bytes")
+        return self._client.key("session_bytes")
 
     def _keys(self, entry: str, owner: str) -> list[str]:
         """The names in Redis that the scripts take."""
-        of_session, of_all = [self._messages(entry), self._about(entry)], self._link.key("owners")
+        of_session, of_all = [self._messages(entry), self._about(entry)], self._client.key("owners")
         return [*of_session, self._mine(owner), of_all, self._requests(entry), self._sizes]
 
     def _mine(self, owner: str) -> str:
-        return self._link.key("sessions", owner)
+        return self._client.key("sessions", owner)
 
 
 class _Listed(Mapping[str, Any]):
@@ -270,14 +270,14 @@ class _Listed(Mapping[str, Any]):
 class RedisDesk:
     """See `Desk`. Any thread may call it; `_lock` protects the turns that this process holds, which a thread renews."""
 
-    def __init__(self, link: Link, node: str, liveness: Liveness) -> None:
+    def __init__(self, client: RedisClient, node: str, liveness: Liveness) -> None:
         """`node` is this API node's name."""
-        self._link = link
+        self._client = client
         self._node = node
         self._liveness = liveness
         self._here = LocalDesk()
-        self._release = link.redis.register_script(_RELEASE)
-        self._renew = link.redis.register_script(_RENEW)
+        self._release = client.redis.register_script(_RELEASE)
+        self._renew = client.redis.register_script(_RENEW)
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
         self._left: dict[str, str] = {}
@@ -287,7 +287,7 @@ class RedisDesk:
     @contextmanager
     def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
         """See `Desk.turn`."""
-        key, token = self._link.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
+        key, token = self._client.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
         with self._here.turn(entry, poll):
             try:
                 with reached():
@@ -304,9 +304,9 @@ class RedisDesk:
     def _wait(self, key: str, token: str, poll: Callable[[], None]) -> None:
         for n in itertools.count(1):
             # Redis may have taken it before, and its reply been lost.
-            if self._link.redis.set(key, token, nx=True, ex=TURN):
+            if self._client.redis.set(key, token, nx=True, ex=TURN):
                 return
-            holder = self._link.redis.get(key)
+            holder = self._client.redis.get(key)
             if holder == token:
                 return
             if n % 5 == 0:
@@ -318,7 +318,7 @@ class RedisDesk:
     def unsaved(self, owner: str, name: str) -> Unsaved:
         """See `Desk.unsaved`."""
         with reached():
-            text = self._link.redis.get(self._link.key("unsaved", owner, name))
+            text = self._client.redis.get(self._client.key("unsaved", owner, name))
         if text is None:
             return Unsaved()
         data = json.loads(text)
@@ -326,15 +326,15 @@ class RedisDesk:
 
     def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
         """See `Desk.add_unsaved`."""
-        key = self._link.key("unsaved", owner, name)
-        lock = self._link.redis.lock(f"{key}:lock", timeout=5, sleep=0.01)
+        key = self._client.key("unsaved", owner, name)
+        lock = self._client.redis.lock(f"{key}:lock", timeout=5, sleep=0.01)
         with reached():
             # Where another takes too long, the later of both is the one that is remembered.
             held = lock.acquire(blocking_timeout=2)
             talk = self.unsaved(owner, name).and_(exchange, system, last, start)
             said = [[each.human, each.ai] for each in talk.exchanges]
             data = {"exchanges": said, "system": talk.system, "window": (talk.start, talk.forgotten)}
-            self._link.redis.set(key, json.dumps(data), ex=_UNSAVED)
+            self._client.redis.set(key, json.dumps(data), ex=_UNSAVED)
             with suppress(redis.RedisError):
                 if held:
                     lock.release()

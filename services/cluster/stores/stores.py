@@ -9,8 +9,8 @@ from typing import cast
 from auth.keys import MAX_KEYS, KeyStore
 from auth.quotas import Quotas, check_charged
 from auth.rate_limits import Meter
-from services.cluster.redis_client import Link
-from services.cluster.registry import Liveness, Roster
+from services.cluster.redis_client import RedisClient
+from services.cluster.registry import Liveness, Registry
 from services.cluster.stores.files import ClusterFiles
 from services.cluster.stores.in_flight import RedisInFlight
 from services.cluster.stores.jobs import RedisJobTable
@@ -26,25 +26,30 @@ from services.stores import Stores
 
 
 def cluster_stores(
-    settings: Settings, link: Link, node: str, roster: Roster, files: ClusterFiles, preferred: Chosen | None = None
+    settings: Settings,
+    client: RedisClient,
+    node: str,
+    registry: Registry,
+    files: ClusterFiles,
+    preferred: Chosen | None = None,
 ) -> Stores:
     """Those of the API node called so, whose profiles are in a file of its own. Raises DamagedFile, Unavailable."""
-    keys, usage, liveness = cluster_keys(link, settings.max_keys), RedisUsage(link), Liveness(roster)
-    sessions = Sessions(Path(), RedisSessionTable(link), RedisDesk(link, node, liveness))
-    jobs, charged = RedisJobTable(link, node, liveness), RedisTable(link, Path("charged.json"), check_charged)
+    keys, usage, liveness = cluster_keys(client, settings.max_keys), RedisUsage(client), Liveness(registry)
+    sessions = Sessions(Path(), RedisSessionTable(client), RedisDesk(client, node, liveness))
+    jobs, charged = RedisJobTable(client, node, liveness), RedisTable(client, Path("charged.json"), check_charged)
     return Stores(
-        profiles=ClusterProfiles(settings.data / "config.json", link, preferred),
+        profiles=ClusterProfiles(settings.data / "config.json", client, preferred),
         # What it is asked is the same.
         files=cast(ModelFiles, files),
         keys=keys,
         sessions=sessions,
         usage=usage,
-        meter=Meter(keys, usage, link.url, RedisInFlight(link), link.key("limits")),
+        meter=Meter(keys, usage, client.url, RedisInFlight(client), client.key("limits")),
         jobs=jobs,
         quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
     )
 
 
-def cluster_keys(link: Link, max_keys: int = MAX_KEYS) -> KeyStore:
+def cluster_keys(client: RedisClient, max_keys: int = MAX_KEYS) -> KeyStore:
     """The cluster's keys, of which there may be `max_keys`. Raises DamagedFile, Unavailable."""
-    return KeyStore(Path("api_keys.json"), partial(RedisTable, link), max_keys)
+    return KeyStore(Path("api_keys.json"), partial(RedisTable, client), max_keys)

@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from services.cluster.redis_client import Link, reached
+from services.cluster.redis_client import RedisClient, reached
 from services.errors import DamagedFile, Unavailable
 from services.storage.json_file import Check, JsonObject, SchemaError
 
@@ -22,12 +22,12 @@ _WRITING = 10.0
 class RedisTable:
     """See `JsonTable`. Any thread may call it; `_lock` protects the copy. All raise Unavailable where Redis is away."""
 
-    def __init__(self, link: Link, path: Path, check: Check | None = None, *, private: bool = True) -> None:
+    def __init__(self, client: RedisClient, path: Path, check: Check | None = None, *, private: bool = True) -> None:
         """`path` is that of the file in whose place it stands: the table is called by its name. All of it is private."""
-        self._link = link
+        self._client = client
         self._path = Path("redis") / path.stem
         self._check = check
-        self._key = link.key("table", f"{{{path.stem}}}")
+        self._key = client.key("table", f"{{{path.stem}}}")
         self._version_key = f"{self._key}:version"
         self._lock = threading.Lock()
         self._seen: str | None = "never"
@@ -36,7 +36,7 @@ class RedisTable:
     def read(self) -> JsonObject:
         """See `JsonTable.read`. Raises DamagedFile where somebody has written there what does not belong."""
         with reached():
-            version = self._link.redis.get(self._version_key)
+            version = self._client.redis.get(self._version_key)
             with self._lock:
                 if version == self._seen:
                     return self._data
@@ -45,7 +45,7 @@ class RedisTable:
     @contextmanager
     def edit(self) -> Iterator[JsonObject]:
         """See `JsonTable.edit`."""
-        lock = self._link.redis.lock(f"{self._key}:lock", timeout=_WRITING, blocking_timeout=_WRITING, sleep=0.02)
+        lock = self._client.redis.lock(f"{self._key}:lock", timeout=_WRITING, blocking_timeout=_WRITING, sleep=0.02)
         with reached():
             if not lock.acquire():
                 raise _busy()
@@ -64,7 +64,7 @@ class RedisTable:
         if not changed and not gone:
             return
         try:
-            with reached(), self._link.redis.pipeline() as pipe:
+            with reached(), self._client.redis.pipeline() as pipe:
                 # A writer that took too long has lost its lock.
                 pipe.watch(self._version_key)
                 if pipe.get(self._version_key) != version:
@@ -82,12 +82,12 @@ class RedisTable:
     def clear(self) -> None:
         """See `JsonTable.clear`."""
         with reached():
-            self._link.redis.unlink(self._key)
-            self._link.redis.incr(self._version_key)
+            self._client.redis.unlink(self._key)
+            self._client.redis.incr(self._version_key)
 
     def _load(self) -> tuple[str | None, JsonObject]:
         with reached():
-            pipe = self._link.redis.pipeline()
+            pipe = self._client.redis.pipeline()
             pipe.get(self._version_key)
             pipe.hgetall(self._key)
             version, fields = pipe.execute()

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, field, fields
 from auth.usage import Entry, UsageRow, Used, row_name, today, used_by
 from auth.write_behind import WriteBehind
 from services.backend.types import Spent
-from services.cluster.redis_client import Link, reached
+from services.cluster.redis_client import RedisClient, reached
 
 _COUNTS = tuple(field.name for field in fields(Used))
 # Seconds for which what a day's accounts are charged for is kept.
@@ -54,9 +54,9 @@ class RedisUsage:
     Any thread may call it: what is added is stored by a thread of its own.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._redis = link.redis
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._redis = client.redis
         self._add = self._redis.register_script(_ADD)
         self._begin = self._redis.register_script(_BEGIN)
         self._unkept = WriteBehind[_Marked]("usage", threading.Lock(), self._keep)
@@ -91,7 +91,7 @@ class RedisUsage:
 
     def begin_charges(self, ancestors: Callable[[], Mapping[str, Sequence[str]]]) -> None:
         """See `Usage.begin_charges`."""
-        mark = self._link.key("usage", "charges", "begun")
+        mark = self._client.key("usage", "charges", "begun")
         with reached():
             if self._redis.exists(mark):
                 return
@@ -110,7 +110,7 @@ class RedisUsage:
     def rows(self, key: str | None = None, first: str = "", last: str = "9999") -> list[UsageRow]:
         """See `Usage.rows`."""
         with reached():
-            keys = self._redis.smembers(self._link.key("usage")) if key is None else [row_name(key)]
+            keys = self._redis.smembers(self._client.key("usage")) if key is None else [row_name(key)]
             wanted = [
                 (day, each) for each in keys for day in self._redis.smembers(self._days(each)) if first <= day <= last
             ]
@@ -123,7 +123,7 @@ class RedisUsage:
     def totals(self) -> dict[str, Used]:
         """See `Usage.totals`."""
         with reached():
-            keys = sorted(self._redis.smembers(self._link.key("usage")))
+            keys = sorted(self._redis.smembers(self._client.key("usage")))
             return {key: _used(self._redis.hgetall(self._total(key))) for key in keys}
 
     def close(self) -> None:
@@ -133,26 +133,26 @@ class RedisUsage:
     def _keep(self, entries: Sequence[_Marked]) -> None:
         for each in entries:
             row, accounts = each.entry.row, each.entry.accounts
-            names = [self._row(row.key, row.day), self._total(row.key), self._days(row.key), self._link.key("usage")]
+            names = [self._row(row.key, row.day), self._total(row.key), self._days(row.key), self._client.key("usage")]
             counts = [value for pair in zip(_COUNTS, astuple(row.used), strict=True) for value in pair]
             charged = [_CHARGED_FOR, row.used.tokens, len(accounts), *accounts]
             with reached():
                 self._add(
-                    [*names, self._link.key("counted", each.mark), self._charges(row.day)],
+                    [*names, self._client.key("counted", each.mark), self._charges(row.day)],
                     [row.key, row.day, *charged, *counts],
                 )
 
     def _row(self, key: str, day: str) -> str:
-        return self._link.key("usage", key, day)
+        return self._client.key("usage", key, day)
 
     def _total(self, key: str) -> str:
-        return self._link.key("usage", key, "total")
+        return self._client.key("usage", key, "total")
 
     def _days(self, key: str) -> str:
-        return self._link.key("usage", key, "days")
+        return self._client.key("usage", key, "days")
 
     def _charges(self, day: str) -> str:
-        return self._link.key("usage", "charges", "of", day)
+        return self._client.key("usage", "charges", "of", day)
 
 
 def _used(told: Mapping[str, str]) -> Used:

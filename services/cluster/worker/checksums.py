@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _PIECE = 2**20
 
 
-class Contents:
+class Checksums:
     """The files' SHA-256, each computed once and remembered in a file. Any thread may call it; `_lock` lets one compute."""
 
     def __init__(self, path: Path) -> None:

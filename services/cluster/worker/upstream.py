@@ -53,10 +53,10 @@ class NamedFiles(ModelFiles):
         raise InvalidRequest(f"{name}: a server elsewhere applies no adapters", param="lora")
 
 
-class InnerGeneration(Delivery):
+class UpstreamGeneration(Delivery):
     """One request to the other server, which a thread of its own reads."""
 
-    def __init__(self, backend: InnerBackend, model: str, request: GenerationRequest) -> None:
+    def __init__(self, backend: UpstreamBackend, model: str, request: GenerationRequest) -> None:
         super().__init__()
         self.spent = Spent()
         self._backend = backend
@@ -64,7 +64,7 @@ class InnerGeneration(Delivery):
         self._model = model
         self._stopped = threading.Event()
         self._cancelled = threading.Event()
-        threading.Thread(target=self._read, name="inner", daemon=True).start()
+        threading.Thread(target=self._read, name="upstream", daemon=True).start()
 
     def stop(self) -> None:
         """See `Generation.stop`."""
@@ -115,18 +115,18 @@ class InnerGeneration(Delivery):
             self.put(_away(str(error)))
 
 
-class InnerModel(TextTokenizer):
+class UpstreamModel(TextTokenizer):
     """One of its models; see `Model`. Any thread may call it."""
 
     n_ctx = 0
 
-    def __init__(self, backend: InnerBackend, model: str) -> None:
+    def __init__(self, backend: UpstreamBackend, model: str) -> None:
         self._backend = backend
         self._model = model
 
-    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[InnerGeneration]:
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[UpstreamGeneration]:
         """See `Model.submit_all`."""
-        return [InnerGeneration(self._backend, self._model, request) for request in requests]
+        return [UpstreamGeneration(self._backend, self._model, request) for request in requests]
 
     def prefetch(self, request: PrefetchRequest) -> None:
         """See `Model.prefetch`: the other server does not."""
@@ -140,7 +140,7 @@ class InnerModel(TextTokenizer):
         return vector, Spent(int(reply.get("usage", {}).get("prompt_tokens", len(tokens))))
 
 
-class InnerBackend:
+class UpstreamBackend:
     """The other server; see `Backend`. Any thread may call it; `_lock` protects the list of its models."""
 
     def __init__(self, url: str, key: str = "") -> None:
@@ -154,14 +154,14 @@ class InnerBackend:
         self._listed = -_LISTED
 
     @contextmanager
-    def lease(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[InnerModel]:
+    def lease(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[UpstreamModel]:
         """See `Backend.lease`. Nothing is loaded here."""
-        yield InnerModel(self, settings.file.as_posix())
+        yield UpstreamModel(self, settings.file.as_posix())
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[InnerModel]:
+    def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[UpstreamModel]:
         """See `Backend.lease_embedder`."""
-        yield InnerModel(self, settings.file.as_posix())
+        yield UpstreamModel(self, settings.file.as_posix())
 
     def name_of(self, model: str) -> str:
         """What the other server calls a model: the same, or without .gguf; else its first model. Raises Unavailable."""

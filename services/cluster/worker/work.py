@@ -14,11 +14,11 @@ from services.backend.codec import Message, choice_to_json, error_to_json, from_
 from services.backend.protocols import Backend, Generation, Model
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.cluster.node.generation import lost
-from services.cluster.redis_client import Link, is_away
-from services.cluster.registry import Roster
-from services.cluster.routing import Placing
+from services.cluster.redis_client import RedisClient, is_away
+from services.cluster.registry import Registry
+from services.cluster.routing import Routing
 from services.cluster.streams import Begun, Streams
-from services.cluster.worker.checksums import Contents
+from services.cluster.worker.checksums import Checksums
 from services.errors import BadModelFile, HearthError, NotFound, Unavailable
 from services.models.files import CheckedModel, ModelFiles
 from services.storage.json_file import Stamp
@@ -46,18 +46,18 @@ class Work:
     def __init__(
         self,
         name: str,
-        link: Link,
-        roster: Roster,
+        client: RedisClient,
+        registry: Registry,
         backend: Backend,
         files: ModelFiles,
-        contents: Contents | None = None,
+        checksums: Checksums | None = None,
     ) -> None:
-        """`contents` tells the models' contents apart, where workers share what they have computed."""
+        """`checksums` tells the models' contents apart, where workers share what they have computed."""
         self.name = name
-        self.contents = contents
-        self._streams = Streams(link)
-        self._placing = Placing(link)
-        self._roster = roster
+        self.checksums = checksums
+        self._streams = Streams(client)
+        self._routing = Routing(client)
+        self._registry = registry
         self._backend = backend
         self._files = files
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class Work:
                     time.sleep(0.5)
             finally:
                 with suppress(Exception):
-                    self._placing.end(id_, self.name)
+                    self._routing.end(id_, self.name)
 
     @contextmanager
     def _working(self, id_: str) -> Iterator[None]:
@@ -161,7 +161,7 @@ class Work:
             error = Unavailable(what, code="engine_crashed", retry_after=10)
             self.write_events(id_, begun.attempt, begun.written, [{"error": error_to_json(error)}])
             return False
-        self._patiently(lambda: self._placing.begin(id_, self.name, request.owner, request.session))
+        self._patiently(lambda: self._routing.begin(id_, self.name, request.owner, request.session))
         texts, tokens = [], list(request.resume_tokens)
         for event in begun.events:
             texts.append(event.get("text", ""))
@@ -205,7 +205,7 @@ class Work:
     def has_reader(self, id_: str) -> bool:
         """Whether the API node is there that waits for a request."""
         look = self._patiently(lambda: self._streams.look(id_))
-        return look is not None and self._patiently(lambda: self._roster.has_node(look.node))
+        return look is not None and self._patiently(lambda: self._registry.has_node(look.node))
 
     def write_events(self, id_: str, attempt: int, written: int, events: list[Message]) -> str:
         """See `Streams.write`; waits while Redis is away. Raises GiveBack."""
@@ -222,7 +222,7 @@ class Work:
 
     def _stamp(self, model: CheckedModel) -> Stamp:
         """Where workers share states, what is the same for the same file on every machine."""
-        return self.contents.stamp(model) if self.contents else model.stamp
+        return self.checksums.stamp(model) if self.checksums else model.stamp
 
     def _explained(self, error: Exception) -> Exception:
         """An error as the caller is to see it: what is wrong with a worker's files is none of its fault."""
@@ -296,7 +296,7 @@ class _Watch:
         if now - self._seen > _LOOK_FOR_NODE:
             self._seen = now
             self._missed = 0 if self._work.has_reader(self._id) else self._missed + 1
-            # Twice, since a node's card may have ended while Redis was away.
+            # Twice, since a node's heartbeat may have ended while Redis was away.
             if self._missed > 1:
                 log.info("nobody waits for a request any more: its API node is gone")
                 self.is_over = True

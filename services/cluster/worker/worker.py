@@ -24,12 +24,12 @@ from services.backend.protocols import Backend
 from services.backend.status import Counts, Room, Status
 from services.cluster.broker import CALL, GENERATE, make_celery, model_queue, worker_queue
 from services.cluster.node.backend import ORDERS
-from services.cluster.redis_client import Link, is_away
-from services.cluster.registry import RENEW, TEXT, Roster, ServedModel, WorkerCard
-from services.cluster.routing import Placing
+from services.cluster.redis_client import RedisClient, is_away
+from services.cluster.registry import RENEW, TEXT, Registry, ServedModel, WorkerHeartbeat
+from services.cluster.routing import Routing
 from services.cluster.settings import ClusterSettings
 from services.cluster.stores.sessions import RedisSessionTable
-from services.cluster.worker.checksums import Contents
+from services.cluster.worker.checksums import Checksums
 from services.cluster.worker.upstream import NamedFiles
 from services.cluster.worker.work import GiveBack, Work
 from services.errors import HearthError, NotFound
@@ -49,7 +49,7 @@ _LOOK = 10.0
 
 
 class Worker:
-    """One worker. Celery's own threads run its tasks; one renews its card, and one hears what API nodes tell."""
+    """One worker. Celery's own threads run its tasks; one renews its heartbeat, and one hears what API nodes tell."""
 
     def __init__(self, cluster: ClusterSettings, backend: Backend, settings: Settings, names: Sequence[str]) -> None:
         """It serves the models of the profiles `names`, or where none are named all that are in the models folder.
@@ -59,11 +59,11 @@ class Worker:
         """
         self._settings = cluster
         self._backend = backend
-        files = self._files = NamedFiles() if cluster.inner else ModelFiles(settings.models)
-        self._link = Link(cluster)
-        self._roster = Roster(self._link)
-        contents = Contents(settings.data / "contents.json") if settings.states else None
-        self._work = Work(cluster.name, self._link, self._roster, backend, files, contents)
+        files = self._files = NamedFiles() if cluster.upstream else ModelFiles(settings.models)
+        self._client = RedisClient(cluster)
+        self._registry = Registry(self._client)
+        checksums = Checksums(settings.data / "contents.json") if settings.states else None
+        self._work = Work(cluster.name, self._client, self._registry, backend, files, checksums)
         file = settings.data / "config.json"
         # A second worker on one machine has a folder of its own, and the same profiles.
         config = Profiles(file if file.exists() else HOME / "data" / "config.json").config()
@@ -71,13 +71,13 @@ class Worker:
         for profile in chosen if names else ():
             profile.load_settings(files)
         named = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
-        self._only = named if names or cluster.inner else set()
+        self._only = named if names or cluster.upstream else set()
         self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
-        self._sessions = Sessions(Path(), RedisSessionTable(self._link), LocalDesk())
+        self._sessions = Sessions(Path(), RedisSessionTable(self._client), LocalDesk())
         self._began = time.time()
         self._draining = threading.Event()
         self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
-        self._card = self._make_card(())
+        self._heartbeat = self._make_heartbeat(())
         self._celery_worker: Any = None
 
     def run(self) -> int:
@@ -89,13 +89,13 @@ class Worker:
         # At its lowest level it tells what tasks were sent, words included.
         logging.getLogger("celery.concurrency").setLevel(logging.INFO)
         self._wait_for_redis()
-        self._roster.take_name(self._settings.name, WorkerCard)
+        self._registry.take_name(self._settings.name, WorkerHeartbeat)
         models = self._models()
         if not models:
             raise NotFound("there is no model to serve: put a GGUF file into the models folder", code="model_not_found")
-        Placing(self._link).reset(self._settings.name)
+        Routing(self._client).reset(self._settings.name)
         celery.conf.task_queues = [*self._queues(models).values(), worker_queue(self._settings, self._settings.name)]
-        self._card = self._make_card(models)
+        self._heartbeat = self._make_heartbeat(models)
         worker = celery.Worker(
             hostname=f"{self._settings.name}@{socket.gethostname()}",
             pool="threads",
@@ -108,7 +108,7 @@ class Worker:
         worker_shutting_down.connect(self._drain)
         worker_ready.connect(self._say_ready)
         self._celery_worker = worker
-        for name, do in (("card", self._keep_card), ("models", self._keep_looking), ("orders", self._hear)):
+        for name, do in (("heartbeat", self._keep_heartbeat), ("models", self._keep_looking), ("orders", self._hear)):
             threading.Thread(target=do, name=name, daemon=True).start()
         worker.start()
         self._say_goodbye()
@@ -131,7 +131,7 @@ class Worker:
 
     def _models(self) -> list[ServedModel]:
         """What it serves, once its vocabularies are where API nodes find them."""
-        if self._settings.inner:
+        if self._settings.upstream:
             return [ServedModel(name, TEXT, 0, NamedFiles.info) for name in sorted(self._only)]
         served = []
         for file in self._files.list():
@@ -145,14 +145,14 @@ class Worker:
                     # It is being replaced just now.
                     log.warning("%s is not served: %s", file.name, error)
                     continue
-                self._roster.publish_vocabulary(self._published[known], partial(vocabulary_of, path))
+                self._registry.publish_vocabulary(self._published[known], partial(vocabulary_of, path))
                 served.append(
                     ServedModel(file.name, self._published[known], file.stamp[0], replace(file.info, metadata={}))
                 )
         return served
 
-    def _make_card(self, models: Sequence[ServedModel]) -> WorkerCard:
-        return WorkerCard(
+    def _make_heartbeat(self, models: Sequence[ServedModel]) -> WorkerHeartbeat:
+        return WorkerHeartbeat(
             name=self._settings.name,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -162,7 +162,7 @@ class Worker:
             queues=tuple(self._queues(models)),
             models=tuple(models),
             status=self._status(),
-            inner=bool(self._settings.inner),
+            upstream=bool(self._settings.upstream),
         )
 
     def _status(self) -> Status:
@@ -172,15 +172,15 @@ class Worker:
             none = Room(0, 0)
             return Status(Counts(), 0, 0, 0, none, none, none)
 
-    def _keep_card(self) -> None:
-        """The card's thread."""
+    def _keep_heartbeat(self) -> None:
+        """The heartbeat's thread."""
         while True:
             try:
-                self._card = self._make_card(self._card.models)
-                self._roster.renew(self._card)
+                self._heartbeat = self._make_heartbeat(self._heartbeat.models)
+                self._registry.renew(self._heartbeat)
             except Exception as error:
                 if not is_away(error):
-                    log.exception("the worker's card could not be renewed")
+                    log.exception("the worker's heartbeat could not be renewed")
             time.sleep(RENEW)
 
     def _keep_looking(self) -> None:
@@ -198,12 +198,12 @@ class Worker:
         if not (consumer := self._consumer()):
             return
         queues = self._queues(models)
-        for name in queues.keys() - set(self._card.queues):
+        for name in queues.keys() - set(self._heartbeat.queues):
             consumer.app.amqp.queues.add(queues[name])
             consumer.call_soon(consumer.add_task_queue, name)
-        for name in set(self._card.queues) - queues.keys():
+        for name in set(self._heartbeat.queues) - queues.keys():
             consumer.call_soon(consumer.cancel_task_queue, name)
-        self._card = self._make_card(models)
+        self._heartbeat = self._make_heartbeat(models)
 
     def _queues(self, models: Sequence[ServedModel]) -> dict[str, Any]:
         """The models' queues, by name; an adapter has none, since it is asked for with a model."""
@@ -219,8 +219,8 @@ class Worker:
         """The thread that hears what API nodes tell everybody."""
         while True:
             try:
-                with self._link.redis.pubsub(ignore_subscribe_messages=True) as heard:
-                    heard.subscribe(self._link.key(ORDERS))
+                with self._client.redis.pubsub(ignore_subscribe_messages=True) as heard:
+                    heard.subscribe(self._client.key(ORDERS))
                     # What was forgotten meanwhile is not to be found here either.
                     self._backend.retain(self._sessions.names_of_all())
                     while True:
@@ -239,7 +239,7 @@ class Worker:
 
     def _wait_for_redis(self) -> None:
         told = False
-        while not self._link.is_there():
+        while not self._client.is_there():
             if not told:
                 told = True
                 print("The worker waits for Redis, which cannot be reached.", flush=True)
@@ -254,17 +254,17 @@ class Worker:
 
     def _renew_once(self) -> None:
         try:
-            self._roster.renew(self._make_card(self._card.models))
+            self._registry.renew(self._make_heartbeat(self._heartbeat.models))
         except Exception as error:
             log.debug("nobody can be told: %s", error)
 
     def _say_ready(self, **_: Any) -> None:
-        names = ", ".join(model.name for model in self._card.models)
+        names = ", ".join(model.name for model in self._heartbeat.models)
         print(f"The worker {self._settings.name} serves {names} with {self._slots} slots (Ctrl+C stops it).", flush=True)
 
     def _say_goodbye(self) -> None:
         try:
-            self._roster.leave(self._card)
+            self._registry.leave(self._heartbeat)
         except Exception as error:
             log.debug("nobody can be told: %s", error)
         print("The worker stops.", flush=True)
