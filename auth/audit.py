@@ -59,7 +59,7 @@ class AuditLog:
         who = (account or key or "") if is_known else source_of(what.get("address"))
         is_done = _is_done(did, what)
         kind = who, did if is_done else f"{did} failed"
-        # What a request of a key has done, which has a status, is limited where it is done (`Meter.charge_deed`).
+        # What a request of a key has done, which has a status, is limited where it is done (`Meter.charge_action`).
         is_told = is_known and ((is_done and "status" in what) or (who == MASTER and did != _REFUSED))
         if who and not is_told and not self._has_room(kind, is_known):
             return

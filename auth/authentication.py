@@ -37,7 +37,7 @@ SCOPE_OF: dict[str, Scope | None] = {
     **dict.fromkeys(("keys", "key", "key_rotation"), "keys"),
 }
 # What is done with keys and models, by endpoint and method: each has a line in the audit log, and a limit.
-DEEDS = {
+ACTIONS = {
     ("keys", "POST"): "mint",
     ("key", "PATCH"): "change",
     ("key", "DELETE"): "revoke",
@@ -126,8 +126,8 @@ def guard(
             keys.note_use(identity.id)
         g.identity = identity
         check_scope(identity)
-        if deed := DEEDS.get((request.endpoint or "", request.method)):
-            meter.charge_deed(identity, deed)
+        if action := ACTIONS.get((request.endpoint or "", request.method)):
+            meter.charge_action(identity, action)
 
 
 def _identify(keys: KeyStore, guests: Guests, gate: Gate | None, origins: Sequence[str]) -> Identity:

@@ -24,7 +24,7 @@ from auth.guests import Guests, is_guest
 from auth.identity import MASTER, Identity, Limits, effective
 from auth.in_flight import InFlight, LocalInFlight
 from auth.keys import KeyStore
-from auth.usage import Usage
+from auth.usage import UsageTable
 from services.backend.types import Spent
 from services.errors import HearthError, NotAuthenticated, NotPermitted, RateLimitExceeded, Unavailable
 
@@ -38,7 +38,7 @@ _PATIENCE = 2.0
 # Seconds after which a request that is under way looks again whether its key is still good.
 _LOOK_AFTER = 0.5
 # How often a key, with those that it minted, may do each of what the audit log tells of, a minute; the master as it likes.
-DEEDS = 30
+ACTIONS = 30
 
 
 class _PerMinute(RateLimitItemPerMinute):
@@ -109,7 +109,7 @@ class Meter:
     def __init__(
         self,
         keys: KeyStore,
-        usage: Usage,
+        usage: UsageTable,
         windows: str = MEMORY,
         in_flight: InFlight | None = None,
         prefix: str = "LIMITS",
@@ -149,7 +149,7 @@ class Meter:
         """Count a request of a key that no ticket is taken for. Raises RateLimitExceeded, NotAuthenticated, Unavailable."""
         self._charge_request(self.accounts(key))
 
-    def charge_deed(self, by: Identity, deed: str) -> None:
+    def charge_action(self, by: Identity, action: str) -> None:
         """Count something that `by` does with keys or models, before it is done. Raises as `charge_request` does.
 
         What is done with keys is a request, too; what is done with models is counted as one where it is done.
@@ -157,17 +157,17 @@ class Meter:
         if by.is_master:
             return
         accounts = self.accounts(by.id)
-        if deed in ("mint", "change", "revoke", "rotate"):
+        if action in ("mint", "change", "revoke", "rotate"):
             self._charge_request(accounts)
         # Whatever keys it mints, theirs is this budget.
         head = accounts[-1]
         with _reached():
             self._check_clock()
-            has_room = self._windows.hit(_PerMinute(DEEDS), deed, head.id)
+            has_room = self._windows.hit(_PerMinute(ACTIONS), action, head.id)
         if not has_room:
-            _, reset = self._window(deed, head.id, DEEDS)
-            what = f"{_whose(head, accounts)} may do this {DEEDS} times a minute ({deed}), with the keys that it minted"
-            raise RateLimitExceeded(what, param=deed, retry_after=reset)
+            _, reset = self._window(action, head.id, ACTIONS)
+            what = f"{_whose(head, accounts)} may do this {ACTIONS} times a minute ({action}), with the keys that it minted"
+            raise RateLimitExceeded(what, param=action, retry_after=reset)
 
     @contextmanager
     def enter(self, key: str) -> Iterator[Ticket]:

@@ -93,7 +93,7 @@ class Entry:
     accounts: tuple[str, ...] = ()
 
 
-class Usage(Protocol):
+class UsageTable(Protocol):
     """Who used how much. Any thread may call it."""
 
     def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
@@ -137,7 +137,7 @@ class Usage(Protocol):
 
 
 class UsageStore:
-    """See `Usage`. What is added is stored by a thread of its own, and counts from the moment it was added.
+    """See `UsageTable`. What is added is stored by a thread of its own, and counts from the moment it was added.
 
     Any thread may call it. `_db` lets one of them use the file; `_charges`, what accounts are charged for on the day
     `_day` as far as it is stored, is protected by the lock of `_unkept`, so that limits hold while others lock the file.
@@ -158,7 +158,7 @@ class UsageStore:
             self._look()
 
     def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
-        """See `Usage.add`."""
+        """See `UsageTable.add`."""
         self._unkept.add(Entry(UsageRow(row_name(key), today(), used_by(spent)), tuple(accounts)))
 
     def add_row(self, row: UsageRow) -> None:
@@ -166,7 +166,7 @@ class UsageStore:
         self._unkept.add(Entry(row), waits=False)
 
     def charged(self, account: str) -> int:
-        """See `Usage.charged`. Nobody waits for the file: while it cannot be read, what was known counts."""
+        """See `UsageTable.charged`. Nobody waits for the file: while it cannot be read, what was known counts."""
         if self._db.acquire(blocking=False):
             try:
                 with suppress(HearthError), self._file.explained():
@@ -179,7 +179,7 @@ class UsageStore:
             return waiting + (self._charges.get(account, 0) if self._day == day else 0)
 
     def charges(self) -> dict[str, int]:
-        """See `Usage.charges`."""
+        """See `UsageTable.charges`."""
         with self._using():
             self._look()
             with self._unkept.waiting() as entries:
@@ -190,13 +190,13 @@ class UsageStore:
         return dict(charges)
 
     def charge(self, account: str, n_tokens: int) -> None:
-        """See `Usage.charge`."""
+        """See `UsageTable.charge`."""
         with self._using():
             self._file.db.execute(_CHARGE, (account, today(), n_tokens))
             self._version = -1
 
     def begin_charges(self, ancestors: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-        """See `Usage.begin_charges`."""
+        """See `UsageTable.begin_charges`."""
         db, known = self._file.db, ancestors()
         with self._using():
             if db.execute("PRAGMA user_version").fetchone() != (0,):
@@ -210,11 +210,11 @@ class UsageStore:
             self._version = -1
 
     def on(self, key: str, day: str) -> Used:
-        """See `Usage.on`."""
+        """See `UsageTable.on`."""
         return sum((row.used for row in self.rows(key, day, day)), Used())
 
     def rows(self, key: str | None = None, first: str = "", last: str = "9999") -> list[UsageRow]:
-        """See `Usage.rows`."""
+        """See `UsageTable.rows`."""
         query = f"SELECT key, day, {', '.join(_COUNTS)} FROM usage WHERE day BETWEEN ? AND ? AND (? IS NULL OR key = ?)"  # noqa: S608
         name = None if key is None else row_name(key)
         with self._using():
@@ -226,7 +226,7 @@ class UsageStore:
         return [UsageRow(k, d, used) for (k, d), used in sorted(stored.items(), key=lambda row: (row[0][1], row[0][0]))]
 
     def totals(self) -> dict[str, Used]:
-        """See `Usage.totals`."""
+        """See `UsageTable.totals`."""
         sums = ", ".join(f"SUM({name})" for name in _COUNTS)
         with self._using():
             rows = self._file.db.execute(f"SELECT key, {sums} FROM usage GROUP BY key")  # noqa: S608

@@ -23,11 +23,11 @@ from services.api.docs import add_docs
 from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
 from services.api.http.bodies import MAX_BODY
 from services.api.http.cors import allow_origins
-from services.api.http.draining import Stopping
+from services.api.http.draining import Draining
 from services.api.http.errors import handle_errors
 from services.api.http.hosts import Hosts
 from services.api.http.idempotency import Performer
-from services.api.http.request_log import see_requests
+from services.api.http.request_log import log_requests
 from services.api.http.sharing import share_threads
 from services.api.metrics import Metrics, MetricsResource, Now
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
@@ -96,15 +96,15 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    stopping = Stopping()
+    draining = Draining()
     app.extensions["hearth"] = {"answers": answers, "keys": keys, "sessions": sessions}
-    app.extensions["hearth"] |= {"usage": usage, "hosts": hosts, "stopping": stopping}
+    app.extensions["hearth"] |= {"usage": usage, "hosts": hosts, "stopping": draining}
 
     # In this order: each of them may refuse a request that the later ones then never see.
-    see_requests(app, meter, audit, metrics, is_tls=settings.cert is not None)
+    log_requests(app, meter, audit, metrics, is_tls=settings.cert is not None)
     allow_origins(app, settings.cors_origins)
     hosts.check_requests(app)
-    stopping.refuse_requests(app)
+    draining.refuse_requests(app)
     guard(app, keys, meter, gates, settings.cors_origins)
     share_threads(app, answers)
     handle_errors(app)
@@ -143,7 +143,7 @@ def create_app(
     api.add_resource(JobResource, "/jobs/<path:job_id>", endpoint="job")
     api.add_resource(HealthResource, "/health", endpoint="health", resource_class_args=(answers,))
     api.add_resource(LivenessResource, "/healthz", endpoint="healthz")
-    api.add_resource(ReadinessResource, "/readyz", endpoint="readyz", resource_class_args=(answers, stopping))
+    api.add_resource(ReadinessResource, "/readyz", endpoint="readyz", resource_class_args=(answers, draining))
     metrics.registry.register(Now(answers, usage))
     api.add_resource(MetricsResource, "/metrics", endpoint="metrics", resource_class_args=(metrics,))
     api.add_resource(StatusResource, "/status", endpoint="status", resource_class_args=(answers,))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from auth.identity import Scope, Terms
 from auth.keys import KeyStore
-from auth.usage import Usage, UsageStore
+from auth.usage import UsageStore, UsageTable
 from services.cluster.settings import read_cluster
 from services.settings import Settings
 from services.storage.processes import runs
@@ -44,7 +44,7 @@ def passing_key(settings: Settings, environ: Mapping[str, str], purpose: str, sc
         keys.revoke(minted.id)
 
 
-def open_usage(settings: Settings, environ: Mapping[str, str]) -> Usage:
+def open_usage(settings: Settings, environ: Mapping[str, str]) -> UsageTable:
     """Likewise, who used how much."""
     if cluster := read_cluster(environ):
         from services.cluster.redis_client import RedisClient

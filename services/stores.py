@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from auth.keys import KeyStore
 from auth.quotas import Quotas, check_charged
 from auth.rate_limits import Meter
-from auth.usage import Usage, UsageStore
+from auth.usage import UsageStore, UsageTable
 from services.jobs.store import JobStore, JobTable
 from services.models.config import Profiles
 from services.models.files import ModelFiles
@@ -25,7 +25,7 @@ class Stores:
     files: ModelFiles
     keys: KeyStore
     sessions: Sessions
-    usage: Usage
+    usage: UsageTable
     meter: Meter
     jobs: JobTable
     quotas: Quotas

@@ -16,7 +16,7 @@ import requests
 
 from services.backend.types import LoadSettings, Prompt
 from services.engine.llama import embedder as embedder_module
-from services.engine.llama.embedder import PIECE, Embedder
+from services.engine.llama.embedder import PIECE, LlamaEmbedder
 from services.errors import BadModelFile, ClientDisconnected, InvalidRequest
 from tests.serving import Server, child_of, wait_for
 from tests.tiny import GUIDE, write_embedding_model
@@ -27,14 +27,14 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 
 def test_a_text_in_pieces_has_the_vector_that_it_has_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    embedder = Embedder(LoadSettings(GUIDE, 1024))
+    embedder = LlamaEmbedder(LoadSettings(GUIDE, 1024))
     tokens = embedder.tokenize(Prompt("The capital of France is Paris. " * 60))
     assert len(tokens) > 3 * PIECE
     vector, spent = embedder.embed(tokens)
     assert spent.prompt_tokens == len(tokens)
     assert spent.cpu_seconds > 0
     monkeypatch.setattr(embedder_module, "PIECE", 1024)
-    whole = Embedder(LoadSettings(GUIDE, 1024))
+    whole = LlamaEmbedder(LoadSettings(GUIDE, 1024))
     assert cosine(vector, whole.embed(tokens)[0]) > 0.9999
     whole.close()
     assert math.isclose(cosine(vector, vector), 1, abs_tol=1e-5)
@@ -78,7 +78,7 @@ def test_openais_client_gets_vectors(server: Server) -> None:
 
 
 def test_a_text_can_be_given_up_within_a_step_and_while_it_waits() -> None:
-    embedder = Embedder(LoadSettings(GUIDE, 1024))
+    embedder = LlamaEmbedder(LoadSettings(GUIDE, 1024))
     tokens = embedder.tokenize(Prompt("The capital of France is Paris. " * 60))
     polls = itertools.count()
 
@@ -183,4 +183,4 @@ def test_what_cannot_be_embedded_is_refused(server: Server, body: dict[str, obje
 
 def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadModelFile):
-        Embedder(LoadSettings(tmp_path / "none.gguf", 64))
+        LlamaEmbedder(LoadSettings(tmp_path / "none.gguf", 64))

@@ -16,7 +16,7 @@ from services.cluster.registry import ServedModel
 from services.engine.kv.state import FILE_PART
 from services.engine.llama import log as native_log
 from services.engine.llama import runner as runner_module
-from services.engine.llama.embedder import LONGEST_CHOSEN, Embedder
+from services.engine.llama.embedder import LONGEST_CHOSEN, LlamaEmbedder
 from services.engine.llama.loading import context_params, fingerprint, load_model
 from services.engine.llama.runner import Runner
 from services.engine.machine import used_memory
@@ -136,7 +136,7 @@ def test_a_loaded_model_keeps_to_what_models_may_take(caplog: pytest.LogCaptureF
 
 def test_an_embedders_memory_is_counted_and_small(tmp_path: Path) -> None:
     for file in (GUIDE, write_embedding_model(tmp_path / "bert.gguf")):
-        embedder = Embedder(LoadSettings(file, 0))
+        embedder = LlamaEmbedder(LoadSettings(file, 0))
         assert embedder.n_weights < embedder.n_bytes or file != GUIDE
         before = used_memory()
         embedder.embed(embedder.tokenize(Prompt("w1 w2 " * 25)))
@@ -251,11 +251,11 @@ def test_a_chosen_context_is_smaller_where_memory_is(
 
 
 def test_an_embedder_chooses_a_context_too(tmp_path: Path) -> None:
-    embedder = Embedder(LoadSettings(write_embedding_model(tmp_path / "bert.gguf"), 0))
+    embedder = LlamaEmbedder(LoadSettings(write_embedding_model(tmp_path / "bert.gguf"), 0))
     assert embedder.n_ctx == 64
     assert len(embedder.embed(embedder.tokenize(Prompt("w1 w2")))[0]) == 64
     embedder.close()
-    guide = Embedder(LoadSettings(GUIDE, 0))
+    guide = LlamaEmbedder(LoadSettings(GUIDE, 0))
     assert guide.n_ctx == 2048 < LONGEST_CHOSEN
     guide.close()
 

@@ -13,12 +13,12 @@ from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
-from services.api.http.disconnect import poll_of_caller
-from services.api.http.idempotency import current_jobs, once
+from services.api.http.disconnect import disconnect_poll
+from services.api.http.idempotency import current_jobs, idempotent
 from services.api.http.schemas import (
     AnswerBody,
     AnswerResult,
-    Conversation,
+    ConversationBody,
     Deleted,
     SessionList,
     SessionName,
@@ -46,7 +46,7 @@ class AnswerResource(Resource):
         self._sessions = sessions
 
     @spec.validate(json=AnswerBody, resp=replies(AnswerResult, 400, 404, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: AnswerBody) -> Any:
         """Answer a prompt.
 
@@ -57,7 +57,7 @@ class AnswerResource(Resource):
         or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
         try:
-            answer = self._answers.open(caller().id, _ask(json, json.model, json.system_prompt), poll_of_caller())
+            answer = self._answers.open(caller().id, _ask(json, json.model, json.system_prompt), disconnect_poll())
         except InvalidRequest as error:
             # What a chat template will not write.
             error.param = "system_prompt" if error.param == "messages" else error.param
@@ -92,7 +92,7 @@ class SessionsResource(Resource):
             return {"sessions": self._sessions.listed(owner)}
         n_bytes = self._sessions.kept(owner).n_bytes
         with (
-            self._answers.places.metered(owner, poll_of_caller()) as deadline,
+            self._answers.places.metered(owner, disconnect_poll()) as deadline,
             self._answers.working(deadline, n_bytes) as pause,
         ):
             return {"sessions": self._sessions.listed(owner, words, pause)}
@@ -105,7 +105,7 @@ class SessionResource(Resource):
         self._answers = answers
         self._sessions = sessions
 
-    @spec.validate(resp=replies(Conversation, 404))
+    @spec.validate(resp=replies(ConversationBody, 404))
     def get(self, number: str, owner: str | None = None) -> Any:
         """Show a conversation in full."""
         return self._sessions.history(_session_key(number, owner)).describe()
@@ -120,7 +120,7 @@ class SessionResource(Resource):
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
         key = _session_key(number, owner)
-        self._answers.forget(key, poll_of_caller(), caller().id)
+        self._answers.forget(key, disconnect_poll(), caller().id)
         current_jobs().forget_session(key.owner, str(key.number))
         return {"deleted": True}
 
@@ -147,7 +147,7 @@ class PromptResource(Resource):
                 given[name] = int(given[name]) if given[name].isdecimal() and len(given[name]) < 10 else given[name]
         model, system = given.pop("model", None), given.pop("system_prompt", "")
         question = validated(Question, given)
-        return self._answers.preview(caller().id, _ask(question, model, system), poll_of_caller())
+        return self._answers.preview(caller().id, _ask(question, model, system), disconnect_poll())
 
 
 class StopResource(Resource):

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from auth.authentication import caller
 from auth.identity import Identity
 from services.answers.service import Answers
-from services.api.http.draining import Stopping
+from services.api.http.draining import Draining
 from services.api.http.schemas import replies, spec
 from services.backend.status import Counts, LoadedModel, Room, Status
 
@@ -99,14 +99,14 @@ class LivenessResource(Resource):
 class ReadinessResource(Resource):
     """Whether an answer can be had."""
 
-    def __init__(self, answers: Answers, stopping: Stopping) -> None:
+    def __init__(self, answers: Answers, draining: Draining) -> None:
         self._answers = answers
-        self._stopping = stopping
+        self._draining = draining
 
     @spec.validate(resp=replies(HealthBody, 503))
     def get(self) -> Any:
         """Say ready; with status 503, why not: loading, down or stopping."""
-        status = "stopping" if self._stopping.has_begun else self._answers.health()
+        status = "stopping" if self._draining.has_begun else self._answers.health()
         return ({"status": status}, 200) if status == "ready" else ({"status": status}, 503)
 
 

@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from pydantic import RootModel
 
-from auth.usage import Usage, Used
+from auth.usage import UsageTable, Used
 from services.answers.service import Answers
 from services.api.http.schemas import replies, spec
 from services.backend.types import Finish
@@ -55,7 +55,7 @@ class Metrics:
 class Now(Collector):
     """What is asked of others at the moment of reading."""
 
-    def __init__(self, answers: Answers, usage: Usage) -> None:
+    def __init__(self, answers: Answers, usage: UsageTable) -> None:
         self._answers = answers
         self._usage = usage
 

@@ -13,7 +13,7 @@ from flask_restful import Resource
 from auth.authentication import caller
 from services.answers.service import Answers
 from services.api.http import sse
-from services.api.http.disconnect import poll_of_caller
+from services.api.http.disconnect import disconnect_poll
 from services.api.http.schemas import replies, spec
 from services.api.model_schemas import (
     ModelFreed,
@@ -87,7 +87,7 @@ class ModelResource(Resource):
         Without `model_config` a profile of that file is selected, or one is made that is named after it. Answers in flight
         finish on the old model, later ones use the new. Where the new one cannot be loaded, nothing changes.
         """
-        profile = self._answers.switch(caller().id, json.model, json.model_config_, poll_of_caller())
+        profile = self._answers.switch(caller().id, json.model, json.model_config_, disconnect_poll())
         g.audited = {"model": json.model, "profile": profile}
         return {"model_status": True, "profile": profile}
 
@@ -107,7 +107,7 @@ class UnloadResource(Resource):
 
         One that is not loaded is not found; one that answers just now stays (503, `model_in_use`).
         """
-        with self._answers.places.metered(caller().id, poll_of_caller()):
+        with self._answers.places.metered(caller().id, disconnect_poll()):
             return self._unload(json)
 
     def _unload(self, json: ModelUnload) -> Any:
@@ -145,7 +145,7 @@ class PullResource(Resource):
         """
         g.audited = {"source": json.source}
         with ExitStack() as stack:
-            deadline = stack.enter_context(self._answers.places.metered(caller().id, poll_of_caller()))
+            deadline = stack.enter_context(self._answers.places.metered(caller().id, disconnect_poll()))
             deadline.slot.begin()
             source = self._profiles.config().only(caller().profiles).source(json.source)
             progress = self._pulls.start(*source).progress(deadline.look)

@@ -11,7 +11,7 @@ from auth.authentication import caller
 from services.answers.admission import Poll
 from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
-from services.api.http.disconnect import poll_of_caller
+from services.api.http.disconnect import disconnect_poll
 from services.api.http.schemas import replies, spec
 from services.api.openai.replies import Text, Tokens
 from services.api.openai.schemas import prompts_of
@@ -44,12 +44,12 @@ class TokenizeResource(Resource):
             ask = AnswerRequest(
                 Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools
             )
-            with self._answers.written(caller().id, ask, poll_of_caller()) as (_, model, form, _talk, pause):
+            with self._answers.written(caller().id, ask, disconnect_poll()) as (_, model, form, _talk, pause):
                 prompt = form.fill((), ask.question.prompt)
                 pause()
                 return _described(model, prompt, json, pause)
         (prompt,) = prompts_of(json.content, json.parse_special is not False)
-        with self._answers.lease(caller().id, json.model, len(prompt.text), poll_of_caller()) as (model, pause):
+        with self._answers.lease(caller().id, json.model, len(prompt.text), disconnect_poll()) as (model, pause):
             return _described(model, replace(prompt, bos=bool(json.add_special)), json, pause)
 
 
@@ -79,5 +79,5 @@ class DetokenizeResource(Resource):
         """Give the text of `tokens`."""
         # Each is looked up for itself, which takes longer than a letter does.
         size = _LETTERS_PER_TOKEN * len(json.tokens)
-        with self._answers.lease(caller().id, json.model, size, poll_of_caller()) as (model, _):
+        with self._answers.lease(caller().id, json.model, size, disconnect_poll()) as (model, _):
             return {"content": b"".join(model.pieces(json.tokens)).decode("utf-8", "replace")}

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from auth.authentication import caller
 from auth.keys import KeyStore
-from auth.usage import Usage, as_csv, entries
+from auth.usage import UsageTable, as_csv, entries
 from services.api.http.schemas import replies, spec
 from services.errors import InvalidRequest
 
@@ -40,7 +40,7 @@ class UsageList(BaseModel):
 class UsageResource(Resource):
     """What was used."""
 
-    def __init__(self, usage: Usage, keys: KeyStore) -> None:
+    def __init__(self, usage: UsageTable, keys: KeyStore) -> None:
         self._usage = usage
         self._keys = keys
 

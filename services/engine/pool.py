@@ -14,7 +14,7 @@ from typing import cast
 from services.backend.status import Counts, LoadedModel, Room, Status
 from services.backend.types import Health, LoadSettings
 from services.engine.kv.store import StateStore
-from services.engine.llama.embedder import Embedder
+from services.engine.llama.embedder import LlamaEmbedder
 from services.engine.llama.loading import fit_of, info_of
 from services.engine.loop.engine import MAX_WAITING, Engine
 from services.engine.machine import all_memory, free_memory, give_back_heap, used_memory
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 @dataclass(eq=False)
 class _Loaded:
     settings: LoadSettings
-    engine: Engine | Embedder
+    engine: Engine | LlamaEmbedder
     leases: int
     used: float
 
@@ -85,13 +85,13 @@ class EnginePool:
             yield cast(Engine, engine)
 
     @contextmanager
-    def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[Embedder]:
+    def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[LlamaEmbedder]:
         """See `Backend.lease_embedder`."""
-        with self._lease(settings, Embedder) as embedder:
-            yield cast(Embedder, embedder)
+        with self._lease(settings, LlamaEmbedder) as embedder:
+            yield cast(LlamaEmbedder, embedder)
 
     @contextmanager
-    def _lease(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> Iterator[Engine | Embedder]:
+    def _lease(self, settings: LoadSettings, kind: type[Engine | LlamaEmbedder]) -> Iterator[Engine | LlamaEmbedder]:
         held = self._find(settings, kind)
         if held is None:
             with self._loading:
@@ -109,7 +109,7 @@ class EnginePool:
         """Whether a lease of these settings, of one that makes embeddings or not, would not have to load anything."""
         with self._lock:
             held = [held.engine for held in self._loaded if held.settings == settings and held.engine.is_open]
-        return any(isinstance(engine, Embedder) == embeds for engine in held)
+        return any(isinstance(engine, LlamaEmbedder) == embeds for engine in held)
 
     def loaded(self) -> list[Path]:
         """See `Backend.loaded`."""
@@ -194,7 +194,7 @@ class EnginePool:
         self._retire()
         self._store.close()
 
-    def _find(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded | None:
+    def _find(self, settings: LoadSettings, kind: type[Engine | LlamaEmbedder]) -> _Loaded | None:
         """Lease the engine of `settings`, where it is loaded and works, and make it the last one used."""
         with self._lock:
             if self._closed:
@@ -207,16 +207,16 @@ class EnginePool:
                     return held
         return None
 
-    def _load(self, settings: LoadSettings, kind: type[Engine | Embedder]) -> _Loaded:
+    def _load(self, settings: LoadSettings, kind: type[Engine | LlamaEmbedder]) -> _Loaded:
         started = time.perf_counter()
         budget, had_some = self._room() if self._is_told else None, bool(self._loaded)
         self._retire(_expected_bytes(settings, budget))
-        engine: Engine | Embedder
+        engine: Engine | LlamaEmbedder
         try:
             if kind is Engine:
                 engine = Engine(settings, self._store, self._think_ahead, self._max_waiting, budget)
             else:
-                engine = Embedder(settings)
+                engine = LlamaEmbedder(settings)
         except BaseException:
             with self._lock:
                 # What had to make room can come back, when somebody asks for it.

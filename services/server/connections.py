@@ -68,7 +68,7 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """How many connections there may be in all, and of one source: connections, open requests, handshakes; 0: any."""
 
     connections: int
@@ -84,7 +84,7 @@ class Connections:
     request that is being answered is dropped only where its reader does not read.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._all: set[Connection] = set()
         self._by_source: defaultdict[str, set[Connection]] = defaultdict(set)

@@ -19,7 +19,7 @@ from waitress.server import TcpWSGIServer
 from auth.addresses import source_of
 from services.api.http.bodies import MAX_BODY
 from services.server.channel import MAX_BUFFERED, Channel
-from services.server.connections import Connections, Limits, allow_connections
+from services.server.connections import ConnectionLimits, Connections, allow_connections
 from services.server.dispatcher import FairDispatcher
 from services.server.listening import listening_sockets
 from services.server.loop import Loop
@@ -193,7 +193,7 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         url_scheme="https" if certificate else "http",
     )
     adjustments.socket_options = [*adjustments.socket_options, (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)]
-    limits = Limits(
+    limits = ConnectionLimits(
         allow_connections(settings.connections),
         settings.address_connections,
         settings.address_requests,

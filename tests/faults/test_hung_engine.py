@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from services.engine.loop.step_clock import StepClock
-from services.engine.process.heartbeat import BEAT, LONGEST_STEP, START_SECONDS, Heartbeat, Work, work_of
+from services.engine.process.heartbeat import BEAT, LONGEST_STEP, START_SECONDS, CpuWork, Heartbeat, work_of
 from tests.serving import ENDLESS, ROOT, Server, child_of
 
 Serve = Callable[..., Server]
@@ -250,31 +250,31 @@ def watch(server: Server, over: threading.Event, took: list[float]) -> None:
 def test_silence_is_counted_in_beats_and_swapping_is_slow() -> None:
     silent = Heartbeat(10 * BEAT)
     for round_ in range(2):
-        reasons = [silent.missed(Work(1, 1)) for _ in range(9)]
+        reasons = [silent.missed(CpuWork(1, 1)) for _ in range(9)]
         assert (set(reasons), silent.is_silent) == ({""}, True)
         assert silent.answered(0, 0) == ""
         assert not silent.is_silent, round_
-    reasons = [silent.missed(Work(1, 1)) for _ in range(10)]
+    reasons = [silent.missed(CpuWork(1, 1)) for _ in range(10)]
     assert (reasons[-1], set(reasons[:-1])) == (f"it did not answer for {10 * BEAT:g} s", {""})
     # Its pages come back from the disk.
     swapping = Heartbeat(10 * BEAT)
-    swapping.missed(Work(1, 0))
-    assert not any(swapping.missed(Work(1, n)) for n in range(1, 44))
-    assert any(swapping.missed(Work(1, n)) for n in range(44, 50))
+    swapping.missed(CpuWork(1, 0))
+    assert not any(swapping.missed(CpuWork(1, n)) for n in range(1, 44))
+    assert any(swapping.missed(CpuWork(1, n)) for n in range(44, 50))
     # Others take the CPUs.
     starved = Heartbeat(10 * BEAT)
-    starved.missed(Work(1, 1))
-    assert not any(starved.missed(Work(1, 1, starved=n * 600_000_000)) for n in range(1, 44))
-    assert any(starved.missed(Work(1, 1, starved=44 * 600_000_000)) for _ in range(10))
-    assert not any(Heartbeat(0).missed(Work(1, 1)) for _ in range(100))
+    starved.missed(CpuWork(1, 1))
+    assert not any(starved.missed(CpuWork(1, 1, starved=n * 600_000_000)) for n in range(1, 44))
+    assert any(starved.missed(CpuWork(1, 1, starved=44 * 600_000_000)) for _ in range(10))
+    assert not any(Heartbeat(0).missed(CpuWork(1, 1)) for _ in range(100))
 
 
 def test_a_start_that_does_nothing_hangs_and_one_that_never_ends_too() -> None:
     still = Heartbeat(10 * BEAT)
-    reasons = [still.start(Work(7, 7)) for _ in range(11)]
+    reasons = [still.start(CpuWork(7, 7)) for _ in range(11)]
     assert (bool(reasons[-1]), set(reasons[:-1])) == (True, {""})
     busy = Heartbeat(10 * BEAT)
-    reasons = [busy.start(Work(n, 0)) for n in range(int(START_SECONDS / BEAT))]
+    reasons = [busy.start(CpuWork(n, 0)) for n in range(int(START_SECONDS / BEAT))]
     assert (bool(reasons[-1]), set(reasons[:-1])) == (True, {""})
 
 

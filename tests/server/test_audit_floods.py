@@ -14,7 +14,7 @@ import pytest
 
 from auth import audit as audit_module
 from auth.audit import LINES, AuditLog
-from auth.rate_limits import DEEDS
+from auth.rate_limits import ACTIONS
 from auth.usage import as_csv
 from services.logs import visible
 from tests.serving import ROOT, Server
@@ -32,18 +32,18 @@ def test_failed_switches_and_renames_have_few_lines(serve: Serve) -> None:
     mallory, _ = server.mint("Mallory", scopes=["models:switch", "models:read", "keys"])
     child = server.post("/auth/key", {"scopes": ["models:switch", "keys"]}, key=mallory).json()
     statuses: Counter[tuple[str, int]] = Counter()
-    for n in range(DEEDS + 10):
+    for n in range(ACTIONS + 10):
         body = {"model": "nothing.gguf", "model_config": "Guide"}
         reply = server.post("/models/model", body, key=(mallory, child["key"])[n % 2])
         statuses["switch", reply.status_code] += 1
         reply = server.request("PATCH", f"/auth/key/{child['id']}", json={"name": f"{n}"}, key=mallory)
         statuses["change", reply.status_code] += 1
     assert (reply.json()["error"]["param"], reply.json()["error"]["code"]) == ("change", "rate_limit_exceeded")
-    assert statuses == {("switch", 404): DEEDS, ("switch", 429): 10, ("change", 200): DEEDS, ("change", 429): 10}
+    assert statuses == {("switch", 404): ACTIONS, ("switch", 429): 10, ("change", 200): ACTIONS, ("change", 429): 10}
     for n in range(LINES + 10):
         server.request("PATCH", f"/auth/key/{child['id']}", json={"name": f"{n}"})
     counts = Counter((line["did"], line["key"] == "0") for line in lines_of(server.data))
-    assert counts[("switch", False)] == counts[("change", False)] == DEEDS
+    assert counts[("switch", False)] == counts[("change", False)] == ACTIONS
     assert counts[("change", True)] == LINES + 10
 
 
@@ -52,19 +52,19 @@ def test_what_a_key_mints_is_metered_and_has_a_line_each(serve: Serve) -> None:
     mallory, id_ = server.mint("Mallory", scopes=["answer", "keys"])
     child = server.post("/auth/key", {"scopes": ["answer", "keys"]}, key=mallory).json()
     minted, statuses = {child["id"]}, []
-    for n in range(DEEDS + 5):
+    for n in range(ACTIONS + 5):
         reply = server.post("/auth/key", {"scopes": ["answer"]}, key=(mallory, child["key"])[n % 2])
         statuses.append(reply.status_code)
         if reply.status_code == 200:
             minted.add(reply.json()["id"])
             assert server.delete(f"/auth/key/{reply.json()['id']}", key=(mallory, child["key"])[n % 2]).status_code == 200
-    assert statuses == [200] * (DEEDS - 1) + [429] * 6
+    assert statuses == [200] * (ACTIONS - 1) + [429] * 6
     assert 1 <= int(reply.headers["Retry-After"]) <= 60
     # As many as there are: all that was done is told of.
     told = [
         line for line in lines_of(server.data) if line["did"] in ("mint", "revoke") and line["key"] in (id_, child["id"])
     ]
-    assert Counter(line["did"] for line in told) == {"mint": DEEDS, "revoke": DEEDS - 1}
+    assert Counter(line["did"] for line in told) == {"mint": ACTIONS, "revoke": ACTIONS - 1}
     assert {line["of"] for line in told if line["did"] == "mint"} == minted
     few, _ = server.mint("Few", scopes=["answer", "keys"], limits={"requests_per_minute": 2})
     terms = {"scopes": ["answer"], "limits": {"requests_per_minute": 1}}

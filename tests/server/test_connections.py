@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from services.server import channel, patience
-from services.server.connections import Connection, Connections, Limits
+from services.server.connections import Connection, ConnectionLimits, Connections
 from services.server.dispatcher import FairQueue
 from services.server.waitress_server import make_server
 from services.settings import Settings
@@ -514,7 +514,7 @@ class Busy:
 
 
 def test_those_that_wait_for_room_do_not_have_all_looked_at_for_each() -> None:
-    connections = Connections(Limits(20, 0, 0, 0))
+    connections = Connections(ConnectionLimits(20, 0, 0, 0))
     busy = [Busy(f"10.0.0.{number}") for number in range(20)]
     for each in busy:
         connections.add(cast(Connection, each))

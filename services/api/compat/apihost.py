@@ -12,8 +12,8 @@ from auth.audit import AuditLog
 from auth.authentication import caller
 from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
-from services.api.http.disconnect import poll_of_caller
-from services.api.http.idempotency import once
+from services.api.http.disconnect import disconnect_poll
+from services.api.http.idempotency import idempotent
 from services.api.http.schemas import replies, spec
 from services.api.openai.schemas import MOST_MESSAGES, ChatMessages, prompts_of
 from services.errors import InvalidRequest, NotFound, NotPermitted
@@ -99,7 +99,7 @@ class ApiHostResource(Resource):
         self._pulls = pulls
 
     @spec.validate(json=HostBody, resp=replies(HostAnswer, 400, 403, 404, 413, 422, 500, 502, 503))
-    @once
+    @idempotent
     def post(self, json: HostBody) -> Any:
         """Answer a chat (a list of messages), or go on with a text, by any model file.
 
@@ -107,7 +107,7 @@ class ApiHostResource(Resource):
         in `token`.
         """
         ask = _ask(json, self._model(json))
-        answer = self._answers.open(caller().id, ask, poll_of_caller())
+        answer = self._answers.open(caller().id, ask, disconnect_poll())
         return {"answer": {"role": "assistant", "content": answer.whole()}}
 
     def _model(self, json: HostBody) -> str | None:
@@ -131,7 +131,7 @@ class ApiHostResource(Resource):
         if not caller().may("models:pull"):
             what = f"{json.file_name} is not in the models folder, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
-        with self._answers.places.metered(caller().id, poll_of_caller()) as deadline:
+        with self._answers.places.metered(caller().id, disconnect_poll()) as deadline:
             self._audit.note("pull", caller().id, source=str(source), request_id=request_id.get() or None)
             deadline.slot.begin()
             return self._pulls.start(source).wait(deadline.look).name

@@ -13,8 +13,8 @@ from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
-from services.api.http.disconnect import poll_of_caller
-from services.api.http.idempotency import once
+from services.api.http.disconnect import disconnect_poll
+from services.api.http.idempotency import idempotent
 from services.api.http.schemas import replies, spec
 from services.validation import Keep, MaxTokens, Prompt, SessionId, Share, Strict
 
@@ -52,7 +52,7 @@ class LangformersResource(Resource):
         self._answers = answers
 
     @spec.validate(json=GenerateBody, resp=replies(Chunk, 400, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: GenerateBody) -> Any:
         """Go on with the caller's conversation, or with the session of that id; another system prompt begins it anew.
 
@@ -71,7 +71,7 @@ class LangformersResource(Resource):
         messages = [{"role": "system", "content": json.system_prompt}] if json.system_prompt else []
         messages.append({"role": "user", "content": json.prompt})
         ask = AnswerRequest(question, messages=tuple(messages), system=json.system_prompt, talk="generate")
-        answer = self._answers.open(caller().id, ask, poll_of_caller())
+        answer = self._answers.open(caller().id, ask, disconnect_poll())
         return sse.stream(_events(answer), answer.close)
 
 

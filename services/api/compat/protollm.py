@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, model_validator
 from auth.authentication import caller
 from services.answers.request import AnswerRequest, Question
 from services.answers.service import Answers
-from services.api.http.disconnect import poll_of_caller
-from services.api.http.idempotency import current_jobs, job_request, once
+from services.api.http.disconnect import disconnect_poll
+from services.api.http.idempotency import current_jobs, idempotent, job_request
 from services.api.http.schemas import Deleted, replies, spec
 from services.api.openai.schemas import ChatMessages, Lenient, Name
 from services.errors import HearthError, InvalidRequest, Unprocessable
@@ -103,7 +103,7 @@ class GenerateResource(Resource):
         self._answers = answers
 
     @spec.validate(json=PromptBody, resp=replies(Content, 404, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: PromptBody) -> Any:
         """Answer a prompt. Sent again with the same `job_id`, it is not computed again; with another body it is refused."""
         return _answer(self._answers, [{"role": "user", "content": json.content}], json.meta)
@@ -116,7 +116,7 @@ class ChatCompletionResource(Resource):
         self._answers = answers
 
     @spec.validate(json=ChatBody, resp=replies(Content, 404, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: ChatBody) -> Any:
         """Answer a chat. Sent again with the same `job_id`, it is not computed again; with another body it is refused."""
         return _answer(self._answers, [message.plain() for message in json.messages], json.meta)
@@ -158,7 +158,7 @@ def _answer(answers: Answers, messages: list[dict[str, Any]], meta: Meta) -> dic
     )
     try:
         answer = answers.open(
-            caller().id, AnswerRequest(question, model=meta.model, messages=tuple(messages)), poll_of_caller()
+            caller().id, AnswerRequest(question, model=meta.model, messages=tuple(messages)), disconnect_poll()
         )
     except InvalidRequest as error:
         raise Unprocessable(error.message, param=error.param, code=error.code) from error

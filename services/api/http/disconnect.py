@@ -8,7 +8,7 @@ from services.answers.admission import Poll
 from services.errors import ClientDisconnected
 
 
-def poll_of_caller() -> Poll:
+def disconnect_poll() -> Poll:
     """What raises ClientDisconnected once the caller of the request that is being served has hung up."""
     has_left = request.environ.get("waitress.client_disconnected", lambda: False)
 

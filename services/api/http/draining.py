@@ -13,7 +13,7 @@ _RETRY_AFTER = 5
 _TOLD = frozenset({"health", "healthz", "readyz", "metrics"})
 
 
-class Stopping:
+class Draining:
     """Whether the server takes nothing new. Any thread may call it."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from services.answers.admission import Poll
 from services.answers.replay import named
 from services.answers.stream import Deadline
 from services.api.http import sse
-from services.api.http.disconnect import poll_of_caller
+from services.api.http.disconnect import disconnect_poll
 from services.api.http.schemas import read_json
 from services.errors import ClientDisconnected, InvalidRequest, NotAuthenticated
 from services.jobs.job import Job
@@ -30,7 +30,7 @@ _COMPUTING = "hearth.computing"
 _MAX_NAME = 256
 
 
-def once(view: Callable[..., Any]) -> Callable[..., Any]:
+def idempotent(view: Callable[..., Any]) -> Callable[..., Any]:
     """A resource's method that computes a request of one name once: the callers that come later get the same reply."""
 
     @wraps(view)
@@ -44,7 +44,7 @@ def once(view: Callable[..., Any]) -> Callable[..., Any]:
             # First of all: what is refused is not computed either. A thread is held meanwhile, as by any answer; the
             # thread that computes holds none of the server's.
             answers = current_app.extensions["hearth"]["answers"]
-            deadline = stack.enter_context(answers.places.place(caller().id, poll_of_caller()))
+            deadline = stack.enter_context(answers.places.place(caller().id, disconnect_poll()))
             return _follow(current_jobs().once(key, asked), deadline, stack)
 
     # SpecTree goes by the annotations, and would look the names in them up in this module.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from flask import Flask, Response, g, request
 
 from auth.audit import AuditLog
-from auth.authentication import DEEDS, SCOPE_OF, caller_or_none
+from auth.authentication import ACTIONS, SCOPE_OF, caller_or_none
 from auth.rate_limits import Meter
 from services.api.metrics import Metrics
 from services.errors import HearthError
@@ -37,7 +37,7 @@ _UNLESS_SET = {
 }
 
 
-def see_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is_tls: bool = False) -> None:
+def log_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is_tls: bool = False) -> None:
     """Give every reply of `app` its headers, and write down who did what, and who was refused."""
     safe = {**_SAFE, **({"Strict-Transport-Security": "max-age=31536000"} if is_tls else {})}
 
@@ -76,8 +76,8 @@ def _note(audit: AuditLog, metrics: Metrics, response: Response) -> None:
         # What a client invents is not worth a line.
         method = request.method if len(request.method) < 10 else "other"
         audit.note_refusal(key, account, method=method, route=route, **what)
-    elif deed := DEEDS.get((request.endpoint or "", request.method)):
-        audit.note(deed, key, account, **g.get("audited", {}), **what)
+    elif action := ACTIONS.get((request.endpoint or "", request.method)):
+        audit.note(action, key, account, **g.get("audited", {}), **what)
     seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)
     metrics.note_request(route, status, seconds)
     told = {"method": request.method, "route": route, "key": key, "status": status, "seconds": seconds}

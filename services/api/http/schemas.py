@@ -30,7 +30,7 @@ class AnswerBody(Question):
     """Where there is one, the conversation is written by a chat template instead of the profile's template."""
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     """Counts of tokens: read, taken from computed state among them, and written."""
 
     prompt_tokens: int
@@ -46,7 +46,7 @@ class AnswerResult(BaseModel):
     model: str
     profile: str
     finish_reason: str
-    usage: Usage
+    usage: TokenUsage
     timings: dict[str, float]
     messages_in_prompt: int
     messages_left_out: int
@@ -104,7 +104,7 @@ class Message(BaseModel):
     content: str
 
 
-class Conversation(BaseModel):
+class ConversationBody(BaseModel):
     """A session in full."""
 
     session_id: int

@@ -11,8 +11,8 @@ from flask_restful import Resource
 
 from auth.authentication import caller
 from services.answers.service import Answers
-from services.api.http.disconnect import poll_of_caller
-from services.api.http.idempotency import once
+from services.api.http.disconnect import disconnect_poll
+from services.api.http.idempotency import idempotent
 from services.api.http.schemas import replies, spec
 from services.api.openai.replies import Embeddings
 from services.api.openai.schemas import EmbeddingsRequest, prompts_of
@@ -29,14 +29,14 @@ class EmbeddingsResource(Resource):
         self._answers = answers
 
     @spec.validate(json=EmbeddingsRequest, resp=replies(Embeddings, 400, 404, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: EmbeddingsRequest) -> Any:
         """Give a vector of length 1 for each text, by a model for embeddings, or the mean of any other's last layer.
 
         All of them may take as long as one answer; what takes longer gets status 503, and nothing of it.
         """
         prompts, data = prompts_of(json.input), []
-        with self._answers.lease_embedder(caller().id, json.model, poll_of_caller()) as (name, embedder, ticket, deadline):
+        with self._answers.lease_embedder(caller().id, json.model, disconnect_poll()) as (name, embedder, ticket, deadline):
             texts = []
             with self._answers.working(deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
                 for prompt in prompts:

@@ -13,8 +13,8 @@ from services.answers.request import AnswerRequest
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
-from services.api.http.disconnect import poll_of_caller
-from services.api.http.idempotency import once
+from services.api.http.disconnect import disconnect_poll
+from services.api.http.idempotency import idempotent
 from services.api.http.schemas import replies, spec
 from services.api.openai.replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
 from services.api.openai.requests import ask_chat, ask_completions
@@ -36,7 +36,7 @@ class ChatCompletionsResource(Resource):
         self._answers = answers
 
     @spec.validate(json=ChatRequest, resp=replies(ChatCompletion, 400, 404, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: ChatRequest) -> Any:
         """Answer a chat, by the model's own chat template.
 
@@ -55,7 +55,7 @@ class CompletionsResource(Resource):
         self._answers = answers
 
     @spec.validate(json=CompletionRequest, resp=replies(Completion, 400, 404, 413, 422, 500, 503))
-    @once
+    @idempotent
     def post(self, json: CompletionRequest) -> Any:
         """Go on with a text, as it stands: no template is put around it."""
         return _reply(self._answers, ask_completions(json), _TextWriter(json), bool(json.stream), _wants_usage(json))
@@ -201,7 +201,7 @@ def _reply(
     """Open an answer for each, so that all are computed together, and write them one after the other."""
     with ExitStack() as stack:
         try:
-            opened = answers.open_all(caller().id, asks, poll_of_caller())
+            opened = answers.open_all(caller().id, asks, disconnect_poll())
         except InvalidRequest as error:
             writer.explain(error)
             raise

@@ -15,7 +15,7 @@ from typing import Any
 
 from auth.key_file import check_keys
 from auth.keys import KeyStore
-from auth.usage import Usage, UsageRow, UsageStore, Used
+from auth.usage import UsageRow, UsageStore, UsageTable, Used
 from services.cluster.redis_client import RedisClient
 from services.cluster.stores.jobs import RedisJobTable
 from services.cluster.stores.sessions import RedisSessionTable
@@ -162,7 +162,7 @@ def _copy_usage(
             add(row)
 
 
-def _copy_charges(source: Usage, target: Usage) -> None:
+def _copy_charges(source: UsageTable, target: UsageTable) -> None:
     """What accounts are charged for today, by keys too that are no more."""
     # Those that it would begin with are copied.
     target.begin_charges(dict)

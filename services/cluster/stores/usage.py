@@ -49,7 +49,7 @@ class _Marked:
 
 
 class RedisUsage:
-    """See `Usage`. All but `add` raise Unavailable where Redis is away; what it does not take is added later.
+    """See `UsageTable`. All but `add` raise Unavailable where Redis is away; what it does not take is added later.
 
     Any thread may call it: what is added is stored by a thread of its own.
     """
@@ -62,7 +62,7 @@ class RedisUsage:
         self._unkept = WriteBehind[_Marked]("usage", threading.Lock(), self._keep)
 
     def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
-        """See `Usage.add`."""
+        """See `UsageTable.add`."""
         self._unkept.add(_Marked(Entry(UsageRow(row_name(key), today(), used_by(spent)), tuple(accounts))))
 
     def add_row(self, row: UsageRow) -> None:
@@ -70,7 +70,7 @@ class RedisUsage:
         self._unkept.add(_Marked(Entry(row)), waits=False)
 
     def charged(self, account: str) -> int:
-        """See `Usage.charged`. What Redis has not taken yet counts too."""
+        """See `UsageTable.charged`. What Redis has not taken yet counts too."""
         day = today()
         with reached():
             stored = int(self._redis.hget(self._charges(day), account) or 0)
@@ -79,18 +79,18 @@ class RedisUsage:
             return stored + sum(row.used.tokens for row in rows if row.day == day)
 
     def charges(self) -> dict[str, int]:
-        """See `Usage.charges`."""
+        """See `UsageTable.charges`."""
         with reached():
             return {account: int(n) for account, n in self._redis.hgetall(self._charges(today())).items()}
 
     def charge(self, account: str, n_tokens: int) -> None:
-        """See `Usage.charge`."""
+        """See `UsageTable.charge`."""
         with reached():
             self._redis.hincrby(self._charges(today()), account, n_tokens)
             self._redis.expire(self._charges(today()), _CHARGED_FOR)
 
     def begin_charges(self, ancestors: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-        """See `Usage.begin_charges`."""
+        """See `UsageTable.begin_charges`."""
         mark = self._client.key("usage", "charges", "begun")
         with reached():
             if self._redis.exists(mark):
@@ -103,12 +103,12 @@ class RedisUsage:
             self._begin([mark, self._charges(today())], [_CHARGED_FOR, *charges])
 
     def on(self, key: str, day: str) -> Used:
-        """See `Usage.on`."""
+        """See `UsageTable.on`."""
         with reached():
             return _used(self._redis.hgetall(self._row(row_name(key), day)))
 
     def rows(self, key: str | None = None, first: str = "", last: str = "9999") -> list[UsageRow]:
-        """See `Usage.rows`."""
+        """See `UsageTable.rows`."""
         with reached():
             keys = self._redis.smembers(self._client.key("usage")) if key is None else [row_name(key)]
             wanted = [
@@ -121,13 +121,13 @@ class RedisUsage:
         return [UsageRow(each, day, _used(told)) for (day, each), told in zip(sorted(wanted), found, strict=True)]
 
     def totals(self) -> dict[str, Used]:
-        """See `Usage.totals`."""
+        """See `UsageTable.totals`."""
         with reached():
             keys = sorted(self._redis.smembers(self._client.key("usage")))
             return {key: _used(self._redis.hgetall(self._total(key))) for key in keys}
 
     def close(self) -> None:
-        """See `Usage.close`."""
+        """See `UsageTable.close`."""
         self._unkept.close()
 
     def _keep(self, entries: Sequence[_Marked]) -> None:

@@ -40,7 +40,7 @@ class GiveBack(Exception):
     """This worker cannot do it: another is to."""
 
 
-class Work:
+class TaskRunner:
     """The tasks of one worker. Any thread may call it; `_lock` protects the table of what is under way."""
 
     def __init__(
@@ -251,7 +251,7 @@ class Work:
 class _Watch:
     """One attempt's writing, and what is wanted of it meanwhile. Owned by the thread that computes it."""
 
-    def __init__(self, work: Work, id_: str, begun: Begun) -> None:
+    def __init__(self, work: TaskRunner, id_: str, begun: Begun) -> None:
         self._work = work
         self._id = id_
         self._attempt = begun.attempt

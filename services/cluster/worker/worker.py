@@ -31,7 +31,7 @@ from services.cluster.settings import ClusterSettings
 from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.worker.checksums import Checksums
 from services.cluster.worker.upstream import NamedFiles
-from services.cluster.worker.work import GiveBack, Work
+from services.cluster.worker.work import GiveBack, TaskRunner
 from services.errors import HearthError, NotFound
 from services.models.config import Profiles
 from services.models.files import ModelFiles
@@ -63,7 +63,7 @@ class Worker:
         self._client = RedisClient(cluster)
         self._registry = Registry(self._client)
         checksums = Checksums(settings.data / "contents.json") if settings.states else None
-        self._work = Work(cluster.name, self._client, self._registry, backend, files, checksums)
+        self._work = TaskRunner(cluster.name, self._client, self._registry, backend, files, checksums)
         file = settings.data / "config.json"
         # A second worker on one machine has a folder of its own, and the same profiles.
         config = Profiles(file if file.exists() else HOME / "data" / "config.json").config()

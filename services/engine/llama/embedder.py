@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.25
 LONGEST_CHOSEN = 8192
 
 
-class Embedder:
+class LlamaEmbedder:
     """A loaded model that makes embeddings, a text at a time.
 
     Any thread may call it; `_lock` protects the context. One thread computes, since OpenMP keeps a team of its own for
@@ -100,12 +100,12 @@ class Embedder:
         return self._context is not None
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Embedder.tokenize` of the backend."""
+        """See `Embedder.tokenize`."""
         self._vocabulary.check(prompt.ids, "input")
         return self._vocabulary.tokenize(prompt) + (self._vocabulary.ending if not prompt.ids else [])
 
     def embed(self, tokens: Many[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """See `Embedder.embed` of the backend."""
+        """See `Embedder.embed`."""
         if not tokens:
             raise InvalidRequest("the input holds no tokens", param="input")
         if len(tokens) > self.n_ctx:

@@ -21,7 +21,7 @@ CROWD = 4
 
 
 @dataclass(frozen=True)
-class Work:
+class Chunk:
     """Compute `count` tokens of a sequence, from its first pending one on."""
 
     sequence: Sequence
@@ -41,7 +41,7 @@ class Scheduler:
         self._n_slots = n_slots
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
-        self._lock = 0
+        self._round = 0
         self._turns: dict[str, int] = {}
         self._n_admitted = 0
         self._admitted: dict[str, int] = {}
@@ -86,7 +86,7 @@ class Scheduler:
         self._n_admitted += 1
         self._admitted[sequence.account] = self._n_admitted
         # Newcomers go before those who were read of late, and not before those who have waited for longer than that.
-        self._turns.setdefault(sequence.account, self._lock - self._n_slots)
+        self._turns.setdefault(sequence.account, self._round - self._n_slots)
         return sequence
 
     def line(self) -> Iterator[Sequence]:
@@ -124,16 +124,16 @@ class Scheduler:
         if all(each.account != account for each in (*self._running, *self._waiting)):
             self._admitted.pop(account, None)
 
-    def plan(self, budget: int, chunk: int, burst: int = 0) -> list[Work]:
+    def plan(self, budget: int, chunk: int, burst: int = 0) -> list[Chunk]:
         """The next step's work; [] when nothing runs.
 
         One token for each sequence that decodes, and beside them at most `chunk` of a prompt; `budget` where none does.
         Several whose prompts came together, `burst` tokens in all at most, begin to decode together.
         """
         decoding = [] if self._is_burst(burst) else [sequence for sequence in self._running if sequence.is_decoding]
-        work = [Work(sequence, 1) for sequence in decoding]
+        work = [Chunk(sequence, 1) for sequence in decoding]
         if reading := self._next_to_read():
-            work.append(Work(reading, min(reading.n_readable, chunk if work else budget)))
+            work.append(Chunk(reading, min(reading.n_readable, chunk if work else budget)))
         return work
 
     def _is_burst(self, most: int) -> bool:
@@ -151,6 +151,6 @@ class Scheduler:
         if not reading:
             return None
         sequence = min(reading, key=lambda each: self._turns[each.account])
-        self._lock += 1
-        self._turns[sequence.account] = self._lock
+        self._round += 1
+        self._turns[sequence.account] = self._round
         return sequence

@@ -51,7 +51,7 @@ class Sequence:
         """Its share of the CPU's time in the steps so far."""
         self.stopped = False
         """Whether its caller wants no more than there is."""
-        self._clock = _Clock()
+        self._clock = _Timings()
         self._undelivered = 0
 
     @property
@@ -196,7 +196,7 @@ class EngineGeneration(Delivery):
         self._wake()
 
 
-class _Clock:
+class _Timings:
     """When each thing first happened to a sequence."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from services.engine.llama.batch import Run
 from services.engine.llama.runner import Interrupted, Runner
 from services.engine.loop.pace import Pace
 from services.engine.loop.prefetch import PrefetchQueue
-from services.engine.loop.scheduler import Scheduler, Work
+from services.engine.loop.scheduler import Chunk, Scheduler
 from services.engine.loop.sequence import Sequence
 from services.errors import HearthError
 
@@ -203,7 +203,7 @@ class Steps:
             sequence.generation.leave()
 
 
-def _run_of(work: Work) -> Run:
+def _run_of(work: Chunk) -> Run:
     sequence = work.sequence
     assert sequence.slot is not None
     end = sequence.n_computed + work.count

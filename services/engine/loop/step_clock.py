@@ -6,7 +6,7 @@ import os
 import threading
 import time
 
-from services.engine.process.heartbeat import Work, work_of
+from services.engine.process.heartbeat import CpuWork, work_of
 
 
 class StepClock:
@@ -22,7 +22,7 @@ class StepClock:
         self._cpu_clock: int | None = None
         """The clock of its thread's CPU time, where the system has one."""
         self._seen = (0, 0.0)
-        self._work: Work | None = None
+        self._work: CpuWork | None = None
         self._n_long = self._n_still = 0
 
     def __enter__(self) -> None:

@@ -18,7 +18,7 @@ START_SECONDS, LONGEST_STEP = 120.0, 600.0
 SLOW = 0.2
 
 
-class Work(NamedTuple):
+class CpuWork(NamedTuple):
     """What a process has done so far: clock ticks of CPU time, and pages that had to come from a disk.
 
     And whether it waits for one just now, and for how many nanoseconds its main thread has waited for a CPU so far.
@@ -29,12 +29,12 @@ class Work(NamedTuple):
     waits_for_disk: bool = False
     starved: int = 0
 
-    def reads_since(self, before: Work | None) -> bool:
+    def reads_since(self, before: CpuWork | None) -> bool:
         """Whether it has read pages from a disk since, or waits for one."""
         return self.waits_for_disk or (before is not None and self.page_reads > before.page_reads)
 
 
-def work_of(pid: int) -> Work | None:
+def work_of(pid: int) -> CpuWork | None:
     """What a process has done; None where the system does not tell."""
     if not (fields := _stat(Path(f"/proc/{pid}"))):
         return None
@@ -42,7 +42,7 @@ def work_of(pid: int) -> Work | None:
         waits = any(_stat(task)[:1] == ["D"] for task in Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         waits = False
-    return Work(int(fields[11]) + int(fields[12]), int(fields[9]), waits, _starved(pid))
+    return CpuWork(int(fields[11]) + int(fields[12]), int(fields[9]), waits, _starved(pid))
 
 
 def _starved(pid: int) -> int:
@@ -76,14 +76,14 @@ class Heartbeat:
         """Seconds since the last answer, as far as they count."""
         self._timeout = timeout
         self._starting = 0.0
-        self._work: Work | None = None
+        self._work: CpuWork | None = None
 
     @property
     def is_silent(self) -> bool:
         """Whether it has not answered for so long that nothing is to be expected of it."""
         return self.silence >= (min(SILENT, self._timeout / 2) or SILENT)
 
-    def start(self, work: Work | None) -> str:
+    def start(self, work: CpuWork | None) -> str:
         """A beat of a process that has not said yet that it is ready; why it is taken for hung, or nothing.
 
         Whether it imports or waits for a slow disk, it works: one that does nothing hangs.
@@ -105,7 +105,7 @@ class Heartbeat:
             return f"a step of its engine did not end in {BEAT * n_long:g} s"
         return ""
 
-    def missed(self, work: Work | None) -> str:
+    def missed(self, work: CpuWork | None) -> str:
         """A beat whose ping was not answered; why the process is taken for hung, or nothing."""
         is_slow = work is not None and work.reads_since(self._work)
         if work and self._work and work.starved - self._work.starved > BEAT / 2 * 1e9:

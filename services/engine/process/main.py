@@ -29,7 +29,7 @@ from services import logs
 from services.backend.codec import Message, choice_to_json, error_to_json, from_json, to_json
 from services.backend.types import Finish, GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.engine.kv.store import StateStore
-from services.engine.llama.embedder import Embedder
+from services.engine.llama.embedder import LlamaEmbedder
 from services.engine.loop.engine import Engine
 from services.engine.loop.sequence import EngineGeneration
 from services.engine.machine import bound_heap
@@ -95,7 +95,7 @@ _UNANSWERED = frozenset({"stop", "cancel", "give_up", "prefetch", "release", "re
 # With whose answer it is told what the process is at.
 _REPORTED = frozenset({"beat", "report", "lease", "unload"})
 Outbox = queue.SimpleQueue[Message]
-Leased = Future[tuple[ExitStack, Engine | Embedder]]
+Leased = Future[tuple[ExitStack, Engine | LlamaEmbedder]]
 
 
 class Child:
@@ -214,7 +214,7 @@ class Child:
         leased = self._leases[message["lease"]]
         settings = self._settings[message["like"]]
         stack = ExitStack()
-        model: Engine | Embedder
+        model: Engine | LlamaEmbedder
         try:
             if message["embeds"]:
                 model = stack.enter_context(self._pool.lease_embedder(settings))
@@ -240,7 +240,7 @@ class Child:
 
     def _do_embed(self, message: Message) -> list[Any]:
         embedder = self._model(message)
-        assert isinstance(embedder, Embedder)
+        assert isinstance(embedder, LlamaEmbedder)
         is_given_up = self._embeddings[message["id"]]
 
         def poll() -> None:
@@ -304,7 +304,7 @@ class Child:
     def _do_close(self, _message: Message) -> None:
         self._pool.close()
 
-    def _model(self, message: Message) -> Engine | Embedder:
+    def _model(self, message: Message) -> Engine | LlamaEmbedder:
         """The model of a lease, once it is loaded. Raises what loading it has raised."""
         return self._leases[message["lease"]].result()[1]
 

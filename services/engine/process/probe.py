@@ -198,7 +198,7 @@ class ProbeProcess:
 def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
     """What is wrong with the settings, as far as a process can say that lives on; else None."""
     from services.engine.llama.batch import Run
-    from services.engine.llama.embedder import Embedder
+    from services.engine.llama.embedder import LlamaEmbedder
     from services.engine.llama.runner import Runner
     from services.models.gguf import BadGguf
     from services.models.memory import LEAST_CONTEXT
@@ -209,7 +209,7 @@ def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
     try:
         read_model(settings.file)
         if embeds:
-            embedder = Embedder(settings)
+            embedder = LlamaEmbedder(settings)
             embedder.embed(embedder.tokenize(Prompt("Hi")))
         else:
             Runner(settings).decode([Run(0, 0, [0], sampled=True)])
