@@ -42,8 +42,8 @@ from services.errors import (
 from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.sessions.history import MASTER, SessionKey
+from services.sessions.locks import LocalSessionLocks
 from services.sessions.service import Sessions
-from services.sessions.unsaved import LocalDesk
 from tests.serving import ROOT
 
 
@@ -196,7 +196,7 @@ def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     answer.close()
     answer.close()
     assert backend.leases == 0
-    assert cast(LocalDesk, sessions._desk)._at_work == {}
+    assert cast(LocalSessionLocks, sessions._locks)._locks == {}
 
 
 def test_what_the_request_sets_goes_before_the_profile(answers: Answers, backend: DummyBackend) -> None:
@@ -295,7 +295,7 @@ def test_nothing_waits_for_a_session_of_a_revoked_key(answers: Answers, sessions
     keys = answers._meter._keys
     minted = keys.mint(Terms())
     key = SessionKey(minted.id, 1)
-    with sessions.turn(key, never), ThreadPoolExecutor() as pool:
+    with sessions.lock(key, never), ThreadPoolExecutor() as pool:
         waiting = [pool.submit(WAITS[what], answers, minted.id) for what in ("a session's answer", "forgetting")]
         time.sleep(0.3)
         keys.revoke(minted.id)

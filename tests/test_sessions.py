@@ -13,9 +13,9 @@ from services.errors import ClientDisconnected, DamagedFile, NotFound
 from services.prompts.form import Exchange
 from services.sessions.conversation import Conversation
 from services.sessions.history import MASTER, SessionKey
+from services.sessions.locks import LocalSessionLocks
 from services.sessions.records import parse_number
 from services.sessions.service import Sessions
-from services.sessions.unsaved import LocalDesk
 
 
 @pytest.fixture
@@ -124,19 +124,19 @@ def test_a_session_answers_one_prompt_at_a_time(path: Path) -> None:
     inside = threading.Event()
 
     def second() -> None:
-        with sessions.turn(key, lambda: None):
+        with sessions.lock(key, lambda: None):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with sessions.turn(key, lambda: None):
+    with sessions.lock(key, lambda: None):
         thread.start()
-        with sessions.turn(SessionKey(MASTER, 2), lambda: None):
+        with sessions.lock(SessionKey(MASTER, 2), lambda: None):
             inside.set()
         assert not inside.wait(0) or thread.is_alive()
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert cast(LocalDesk, sessions._desk)._at_work == {}
+    assert cast(LocalSessionLocks, sessions._locks)._locks == {}
 
 
 def test_waiting_ends_when_the_caller_leaves(path: Path) -> None:
@@ -145,15 +145,15 @@ def test_waiting_ends_when_the_caller_leaves(path: Path) -> None:
     def poll() -> None:
         raise ClientDisconnected("left")
 
-    with sessions.turn(key, lambda: None), pytest.raises(ClientDisconnected), sessions.turn(key, poll):
+    with sessions.lock(key, lambda: None), pytest.raises(ClientDisconnected), sessions.lock(key, poll):
         pass
-    assert cast(LocalDesk, sessions._desk)._at_work == {}
+    assert cast(LocalSessionLocks, sessions._locks)._locks == {}
 
 
 def test_the_unsaved_conversation_is_kept_to_its_last_exchanges(path: Path) -> None:
     sessions = Sessions(path)
     for n in range(5):
         Conversation(sessions, "a", None, memory_k=2, kept=3).store(Exchange(f"q{n}", f"a{n}"))
-    assert [exchange.human for exchange in sessions.unsaved("a", "unsaved").exchanges] == ["q2", "q3", "q4"]
-    assert sessions.unsaved("b", "unsaved").exchanges == ()
+    assert [exchange.human for exchange in sessions.unsaved.get("a", "unsaved").exchanges] == ["q2", "q3", "q4"]
+    assert sessions.unsaved.get("b", "unsaved").exchanges == ()
     assert not path.exists()

@@ -49,7 +49,7 @@ def stored_answer(sessions: Sessions, owner: str, asks: Sequence[AnswerRequest],
     if name is None or number is None:
         return None
     key = SessionKey(owner, number)
-    with sessions.turn(key, poll):
+    with sessions.lock(key, poll):
         known = sessions.history(key).answered(name)
     if known is None:
         return None

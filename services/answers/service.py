@@ -106,7 +106,7 @@ class Answers:
             if ask.question.session_id is not None:
                 key = SessionKey(owner, ask.question.session_id)
                 stop = stack.enter_context(self._stops.of(key))
-                stack.enter_context(self._sessions.turn(key, deadline.poll))
+                stack.enter_context(self._sessions.lock(key, deadline.poll))
                 stack.enter_context(self._room(key, len(ask.question.prompt.encode())))
             chosen = self._choose(ticket.profiles, ask.model)
             model = stack.enter_context(self._lease(chosen, deadline.poll))
@@ -197,7 +197,7 @@ class Answers:
 
         Raises NotFound.
         """
-        with self.places.place(by or key.owner, poll) as deadline, self._sessions.turn(key, deadline.poll):
+        with self.places.place(by or key.owner, poll) as deadline, self._sessions.lock(key, deadline.poll):
             # In this order: a kill in between costs what was computed, and leaves no trace of what was to be forgotten.
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()

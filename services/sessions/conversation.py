@@ -13,7 +13,7 @@ from services.prompts.form import Exchange
 from services.sessions.history import SessionHistory, SessionKey
 from services.sessions.service import Sessions
 from services.sessions.table import Answered, RequestName
-from services.sessions.unsaved import Unsaved
+from services.sessions.unsaved import UnsavedConversation
 
 # However large a request's memory_k, what is kept in memory only stays small.
 MAX_UNSAVED, LAST_UNSAVED = 100, 60
@@ -114,7 +114,7 @@ class Conversation:
             else:
                 last = max(1, min(max(self.kept or 0, self.memory_k), MAX_UNSAVED))
             begins = self._beyond + start
-            self.sessions.add_unsaved(self.owner, self.unsaved, exchange, self.wanted, last, begins)
+            self.sessions.unsaved.add(self.owner, self.unsaved, exchange, self.wanted, last, begins)
             return max(len(self.exchanges) + 1 - last, 0)
         return 0
 
@@ -139,8 +139,8 @@ class Conversation:
         return len(known) - len(self.exchanges)
 
     @cached_property
-    def _unsaved(self) -> Unsaved:
-        return self.sessions.unsaved(self.owner, self.unsaved)
+    def _unsaved(self) -> UnsavedConversation:
+        return self.sessions.unsaved.get(self.owner, self.unsaved)
 
     @property
     def _history(self) -> SessionHistory:

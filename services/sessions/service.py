@@ -7,26 +7,34 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from services.prompts.form import Exchange
 from services.sessions.history import MASTER, SessionHistory, SessionKey, Table, count_of, stored_messages
+from services.sessions.locks import LocalSessionLocks, SessionLocks
 from services.sessions.records import check_sessions, key_of, parse_number
 from services.sessions.table import Kept, SessionTable
-from services.sessions.unsaved import Desk, LocalDesk, Unsaved
+from services.sessions.unsaved import LocalUnsavedConversations, UnsavedConversations
 
 
 class Sessions:
     """All conversations.
 
-    Any thread may call it; the table and the desk protect themselves.
+    Any thread may call it; its parts protect themselves.
     """
 
-    def __init__(self, path: Path, table: Table | None = None, desk: Desk | None = None) -> None:
-        """`table` and `desk` are a cluster's; those of a server by itself are the file `path`, and in memory.
+    def __init__(
+        self,
+        path: Path,
+        table: Table | None = None,
+        locks: SessionLocks | None = None,
+        unsaved: UnsavedConversations | None = None,
+    ) -> None:
+        """`table`, `locks` and `unsaved` are a cluster's; one server has the file `path`, and the other two in memory.
 
-        Raises DamagedFile where the file is there and is not what it should be.
+        Raises DamagedFile where the file exists and holds no sessions.
         """
         self._table = table or SessionTable(path, check_sessions, stored_messages)
-        self._desk = desk or LocalDesk()
+        self._locks = locks or LocalSessionLocks()
+        self.unsaved = unsaved or LocalUnsavedConversations()
+        """The conversations that are no sessions."""
 
     def close(self) -> None:
         """Bring everything into the file, for whoever opens it while no server runs."""
@@ -82,20 +90,9 @@ class Sessions:
         if (number := parse_number(session)) is not None:
             self._table.settle(SessionKey(owner, number).entry, request)
 
-    def turn(self, key: SessionKey, poll: Callable[[], None]) -> AbstractContextManager[None]:
-        """Hold the session while one prompt is answered, so that prompts to it are answered one after the other.
-
-        `poll` is called every quarter of a second of waiting; what it raises ends the waiting.
-        """
-        return self._desk.turn(key.entry, poll)
-
-    def unsaved(self, owner: str, name: str) -> Unsaved:
-        """The owner's conversation of this name, which is no session."""
-        return self._desk.unsaved(owner, name)
-
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
-        """Add to it, of which the `last` exchanges are kept; see `Unsaved.and_`."""
-        self._desk.add_unsaved(owner, name, exchange, system, last, start)
+    def lock(self, key: SessionKey, poll: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hold the session while one prompt is answered; see `SessionLocks.lock`."""
+        return self._locks.lock(key.entry, poll)
 
 
 def _says(session: Any, words: str, pause: Callable[[], None]) -> bool:

@@ -1,10 +1,8 @@
-"""What goes on with conversations at the moment: which session is being answered, and what is not saved."""
+"""Conversations that are kept in memory only."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +13,7 @@ MOST_UNSAVED = 10_000
 
 
 @dataclass(frozen=True)
-class Unsaved:
+class UnsavedConversation:
     """A conversation that is kept in memory only."""
 
     exchanges: tuple[Exchange, ...] = ()
@@ -26,7 +24,7 @@ class Unsaved:
     forgotten: int = 0
     """How many exchanges came before these."""
 
-    def and_(self, exchange: Exchange, system: str | None, last: int, start: int) -> Unsaved:
+    def and_(self, exchange: Exchange, system: str | None, last: int, start: int) -> UnsavedConversation:
         """It with one exchange more, of which the `last` are kept; another system prompt begins it anew.
 
         Prompts leave out `start` of the exchanges that it has had so far.
@@ -35,62 +33,37 @@ class Unsaved:
         exchanges = (*(self.exchanges if goes_on else ()), exchange)
         n_gone = max(len(exchanges) - last, 0)
         start, forgotten = (max(start - n_gone, 0), self.forgotten + n_gone) if goes_on else (0, 0)
-        return Unsaved(exchanges[n_gone:], system, start, forgotten)
+        return UnsavedConversation(exchanges[n_gone:], system, start, forgotten)
 
 
-class Desk(Protocol):
-    """See `Sessions`, whose methods these are."""
+class UnsavedConversations(Protocol):
+    """The conversations that are no sessions, by their owner (a key's id) and name. Any thread may call it."""
 
-    def turn(self, entry: str, poll: Callable[[], None]) -> AbstractContextManager[None]:
-        """See `Sessions.turn`; `entry` is the session's name in the table."""
+    def get(self, owner: str, name: str) -> UnsavedConversation:
+        """The conversation; an empty one where none has that name."""
         ...
 
-    def unsaved(self, owner: str, name: str) -> Unsaved:
-        """See `Sessions.unsaved`."""
-        ...
-
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
-        """See `Sessions.add_unsaved`."""
+    def add(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
+        """Add an exchange; see `UnsavedConversation.and_`."""
         ...
 
 
-class LocalDesk:
-    """That of one server. Any thread may call it; `_lock` protects both tables."""
+class LocalUnsavedConversations:
+    """The unsaved conversations of one server. Any thread may call it; `_lock` protects the table."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._unsaved: dict[tuple[str, str], Unsaved] = {}
-        self._at_work: dict[str, tuple[threading.Lock, int]] = {}
+        self._conversations: dict[tuple[str, str], UnsavedConversation] = {}
 
-    @contextmanager
-    def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
-        """See `Sessions.turn`."""
+    def get(self, owner: str, name: str) -> UnsavedConversation:
+        """See `UnsavedConversations.get`."""
         with self._lock:
-            lock, waiting = self._at_work.get(entry, (threading.Lock(), 0))
-            self._at_work[entry] = (lock, waiting + 1)
-        try:
-            while not lock.acquire(timeout=0.25):
-                poll()
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            with self._lock:
-                _, waiting = self._at_work[entry]
-                if waiting == 1:
-                    del self._at_work[entry]
-                else:
-                    self._at_work[entry] = (lock, waiting - 1)
+            return self._conversations.get((owner, name), UnsavedConversation())
 
-    def unsaved(self, owner: str, name: str) -> Unsaved:
-        """See `Sessions.unsaved`."""
+    def add(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
+        """See `UnsavedConversations.add`."""
         with self._lock:
-            return self._unsaved.get((owner, name), Unsaved())
-
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
-        """See `Sessions.add_unsaved`."""
-        with self._lock:
-            self._unsaved[owner, name] = self._unsaved.pop((owner, name), Unsaved()).and_(exchange, system, last, start)
-            while len(self._unsaved) > MOST_UNSAVED:
-                del self._unsaved[next(iter(self._unsaved))]
+            before = self._conversations.pop((owner, name), UnsavedConversation())
+            self._conversations[owner, name] = before.and_(exchange, system, last, start)
+            while len(self._conversations) > MOST_UNSAVED:
+                del self._conversations[next(iter(self._conversations))]

@@ -19,7 +19,6 @@ from services.prompts.form import Exchange
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
 from services.sessions.table import Answered, Kept, RequestName
-from services.sessions.unsaved import LocalDesk
 from tests.clustering import Cluster
 
 # Of the library that keeps the messages, at its first import.
@@ -48,7 +47,7 @@ def link(redis_url: str) -> RedisClient:
 def sessions_of(link: RedisClient) -> Sessions:
     from services.cluster.stores.sessions import RedisSessionTable
 
-    return Sessions(Path(), RedisSessionTable(link), LocalDesk())
+    return Sessions(Path(), RedisSessionTable(link))
 
 
 def test_an_exchange_is_stored_once_with_its_requests_name(link: RedisClient) -> None:

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-import redis
 from langchain_core.messages import BaseMessage
 
 from services.cluster.redis_client import RedisClient, reached
-from services.cluster.registry import Liveness
 from services.cluster.stores.history import CommonHistory, written
 from services.errors import Unavailable
-from services.prompts.form import Exchange
 from services.sessions.history import COUNT, MASTER, langchain_message
 from services.sessions.table import GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, size_of
-from services.sessions.unsaved import LocalDesk, Unsaved
 
 # Sessions whose messages are in memory, for the next look.
 _KEPT = 1000
-# Seconds after which a turn ends that nobody renews, longer than Redis may be away, and after which an unsaved conversation
-# is forgotten. A turn whose API node is gone ends sooner.
-TURN, _UNSAVED = 180, 24 * 3600
 # Seconds for which an exchange waits for a Redis that is away.
 _STORING = 60.0
 # KEYS: messages (the newest first), about, those of the owner, the owners, the requests that are answered ("AT JSON", by
@@ -86,8 +77,6 @@ if redis.call('SCARD', KEYS[3]) == 0 then redis.call('SREM', KEYS[4], ARGV[2]) e
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5])
 return was
 """
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 0"
 
 
 class RedisSessionTable:
@@ -265,100 +254,6 @@ class _Listed(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._known) + 1
-
-
-class RedisDesk:
-    """See `Desk`. Any thread may call it; `_lock` protects the turns that this process holds, which a thread renews."""
-
-    def __init__(self, client: RedisClient, node: str, liveness: Liveness) -> None:
-        """`node` is this API node's name."""
-        self._client = client
-        self._node = node
-        self._liveness = liveness
-        self._here = LocalDesk()
-        self._release = client.redis.register_script(_RELEASE)
-        self._renew = client.redis.register_script(_RENEW)
-        self._lock = threading.Lock()
-        self._held: dict[str, str] = {}
-        self._left: dict[str, str] = {}
-        """Turns that are over, and of which Redis is still to be told."""
-        threading.Thread(target=self._keep, name="turns", daemon=True).start()
-
-    @contextmanager
-    def turn(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
-        """See `Desk.turn`."""
-        key, token = self._client.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
-        with self._here.turn(entry, poll):
-            try:
-                with reached():
-                    self._wait(key, token, poll)
-                with self._lock:
-                    self._held[key] = token
-                yield
-            finally:
-                with self._lock:
-                    self._held.pop(key, None)
-                    self._left[key] = token
-                self._let_go()
-
-    def _wait(self, key: str, token: str, poll: Callable[[], None]) -> None:
-        for n in itertools.count(1):
-            # Redis may have taken it before, and its reply been lost.
-            if self._client.redis.set(key, token, nx=True, ex=TURN):
-                return
-            holder = self._client.redis.get(key)
-            if holder == token:
-                return
-            if n % 5 == 0:
-                poll()
-            if n % 20 == 0 and holder and self._liveness.is_gone(holder.partition(" ")[0]):
-                self._release([key], [holder])
-            time.sleep(0.05)
-
-    def unsaved(self, owner: str, name: str) -> Unsaved:
-        """See `Desk.unsaved`."""
-        with reached():
-            text = self._client.redis.get(self._client.key("unsaved", owner, name))
-        if text is None:
-            return Unsaved()
-        data = json.loads(text)
-        return Unsaved(tuple(Exchange(*each) for each in data["exchanges"]), data["system"], *data.get("window", ()))
-
-    def add_unsaved(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
-        """See `Desk.add_unsaved`."""
-        key = self._client.key("unsaved", owner, name)
-        lock = self._client.redis.lock(f"{key}:lock", timeout=5, sleep=0.01)
-        with reached():
-            # Where another takes too long, the later of both is the one that is remembered.
-            held = lock.acquire(blocking_timeout=2)
-            talk = self.unsaved(owner, name).and_(exchange, system, last, start)
-            said = [[each.human, each.ai] for each in talk.exchanges]
-            data = {"exchanges": said, "system": talk.system, "window": (talk.start, talk.forgotten)}
-            self._client.redis.set(key, json.dumps(data), ex=_UNSAVED)
-            with suppress(redis.RedisError):
-                if held:
-                    lock.release()
-
-    def _keep(self) -> None:
-        """The thread that renews."""
-        while True:
-            time.sleep(5)
-            with self._lock:
-                held = dict(self._held)
-            for key, token in held.items():
-                with suppress(redis.RedisError):
-                    self._renew([key], [token, TURN])
-            self._let_go()
-
-    def _let_go(self) -> None:
-        with self._lock:
-            left = dict(self._left)
-        for key, token in left.items():
-            with suppress(redis.RedisError):
-                self._release([key], [token])
-                with self._lock:
-                    if self._left.get(key) == token:
-                        del self._left[key]
 
 
 def _told(about: Mapping[str, str]) -> dict[str, Any]:

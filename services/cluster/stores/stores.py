@@ -14,9 +14,11 @@ from services.cluster.registry import Liveness, Registry
 from services.cluster.stores.files import ClusterFiles
 from services.cluster.stores.in_flight import RedisInFlight
 from services.cluster.stores.jobs import RedisJobTable
+from services.cluster.stores.locks import RedisSessionLocks
 from services.cluster.stores.profiles import ClusterProfiles
-from services.cluster.stores.sessions import RedisDesk, RedisSessionTable
+from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.table import RedisTable
+from services.cluster.stores.unsaved import RedisUnsavedConversations
 from services.cluster.stores.usage import RedisUsage
 from services.models.files import ModelFiles
 from services.models.profile import Chosen
@@ -35,7 +37,8 @@ def cluster_stores(
 ) -> Stores:
     """Those of the API node called so, whose profiles are in a file of its own. Raises DamagedFile, Unavailable."""
     keys, usage, liveness = cluster_keys(client, settings.max_keys), RedisUsage(client), Liveness(registry)
-    sessions = Sessions(Path(), RedisSessionTable(client), RedisDesk(client, node, liveness))
+    locks, unsaved = RedisSessionLocks(client, node, liveness), RedisUnsavedConversations(client)
+    sessions = Sessions(Path(), RedisSessionTable(client), locks, unsaved)
     jobs, charged = RedisJobTable(client, node, liveness), RedisTable(client, Path("charged.json"), check_charged)
     return Stores(
         profiles=ClusterProfiles(settings.data / "config.json", client, preferred),

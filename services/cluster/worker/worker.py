@@ -37,7 +37,6 @@ from services.models.config import Profiles
 from services.models.files import ModelFiles
 from services.models.gguf import BadGguf, vocabulary_of
 from services.sessions.service import Sessions
-from services.sessions.unsaved import LocalDesk
 from services.settings import HOME, Settings
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class Worker:
         named = {name for profile in chosen for name in (profile.model, *(lora.file for lora in profile.lora))}
         self._only = named if names or cluster.upstream else set()
         self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
-        self._sessions = Sessions(Path(), RedisSessionTable(self._client), LocalDesk())
+        self._sessions = Sessions(Path(), RedisSessionTable(self._client))
         self._began = time.time()
         self._draining = threading.Event()
         self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
