@@ -207,7 +207,7 @@ case $command in
         main=$PWD/main.py && cd "$CALLED_FROM" && exec "$VENV/bin/python" "$main" "$@"
         ;;
     test)
-        "$VENV/bin/python" -m tests.real_models || die "the models that the tests need could not be fetched; the lines above say why."
+        "$VENV/bin/python" -m tests.support.real_models || die "the models that the tests need could not be fetched; the lines above say why."
         exec scripts/check "$@"
         ;;
 esac

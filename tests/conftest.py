@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browsing import Chat, chromium
-from tests.clustering import Cluster, Rabbit, Redis
-from tests.serving import ENDLESS, Server
-from tests.tiny import GUIDE, write_random_model
+from tests.support.browsing import Chat, chromium
+from tests.support.clustering import Cluster, Rabbit, Redis
+from tests.support.serving import ENDLESS, Server
+from tests.support.tiny import GUIDE, write_random_model
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from benchmarks.model import make_model
 from benchmarks.servers import ROOT
 from benchmarks.talk import HEAD
 from benchmarks.words import make_text
-from tests.clustering import Cluster, Rabbit, Redis
-from tests.serving import Server
+from tests.support.clustering import Cluster, Rabbit, Redis
+from tests.support.serving import Server
 
 TEMPLATE = HEAD + "\n\n{chat_history}\nHuman: {input}\nAI:"
 # Words of a prompt, and tokens of an answer, of somebody who talks with an assistant.

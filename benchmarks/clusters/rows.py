@@ -22,7 +22,7 @@ from services.cluster.broker import make_celery
 from services.cluster.redis_client import RedisClient
 from services.cluster.settings import ClusterSettings
 from services.cluster.streams import Streams
-from tests.clustering import Cluster
+from tests.support.clustering import Cluster
 
 Numbers = dict[str, Any]
 

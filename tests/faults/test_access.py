@@ -11,7 +11,7 @@ import pytest
 from services.app import create_app
 from services.engine.pool import EnginePool
 from services.settings import Settings
-from tests.serving import ROOT, Server
+from tests.support.serving import ROOT, Server
 
 PUBLIC, ANY, MASTER = "public", "any key", "master"
 SCOPES = ("answer", "models:read", "models:switch", "models:pull", "keys", "metrics")

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from services.server.channel import ARRIVE_SECONDS
-from tests.attacking import Crowd, Honest, files_of, memory_of, worst_wait
 from tests.server.test_http import POST
-from tests.serving import Server
+from tests.support.attacking import Crowd, Honest, files_of, memory_of, worst_wait
+from tests.support.serving import Server
 
 COUNT = int(os.environ.get("HEARTH_HALF_BODIES", "20"))
 SENT = 900_000

@@ -18,7 +18,7 @@ from services.prompts.form import Exchange
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
 from services.sessions.table import Answered, RequestName
-from tests.serving import Server
+from tests.support.serving import Server
 
 CHAT = "/v1/chat/completions"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacking import LARGE, Crowd, Honest, allow_files, files_of, memory_of, worst_wait
 from tests.server.test_http import CHUNKED
-from tests.serving import Server
-from tests.test_safe import make_certificate
+from tests.server.test_safe import make_certificate
+from tests.support.attacking import LARGE, Crowd, Honest, allow_files, files_of, memory_of, worst_wait
+from tests.support.serving import Server
 
 UNREAD = int(os.environ.get("HEARTH_UNREAD", "1100"))
 HANDSHAKES = int(os.environ.get("HEARTH_HANDSHAKES", "1100"))

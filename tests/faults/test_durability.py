@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import Server
+from tests.support.serving import Server
 
 CALLS = "trace=openat,write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
 

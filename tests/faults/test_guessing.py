@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import requests
 
-from tests.attacking import worst_wait
-from tests.serving import Server
+from tests.support.attacking import worst_wait
+from tests.support.serving import Server
 
 GUESSERS = int(os.environ.get("HEARTH_GUESSERS", "40"))
 SECONDS = 60.0 if "HEARTH_GUESSERS" in os.environ else 5.0

@@ -17,7 +17,7 @@ from services.backend.types import Spent
 from services.sessions.history import stored_messages
 from services.sessions.records import check_sessions
 from services.sessions.table import Answered, RequestName, SessionTable
-from tests.serving import Server
+from tests.support.serving import Server
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pytest
 
 from services.engine.loop.step_clock import StepClock
 from services.engine.process.heartbeat import BEAT, LONGEST_STEP, START_SECONDS, CpuWork, Heartbeat, work_of
-from tests.serving import ENDLESS, ROOT, Server, child_of
+from tests.support.serving import ENDLESS, ROOT, Server, child_of
 
 Serve = Callable[..., Server]
 

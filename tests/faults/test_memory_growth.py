@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.real_models import smollm2
-from tests.serving import ROOT, Server, child_of
-from tests.test_soak import PEOPLE, Person
+from tests.faults.test_soak import PEOPLE, Person
+from tests.support.real_models import smollm2
+from tests.support.serving import ROOT, Server, child_of
 
 MINUTES = float(os.environ.get("HEARTH_MEMORY", "0"))
 BESIDE = 150e6

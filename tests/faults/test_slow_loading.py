@@ -25,8 +25,8 @@ from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
 from services.engine.process.main import THREADS, Child
 from services.engine.process.socket import MessageSocket
-from tests.serving import Server
-from tests.tiny import GUIDE
+from tests.support.serving import Server
+from tests.support.tiny import GUIDE
 
 SETTINGS = LoadSettings(GUIDE, 256)
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from services.server.listening import listening_sockets, urls
-from tests.serving import ROOT, Server
+from tests.support.serving import ROOT, Server
 
 HAS_IPV6 = (
     Path("/proc/net/if_inet6").exists() and "00000000000000000000000000000001" in Path("/proc/net/if_inet6").read_text()

@@ -17,7 +17,7 @@ from auth.audit import LINES, AuditLog
 from auth.rate_limits import ACTIONS
 from auth.usage import as_csv
 from services.logs import visible
-from tests.serving import ROOT, Server
+from tests.support.serving import ROOT, Server
 
 Serve = Callable[..., Server]
 ODD = "Ana\x1b[2J\u202egnp.\u2066x\x00\u200b\nBob\x9b31m"

@@ -15,9 +15,9 @@ import requests
 
 from services.api.http.bodies import MAX_BODY
 from services.server import channel, connections, patience
-from tests.attacking import running
 from tests.server.test_http import CHUNKED, POST, answers, connect
-from tests.serving import Server
+from tests.support.attacking import running
+from tests.support.serving import Server
 
 LARGE = 64 * 2**20
 

@@ -16,7 +16,7 @@ import requests
 from services.jobs import store as job_store
 from services.jobs.store import JobKey, JobRequest, JobStore, Reply, StoredJob
 from services.sessions.table import Kept
-from tests.serving import Server
+from tests.support.serving import Server
 
 Serve = Callable[..., Server]
 

@@ -19,9 +19,9 @@ from services.server.connections import Connection, ConnectionLimits, Connection
 from services.server.dispatcher import FairQueue
 from services.server.waitress_server import make_server
 from services.settings import Settings
-from tests.attacking import Crowd, is_open, memory_of, port_of, running, until
-from tests.serving import Server
-from tests.test_safe import make_certificate
+from tests.server.test_safe import make_certificate
+from tests.support.attacking import Crowd, is_open, memory_of, port_of, running, until
+from tests.support.serving import Server
 
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.serving import ROOT, Server
+from tests.support.serving import ROOT, Server
 
 
 def examined(data: Path, *flags: str, **environ: str) -> dict[str, dict[str, Any]]:

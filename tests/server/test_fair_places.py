@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving import ENDLESS, Server, Stream
+from tests.support.serving import ENDLESS, Server, Stream
 
 # Two slots, eight requests at once, of which two answers are computed.
 FLAGS = ("--threads", "14", "--reserve", "6", "--queue", "6")

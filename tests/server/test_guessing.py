@@ -18,7 +18,7 @@ from auth.guess_budget import GUESSES, GuessBudget
 from auth.identity import Terms
 from auth.keys import KeyStore
 from services.errors import RateLimitExceeded, Unavailable
-from tests.serving import Server
+from tests.support.serving import Server
 
 Serve = Callable[..., Server]
 TYPED = "open sesame"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.serving import Server
-from tests.tiny import GUIDE
+from tests.support.serving import Server
+from tests.support.tiny import GUIDE
 
 # Parts of names that a key of the profile "Guide" never asks for in full.
 SECRETS = ("zebra", "Zebra")

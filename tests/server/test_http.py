@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Server
-from tests.test_server import exchange
+from tests.server.test_server import exchange
+from tests.support.serving import Server
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST /answer HTTP/1.1\r\n" + HOST

@@ -16,7 +16,7 @@ from auth.rate_limits import Meter
 from auth.usage import UsageStore
 from services.backend.types import Spent
 from services.errors import NotAuthenticated, NotPermitted, RateLimitExceeded
-from tests.serving import Server
+from tests.support.serving import Server
 
 Serve = Callable[..., Server]
 MINTS = ["answer", "models:read", "keys"]

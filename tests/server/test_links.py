@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.serving import Server
+from tests.support.serving import Server
 
 
 def test_linked_files_stay_links_when_the_server_writes_them(serve: Callable[..., Server], tmp_path: Path) -> None:

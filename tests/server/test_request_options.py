@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Server
-from tests.tiny import GUIDE
+from tests.support.serving import Server
+from tests.support.tiny import GUIDE
 
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 LONG = "My name is Ana. " + "The garden is long. " * 40

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import ROOT, Server, child_of
+from tests.support.serving import ROOT, Server, child_of
 
 Serve = Callable[..., Server]
 # What waits for a signal as a server does, and closes as the next argument says.

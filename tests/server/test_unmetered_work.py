@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from services.api.openai.schemas import MOST_MESSAGES
-from tests.serving import Server
+from tests.support.serving import Server
 
 TOKENIZERS = int(os.environ.get("HEARTH_TOKENIZERS", "6"))
 # Seconds after which the callers leave, and what they wanted is given up.

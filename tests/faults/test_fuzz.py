@@ -1,0 +1,51 @@
+"""The published OpenAPI, fuzzed: no server error, and no status that it does not name.
+
+HEARTH_FUZZ=2000 tests/faults/test_fuzz.py tries about so many cases; the suite has a short version.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.hub import Hub
+from tests.support.serving import ROOT, Server
+
+CASES = int(os.environ.get("HEARTH_FUZZ", "200"))
+N_OPERATIONS = 30
+
+pytest.importorskip("schemathesis", reason="it needs Python 3.11")
+
+
+def test_the_api_is_as_its_document_says(
+    serve: Callable[..., Server], models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = Hub()
+    for name, value in hub.env.items():
+        monkeypatch.setenv(name, value)
+    server = serve("--log-level", "ERROR", models=models)
+    server.edit_config(max_tokens=32)
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
+        *("--header", f"Authorization: {server.key}", "--checks", "not_a_server_error,status_code_conformance"),
+        *("--max-examples", str(max(1, CASES // N_OPERATIONS)), "--phases", "examples,coverage,fuzzing"),
+        *("--request-timeout", "60", "--seed", "1", "--generation-database", "none", "--no-color"),
+        # Its own key is not for it to revoke, and the model stays.
+        *("--exclude-path", "/models/model"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=max(240, CASES), check=False)
+    hub.close()
+    (ROOT / ".schemathesis").mkdir(exist_ok=True)
+    (ROOT / ".schemathesis" / "last.txt").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout[-4000:]
+    tried = re.search(r"([\d,]+) generated", done.stdout)
+    assert tried
+    assert int(tried[1].replace(",", "")) >= CASES // 2
+    assert "Traceback" not in server.log()
+    assert server.ask("What is the capital of France?", temperature=0, max_tokens=40, memory_k=0)["result"]

@@ -1,0 +1,149 @@
+"""OpenAI's own package and LangChain's, unchanged, against the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, SecretStr
+
+from tests.support.serving import Server
+
+FRANCE = "What is the capital of France?"
+PARIS = "The capital of France is Paris."
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    people: int
+
+
+@pytest.fixture
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
+
+
+def ask(words: str) -> list[Any]:
+    return [{"role": "user", "content": words}]
+
+
+def test_chats_whole_and_streamed(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="Guide", messages=ask(FRANCE))
+    assert reply.choices[0].message.content == PARIS
+    assert reply.usage
+    assert reply.usage.prompt_tokens_details
+    stream = client.chat.completions.create(
+        model="Guide", messages=ask(FRANCE), stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == PARIS
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == reply.usage.completion_tokens
+
+
+def test_chats_without_blocking(server: Server) -> None:
+    async def talk() -> tuple[str | None, str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.key) as client:
+            whole, stream = await asyncio.gather(
+                client.chat.completions.create(model="Guide", messages=ask(FRANCE)),
+                client.chat.completions.create(model="Guide", messages=ask(FRANCE), stream=True),
+            )
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            return whole.choices[0].message.content, text
+
+    assert asyncio.run(talk()) == (PARIS, PARIS)
+
+
+def test_completions_and_models(client: openai.OpenAI) -> None:
+    prompt = f"You are the guide of this server.\n\nHuman: {FRANCE}\nAI:"
+    reply = client.completions.create(model="Guide", prompt=prompt, temperature=0, max_tokens=40, logprobs=1)
+    assert reply.choices[0].text.strip() == PARIS
+    assert reply.choices[0].logprobs
+    pieces = client.completions.create(model="Guide", prompt=prompt, temperature=0, max_tokens=40, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces).strip() == PARIS
+    assert "Guide" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("guide.gguf").owned_by == "hearth"
+
+
+def test_answers_are_parsed_into_types(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.parse(model="Guide", messages=ask(FRANCE), response_format=City, max_tokens=60)
+    assert isinstance(reply.choices[0].message.parsed, City)
+
+
+def test_tools_and_what_goes_beyond(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "city", "parameters": City.model_json_schema()}}
+    reply = client.chat.completions.create(
+        model="Guide", messages=ask(FRANCE), tools=[tool], tool_choice="required", max_tokens=60
+    )
+    calls = reply.choices[0].message.tool_calls
+    assert calls
+    assert calls[0].type == "function"
+    City.model_validate_json(calls[0].function.arguments)
+    for words, said in (("My name is Zoe.", "Zoe"), ("What is my name?", "Zoe")):
+        kept = client.chat.completions.create(model="Guide", messages=ask(words), extra_body={"session_id": 815})
+        assert said in str(kept.choices[0].message.content)
+
+
+def test_errors_are_of_the_packages_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-4o", messages=ask("x"))
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model="Guide", messages=ask("x"), temperature=7)
+    assert bad.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.chat.completions.create(model="Guide", messages=ask("word " * 5000))
+    assert long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+
+
+@pytest.fixture
+def llm(server: Server) -> ChatOpenAI:
+    return ChatOpenAI(
+        base_url=f"{server.url}/v1", api_key=SecretStr(server.key), model="Guide", temperature=0, max_retries=0
+    )
+
+
+def test_langchain_asks_and_streams(llm: ChatOpenAI) -> None:
+    messages = [
+        SystemMessage("You are a pirate."),
+        HumanMessage("My name is Ana."),
+        AIMessage("Arr! Nice to meet you, Ana!"),
+    ]
+    reply = llm.invoke([*messages, HumanMessage("What is my name?")])
+    assert "Ana" in str(reply.content)
+    assert isinstance(reply, AIMessage)
+    assert reply.usage_metadata
+    assert reply.usage_metadata["input_tokens"] > 20
+    assert "".join(str(chunk.content) for chunk in llm.stream(FRANCE)) == PARIS
+
+    async def later() -> tuple[str, str]:
+        whole = await llm.ainvoke(FRANCE)
+        return str(whole.content), "".join([str(chunk.content) async for chunk in llm.astream(FRANCE)])
+
+    assert asyncio.run(later()) == (PARIS, PARIS)
+    assert [str(each.content) for each in llm.batch([FRANCE] * 3)] == [PARIS] * 3
+
+
+def test_langchain_has_forms_and_tools(llm: ChatOpenAI) -> None:
+    for method in ("json_schema", "function_calling"):
+        city = llm.with_structured_output(City, method=method).invoke(FRANCE)
+        assert isinstance(city, City)
+    assert isinstance(json.loads(str(llm.bind(response_format={"type": "json_object"}).invoke(FRANCE).content)), dict)
+    called = llm.bind_tools([City], tool_choice="any").invoke(FRANCE)
+    assert isinstance(called, AIMessage)
+    assert called.tool_calls[0]["name"] == "City"
+
+
+def test_langchains_errors(server: Server) -> None:
+    wrong = ChatOpenAI(base_url=f"{server.url}/v1", api_key=SecretStr("wrong"), model="Guide", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        wrong.invoke("x")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from examples.client import Answer, Client, ServerError
+from tests.support.serving import ROOT, Server
+
+
+def test_the_client_has_a_method_for_every_request(serve: Callable[..., Server]) -> None:
+    server = serve()
+    client = Client(server.url, server.key)
+    assert client.health() == "ready"
+    assert client.is_key_good()
+    assert not Client(server.url, "wrong").is_key_good()
+    assert client.answer("My name is Ana.", session_id=5).result == "Nice to meet you, Ana!"
+    answer = client.answer("What is my name?", session_id=5, temperature=0)
+    assert isinstance(answer, Answer)
+    assert (answer.result, answer.finish_reason) == ("Your name is Ana.", "stop")
+    assert client.sessions() == {"5": "My name is Ana."}
+    assert len(client.session(5)["messages"]) == 4
+    client.forget(5)
+    assert client.sessions() == {}
+    assert client.models()["selected"] == "Guide"
+    client.switch_model("guide.gguf", "Pirate")
+    assert client.answer("What is 7 plus 5?").result == "Arr! 7 plus 5 is 12."
+    key, key_id = client.mint_key("Bob")
+    listed = client.keys()
+    assert [entry["name"] for entry in listed] == ["master", "Bob"]
+    assert Client(server.url, key).is_key_good()
+    assert client.change_key(key_id, limits={"parallel": 2})["limits"] == {"parallel": 2}
+    new = client.rotate_key(key_id, grace="0s")
+    assert [Client(server.url, each).is_key_good() for each in (key, new)] == [False, True]
+    assert client.usage()[0]["key"] == "0"
+    key = new
+    client.revoke_key(key_id)
+    assert not Client(server.url, key).is_key_good()
+
+
+def test_the_client_streams(server: Server) -> None:
+    stream = Client(server.url, server.key).stream("Count to 9.", session_id=500)
+    chunks = []
+    try:
+        while True:
+            chunks.append(next(stream))
+    except StopIteration as end:
+        answer = end.value
+    assert len(chunks) > 5
+    assert "".join(chunks) == answer.result == "1, 2, 3, 4, 5, 6, 7, 8, 9."
+
+
+def test_the_client_raises_what_the_server_says(server: Server) -> None:
+    client = Client(server.url, server.key)
+    for call in (lambda: client.answer(""), lambda: list(client.stream(""))):
+        with pytest.raises(ServerError, match="the prompt is empty") as caught:
+            call()
+        assert (caught.value.status, caught.value.param) == (400, "prompt")
+
+
+def test_the_chat_talks(server: Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.chat", "--url", server.url, "--session", "501"],
+        cwd=ROOT,
+        env={**os.environ, "HEARTH_KEY": server.key},
+        input="My name is Ana.\n\nWhat is my name?\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nice to meet you, Ana!" in done.stdout
+    assert "Your name is Ana." in done.stdout
+
+
+def test_the_chat_says_what_is_wrong() -> None:
+    command = [sys.executable, "-m", "examples.chat", "--url", "http://127.0.0.1:9"]
+    env = {**os.environ, "HEARTH_KEY": "x"}
+    done = subprocess.run(command, cwd=ROOT, env=env, input="Hi\n", capture_output=True, text=True, timeout=60)
+    assert "Connection refused" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_curl_lines_work(serve: Callable[..., Server]) -> None:
+    server = serve()
+    done = subprocess.run(
+        ["examples/curl.sh", server.url],
+        cwd=ROOT,
+        env={**os.environ, "KEY": server.key},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Your name is Ana." in done.stdout
+    assert "[DONE]" in done.stdout
+    assert server.key not in done.stdout
+    assert '"error":{' not in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1] or done.stdout.splitlines()[-2]) == {"deleted": True}

@@ -1,0 +1,131 @@
+"""The README and the pages in docs: each command and script is typed, in order, to a fresh server, its output compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from services.models.profile import Profile
+from tests.support.serving import ROOT, Server
+from tests.support.tiny import GUIDE
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The section whose commands are typed to the model that the first start fetches (test_first_start.py).
+REAL = "Talk to a model"
+# Langformers' own module, without the package around it, which would import torch.
+LIGHT_LANGFORMERS = """
+import importlib.util, sys, types
+folder = importlib.util.find_spec("langformers").submodule_search_locations[0]
+spec = importlib.util.spec_from_file_location("stream_processor", f"{folder}/generators/stream_processor.py")
+for name in ("langformers", "langformers.generators"):
+    sys.modules[name] = types.ModuleType(name)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.modules["langformers.generators"].StreamProcessor = module.StreamProcessor
+"""
+# What differs each time: times, keys, ids, dates.
+CHANGING = [
+    # How much was read ahead depends on how fast the next prompt came.
+    (r'"cached_tokens": ?\d+', '"cached_tokens":0'),
+    (r'_ms": ?[\d.]+', '_ms":0'),
+    (r"hearth-[\w-]{43}", "hearth-…"),
+    (r'"id":"[0-9a-f]{8,16}"', '"id":"…"'),
+    (r'"id":"(chat)?cmpl-[0-9a-f]{32}"', '"id":"…"'),
+    (r'"state":"(queued|running)","place":[01]', '"state":"queued","place":1'),
+    (r'"(created|finished)":[\d.]+', '"created":0'),
+    (r"\d{4}-\d\d-\d\dT[\d:+]+", "…"),
+    # What fits depends on the machine.
+    (r'"catalog":\[.*?"here":(true|false)\}\]', '"catalog":[…]'),
+    # A line of usage as CSV.
+    (r",\d{4}-\d\d-\d\d,(\d+),(\d+),\d+,(\d+),[\d.]+\r?", r",…,\1,\2,0,\3,0"),
+    ("\r", ""),
+]
+
+
+def masked(text: str) -> str:
+    for pattern, mask in CHANGING:
+        text = re.sub(pattern, mask, text)
+    return text.strip()
+
+
+class Piece(NamedTuple):
+    """What a page has somebody type, and the output shown below it."""
+
+    kind: str
+    typed: str
+    output: str
+
+
+def section(title: str) -> str:
+    """The README's section of this title."""
+    return README[README.index(f"## {title}\n") :].split("\n## ")[0]
+
+
+def pieces(text: str) -> list[Piece]:
+    """In their order: each `$ command` of a console block, and each Python block that has its output below it."""
+    found = []
+    blocks = r"```console\n(?P<console>.*?)```|```python\n(?P<python>[^`]*)```\n\n```text\n(?P<text>.*?)```"
+    for block in re.finditer(blocks, text, re.DOTALL):
+        if block["python"] is not None:
+            found.append(Piece("python", block["python"], block["text"]))
+            continue
+        for part in re.split(r"^\$ ", block["console"], flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append(Piece("console", command, output))
+    return found
+
+
+def run(piece: Piece, server: Server, minted: str = "") -> str:
+    """Type it to a server; return what it says. ID is the id of the key that was `minted` last."""
+    if piece.kind == "console":
+        # As "localhost" where it is a host, and with no progress of curl's.
+        typed = ["bash", "-c", re.sub(r"curl ", "curl -s ", piece.typed.replace("localhost:5000", server.url), count=1)]
+    else:
+        address, port = server.url.removeprefix("http://").split(":")
+        code = piece.typed.replace("localhost:5000", f"{address}:{port}").replace('localhost", 5000', f'{address}", {port}')
+        typed = [sys.executable, "-c", f"{LIGHT_LANGFORMERS}\nKEY = {server.key!r}\n{code}"]
+    environ = {**os.environ, "KEY": server.key, "ID": minted, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(typed, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + (done.stderr if done.returncode else "")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md", "docs/lending.md", "docs/models.md"])
+def test_every_command_gives_the_output_shown(serve: Callable[..., Server], tmp_path: Path, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = pieces(text.replace(section(REAL), ""))
+    assert len(found) > 6
+    # Of the models folder, the guide alone.
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / GUIDE.name).symlink_to(GUIDE)
+    type_all(found, serve(models=tmp_path / "models"))
+
+
+def type_all(typed: list[Piece], server: Server) -> None:
+    """Type all to a server, and compare what it says."""
+    minted = ""
+    for piece in typed:
+        if not piece.typed.startswith(("KEY=", "ID=")):
+            said = run(piece, server, minted)
+            assert masked(said) == masked(piece.output), piece.typed
+            minted = found[1] if (found := re.search(r'"key":"hearth-[\w-]{43}","id":"([0-9a-f]{8,16})"', said)) else minted
+
+
+def test_every_key_of_a_profile_is_explained() -> None:
+    table = README[README.index("| key | default |") :]
+    for name, field in Profile.model_fields.items():
+        assert f"`{name}`" in table
+        assert field.is_required() == (name == "model")
+
+
+def test_the_profile_shown_is_good() -> None:
+    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
+    for name in ("Guide", "Helper"):
+        Profile.model_validate(shown[name])

@@ -1,0 +1,189 @@
+"""A real server as a process of its own, and requests to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 60
+# A profile whose model goes on talking, with one answer at a time.
+ENDLESS: dict[str, Any] = {
+    "model": "random.gguf",
+    "template": "{input}",
+    "n_ctx": 4096,
+    "n_parallel": 1,
+    "temperature": 0,
+    "max_tokens": 4000,
+}
+
+
+class Server:
+    """`main.py` on a free port, over a data folder of its own."""
+
+    def __init__(self, data: Path, *flags: str, models: Path = ROOT / "models", key: str = "") -> None:
+        self.data = data
+        self.models = models
+        self.flags = flags
+        self.key = key
+        self.output = ""
+        self.prefix: list[str] = []
+        """What the command stands behind: unshare, prlimit."""
+        self.environ: dict[str, str] = {}
+        data.mkdir(exist_ok=True)
+        if not (data / "config.json").exists():
+            shutil.copy(ROOT / "data" / "config.example.json", data / "config.json")
+
+    def start(self, ready: bool = True) -> Server:
+        """Start, wait until it listens and, unless told otherwise, until its model is loaded."""
+        folders = ["--data", str(self.data), "--models", str(self.models)]
+        command = [*self.prefix, sys.executable, "main.py", "--port", "0", *folders, *self.flags]
+        self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        assert self.process.stdout
+        self.http = requests.Session()
+        self.output = ""
+        for line in self.process.stdout:
+            self.output += line
+            if found := re.search(r"hearth-[\w-]{43}", line):
+                self.key = found[0]
+            if found := re.search(r"listens on (\S+)", line):
+                self.url = found[1]
+                break
+        else:
+            raise AssertionError(f"the server did not start: {self.log()}")
+        if ready:
+            self.wait_for("ready")
+        return self
+
+    def log(self) -> str:
+        """What it has written to standard error, over all its lives."""
+        return Path(self._log.name).read_text(encoding="utf-8")
+
+    def wait_for(self, health: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self.get("/health").json()["status"] != health:
+            assert time.monotonic() < deadline, f"not {health} after {START_SECONDS} s: {self.log()}"
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self._ended()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self._ended()
+
+    def _ended(self) -> int:
+        status = self.process.wait(timeout=30)
+        assert self.process.stdout
+        self.process.stdout.close()
+        self._log.close()
+        self.http.close()
+        return status
+
+    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        headers = {"Authorization": arguments.pop("key", self.key), **arguments.pop("headers", {})}
+        # A session of requests is not meant for several threads.
+        return requests.request(method, self.url + path, headers=headers, timeout=60, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("GET", path, **arguments)
+
+    def delete(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("DELETE", path, **arguments)
+
+    def post(self, path: str, json: Any = None, **arguments: Any) -> requests.Response:
+        return self.request("POST", path, json=json, **arguments)
+
+    def ask(self, prompt: str, key: str | None = None, **fields: Any) -> dict[str, Any]:
+        """The whole answer to a prompt, which must succeed."""
+        reply = self.post("/answer", {"prompt": prompt, **fields}, key=key or self.key)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def stream(self, prompt: str, **fields: Any) -> Stream:
+        """An answer's stream, just begun."""
+        return Stream(self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True))
+
+    def mint(self, name: str | None = None, **terms: Any) -> tuple[str, str]:
+        """A new key, and its id."""
+        reply = self.post("/auth/key", {"name": name, **terms})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["key"], reply.json()["id"]
+
+    def edit_config(self, profile: str = "Guide", **changes: Any) -> None:
+        """Change a profile as a person with an editor would."""
+        path = self.data / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config[profile] = {**config.get(profile, {}), **changes}
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    def select(self, profile: str) -> None:
+        path = self.data / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "SelectedModel": profile}), encoding="utf-8")
+
+
+class Stream:
+    """A stream of server-sent events that is being read."""
+
+    def __init__(self, reply: requests.Response) -> None:
+        assert reply.status_code == 200, reply.text
+        self.reply = reply
+        self._lines = reply.iter_lines(chunk_size=1)
+
+    def next(self) -> Any:
+        """The data of the next event; "[DONE]" as it is. Raises StopIteration at the end."""
+        while not (line := next(self._lines)).startswith(b"data: "):
+            assert not line or line.startswith(b": ")
+        data = line[6:].decode()
+        return data if data == "[DONE]" else json.loads(data)
+
+    def rest(self) -> list[Any]:
+        """The data of all events that are left."""
+        events = []
+        with contextlib.suppress(StopIteration):
+            while True:
+                events.append(self.next())
+        return events
+
+    def close(self) -> None:
+        """Hang up."""
+        self.reply.close()
+
+
+def child_of(server: Server) -> int:
+    """The number of the engine's process, once it has one."""
+    command = ["pgrep", "-f", "services.engine.process.main", "-P", str(server.process.pid)]
+    deadline = time.monotonic() + 20
+    while True:
+        found = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        if found:
+            return int(found[0])
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `what` gives, as soon as it is true. Raises AssertionError where it is not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "that never came to be"
+        time.sleep(0.05)
+    return found
