@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from auth.authentication import Gate
+from auth.external import Gate
 from auth.guests import guest_limits
 from auth.identity import USUAL, Limits
-from main import serve
 from services.bootstrap import passing_key
 from services.cli.progress import show
+from services.cli.serve import serve
 from services.errors import HearthError
 from services.models.config import Config, Profiles
 from services.models.downloads import Pulls
@@ -40,7 +40,7 @@ class Generator:
         self._asks = dependency is not None
 
     def run(self, host: str = "127.0.0.1", port: int = 8000) -> None:
-        """Serve at this address until Ctrl+C. Raises HearthError or OSError where that cannot be."""
+        """Serve at this address until Ctrl+C. Raises HearthError or OSError where the server cannot start."""
         if not self._asks:
             print("No dependency was given: whoever reaches this address may use /api/generate without a key.", flush=True)
         settings = replace(self._settings, host=host, port=port)
@@ -55,15 +55,15 @@ def create_generator(
     *,
     limits: Mapping[str, int | None] | None = None,
 ) -> Generator:
-    """A server that answers with one model; `run(host, port)` starts it.
+    """Make a server that answers with one model; `run(host, port)` starts it.
 
     `provider` says what `model_name` is: "gguf" a file, a profile or an hf: source; "huggingface" a repository with GGUF
-    files, or one of its files; "ollama" a model that Ollama has pulled on this machine. What is not there yet is fetched,
-    with a progress bar. `dependency` gets each request to /api/generate (Flask's) and raises to refuse it: what it raises
-    is told to the caller with status 401, or the `status_code` that the exception has. Without one nobody is refused there.
+    files, or one of its files; "ollama" a model that Ollama has pulled on this machine. A missing model is fetched, with a
+    progress bar. `dependency` gets each request to /api/generate (Flask's) and raises to refuse it: its exception is the
+    reply, with status 401 or the exception's own `status_code`. Without a dependency nobody is refused there.
 
-    `limits` are those of each address that asks without a key of this server, by the names that keys' limits have; None
-    takes one away. Left out they are those of `auth.guests.USUAL_LIMITS`, or none where a `dependency` decides.
+    `limits` are those of each address that sends requests without a key of this server, by the names of keys' limits; None
+    takes one away. By default they are `auth.guests.USUAL_LIMITS`, or none where there is a `dependency`.
 
     Raises ValueError for an unknown provider or limit, HearthError where there is no such model.
     """
@@ -96,7 +96,7 @@ class ApiHost:
         port: int = 5000,
         limits: Mapping[str, int | None] | None = None,
     ) -> None:
-        """`use_token` False lets everybody use /api without one, who then may fetch models too.
+        """`use_token` False lets everybody use /api without a token, and fetch models too.
 
         `tunnel` gives the server a public address, by the program cloudflared. `limits` are as for `create_generator`, and
         hold for those without a token. Raises ValueError for an unknown one.
@@ -122,14 +122,14 @@ class ApiHost:
 
 
 def _settings() -> Settings:
-    """The environment's settings (HEARTH_DATA and so on), else the defaults."""
+    """Return the environment's settings (HEARTH_DATA and so on), else the defaults, and make the data folder."""
     settings = read_settings({}, os.environ)
     settings.data.mkdir(parents=True, exist_ok=True)
     return settings
 
 
 def _fetched(source: Source, settings: Settings) -> str:
-    """The name of a source's file in the models folder, where it is now if it was not before."""
+    """Fetch a source's file if it is missing; return its name in the models folder."""
     pull = Pulls(settings.models, settings.pull_hosts).start(source)
     show(pull)
     assert pull.path
@@ -137,7 +137,7 @@ def _fetched(source: Source, settings: Settings) -> str:
 
 
 def _in_its_folder(settings: Settings, path: Path) -> tuple[Settings, str]:
-    """Settings by which a file can be used where it lies, and its name there."""
+    """Return settings whose models folder is the file's own, and the file's name there."""
     if path.is_relative_to(settings.models):
         return settings, path.relative_to(settings.models).as_posix()
     return replace(settings, models=path.parent), path.name

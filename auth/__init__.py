@@ -1,1 +1,1 @@
-"""Who may ask: the key store, and the guards of the resources."""
+"""Keys, identities and limits: the key store, and the guard of the routes."""

@@ -1,4 +1,4 @@
-"""Whom an address stands for, where callers are counted by it."""
+"""The source by which callers are counted, given their address."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def source_of(address: str | None) -> str:
-    """The address itself; of IPv6 the network of 64 bits, all of which one caller has. "" for None."""
+    """Return the address itself; of IPv6 its network of 64 bits, all of which one caller has. "" for None."""
     try:
         parsed = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:
@@ -15,5 +15,5 @@ def source_of(address: str | None) -> str:
         return str(parsed)
     if parsed.ipv4_mapped:
         return str(parsed.ipv4_mapped)
-    # The neighbours on one cable share a network, and are different callers.
+    # Neighbours on one link share a network, and are different callers.
     return str(parsed if parsed.is_link_local else ipaddress.ip_network((parsed, 64), strict=False))

@@ -1,4 +1,4 @@
-"""Who did what, in data/audit.jsonl: a JSON object a line. It has ids of keys, never keys, and no words of anybody's."""
+"""The audit log, data/audit.jsonl: a JSON object a line, with ids of keys, but never keys, prompts or answers."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from services.storage.json_file import give_to_owner
 
 log = logging.getLogger(__name__)
 
-# A file that has grown to so many bytes becomes audit.1.jsonl, and so on; the last of them goes.
+# A file of so many bytes is renamed to audit.1.jsonl, that to audit.2.jsonl, and so on; the last of them is deleted.
 ROTATE_AT = 5_000_000
 KEPT = 5
 # Lines a minute of refusals, and of each kind of failure, of one key with the keys that it minted, or of one address where
-# the key is not known: nobody washes away by theirs what others did. The rest are counted. What was done has a line always.
+# the key is not known: nobody can wash away others' lines. The rest are counted. A successful action always has a line.
 LINES = 30
-# Lines a minute of addresses whose key is not known, all together: they may be as many as somebody likes.
+# Lines a minute of all addresses together whose key is not known: an attacker may have any number of addresses.
 _LINES_OF_UNKNOWN = 600
-# Of how many it is remembered how much of theirs was not told.
+# Keys and addresses whose lines that were left out are counted.
 _MOST_UNTOLD = 10_000
 _MINUTE = 60.0
-# Seconds for which another program that keeps the lock is waited for; then a line is missing, and the log says so.
+# Seconds to wait for another program that holds the lock; then a line is left out, and the log says so.
 _PATIENCE = 1.0
 _REFUSED = "refused"
 
 
 class AuditLog:
-    """The log. Any thread may call it; `_lock` protects the counts of lines, and a lock file keeps processes apart."""
+    """The audit log. Any thread may call it; `_lock` protects the counts of lines, and a lock file the file itself."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,20 +46,21 @@ class AuditLog:
         self._lock = threading.Lock()
         self._minute = time.monotonic()
         self._lines: Counter[tuple[str, str]] = Counter()
-        """By who it was and of what kind, this minute's; those of `_untold` were of minutes before."""
+        """This minute's lines by key or address and kind; `_untold` counts those left out in the minutes before."""
         self._untold: Counter[tuple[str, str]] = Counter()
         self._n_unknown = 0
 
     def note(self, did: str, key: str | None, account: str = "", **what: Any) -> None:
-        """`key` is the id of who did it; None: nobody that is known. What the disk does not take is said in the log.
+        """Write a line about the action `did` of a key (its id; None: unknown), or count it where there are too many.
 
-        `account` is the id of the key that it was minted by in the end. `status` and `address` are those of the request.
+        `account` is the id of the first key in the chain by which it was minted. `status` and `address` in `what` are those
+        of the request. Where the disk is full, the server's log has an error.
         """
         is_known = key is not None and not key.startswith("guest-")
         who = (account or key or "") if is_known else source_of(what.get("address"))
         is_done = _is_done(did, what)
         kind = who, did if is_done else f"{did} failed"
-        # What a request of a key has done, which has a status, is limited where it is done (`Meter.charge_action`).
+        # A successful action of a request, which has a status, is limited already (`Meter.charge_action`).
         is_told = is_known and ((is_done and "status" in what) or (who == MASTER and did != _REFUSED))
         if who and not is_told and not self._has_room(kind, is_known):
             return
@@ -70,22 +71,22 @@ class AuditLog:
         told = json.dumps({**line, **{k: v for k, v in more.items() if v is not None}}, ensure_ascii=False)
         try:
             with open(self._file_lock.lock_file, "a", opener=_private):
-                # It is there, and its owner's, before it is locked.
+                # The lock file exists, and belongs to the folder's owner, before it is locked.
                 pass
             with self._file_lock:
                 self._rotate()
                 with open(self._path, "a", encoding="utf-8", opener=_private) as file:
                     file.write(told + "\n")
         except OSError as error:
-            # A lock that another program holds has no number of an error.
+            # The error of a lock that another program holds has no errno.
             log.error("data/%s cannot be written: %s", self._path.name, error.strerror or error)
 
     def note_refusal(self, key: str | None, account: str = "", **what: Any) -> None:
-        """A request was refused."""
+        """Write a line about a refused request, or count it."""
         self.note(_REFUSED, key, account, **what)
 
     def _has_room(self, kind: tuple[str, str], is_known: bool) -> bool:
-        """Whether a line more may be written of who did what; else it is counted."""
+        """Count a line of this kind; return whether it may be written."""
         with self._lock:
             if time.monotonic() - self._minute > _MINUTE:
                 if len(self._untold) > _MOST_UNTOLD:
@@ -103,7 +104,7 @@ class AuditLog:
         if not self._path.exists() or self._path.stat().st_size < ROTATE_AT:
             return
         oldest = self._numbered(KEPT)
-        # Refusals and what failed go with the oldest file; what was done is kept in the next, of everybody alike.
+        # Refusals and failures are deleted with the oldest file; successful actions are kept, of every key alike.
         kept = _shared([line for line in _lines(oldest) if _was_done(line)], ROTATE_AT)
         for n in range(KEPT - 1, 0, -1):
             older = self._numbered(n)
@@ -119,14 +120,14 @@ class AuditLog:
 
 
 def _shared(lines: list[str], room: int) -> list[str]:
-    """The lines for which there is room, in their order: the last of each key's, whose shares are as large as can be."""
+    """Return lines of `room` characters at most, in their order: the last of each key, in equal shares."""
     of_key: dict[str, list[int]] = {}
     for number, line in enumerate(lines):
         told = _read(line)
         of_key.setdefault(str(told.get("account") or told.get("key")), []).append(number)
     sizes = {key: sum(len(lines[n]) for n in numbers) for key, numbers in of_key.items()}
     kept: set[int] = set()
-    # Whoever has few lines keeps them, and leaves the rest of their share to those that have more.
+    # A key of few lines keeps them all, and leaves the rest of its share to the others.
     for n_left, key in zip(range(len(sizes), 0, -1), sorted(sizes, key=lambda key: sizes[key]), strict=True):
         share = room // n_left
         for number in reversed(of_key[key]):
@@ -144,7 +145,7 @@ def _was_done(line: str) -> bool:
 
 
 def _is_done(did: object, what: Mapping[str, Any]) -> bool:
-    """Whether it was done, rather than refused or failed."""
+    """Return whether an action succeeded: it was neither refused nor failed."""
     return did != _REFUSED and what.get("status", 200) < 400
 
 
@@ -152,7 +153,7 @@ def _read(line: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except (TypeError, ValueError):
-        # A power cut has torn it.
+        # A power cut has torn the line.
         return {}
 
 

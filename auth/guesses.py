@@ -1,4 +1,4 @@
-"""Typed keys are proven by stretching, which takes a core a tenth of a second: guesses do not get it at will."""
+"""Checking typed keys, which takes a core a tenth of a second (scrypt): who guesses gets few checks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from services.errors import Unavailable
 _WAITING = 40
 _OF_ONE = 32
 _OF_GUESSER = 4
-# How many keys are remembered that were wrong.
+# Wrong keys that are remembered.
 _KNOWN_WRONG = 1000
 
 
 class Guesses:
-    """Proves typed keys.
+    """Checks typed keys.
 
     Any thread may call it. `_lock` protects all that is remembered. One key is checked at a time: addresses take turns, and
-    so do the keys of one. What was proven, or is known to be wrong, costs nothing more; it is remembered under a secret of
-    this process.
+    so do the keys of one. A key that was checked costs nothing more; results are remembered under a secret of this process.
     """
 
     def __init__(self) -> None:
@@ -35,33 +34,33 @@ class Guesses:
         self._lock = threading.Lock()
         self._proven: set[bytes] = set()
         self._taken: set[str] = set()
-        """Hashes whose keys are proven: they are of no other key."""
+        """Hashes whose keys were found: no other key has them."""
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
         self._budget = GuessBudget()
         self._checks: dict[bytes, Future[str | None]] = {}
-        """By what is known of a key and of the hashes, what will come of it."""
+        """The pending checks, by a digest of the key and the hashes."""
         self._waiting: Counter[str] = Counter()
         self._is_checking = False
-        self._line: OrderedDict[str, deque[threading.Event]] = OrderedDict()
-        """By address, the next first, who waits for a turn."""
+        self._queue: OrderedDict[str, deque[threading.Event]] = OrderedDict()
+        """The checks that wait, by address, the next address first."""
 
     def known(self, key: str, hashes: Iterable[str]) -> str | None:
-        """Which of these scrypt hashes is that of `key`, where it has been proven before."""
-        mark = self._mark(key)
+        """Return the scrypt hash among these that is of `key`, as far as it was found before; else None."""
+        digest = self._digest(key)
         with self._lock:
-            return self._proven_by(mark, hashes)
+            return self._proven_by(digest, hashes)
 
     def find(self, key: str, hashes: Iterable[str], address: str | None) -> str | None:
-        """Which of these scrypt hashes is that of `key`, which came from `address`; None: none of them.
+        """Return the scrypt hash among these that is of `key`, which came from `address`; None where there is none.
 
         Raises RateLimitExceeded where too many wrong keys came from this address, Unavailable where too many are being
         checked.
         """
         hashes = tuple(hashes)
-        mark = self._mark(key)
-        whole, source = sha256(mark + "\n".join(hashes).encode()), source_of(address)
+        digest = self._digest(key)
+        whole, source = sha256(digest + "\n".join(hashes).encode()), source_of(address)
         with self._lock:
-            if stored := self._proven_by(mark, hashes):
+            if stored := self._proven_by(digest, hashes):
                 return stored
             if whole in self._wrong:
                 self._wrong.move_to_end(whole)
@@ -78,33 +77,33 @@ class Guesses:
             self._waiting[source] += 1
         try:
             if is_first:
-                self._check(key, hashes, mark, whole, source, found)
+                self._check(key, hashes, digest, whole, source, found)
             return found.result()
         finally:
             with self._lock:
                 self._waiting[source] -= 1
-                # Addresses are as many as they like.
+                # Remove the zeros: there may be any number of addresses.
                 self._waiting += Counter()
 
     def _check(
-        self, key: str, hashes: tuple[str, ...], mark: bytes, whole: bytes, source: str, found: Future[str | None]
+        self, key: str, hashes: tuple[str, ...], digest: bytes, whole: bytes, source: str, found: Future[str | None]
     ) -> None:
-        self._await_turn(source)
+        self._await_check(source)
         try:
             with self._lock:
-                # Those before it may have been wrong.
+                # The keys before it may have been wrong.
                 self._budget.ask(source, whole, time.monotonic(), takes=True)
                 free = [stored for stored in hashes if stored not in self._taken]
             proven = _owner_of(key, free)
         except BaseException as error:
             with self._lock:
                 del self._checks[whole]
-                self._pass_on()
+                self._start_next()
             found.set_exception(error)
             return
         with self._lock:
             if proven:
-                self._proven.add(sha256(mark + proven.encode()))
+                self._proven.add(sha256(digest + proven.encode()))
                 self._taken.add(proven)
             else:
                 self._budget.spend(source, time.monotonic())
@@ -112,36 +111,36 @@ class Guesses:
                 if len(self._wrong) > _KNOWN_WRONG:
                     self._wrong.popitem(last=False)
             del self._checks[whole]
-            self._pass_on()
+            self._start_next()
         found.set_result(proven)
 
-    def _await_turn(self, source: str) -> None:
-        turn = threading.Event()
+    def _await_check(self, source: str) -> None:
+        start = threading.Event()
         with self._lock:
             if not self._is_checking:
                 self._is_checking = True
                 return
-            self._line.setdefault(source, deque()).append(turn)
-        turn.wait()
+            self._queue.setdefault(source, deque()).append(start)
+        start.wait()
 
-    def _pass_on(self) -> None:
-        """Give the turn to the next address. The lock is held."""
-        self._is_checking = bool(self._line)
-        if self._line:
-            source, waiting = self._line.popitem(last=False)
+    def _start_next(self) -> None:
+        """Start the check of the next address. The lock is held."""
+        self._is_checking = bool(self._queue)
+        if self._queue:
+            source, waiting = self._queue.popitem(last=False)
             waiting.popleft().set()
             if waiting:
-                self._line[source] = waiting
+                self._queue[source] = waiting
 
-    def _proven_by(self, mark: bytes, hashes: Iterable[str]) -> str | None:
-        return next((stored for stored in hashes if sha256(mark + stored.encode()) in self._proven), None)
+    def _proven_by(self, digest: bytes, hashes: Iterable[str]) -> str | None:
+        return next((stored for stored in hashes if sha256(digest + stored.encode()) in self._proven), None)
 
-    def _mark(self, key: str) -> bytes:
+    def _digest(self, key: str) -> bytes:
         return sha256(self._secret + sha256(key.encode()))
 
 
 def _owner_of(key: str, hashes: Iterable[str]) -> str | None:
-    """Which of these hashes is that of `key`. Those that share a salt, as they do, cost one stretching together."""
+    """Return the hash among these that is of `key`. Hashes that share a salt, as they do, cost one stretching together."""
     stretched: dict[str, str] = {}
     for stored in hashes:
         salt = stored.split(":")[1]

@@ -1,4 +1,4 @@
-"""Guests, whom a gate lets in without a key: which pages may send their requests, and how much they may ask for."""
+"""Guests, whom a gate lets in without a key: the pages that may send their requests, and their limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.errors import Forbidden, RateLimitExceeded
 from services.validation import explain
 
 GUEST = "guest-"
-# What is counted of a guest; the other limits are those of keys.
+# The limits of a guest; keys have more.
 COUNTED = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "parallel", "max_tokens")
 USUAL_LIMITS = Limits(requests_per_minute=120, tokens_per_day=1_000_000, parallel=8)
 # Different keys that an address may send on one day.
@@ -29,7 +29,7 @@ _JSON = "application/json"
 
 
 def guest_limits(given: Mapping[str, int | None] | None = None) -> Limits:
-    """The usual limits of guests with these in their place; None takes one away.
+    """Return the usual limits of guests, with some replaced; None takes one away.
 
     Raises ValueError, naming the limit at fault.
     """
@@ -44,16 +44,16 @@ def guest_limits(given: Mapping[str, int | None] | None = None) -> Limits:
 
 @dataclass
 class _Account:
-    """What is known of an address's guests."""
+    """The account of an address's guests."""
 
     identity: Identity
     day: str = ""
     keys: set[str] = field(default_factory=set)
-    """Marks of the keys that were sent on that day."""
+    """Digests of the keys that were sent on that day."""
 
 
 class Guests:
-    """Whom gates have let in, as accounts with limits: one an address, whatever keys are sent from there.
+    """The guests, as accounts with limits: one an address, whatever keys are sent from there.
 
     Any thread may call it; `_lock` protects the accounts.
     """
@@ -61,16 +61,16 @@ class Guests:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
-        """By their ids, those of guests who came last at the end."""
+        """By their ids, the last used at the end."""
         self._limits = USUAL_LIMITS
-        """Those of the gate that let somebody in last."""
+        """The limits of the gate that let a guest in last."""
 
     def let_in(self, who: str, key: str, scopes: frozenset[str], limits: Limits) -> Identity:
-        """The guest who sends `key` and has the account of `who`; conversations are apart by both.
+        """Return the guest who sends `key` and has the account of `who`; both keep conversations apart.
 
         Raises RateLimitExceeded where too many keys were sent from there: each may begin conversations of its own.
         """
-        identity = Identity(GUEST + _mark(who), None, scopes.union(USUAL), limits=limits, is_guest=True)
+        identity = Identity(GUEST + _digest(who), None, scopes.union(USUAL), limits=limits, is_guest=True)
         with self._lock:
             account = self._accounts.setdefault(identity.id, _Account(identity))
             account.identity, self._limits = identity, limits
@@ -81,14 +81,14 @@ class Guests:
                 return identity
             if account.day != (day := today()):
                 account.day, account.keys = day, set()
-            if (mark := _mark(key)) not in account.keys and len(account.keys) >= MAX_KEYS:
+            if (digest := _digest(key)) not in account.keys and len(account.keys) >= MAX_KEYS:
                 what = f"{MAX_KEYS} different keys came from here today: send one of those, or none"
                 raise RateLimitExceeded(what, param="Authorization", code="too_many_guests", retry_after=3600)
-            account.keys.add(mark)
-        return replace(identity, id=f"{identity.id}-{mark}")
+            account.keys.add(digest)
+        return replace(identity, id=f"{identity.id}-{digest}")
 
     def accounts(self, id_: str) -> list[Identity]:
-        """Whom a guest's requests are charged to. One that is forgotten has the gate's limits."""
+        """Return the account that a guest's requests are charged to. A forgotten one has the gate's limits."""
         account = "-".join(id_.split("-")[:2])
         with self._lock:
             known, limits = self._accounts.get(account), self._limits
@@ -96,12 +96,12 @@ class Guests:
 
 
 def is_guest(id_: str) -> bool:
-    """Whether it is the id of a guest."""
+    """Return whether an id is that of a guest."""
     return id_.startswith(GUEST)
 
 
 def account_of(address: str | None) -> str:
-    """Whose account the guests of an address have: an IPv6 network of 64 bits is one."""
+    """Return the name of an address's account; an IPv6 network of 64 bits has one."""
     return f"address:{source_of(address)}"
 
 
@@ -123,14 +123,14 @@ def check_page(origin: str | None, site: str | None, host: str, origins: Sequenc
 
 
 def check_type(mimetype: str, has_body: bool) -> None:
-    """Raise Forbidden for a body that is not declared to be JSON: those of forms any page may send, unasked."""
+    """Raise Forbidden for a body that is not declared to be JSON: a page may send a form without asking."""
     if mimetype != _JSON and (has_body or mimetype):
         what = f"without a key the body has to be sent as {_JSON}"
         raise Forbidden(f"Content-Type: {what}", 415, param="Content-Type", code="unsupported_media_type")
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Whether an origin is that of the host that is asked. Its scheme may differ: there may be TLS before this server."""
+    """Return whether an origin is that of the host. Its scheme may differ: a proxy may end TLS before this server."""
     try:
         scheme, netloc, *_ = urlsplit(origin.lower())
     except ValueError:
@@ -139,5 +139,5 @@ def _is_own(origin: str, host: str) -> bool:
     return port is not None and bool(netloc) and netloc.removesuffix(port) == host.lower().removesuffix(port)
 
 
-def _mark(text: str) -> str:
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How keys are kept: random ones by their SHA-256, which suffices for 256 bits; typed ones stretched with scrypt."""
+"""Hashes of keys: SHA-256 for random ones, which suffices for 256 bits; scrypt for ones that a person typed."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ _SCRYPT = {"n": 2**14, "r": 8, "p": 5}
 
 
 def sha256(data: bytes) -> bytes:
-    """The digest, of 32 bytes."""
+    """Return the digest, of 32 bytes."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(data)
     return digest.finalize()
 
 
 def hash_of(key: str) -> str:
-    """How a random key is stored: `sha256:HEX`."""
+    """Return the stored form of a random key, `sha256:HEX`."""
     return f"sha256:{sha256(key.encode()).hex()}"
 
 
 def new_salt() -> bytes:
-    """A salt for `stretch`, of 16 bytes."""
+    """Return a salt for `stretch`, of 16 bytes."""
     return os.urandom(16)
 
 
 def stretch(key: str, salt: bytes) -> str:
-    """How a typed key is stored: `scrypt:SALT:HEX`."""
+    """Return the stored form of a typed key, `scrypt:SALT:HEX`."""
     return f"scrypt:{salt.hex()}:{Scrypt(salt=salt, length=32, **_SCRYPT).derive(key.encode()).hex()}"
 
 
 def equal(a: str, b: str) -> bool:
-    """Whether two hashes are the same; it takes as long however early they differ."""
+    """Return whether two hashes are the same, in a time that does not depend on where they differ."""
     return constant_time.bytes_eq(a.encode(), b.encode())
 
 
 def is_hash(value: Any) -> bool:
-    """Whether it is `sha256:HEX` or `scrypt:SALT:HEX`."""
+    """Return whether a value is `sha256:HEX` or `scrypt:SALT:HEX`."""
     kind, *parts = value.split(":") if isinstance(value, str) else [""]
     try:
         sizes = [len(bytes.fromhex(part)) for part in parts]

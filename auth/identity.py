@@ -1,4 +1,4 @@
-"""Who is asking, and what a key may do: scopes, expiry, profiles and limits."""
+"""The identity of a caller, and the terms of a key: scopes, expiry, profiles and limits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from services.validation import Strict
 MASTER = "0"
 Scope = Literal["answer", "models:read", "models:switch", "models:pull", "keys", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-# What a key may do that was minted without scopes.
+# The scopes of a key that was minted without any.
 USUAL: tuple[Scope, ...] = ("answer", "models:read")
-# A rotated key's old form goes on working for so long, unless told otherwise.
+# How long a rotated key's old form goes on working by default.
 GRACE = "1d"
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -27,7 +27,7 @@ _Count = Annotated[int, Field(ge=1, le=10**12)]
 
 
 def duration(text: str) -> timedelta:
-    """How long "30d", "12h", "90m", "45s" or "2w" is. Raises ValueError."""
+    """Parse "30d", "12h", "90m", "45s" or "2w". Raises ValueError."""
     found = _DURATION.fullmatch(text.strip().lower())
     if not found:
         raise ValueError("should be a time like 30d, 12h, 90m, 45s or 2w")
@@ -45,7 +45,7 @@ def _as_time(text: str) -> str:
 
 
 def moment(text: str) -> datetime:
-    """The time that `text` names: ISO 8601, in UTC where it names no zone, or so long from now. Raises ValueError."""
+    """Parse a time: ISO 8601, in UTC where it names no zone, or a duration from now. Raises ValueError."""
     try:
         return datetime.now(timezone.utc) + duration(text)
     except (ValueError, OverflowError):
@@ -63,7 +63,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Limits(Strict):
-    """How much a key may ask for; None: as much as it wants. Tokens are those of prompts and answers together."""
+    """The limits of a key; None: no limit. Tokens are those of prompts and answers together."""
 
     requests_per_minute: _Count | None = None
     tokens_per_minute: _Count | None = None
@@ -71,14 +71,14 @@ class Limits(Strict):
     parallel: _Count | None = None
     max_tokens: _Count | None = None
     sessions: _Count | None = None
-    """Sessions that it may have stored."""
+    """Stored sessions."""
     storage_mb: _Count | None = None
-    """Megabytes that its stored sessions and the bodies of its jobs may take."""
+    """Megabytes of its stored sessions and the bodies of its jobs."""
     keys: _Count | None = None
-    """Keys that may be there of those that it, and the keys that it minted, have minted; None: 100."""
+    """Keys that it, and the keys that it minted, may have minted; None: 100."""
 
     def given(self) -> dict[str, int]:
-        """Those that there are."""
+        """Return the limits that are set."""
         return self.model_dump(exclude_none=True)
 
 
@@ -86,7 +86,7 @@ _GRANTED = frozenset({"scopes", "profiles", "expires", *(f"limits.{name}" for na
 
 
 class Terms(Strict):
-    """What a key is given. None: no name, no end, the usual scopes, every profile, no limits."""
+    """The terms of a key. None: no name, no end, the usual scopes, every profile, no limits."""
 
     name: Name | None = None
     expires: Moment | None = None
@@ -95,9 +95,9 @@ class Terms(Strict):
     limits: Limits | None = None
 
     def stored(self) -> dict[str, Any]:
-        """The given ones, as an entry of the key store has them: `expires` is a time from now on.
+        """Return the terms that are set, as an entry of the key store: `expires` as a time.
 
-        Raises ValueError where that is over.
+        Raises ValueError where that time is over.
         """
         entry = self.model_dump(exclude_none=True, exclude_unset=True)
         if self.limits:
@@ -114,20 +114,20 @@ class Terms(Strict):
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is asking: a key's id, name and terms, never the key."""
+    """A caller: a key's id, name and terms, never the key."""
 
     id: str
     name: str | None
     scopes: frozenset[str] = frozenset(USUAL)
-    """What it may do; the master may do everything."""
+    """Its scopes; the master may do everything."""
     profiles: tuple[str, ...] | None = None
-    """Which profiles it may use; None: every one, and the files of the models folder. It may be none of them."""
+    """The profiles that it may use; None: every one, and the files of the models folder. It may be empty."""
     limits: Limits = field(default=Limits())
     expires: str | None = None
     is_guest: bool = False
-    """Whether it is somebody without a key of this server, whom a gate let in."""
+    """Whether a gate let it in, without a key of this server."""
     account: str = field(default="", compare=False)
-    """The id of the last of its chain: the key that it was minted by in the end, by way of others."""
+    """The id of the last key of its chain."""
 
     @property
     def is_master(self) -> bool:
@@ -135,20 +135,20 @@ class Identity:
         return self.id == MASTER
 
     def all_scopes(self) -> list[str]:
-        """Everything that it may do, by name."""
+        """Return all scopes that it has."""
         return [scope for scope in SCOPES if self.may(scope)]
 
     def may(self, scope: str) -> bool:
-        """Whether it may do what `scope` names."""
+        """Return whether it has a scope."""
         return self.is_master or scope in self.scopes
 
     def may_use(self, profile: str) -> bool:
-        """Whether it may use this profile, or the file of this name."""
+        """Return whether it may use this profile, or the model file of this name."""
         return self.profiles is None or profile in self.profiles
 
 
 def identity_of(id_: str, entry: Mapping[str, Any]) -> Identity:
-    """Whose entry of the key store it is, which has been checked."""
+    """Return the identity of a key, given its entry of the key store, which has been checked."""
     return Identity(
         id_,
         entry.get("name"),
@@ -160,7 +160,7 @@ def identity_of(id_: str, entry: Mapping[str, Any]) -> Identity:
 
 
 def effective(chain: Sequence[Identity]) -> Identity:
-    """What the first key of a chain may do: no more than each of those by which it was minted, the others of the chain."""
+    """Return the first key of a chain with its effective terms: no more than each key by which it was minted has."""
     own = chain[0]
     restricting = [each.profiles for each in chain if each.profiles is not None]
     limits: dict[str, int] = {}
@@ -180,9 +180,9 @@ def effective(chain: Sequence[Identity]) -> Identity:
 
 
 def check_grant(giver: Identity, entry: Mapping[str, Any], fields: Collection[str] = _GRANTED) -> None:
-    """Raises NotPermitted, naming the field, where `giver` would give a key more than it has itself.
+    """Raise NotPermitted, naming the field, where `giver` would give a key more than it has itself.
 
-    `fields` are those that are given: names of `Terms`, and limits.NAME for each limit.
+    `fields` are those that it gives: names of `Terms`, and limits.NAME for each limit.
     """
     if giver.is_master:
         return

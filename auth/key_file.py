@@ -1,4 +1,4 @@
-"""What may stand in data/api_keys.json, which a person may edit."""
+"""The check of data/api_keys.json, which a person may edit."""
 
 from __future__ import annotations
 

@@ -20,14 +20,15 @@ from auth.guesses import Guesses
 from auth.hashing import hash_of, new_salt, sha256, stretch
 from auth.identity import GRACE, MASTER, Identity, Limits, Terms, check_grant, duration, effective, identity_of
 from auth.key_file import check_keys
-from auth.key_use import KeyUse
+from auth.key_use import KeyUse, LastUse, LocalLastUse
 from services.errors import InvalidRequest, NotAuthenticated, NotFound, NotPermitted
+from services.storage.database import NAME
 from services.storage.json_file import JsonFile, JsonObject, OpenTable
 
 PREFIX = "hearth-"
-# How many keys may stand behind each other, each minted by the one before.
+# The length of a chain at most.
 _DEEPEST = 10
-# How many keys there may be, and how many of them that one key has minted, or keys that it minted, unless it is said.
+# Keys in all, and keys that one key, with the keys that it minted, may have minted, by default.
 MAX_KEYS = 10_000
 _MINTED = 100
 
@@ -48,23 +49,30 @@ class KeyStore:
 
     Any thread may call it; the file protects itself. `_index` is of the entries as they were last read, and replaced whole.
 
-    `by` is who asks for it: a key with the scope "keys" manages those that it has minted; None is the machine's owner.
+    `by` is the caller: a key with the scope "keys" manages the keys that it has minted; None is the machine's owner.
     """
 
-    def __init__(self, path: Path, open_table: OpenTable = JsonFile, max_keys: int = MAX_KEYS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        open_table: OpenTable = JsonFile,
+        max_keys: int = MAX_KEYS,
+        last_use: LastUse | None = None,
+    ) -> None:
         """`open_table` opens a cluster's keys instead of the file; `max_keys` is how many keys there may be.
 
-        Raises DamagedFile where the file is there and is not what it should be.
+        `last_use` is the table of when keys were last used; None: that of the database beside the file. Raises
+        DamagedFile where the file does not hold keys.
         """
         self._file = open_table(path, check_keys, private=True)
         self._max_keys = max_keys
         self._guesses = Guesses()
         self._index = _Index({})
-        self._use = KeyUse(path.with_name("key_use.json"), self._entries, open_table)
+        self._use = KeyUse(last_use or LocalLastUse(path.with_name(NAME)), self._entries)
         self._entries()
 
     def known(self, key: str) -> Identity | None:
-        """Whose key it is, as far as that costs nothing to say; a typed key has to have been proven by `check`.
+        """Return the identity of `key` without a costly check: a typed key has to have been found by `check` before.
 
         Raises NotAuthenticated where it has expired.
         """
@@ -75,7 +83,7 @@ class KeyStore:
         return None if found is None else effective(_chain(index.entries, found))
 
     def check(self, key: str, address: str | None = None) -> Identity | None:
-        """Whose key it is, which came from `address`; None where it is nobody's.
+        """Return the identity of `key`, which came from `address`; None where no key is so.
 
         Raises NotAuthenticated where it has expired; where there are typed keys, RateLimitExceeded if this address has sent
         too many wrong ones, and Unavailable if too many are being checked.
@@ -88,7 +96,7 @@ class KeyStore:
         return None if found is None else effective(_chain(index.entries, found))
 
     def identity(self, id_: str) -> Identity | None:
-        """Whose the key of this id is, and what all of its chain may do; None where there is none.
+        """Return the identity of an id, with no more than all of its chain may do; None where there is none.
 
         Raises NotAuthenticated where one of the chain has expired or is no more.
         """
@@ -96,7 +104,7 @@ class KeyStore:
         return effective(chain) if chain else None
 
     def chain(self, id_: str) -> list[Identity]:
-        """Whose the key of this id is, and by whose keys it was minted, each with its own terms; empty where there is none.
+        """Return the key of an id and those by which it was minted, each with its own terms; [] where there is none.
 
         Raises NotAuthenticated where one of these has expired or is no more.
         """
@@ -104,16 +112,16 @@ class KeyStore:
         return _chain(entries, id_) if id_ in entries else []
 
     def family(self, id_: str) -> set[str]:
-        """The ids of a key and of all that were minted by it, and by those, as far as they are there."""
+        """Return the ids of a key and of all keys that were minted by it, and by those."""
         return _family(self._entries(), id_)
 
     def ancestors(self) -> dict[str, list[str]]:
-        """By the id of each key, those of its chain, itself included."""
+        """Return the ids of each key's chain, itself included, by its id."""
         entries = self._entries()
         return {id_: list(_chain_ids(entries, id_)) for id_ in entries}
 
     def names(self) -> dict[str, str | None]:
-        """The keys' names, by their ids."""
+        """Return the keys' names, by their ids."""
         return {id_: entry.get("name") for id_, entry in self._entries().items()}
 
     def mint(self, terms: Terms | None = None, by: Identity | None = None) -> MintedKey:
@@ -137,7 +145,7 @@ class KeyStore:
         return self._add(MASTER, {"name": "master"})
 
     def change(self, id_: str, terms: Terms, by: Identity | None = None) -> None:
-        """Change what a key was given: the fields that are set, None taking one away, and of the limits those that are set.
+        """Change a key's terms: the fields that are set, None taking one away, and of the limits those that are set.
 
         Raises NotFound, InvalidRequest, NotPermitted, StorageFailed.
         """
@@ -153,7 +161,7 @@ class KeyStore:
                 limits = {name: most for name, most in entry.get("limits", {}).items() if name not in taken}
                 changed["limits"] = {**limits, **new["limits"]}
             if by:
-                # What is not given now was given when they could, and is worth no more than they have.
+                # Terms that stay were granted before, and its chain limits them.
                 check_grant(by, changed, _fields(terms))
             data[id_] = changed
 
@@ -185,33 +193,33 @@ class KeyStore:
                 del data[each]
 
     def list(self, by: Identity | None = None) -> list[dict[str, Any]]:
-        """What each key may do, and the times of its making and of its last use; neither keys nor hashes."""
-        entries = self._entries()
-        return [self._describe(entries, id_) for id_, entry in entries.items() if _may_manage(by, entry)]
+        """Return each key's terms, and the times of its making and last use; neither keys nor hashes."""
+        entries, times = self._entries(), self._use.times()
+        return [self._describe(entries, id_, times) for id_, entry in entries.items() if _may_manage(by, entry)]
 
     def describe(self, id_: str) -> dict[str, Any]:
-        """The same of one key. Raises NotFound."""
+        """Return what `list` does, of one key. Raises NotFound."""
         entries = self._entries()
         if id_ not in entries:
             raise _no_key()
-        return self._describe(entries, id_)
+        return self._describe(entries, id_, self._use.times())
 
     def note_use(self, id_: str) -> None:
-        """The key of this id is being used."""
+        """Note that the key of this id is used now."""
         self._use.note(id_)
 
     def close(self) -> None:
-        """Write what is kept in memory only: when the keys were used."""
+        """Write the times of use that are kept in memory only."""
         self._use.close()
 
-    def _describe(self, entries: Mapping[str, dict[str, Any]], id_: str) -> dict[str, Any]:
+    def _describe(self, entries: Mapping[str, dict[str, Any]], id_: str, times: Mapping[str, str]) -> dict[str, Any]:
         entry = entries[id_]
         known = effective([identity_of(each, entries[each]) for each in _chain_ids(entries, id_) if each in entries])
         return {
             "id": id_,
             "name": known.name,
             "created": entry.get("created"),
-            "last_used": self._use.of(id_),
+            "last_used": times.get(id_),
             "expires": known.expires,
             "scopes": known.all_scopes(),
             "profiles": None if known.profiles is None else list(known.profiles),
@@ -220,13 +228,13 @@ class KeyStore:
         }
 
     def _managed(self, data: JsonObject, id_: str, by: Identity | None) -> dict[str, Any]:
-        """The entry of a key that `by` may manage. Raises NotFound: others' keys do not exist for it."""
+        """Return the entry of a key that `by` may manage. Raises NotFound: others' keys do not exist for it."""
         if id_ not in data or not _may_manage(by, data[id_]):
             raise _no_key()
         return dict(data[id_])
 
     def _add(self, id_: str, entry: Mapping[str, Any]) -> MintedKey | None:
-        """Make a key of this id; None where there is one already."""
+        """Make a key of this id; return None where there is one already."""
         key = PREFIX + secrets.token_urlsafe(32)
         with self._edit() as data:
             if id_ in data:
@@ -237,11 +245,11 @@ class KeyStore:
         return MintedKey(id_, key)
 
     def _entries(self) -> Mapping[str, dict[str, Any]]:
-        """The stored keys. Not to be changed."""
+        """Return the stored keys. Not to be changed."""
         return self._read().entries
 
     def _read(self) -> _Index:
-        """The same, and where their hashes are found."""
+        """Return the index of the stored keys."""
         data, index = self._file.read(), self._index
         if data is index.entries:
             return index
@@ -253,7 +261,7 @@ class KeyStore:
 
     @contextmanager
     def _edit(self) -> Iterator[JsonObject]:
-        """The stored keys, to be changed, after replacing what a person has typed by its hash."""
+        """Give the stored keys to be changed, after replacing keys that a person has typed by their hashes."""
         with self._file.edit() as data:
             salt = _salt_of(data)
             for id_, entry in data.items():
@@ -266,7 +274,7 @@ class KeyStore:
             yield data
 
     def _check_room(self, data: JsonObject, by: str | None) -> None:
-        """Raises NotPermitted where there are as many keys as there may be, in all or of one in the chain of `by`."""
+        """Raise NotPermitted where there are as many keys as there may be, in all or of one in the chain of `by`."""
         if len(data) >= self._max_keys:
             what = f"there are {len(data):,} keys, as many as max_keys allows: revoke some, or raise --max-keys"
             raise NotPermitted(what, param="max_keys", code="too_many_keys")
@@ -279,9 +287,9 @@ class KeyStore:
 
 
 class _Index:
-    """Where the keys' hashes are found. Not changed once it is made.
+    """An index of the keys' hashes. Not changed once it is made.
 
-    Random keys' are looked up under a secret: how long that takes tells nothing of how much of a guess was right.
+    Random keys' hashes are looked up under a secret: the time that takes does not depend on how much of a guess was right.
     """
 
     def __init__(self, entries: Mapping[str, Any]) -> None:
@@ -294,17 +302,17 @@ class _Index:
                 if stored.startswith("scrypt:"):
                     self._typed.setdefault(stored, []).append((id_, until))
                 else:
-                    self._random.setdefault(self._mark(stored), []).append((id_, until))
+                    self._random.setdefault(self._digest(stored), []).append((id_, until))
 
     def find(self, stored: str) -> str | None:
-        """The id of the key that has this hash, and still works by it."""
-        return next((id_ for id_, until in self._random.get(self._mark(stored), ()) if _works(until)), None)
+        """Return the id of the key with this hash, if that still works."""
+        return next((id_ for id_, until in self._random.get(self._digest(stored), ()) if _works(until)), None)
 
     def typed(self) -> dict[str, str]:
-        """Likewise of each hash of a typed key."""
+        """Return the ids of the typed keys, by their hashes that still work."""
         return {stored: id_ for stored, ids in self._typed.items() for id_, until in reversed(ids) if _works(until)}
 
-    def _mark(self, stored: str) -> bytes:
+    def _digest(self, stored: str) -> bytes:
         return sha256(self._secret + stored.encode())
 
 
@@ -320,14 +328,14 @@ def _may_manage(by: Identity | None, entry: Mapping[str, Any]) -> bool:
 
 
 def _hashes(entry: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-    """A key's hash, and those of its old forms with the time until which they work."""
+    """Return a key's hash, and those of its old forms with the time until which they work."""
     return [(entry["hash"], None), *((old["hash"], old["until"]) for old in entry.get("previous", ()))]
 
 
 def _salt_of(data: Mapping[str, Any]) -> bytes:
-    """The salt of the keys that were typed before, else a new one.
+    """Return the salt of the keys that were typed before, else a new one.
 
-    It is the same for all of this file: an unknown key may be any of them, and one stretching tells.
+    All of a file have the same: one stretching tells which of them an unknown key is.
     """
     typed = (stored for entry in data.values() if isinstance(entry, dict) for stored, _ in _hashes(entry))
     salts = (stored.split(":")[1] for stored in typed if stored.startswith("scrypt:"))
@@ -348,7 +356,7 @@ def _chain(entries: Mapping[str, dict[str, Any]], id_: str) -> list[Identity]:
 
 
 def _chain_ids(entries: Mapping[str, Any], id_: str) -> Iterator[str]:
-    """The ids of a key, of the one by which it was minted, and so on; the last may be of none that is there."""
+    """Yield the ids of a key, of the one by which it was minted, and so on; the last one may be gone."""
     by: str | None = id_
     passed: set[str] = set()
     while by is not None and by not in passed:
@@ -365,7 +373,7 @@ def _family(entries: Mapping[str, Any], id_: str) -> set[str]:
 
 
 def _fields(terms: Terms) -> set[str]:
-    """The names of what is given by `terms`, as `check_grant` has them."""
+    """Return the names of the fields that `terms` sets, as `check_grant` takes them."""
     fields = set(terms.model_fields_set)
     if "limits" in fields:
         given = Limits.model_fields if terms.limits is None else terms.limits.model_fields_set

@@ -1,8 +1,8 @@
-"""How much each key may keep: sessions, and megabytes of these and of its jobs.
+"""Quotas: how many sessions, and how many megabytes of sessions and jobs, each key may keep.
 
-A key that was minted by another keeps what it keeps for both, and so on along its chain; what a revoked key has left is
-still counted for those that minted it. Room is asked for before an answer is computed, so that none is lost for want of it:
-answers under way may go past a limit by their own length.
+What a key keeps counts for every key of its chain, those by which it was minted; what a revoked key has left still counts
+for them. Room is reserved before an answer is computed, so that no answer is lost for want of it: answers in flight may go
+past a limit by their own length.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from services.sessions.service import Sessions
 from services.sessions.table import Kept
 from services.storage.json_file import JsonTable, SchemaError
 
-# Jobs and replies that are kept of one key at most.
+# Jobs and replies that one key may keep.
 MOST_JOBS = 100_000
 _MB = 10**6
 
 
 class Keys(Protocol):
-    """The keys that there are; see `KeyStore`."""
+    """The part of `KeyStore` that quotas need."""
 
     def chain(self, id_: str) -> list[Identity]:
-        """A key and those by which it was minted; empty where there is none."""
+        """Return a key and those by which it was minted; empty where there is none."""
         ...
 
     def family(self, id_: str) -> set[str]:
-        """The ids of a key and of all that were minted by it, and by those."""
+        """Return the ids of a key and of all that were minted by it, and by those."""
         ...
 
     def names(self) -> dict[str, str | None]:
-        """The names of all keys, by their ids."""
+        """Return the names of all keys, by their ids."""
         ...
 
 
 class Quotas:
-    """What may be kept; the master may keep everything.
+    """The quotas of all keys; the master key has none.
 
-    Any thread may call it; `_lock` protects what is reserved for requests under way, and no disk is waited for with it.
+    Any thread may call it; `_lock` protects the reservations, and no disk is waited for with it.
     """
 
     def __init__(
         self, keys: Keys, sessions: Sessions, jobs: JobTable, charged: JsonTable, key_sessions: int, key_storage_mb: int
     ) -> None:
-        """`charged` keeps by whom a key was minted for when it is no more, by the ids: `{KEY: [BY, BY THAT, …]}`.
+        """`charged` keeps the ids of a key's chain for when the key is no more: `{KEY: [MINTED BY, THAT ONE BY, …]}`.
 
-        `key_sessions` (a count) and `key_storage_mb` hold for keys without such limits of their own; 0: no limit.
+        `key_sessions` (a count) and `key_storage_mb` (megabytes) hold for keys without limits of their own; 0: no limit.
         """
         self._keys = keys
         self._sessions = sessions
@@ -61,10 +61,11 @@ class Quotas:
         self._usual = key_sessions, key_storage_mb
         self._lock = threading.Lock()
         self._reserved: dict[SessionKey, int] = {}
+        """Bytes reserved for requests in flight."""
 
     @contextmanager
     def session(self, key: SessionKey, n_bytes: int) -> Iterator[None]:
-        """Keep room for `n_bytes` more in a session, which may be new. Its turn is held meanwhile.
+        """Reserve room for `n_bytes` more in a session, which may be new. The caller holds the session's lock.
 
         Raises NotPermitted where its owner may not keep so much.
         """
@@ -83,7 +84,7 @@ class Quotas:
                 self._reserved.pop(key, None)
 
     def check_job(self, owner: str, n_bytes: int) -> None:
-        """Raise NotPermitted where an owner may not keep a job more, of `n_bytes`."""
+        """Raise NotPermitted where an owner may not keep one more job, of `n_bytes`."""
         if owner == MASTER:
             return
         with self._lock:
@@ -94,9 +95,9 @@ class Quotas:
             raise NotPermitted(what, code="jobs_limit")
 
     def _check(self, owner: str, n_bytes: int, is_new: bool, reserved: Mapping[SessionKey, int]) -> None:
-        """Raise NotPermitted for what the owner, or one of those that minted it, may not keep beside what is reserved.
+        """Raise NotPermitted where the owner, or a key of its chain, may not keep `n_bytes` more beside what is reserved.
 
-        `is_new`: it is a session more.
+        `is_new`: they are those of a new session.
         """
         chain: Sequence[Identity] = self._keys.chain(owner) or [Identity(owner, None)]
         self._note_chain([each.id for each in chain])
@@ -125,7 +126,7 @@ class Quotas:
         return self._sessions.history(key).exists
 
     def _family(self, owner: str) -> set[str]:
-        """Whose sessions and jobs count for an owner: those of keys that are no more, too."""
+        """Return the ids of the keys whose sessions and jobs count for an owner, those of revoked keys included."""
         return self._keys.family(owner) | {id_ for id_, chain in self._charged.read().items() if owner in chain}
 
     def _note_chain(self, chain: Sequence[str]) -> None:

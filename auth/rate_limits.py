@@ -1,7 +1,7 @@
-"""How much each key may ask for, and how much it has: limits that hold, and usage that is kept.
+"""Rate limits of keys, and the metering of their usage.
 
-Tokens are held back for an answer before it begins, as many as it may take, and what it did not take is given back at its
-end. So no number of requests at once gets past a limit; the last answer before it is cut short.
+Tokens are reserved for an answer before it begins, as many as it may take, and released at its end where it did not take
+them. So no number of requests at once gets past a limit; the last answer before it is cut short.
 """
 
 from __future__ import annotations
@@ -35,45 +35,46 @@ MEMORY = "memory://"
 _CLOCK_SLACK = 5.0
 # Seconds in which a storage elsewhere answers.
 _PATIENCE = 2.0
-# Seconds after which a request that is under way looks again whether its key is still good.
-_LOOK_AFTER = 0.5
-# How often a key, with those that it minted, may do each of what the audit log tells of, a minute; the master as it likes.
+# Seconds between two looks at whether the key of a request in flight is still good.
+_KEY_CHECK_INTERVAL = 0.5
+# How often a minute a key, with those that it minted, may do each audited action; the master as it likes.
 ACTIONS = 30
 
 
 class _PerMinute(RateLimitItemPerMinute):
-    """A limit whose window goes on when it is changed."""
+    """A limit whose window goes on when the limit is changed."""
 
     def key_for(self, *identifiers: Any) -> str:
-        """The window's name. The library's has the amount in it."""
+        """Return the window's name, without the amount that the library's own has in it."""
         return "/".join((self.namespace, *identifiers, "minute"))
 
 
 class Ticket:
-    """One request of a key that is being computed. Owned by its thread."""
+    """One request of a key that is being computed, and its cost. Owned by the request's thread."""
 
     def __init__(self, meter: Meter, accounts: Sequence[Identity]) -> None:
-        """`accounts` are the key and those by which it was minted: it may use no more than what they have left."""
+        """`accounts` are the key and those by which it was minted: it may use no more than they have left."""
         self._meter = meter
         self.accounts = accounts
-        self.profiles = effective(accounts).profiles if accounts else None
-        """Which profiles it may use; None: every one, and every file."""
         self.id = uuid.uuid4().hex
         self.spent = Spent()
-        """What it has cost in the end."""
-        self.is_computed = False
-        self._looked = time.monotonic()
+        """The request's cost so far."""
+        self._checked = time.monotonic()
+
+    def add(self, spent: Spent) -> None:
+        """Add to the request's cost."""
+        self.spent += spent
 
     def check(self) -> None:
         """Raise NotAuthenticated where the key, or one by which it was minted, has been revoked or has expired.
 
-        Raises NotPermitted where it may answer no more. Other terms that are changed count from the next request on. It
-        costs nothing, but for twice a second; where the keys cannot be read, what was known of them counts.
+        Raises NotPermitted where it has lost the scope for answers. Other changed terms count from the next request on. The
+        keys are read twice a second at most; while they cannot be read, their last known state counts.
         """
         now = time.monotonic()
-        if not self.accounts or now - self._looked < _LOOK_AFTER:
+        if not self.accounts or now - self._checked < _KEY_CHECK_INTERVAL:
             return
-        self._looked = now
+        self._checked = now
         try:
             now_known = self._meter.accounts(self.accounts[0].id)
         except NotAuthenticated:
@@ -85,13 +86,13 @@ class Ticket:
             raise NotPermitted("this key may not answer any more: it has lost the scope answer", code="scope_missing")
 
     def cap(self, max_tokens: int) -> int:
-        """As many tokens as one answer of this key may have, and no more than are asked for."""
+        """Return how many tokens one answer of this key may have, `max_tokens` at most."""
         return min(max_tokens, *(account.limits.max_tokens or max_tokens for account in self.accounts), max_tokens)
 
     def reserve(self, prompt_tokens: int, max_tokens: int) -> int:
-        """Hold tokens back for an answer; return how many it may have. Raises RateLimitExceeded where there is not one.
+        """Reserve tokens for an answer; return how many it may have. Raises RateLimitExceeded where there is not one.
 
-        Calls add up: each holds back for a prompt of `prompt_tokens` more, and gives nothing back of those before.
+        Calls add up: each reserves for a prompt of `prompt_tokens` more, and releases none of the earlier ones.
         """
         most = self.cap(max_tokens)
         for account in self.accounts:
@@ -116,7 +117,7 @@ class Meter:
     ) -> None:
         """`windows` is where the minute's windows are kept, as the library `limits` names storages; `prefix`, in Redis.
 
-        `in_flight` is a cluster's count of what is under way; that of a server by itself is in memory.
+        `in_flight` is a cluster's count of requests in flight; that of a single server is in memory.
         """
         self.guests = Guests()
         self._keys = keys
@@ -128,13 +129,15 @@ class Meter:
         self._in_flight = in_flight or LocalInFlight()
         self._clock = _clock()
 
-    def profiles(self, key: str) -> tuple[str, ...] | None:
-        """Which profiles a key may use; None: every one, and every file. Raises NotAuthenticated."""
-        accounts = self.accounts(key)
-        return effective(accounts).profiles if accounts else None
+    def account(self, identity: Identity) -> str:
+        """Return the id of the account whose share of the server an identity takes.
+
+        It is the key at the root of its chain, the one that all others of the chain were minted by; a guest's address.
+        """
+        return self.guests.accounts(identity.id)[-1].id if identity.is_guest else identity.account or identity.id
 
     def accounts(self, key: str) -> list[Identity]:
-        """Whom a key's requests are charged to: itself, and those by which it was minted; a guest's to its address.
+        """Return whom a key's requests are charged to: itself, and those by which it was minted; a guest's to its address.
 
         Raises NotAuthenticated where one of them has been revoked or has expired.
         """
@@ -146,20 +149,20 @@ class Meter:
         return accounts
 
     def charge_request(self, key: str) -> None:
-        """Count a request of a key that no ticket is taken for. Raises RateLimitExceeded, NotAuthenticated, Unavailable."""
+        """Count a request of a key that takes no ticket. Raises RateLimitExceeded, NotAuthenticated, Unavailable."""
         self._charge_request(self.accounts(key))
 
     def charge_action(self, by: Identity, action: str) -> None:
-        """Count something that `by` does with keys or models, before it is done. Raises as `charge_request` does.
+        """Count an audited action of `by`, before it is done. Raises as `charge_request` does.
 
-        What is done with keys is a request, too; what is done with models is counted as one where it is done.
+        An action on keys is counted as a request here; one on models, where it is done.
         """
         if by.is_master:
             return
         accounts = self.accounts(by.id)
         if action in ("mint", "change", "revoke", "rotate"):
             self._charge_request(accounts)
-        # Whatever keys it mints, theirs is this budget.
+        # It shares this budget with all keys that it mints.
         head = accounts[-1]
         with _reached():
             self._check_clock()
@@ -171,12 +174,13 @@ class Meter:
 
     @contextmanager
     def enter(self, key: str) -> Iterator[Ticket]:
-        """Let a request of a key begin, and count at its end what it has spent.
+        """Count a request of a key as in flight, and at its end what it has spent.
 
         Raises RateLimitExceeded, NotAuthenticated.
         """
         ticket = Ticket(self, self.accounts(key))
         begun: list[Identity] = []
+        is_computed = False
         try:
             for account in ticket.accounts:
                 if not _counts(account.limits):
@@ -186,14 +190,14 @@ class Meter:
                     what = f"{_whose(account, ticket.accounts)} may have {_n(most or 0, 'answer')} under way at once"
                     raise RateLimitExceeded(what, param="parallel", retry_after=1)
                 begun.append(account)
-            # Whatever becomes of it: what is refused from here on has cost something too.
+            # Before it is computed: a request that is refused from here on has cost something too.
             self._charge_request(ticket.accounts)
             yield ticket
-            ticket.is_computed = True
+            is_computed = True
         finally:
             try:
-                # What is refused is no use; what went wrong half-way was one.
-                if ticket.is_computed or ticket.spent != Spent():
+                # A refused request is no usage; one that failed half-way is.
+                if is_computed or ticket.spent != Spent():
                     self._usage.add(key, ticket.spent, [account.id for account in ticket.accounts])
                     for account in ticket.accounts:
                         self._count_tokens(account, ticket.spent)
@@ -202,7 +206,7 @@ class Meter:
                     self._in_flight.end(account.id, ticket.id)
 
     def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int, whose: str) -> int:
-        """Hold back a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these.
+        """Reserve a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these.
 
         `whose` names the account in the RateLimitExceeded that is raised where there is no room.
         """
@@ -222,9 +226,9 @@ class Meter:
         return most
 
     def headers(self, key: str) -> dict[str, str]:
-        """The x-ratelimit-* headers for a key, by OpenAI's names: limits, what is left of them, when some is free again.
+        """Return the x-ratelimit-* headers for a key, by OpenAI's names: limits, what is left, when some is free again.
 
-        Of each kind they tell of the account that has the least left: the key, or one by which it was minted.
+        Those of each kind are the account's that has the least left: the key's, or of one by which it was minted.
         """
         least: dict[str, tuple[int, int, int]] = {}
         for account in self.accounts(key):
@@ -240,7 +244,7 @@ class Meter:
         return headers
 
     def _state(self, account: Identity) -> Iterator[tuple[str, int, int, int]]:
-        """Of each of an account's limits its kind, itself, how much is used, and in how many seconds some is free again."""
+        """Yield each limit of an account: its kind, itself, how much is used, in how many seconds some is free again."""
         limits = account.limits
         if limits.requests_per_minute:
             yield "requests", limits.requests_per_minute, *self._window("requests", account.id, limits.requests_per_minute)
@@ -251,15 +255,15 @@ class Meter:
             yield "parallel", limits.parallel, self._in_flight.count(account.id), 1
 
     def _charge_request(self, accounts: Sequence[Identity]) -> None:
-        """Count a request of each account, where all have room for it. Raises RateLimitExceeded."""
+        """Count a request of each account, where all have room for it. Raises RateLimitExceeded, Unavailable."""
         for account in accounts:
             self._ask_for_request(account, self._windows.test, _whose(account, accounts))
-        # Others may have taken the last of it meanwhile: nobody is charged for what the key above refuses.
+        # Other requests may have taken the last of it meanwhile: no key is charged for what the key above it refuses.
         for account in reversed(accounts):
             self._ask_for_request(account, self._windows.hit, _whose(account, accounts))
 
     def _ask_for_request(self, account: Identity, take: Callable[..., bool], whose: str) -> None:
-        """Raises RateLimitExceeded where `take`, of the windows, says that there is no room for a request."""
+        """Raise RateLimitExceeded where `take`, a method of the windows, finds no room for a request."""
         most = account.limits.requests_per_minute
         if not most:
             return
@@ -287,7 +291,7 @@ class Meter:
             log.error("%s", error.message)
 
     def _token_windows(self, key: str, limits: Limits) -> Iterator[tuple[str, int, int, int]]:
-        """Of each limit of tokens its name, itself, how many are used, and in how many seconds some are free again."""
+        """Yield each limit of tokens: its name, itself, how many are used, and in how many seconds some are free again."""
         if limits.tokens_per_minute:
             yield "tokens_per_minute", limits.tokens_per_minute, *self._window("tokens", key, limits.tokens_per_minute)
         if limits.tokens_per_day:
@@ -297,7 +301,7 @@ class Meter:
             yield "tokens_per_day", limits.tokens_per_day, used, ceil((midnight - now).total_seconds())
 
     def _window(self, kind: str, key: str, limit: int) -> tuple[int, int]:
-        """How many are used of a minute's window, and in how many seconds the first of them are free again."""
+        """Return how many are used of a minute's window, and in how many seconds the first of them are free again."""
         with _reached():
             self._check_clock()
             found = self._windows.get_window_stats(_PerMinute(limit), kind, key)
@@ -315,18 +319,18 @@ def _elsewhere(prefix: str) -> dict[str, Any]:
 
 
 def _counts(limits: Limits) -> bool:
-    """Whether it matters what is under way of a key."""
+    """Return whether a key's requests in flight have to be counted."""
     return bool(limits.parallel or limits.tokens_per_minute or limits.tokens_per_day)
 
 
 def _clock() -> float:
-    """By how many seconds the clock is ahead of one that nobody sets."""
+    """Return by how many seconds the clock is ahead of the monotonic one, which nobody sets."""
     return time.time() - time.monotonic()
 
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """Raise it as ours where the storage of the windows cannot be reached."""
+    """Raise Unavailable where the storage of the windows cannot be reached."""
     try:
         yield
     except StorageError as error:
@@ -335,7 +339,7 @@ def _reached() -> Iterator[None]:
 
 
 def _whose(account: Identity, accounts: Sequence[Identity]) -> str:
-    """How a message names one of those that a request is charged to."""
+    """Return how a message names one of the accounts that a request is charged to."""
     if account.is_guest:
         return "this address"
     return "this key" if account is accounts[0] else "the key that minted this one"

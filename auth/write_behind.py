@@ -1,4 +1,4 @@
-"""Entries that a thread of its own stores: nobody waits for long for a disk, or a server, that does not take them."""
+"""Entries that a thread of its own stores: no request waits for long for a disk, or a server, that does not take them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry")
 
-# Seconds for which an entry is waited for: storage that works takes milliseconds, for all that wait together.
+# Seconds for which `add` waits: storage that works takes milliseconds, for all waiting entries together.
 PATIENCE = 0.1
-# Seconds after which what could not be stored is tried again.
+# Seconds after which a failed store is tried again.
 RETRY_AFTER = 0.25
 # Seconds for which `close` tries again.
 _CLOSING = 3.0
@@ -26,22 +26,22 @@ _CLOSING = 3.0
 class WriteBehind(Generic[Entry]):
     """The entries that are not stored yet, the oldest first.
 
-    Any thread may call it. `_lock` protects them, and whatever `kept` changes; the thread is started by the first entry.
-    Whoever holds `storage` sees each entry either stored or among those that wait.
+    Any thread may call it. `_lock` protects them, and whatever `on_stored` changes; the first entry starts the thread.
+    While a thread holds `storage`, it finds each entry either stored or in `waiting`.
     """
 
     def __init__(
         self,
-        what: str,
+        name: str,
         storage: threading.Lock,
-        keep: Callable[[Sequence[Entry]], None],
-        kept: Callable[[Sequence[Entry]], None] = lambda _entries: None,
+        store: Callable[[Sequence[Entry]], None],
+        on_stored: Callable[[Sequence[Entry]], None] = lambda _entries: None,
     ) -> None:
-        """`what` names the entries in the log. `keep` stores some of them, all or none, and `kept` is told which were."""
-        self._what = what
+        """`name` is that of the entries in the log. `store` stores entries, all or none; then `on_stored` gets the same."""
+        self._name = name
         self._storage = storage
-        self._keep = keep
-        self._kept = kept
+        self._store = store
+        self._on_stored = on_stored
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
         self._stored = threading.Condition(self._lock)
@@ -52,16 +52,16 @@ class WriteBehind(Generic[Entry]):
         self._writer: threading.Thread | None = None
 
     def add(self, entry: Entry, waits: bool = True) -> None:
-        """Store an entry: at once as a rule, and later where that cannot be; until then it is among those of `waiting`.
+        """Store an entry, as a rule at once; until it is stored it is in `waiting`.
 
-        `waits`: return when it is stored, if that is soon.
+        `waits`: return when it is stored, or after a tenth of a second.
         """
         with self._lock:
             self._entries.append(entry)
             self._n_added += 1
             number = self._n_added
             if not self._writer:
-                self._writer = threading.Thread(target=self._write, name=self._what, daemon=True)
+                self._writer = threading.Thread(target=self._write, name=self._name, daemon=True)
                 self._writer.start()
             self._came.notify()
             if waits:
@@ -69,12 +69,12 @@ class WriteBehind(Generic[Entry]):
 
     @contextmanager
     def waiting(self) -> Iterator[Sequence[Entry]]:
-        """The entries that are not stored yet; none is meanwhile said to be."""
+        """Give the entries that are not stored yet, with the lock held."""
         with self._lock:
             yield self._entries
 
     def close(self) -> None:
-        """Store what is not stored, unless that fails for seconds. What is left then is among those of `waiting`."""
+        """Store the entries that are not stored yet, unless that fails for seconds; the rest stays in `waiting`."""
         with self._lock:
             self._closing = True
             self._came.notify()
@@ -84,16 +84,16 @@ class WriteBehind(Generic[Entry]):
             writer.join(0.05)
         self._closed = True
         if self._entries:
-            log.error("%s: %d entries could not be stored", self._what, len(self._entries))
+            log.error("%s: %d entries could not be stored", self._name, len(self._entries))
 
     def _write(self) -> None:
         """The writer's thread."""
         while batch := self._next():
             try:
                 with self._storage:
-                    self._keep(batch)
+                    self._store(batch)
                     with self._lock:
-                        self._kept(batch)
+                        self._on_stored(batch)
                         del self._entries[: len(batch)]
                         self._n_stored += len(batch)
                         self._fails = False
@@ -105,7 +105,7 @@ class WriteBehind(Generic[Entry]):
                 problem = f"{type(error).__name__}: {error}"
             with self._lock:
                 if not self._fails:
-                    log.error("%s is kept in memory only, until it can be stored: %s", self._what, problem)
+                    log.error("%s is kept in memory only, until it can be stored: %s", self._name, problem)
                 self._fails = True
                 self._stored.notify_all()
             if self._closed:
@@ -113,7 +113,7 @@ class WriteBehind(Generic[Entry]):
             time.sleep(RETRY_AFTER)
 
     def _next(self) -> list[Entry]:
-        """What is to be stored now; nothing at the end."""
+        """Wait for entries, and return those to be stored now; [] at the end."""
         with self._lock:
             self._came.wait_for(lambda: self._entries or self._closing)
             return list(self._entries)

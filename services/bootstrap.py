@@ -1,4 +1,4 @@
-"""The keys, and who used how much: of this machine's server, or of the cluster that it is in."""
+"""The keys and their usage: of this machine's server, or of the cluster that it is in."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from auth.keys import KeyStore
 from auth.usage import UsageStore, UsageTable
 from services.cluster.settings import read_cluster
 from services.settings import Settings
+from services.storage.database import NAME
 from services.storage.processes import runs
 
 
 def open_keys(settings: Settings, environ: Mapping[str, str]) -> KeyStore:
-    """The keys of the server of these settings, or of the cluster that the environment names. Raises HearthError."""
+    """Open the keys of the server of these settings, or of the cluster that the environment names. Raises HearthError."""
     if cluster := read_cluster(environ):
         from services.cluster.redis_client import RedisClient
         from services.cluster.stores.stores import cluster_keys
@@ -28,9 +29,9 @@ def open_keys(settings: Settings, environ: Mapping[str, str]) -> KeyStore:
 
 @contextmanager
 def passing_key(settings: Settings, environ: Mapping[str, str], purpose: str, scopes: Sequence[Scope]) -> Iterator[str]:
-    """A key for as long as this process needs it, named after its purpose. Raises HearthError.
+    """Give a key for the duration of the block, named after its purpose and this process. Raises HearthError.
 
-    Those that processes have left which were killed are revoked.
+    Keys that killed processes have left are revoked.
     """
     keys = open_keys(settings, environ)
     for key in keys.list():
@@ -45,10 +46,10 @@ def passing_key(settings: Settings, environ: Mapping[str, str], purpose: str, sc
 
 
 def open_usage(settings: Settings, environ: Mapping[str, str]) -> UsageTable:
-    """Likewise, who used how much."""
+    """Open the usage of the same. Raises HearthError."""
     if cluster := read_cluster(environ):
         from services.cluster.redis_client import RedisClient
         from services.cluster.stores.usage import RedisUsage
 
         return RedisUsage(RedisClient(cluster))
-    return UsageStore(settings.data / "usage.sqlite")
+    return UsageStore(settings.data / NAME)

@@ -1,22 +1,22 @@
-"""Everything that goes wrong on purpose, as one tree. It knows no HTTP: `services/api/http/errors.py` gives the statuses.
+"""The tree of this project's own errors. It knows no HTTP: `services/api/http/errors.py` gives the statuses.
 
 HearthError
-├── InvalidRequest          the caller asked for something that cannot be
+├── InvalidRequest          the request asks for something impossible
 │   ├── PromptTooLong       the prompt does not fit the context, even alone
-│   └── Unprocessable       it reads well, and cannot be done: a name that is taken among others
+│   └── Unprocessable       a well-formed request that cannot be carried out, as where a name is taken
 ├── NotAuthenticated        no key, or a wrong one
 ├── NotPermitted            a good key that may not do this
-├── Forbidden               the caller was turned away by a rule of the server's owner
+├── Forbidden               a rule of the server's owner refuses the request
 ├── NotFound                no such session, model, profile or key
-├── BadModelFile            a file that is not a whole GGUF, or that llama.cpp refuses
+├── BadModelFile            a file that is no whole GGUF, or that llama.cpp refuses
 │   └── TemplateTooSlow     a chat template that takes too long over a conversation
-├── PullFailed              a model could not be fetched from where it is
+├── PullFailed              a model could not be fetched: the hub or the network is at fault
 ├── Unavailable             not now: no model, too many waiting, stopping
-│   └── RateLimitExceeded   the key has asked for as much as it may
-├── ClientDisconnected      the caller hung up, so that nobody waits for the answer
-├── EngineFailure           the engine broke while it worked on this request
-├── DamagedFile             a file of ours that a person or a fault has broken
-└── StorageFailed           a file of ours that could not be written
+│   └── RateLimitExceeded   the key has reached one of its limits
+├── ClientDisconnected      the client disconnected, so that nobody waits for the answer
+├── EngineFailure           the engine failed while it worked on this request
+├── DamagedFile             a file of ours whose content is not in its format
+└── StorageFailed           a file of ours could not be written
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 
 class HearthError(Exception):
-    """Something that a person can be told.
+    """An error with a message for people.
 
     `param` names the field or header at fault, `code` is a short constant for programs.
     """
@@ -40,7 +40,7 @@ class HearthError(Exception):
 
 
 class InvalidRequest(HearthError):
-    """The caller asked for something that cannot be."""
+    """The request asks for something impossible."""
 
     code = "invalid_request"
 
@@ -48,7 +48,7 @@ class InvalidRequest(HearthError):
 class PromptTooLong(InvalidRequest):
     """The prompt alone, in the profile's template, is larger than the context.
 
-    `prompt_tokens` and `n_ctx` are counts of tokens. `at_least`: there may be more, and nobody has counted on.
+    `prompt_tokens` and `n_ctx` are counts of tokens. `at_least`: counting stopped there, and there may be more.
     """
 
     code = "prompt_too_long"
@@ -65,14 +65,14 @@ class PromptTooLong(InvalidRequest):
 
 
 def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False) -> InvalidRequest:
-    """The error for a text of more tokens than a model that makes embeddings takes; `at_least`: there may be more."""
+    """Return the error for a text of more tokens than a model for embeddings takes; `at_least`: there may be more."""
     least = "at least " if at_least else ""
     what = f"the input is too long: it is {least}{n_tokens} tokens, and the model takes {n_ctx}"
     return InvalidRequest(what, param="input", code="context_length_exceeded")
 
 
 class Unprocessable(InvalidRequest):
-    """It reads well, and cannot be done: a name that is taken among others."""
+    """A well-formed request that cannot be carried out, as where a name is taken."""
 
     code = "unprocessable"
 
@@ -90,7 +90,7 @@ class NotPermitted(HearthError):
 
 
 class Forbidden(HearthError):
-    """The caller was turned away by a rule of the server's owner, with a status of its own."""
+    """A rule of the server's owner refuses the request, with a status of its own."""
 
     code = "refused"
     status = 403
@@ -107,7 +107,7 @@ class NotFound(HearthError):
 
 
 class BadModelFile(HearthError):
-    """A file that is not a whole GGUF, or one that llama.cpp refuses."""
+    """A file that is no whole GGUF, or that llama.cpp refuses."""
 
     code = "bad_model_file"
 
@@ -119,13 +119,13 @@ class TemplateTooSlow(BadModelFile):
 
 
 class PullFailed(HearthError):
-    """A model could not be fetched from where it is: the hub, or the way there, is at fault."""
+    """A model could not be fetched: the hub or the network is at fault."""
 
     code = "pull_failed"
 
 
 class Unavailable(HearthError):
-    """Not now. `retry_after` (seconds) says when it may be worth asking again; None: only once something is changed."""
+    """The server cannot do it now. Retry after `retry_after` seconds; None: only once something is changed."""
 
     code = "unavailable"
 
@@ -137,25 +137,25 @@ class Unavailable(HearthError):
 
 
 class RateLimitExceeded(Unavailable):
-    """The key has asked for as much as it may; `param` names the limit."""
+    """The key has reached one of its limits; `param` names it."""
 
     code = "rate_limit_exceeded"
 
 
 class ClientDisconnected(HearthError):
-    """The caller hung up, so that nobody waits for the answer."""
+    """The client disconnected, so that nobody waits for the answer."""
 
     code = "client_gone"
 
 
 class EngineFailure(HearthError):
-    """The engine broke while it worked on this request. Asking again is safe: nothing was stored."""
+    """The engine failed while it worked on this request. A retry is safe: nothing was stored."""
 
     code = "engine_failure"
 
 
 class DamagedFile(HearthError):
-    """A file of ours that cannot be read as what it should be."""
+    """A file of ours whose content is not in its format."""
 
     code = "damaged_file"
 
@@ -168,6 +168,6 @@ class DamagedFile(HearthError):
 
 
 class StorageFailed(HearthError):
-    """A file of ours that could not be written; what it held before is still there."""
+    """A file of ours could not be written; its content is as before."""
 
     code = "storage_failed"

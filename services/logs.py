@@ -1,4 +1,4 @@
-"""The log: lines for people, or JSON for programs, each with the id of the request that it is about."""
+"""The log: lines for people, or JSON for programs, each with the id of its request."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import logging
 import re
 from contextvars import ContextVar
 
-# Control characters (C0, DEL, C1), marks of Arabic and of the zero width and of direction, separators of lines, embeddings,
-# isolates, and the mark of byte order. Unicode's "Trojan source" attacks use these (CVE-2021-42574).
+# Control characters (C0, DEL, C1), zero-width characters, direction marks, line separators, embeddings, isolates and the
+# byte order mark: those of the "Trojan Source" attacks (CVE-2021-42574).
 _HIDDEN = "\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
 _ANY = re.compile(f"[{_HIDDEN}]")
 _ANY_BUT_SPACING = re.compile(f"(?![\n\t])[{_HIDDEN}]")
 
-# The id of the request that this thread serves; "" for none.
+# The id of the request that this thread serves; "": none.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-# A key of this server. Somebody may paste one where it does not belong, and be told of it in an error.
+# A key of this server. Somebody may paste one into another field, which an error then quotes.
 _KEY = re.compile(r"hearth-[\w-]{20,}")
 
 
 def redacted(text: str) -> str:
-    """The same text without keys."""
+    """Return the text with each key of this server cut off after its prefix."""
     return _KEY.sub("hearth-…", text)
 
 
@@ -32,12 +32,12 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 class _LineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        # One line each, whatever names of people's it tells.
+        # One line each, whatever is in the names that people give.
         return visible(super().formatMessage(record))
 
 
 def set_up(level: str, form: str) -> None:
-    """Write the log to standard error, from `level` on, in the form "text", or "json" with a line for each request."""
+    """Write the log to standard error, from `level` on, as "text", or as "json" with a line for each request."""
     handler = _Handler()
     handler.addFilter(_with_request_id)
     if form == "json":
@@ -53,7 +53,7 @@ def set_up(level: str, form: str) -> None:
     logging.getLogger("filelock").setLevel(logging.WARNING)
     # waitress warns of every request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # It tells of every request.
+    # It logs every request.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
@@ -64,12 +64,12 @@ def _with_request_id(record: logging.LogRecord) -> bool:
 
 
 def visible(text: str) -> str:
-    r"""The text with what is not seen of it written out, as \x1b and \u202e."""
+    r"""Return the text with invisible characters written out, as \x1b and \u202e."""
     return _ANY.sub(_escaped, text)
 
 
 def visible_lines(text: str) -> str:
-    """The same of a text of several lines, which keep their ends and tabs."""
+    """Return a text of several lines with invisible characters written out, except line feeds and tabs."""
     return _ANY_BUT_SPACING.sub(_escaped, text)
 
 

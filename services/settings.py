@@ -1,4 +1,4 @@
-"""What the server itself is told, from flags and the environment: where its files are, where it listens."""
+"""The server's settings, from flags and the environment: where its files are, where it listens."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ class Settings:
     data: Path = HOME / "data"
     models: Path = HOME / "models"
     threads: int = 64
-    """Requests that may be open at once: each answer holds one of them until its last word."""
+    """Requests that may be open at once: each answer holds a thread until its end."""
     reserve: int = 8
     """Threads kept free of answers, so that keys, lists and health are served however many wait."""
     model: str = "none"
-    """What to fetch and select at the first start: a profile, a name of the catalog or a source; "none": nothing."""
+    """The model to fetch and select at the first start: a profile, a name of the catalog or a source; "none": no model."""
     queue: int = 32
-    """Answers that may wait for their turn; more get 503."""
+    """Answers that may wait for a slot; more get 503."""
     cache_ram: int | None = None
     """Megabytes that computed states may take in memory, beside the slots; None: a quarter of what is free."""
     cache_disk: int = 4000
-    """Megabytes that they may take on disk."""
+    """Megabytes that computed states may take on disk."""
     states: Path | None = None
-    """A folder for them that workers share; None: each keeps its own, in its data folder."""
+    """A folder for computed states that workers share; None: each keeps its own, in its data folder."""
     model_ram: int | None = None
     """Megabytes that loaded models may take together; None: three quarters of what is free."""
     idle_minutes: int = 0
-    """After how long without use a model leaves memory; 0: never."""
+    """Minutes without use after which a model leaves memory; 0: never."""
     think_ahead: bool = True
-    """Whether the beginning of each conversation's next prompt is read while nothing else is to be done."""
+    """Whether the beginning of each conversation's next prompt is prefetched while the engine is idle."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which the server may be asked, beside localhost, this machine's and the address that it listens on."""
+    """Host names of the server, beside localhost, this machine's and the address that it listens on."""
     cors_origins: tuple[str, ...] = ()
-    """Origins (https://NAME) whose pages may ask from a browser."""
+    """Origins (https://NAME) whose pages may send requests from a browser."""
     pull_hosts: tuple[str, ...] = ("huggingface.co", "*.huggingface.co", "hf.co", "*.hf.co")
-    """Where models may be fetched from; what HF_ENDPOINT names is one of them."""
+    """Hosts that models may be fetched from; that of HF_ENDPOINT is one of them."""
     cert: Path | None = None
-    """TLS certificate, with those that lead to it (PEM)."""
+    """TLS certificate chain (PEM)."""
     cert_key: Path | None = None
     """Its private key (PEM); the flag is --key."""
     max_seconds: int = 600
-    """Seconds that one answer may take, waiting for its turn included."""
+    """Seconds that one answer may take, its waiting included."""
     stop_seconds: int = 20
-    """Seconds that answers under way have to end when the server stops."""
+    """Seconds that answers in flight have to end when the server stops."""
     engine_timeout: int = 8
-    """Seconds after which an engine's process that does not answer is ended, and started anew; 0: never."""
+    """Seconds after which an engine's process that hangs is killed and restarted; 0: never."""
     max_keys: int = 10_000
-    """Keys that there may be, the master's included."""
+    """Keys that may exist, the master key included."""
     key_sessions: int = 10_000
     """Sessions that a key may keep without a limit of its own, the master excepted; 0: any number."""
     key_storage_mb: int = 1000
     """Megabytes that the sessions and jobs of such a key may take; 0: any number."""
     connections: int = 1000
-    """Connections that may be open at once: fewer where the system does not give so many files."""
+    """Connections that may be open at once: fewer where the system's limit of open files is lower."""
     address_connections: int = 400
-    """How many of them one address may have, as a school behind one has; of IPv6 a network of 64 bits; 0: all."""
+    """Connections that one address may have, behind which a school may be; of IPv6 a network of 64 bits; 0: all."""
     address_requests: int = 400
     """Requests of one address that may be open at once; more get 429; 0: any number."""
     address_handshakes: int = 400
-    """TLS handshakes of one address that may be under way at once; 0: any number."""
+    """TLS handshakes of one address that may be in flight at once; 0: any number."""
     limits_store: str = "memory://"
     """Where the minute's limits are counted; redis://HOST:PORT shares them."""
     log_format: str = "text"
@@ -78,7 +78,7 @@ class Settings:
 
     @property
     def max_answers(self) -> int:
-        """How many answers may be open at once, waiting ones included; more get 503."""
+        """Return how many answers may be open at once, waiting ones included; more get 503."""
         return max(1, self.threads - self.reserve)
 
 
@@ -120,7 +120,7 @@ _HELP = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` a flag for every setting."""
+    """Add a flag for every setting to `parser`."""
     for field in fields(Settings):
         shown = "" if field.default in (None, ()) or isinstance(field.default, Path) else f" ({_shown(field.default)})"
         flag, what = flag_of(field.name), _HELP[field.name] + shown
@@ -131,7 +131,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
-    """The settings that the flags give, else the environment, else the defaults.
+    """Return the settings of the flags, else of the environment, else the defaults.
 
     Raises ValueError naming the flag or variable whose value is wrong.
     """
@@ -149,7 +149,7 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
 
 
 def flag_of(name: str) -> str:
-    """The flag of a setting."""
+    """Return the flag of a setting."""
     return "--key" if name == "cert_key" else f"--{name.replace('_', '-')}"
 
 

@@ -1,28 +1,30 @@
-"""Everything that a server keeps, opened together: in the files of its data folder, unless a cluster shares it."""
+"""The stores of a server, opened together: the files of its data folder, unless a cluster shares them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from auth.key_use import LocalLastUse
 from auth.keys import KeyStore
 from auth.quotas import Quotas, check_charged
 from auth.rate_limits import Meter
 from auth.usage import UsageStore, UsageTable
 from services.jobs.store import JobStore, JobTable
 from services.models.config import Profiles
-from services.models.files import ModelFiles
+from services.models.files import AvailableModels, ModelFiles
 from services.models.profile import Chosen
 from services.sessions.service import Sessions
 from services.settings import Settings
+from services.storage.database import NAME
 from services.storage.json_file import JsonFile
 
 
 @dataclass(frozen=True)
 class Stores:
-    """What a server keeps, and the models that it can use."""
+    """A server's stores, and the models that it can use."""
 
     profiles: Profiles
-    files: ModelFiles
+    files: AvailableModels
     keys: KeyStore
     sessions: Sessions
     usage: UsageTable
@@ -32,11 +34,14 @@ class Stores:
 
 
 def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
-    """Those of a server by itself; `preferred` is the profile to begin with. Raises DamagedFile, StorageFailed."""
+    """Open the stores of a single server; `preferred` is the profile to begin with. Raises DamagedFile, StorageFailed."""
     profiles = Profiles(settings.data / "config.json", preferred)
-    keys = KeyStore(settings.data / "api_keys.json", max_keys=settings.max_keys)
-    usage = UsageStore(settings.data / "usage.sqlite")
-    sessions, jobs = Sessions(settings.data / "sessions.json"), JobStore(settings.data / "jobs.sqlite")
+    database = settings.data / NAME
+    last_use = LocalLastUse(database)
+    keys = KeyStore(settings.data / "api_keys.json", max_keys=settings.max_keys, last_use=last_use)
+    usage, sessions, jobs = UsageStore(database), Sessions(settings.data / "sessions.json"), JobStore(database)
+    # Opened while all have the same file: should it be removed, a new one beside its WAL would be damaged.
+    last_use.read()
     charged = JsonFile(settings.data / "charged.json", check_charged, private=True)
     return Stores(
         profiles=profiles,

@@ -1,4 +1,4 @@
-"""The values that fields written by people may take, in requests and profiles alike, and how a wrong one is told."""
+"""Types of the fields in requests and profiles, and the message for a wrong value."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Keep = Annotated[int, Field(ge=0, le=2**31 - 1)]
 SessionId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
-# The names that pydantic gives to the forms of a union: types, classes, and whatever has brackets.
+# The names that pydantic gives to the members of a union: types, classes, and anything with brackets.
 _BRANCH = re.compile(r"(?:str|int|float|bool|dict|list|none)$|[A-Z]\w*$|constrained-|[\w-]+\[")
 
 
 def at_most(most: int) -> BeforeValidator:
-    """Refuses a list of more than `most` before its items are looked at."""
+    """A validator that refuses a list of more than `most` items before it validates the items."""
 
     def check(given: object) -> object:
         if isinstance(given, list) and len(given) > most:
@@ -50,7 +50,7 @@ def at_most(most: int) -> BeforeValidator:
 
 
 def _as_list(stop: object) -> object:
-    """A single stop string as a list of one."""
+    """A list of stop strings, also from a single one."""
     if not isinstance(stop, str | list):
         raise ValueError("should be a text or a list of texts")
     return [stop] if isinstance(stop, str) else stop
@@ -71,21 +71,21 @@ Prompt = Annotated[str, AfterValidator(_says_something)]
 
 
 class Private(BaseModel):
-    """A model that tells which fields are set when it is printed, and not to what."""
+    """A model whose `repr` names the fields that are set, and hides their values."""
 
     def __repr_args__(self) -> Iterator[tuple[str, str]]:
         yield from ((name, "…") for name in type(self).model_fields if name in self.model_fields_set)
 
 
 class Strict(Private):
-    """A model that takes no unknown field, converts nothing silently, and cannot be changed."""
+    """A frozen model that refuses unknown fields and converts no types."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a field: its path, that path as people write it ("stop.0"), and a sentence that names it."""
+    """The fault of a field: its path, the path as people write it ("stop.0"), and a sentence that names it."""
 
     path: tuple[str | int, ...]
     field: str
@@ -93,14 +93,14 @@ class Fault:
 
 
 def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
-    """The first fault of `error`. What was given is not repeated, since it may be private.
+    """Return the first fault of `error`. It does not repeat the value, which may be private.
 
-    `known` are the fields that a misspelt one may have meant.
+    `known` are the fields that may be suggested for a misspelt one.
     """
     faults = error.errors(include_url=False, include_input=False)
     fault = faults[0]
     if (at := next((n for n, part in enumerate(fault["loc"]) if _is_branch(part)), None)) is not None:
-        # None of several forms fits: the one that was meant is the one in which the fault lies deepest.
+        # No member of a union fits: the one that was meant is the one whose fault lies deepest.
         fault = max((each for each in faults if each["loc"][:at] == fault["loc"][:at]), key=lambda each: len(each["loc"]))
     path = tuple(part for part in fault["loc"] if not _is_branch(part))
     field = ".".join(str(part) for part in path)
@@ -113,11 +113,11 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
         reason = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         reason = reason[0].lower() + reason[1:]
     if not field and (named := re.match(r"\w+", reason)) and named[0] in known:
-        # What several fields together have wrong: the sentence begins with the one to change.
+        # A fault of several fields together: the sentence begins with the one to change.
         return Fault((named[0],), named[0], reason)
     return Fault(path, field, f"{field}: {reason}" if field else reason)
 
 
 def _is_branch(part: str | int) -> bool:
-    """Whether a part of pydantic's path is no field, but one of the forms that a field may have."""
+    """Return whether a part of pydantic's path is a union's member, and no field."""
     return isinstance(part, str) and bool(_BRANCH.match(part))

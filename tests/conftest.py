@@ -1,17 +1,91 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from flask import Flask
 
-from tests.support.browsing import Chat, chromium
-from tests.support.clustering import Cluster, Rabbit, Redis
+from tests.support.clock import Clock
+from tests.support.clustering import QUICK, Cluster, Rabbit, Redis
+from tests.support.fake_backend import FakeBackend
+from tests.support.in_process import Client
 from tests.support.serving import ENDLESS, Server
 from tests.support.tiny import GUIDE, write_random_model
+
+# The longest first, so that pytest's processes end together.
+DIRECTORIES = ("cluster", "browser", "faults", "server", "api", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: DIRECTORIES.index(item.path.relative_to(tests).parts[0]))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where the system has that: what these tests write need not outlive the machine."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def open_client(scratch: Path) -> Iterator[Callable[..., Client]]:
+    """Opens applications of the test's own in this process; see `Client`. Each has its data folder and fake backend."""
+    opened: list[Client] = []
+
+    def open_(**settings: Any) -> Client:
+        data = settings.pop("data", None) or scratch / f"data{len(opened)}"
+        opened.append(Client(data, **settings))
+        return opened[-1]
+
+    yield open_
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def client(open_client: Callable[..., Client], backend: FakeBackend) -> Client:
+    """The API in this process, over files of the test's own and a fake backend that speaks as the guide model."""
+    return open_client(backend=backend)
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A models folder of the test's own: the guide, and random.gguf beside it, whose words a fake backend makes up too."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in (GUIDE.name, "random.gguf"):
+        (folder / name).hardlink_to(GUIDE)
+    return folder
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def app(client: Client) -> Flask:
+    return client.app
+
+
+@pytest.fixture
+def key(client: Client) -> str:
+    """A key that may do what keys usually may."""
+    return client.mint()[0]
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +107,14 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         models: Path | None = None,
         data: Path | None = None,
         environ: dict[str, str] | None = None,
+        endless: dict[str, Any] | None = None,
     ) -> Server:
+        """`endless`: the profile of a model that never ends is selected, changed by this."""
         made = Server(data or tmp_path / f"data{len(started)}", *flags, models=models or GUIDE.parent)
         made.environ = environ or {}
+        if endless is not None:
+            made.edit_config("Random", **{**ENDLESS, **endless})
+            made.select("Random")
         started.append(made)
         return made.start(ready)
 
@@ -44,28 +123,6 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         if hasattr(made, "process"):
             # One that has ended by itself still has its pipe.
             made.kill()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Chat]]:
-    """Opens the page for one person after the other, each in a browser of their own. None may complain."""
-    chats: list[Chat] = []
-
-    def come(server: Server, key: str | None = None, **options: Any) -> Chat:
-        chats.append(Chat(browser.new_context(**options), server, key))
-        return chats[-1]
-
-    yield come
-    complaints = [complaint for chat in chats for complaint in chat.complaints]
-    for chat in chats:
-        chat.context.close()
-    assert complaints == []
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +160,7 @@ def cluster_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cluster(tmp_path: Path, rabbit: Rabbit, redis: Redis, cluster_models: Path) -> Iterator[Cluster]:
     """A cluster of the test's own."""
-    made = Cluster(tmp_path, rabbit, redis, cluster_models)
+    made = Cluster(tmp_path, rabbit, redis, cluster_models, QUICK)
     yield made
     made.close()
 
@@ -127,8 +184,20 @@ def models(tmp_path: Path, random_model: Path) -> Path:
 @pytest.fixture
 def endless(serve: Callable[..., Server], models: Path) -> Server:
     """A server whose selected model goes on talking, with one answer at a time."""
-    server = serve(models=models)
+    return serve(models=models, endless={})
+
+
+@pytest.fixture(scope="module")
+def shared_endless(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
+    """The same for all tests of a file that leave it as it is; each has sessions of its own numbers."""
+    folder = tmp_path_factory.mktemp("endless")
+    (folder / "models").mkdir()
+    for file in (GUIDE, random_model):
+        (folder / "models" / file.name).hardlink_to(file)
+    server = Server(folder / "data", models=folder / "models")
     server.edit_config("Random", **ENDLESS)
     server.select("Random")
+    server.start()
     server.ask("Hi", max_tokens=1, memory_k=0)
-    return server
+    yield server
+    server.kill()

@@ -1,13 +1,11 @@
-"""Who is answered at once, and who works hard at once: both are shared by key, and whoever has much gives way.
+"""Admission: how many requests are answered at once, shared by account. An account with many gives way to one with few.
 
 An account is a key, or the key at the root of the chain of keys by which it was minted: minting keys makes no share larger.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,43 +13,51 @@ from contextlib import contextmanager
 from services.errors import Unavailable
 
 Poll = Callable[[], None]
+"""Called at least every quarter of a second while waiting; raises to give up."""
 
-# Seconds between looks while waiting, and of heavy work after which another account's may go on.
-_LOOK, _SLICE = 0.1, 0.1
-_RETRY_AFTER = 2
+# Seconds between two looks while waiting, and after which a refused client may ask again.
+_LOOK, _RETRY_AFTER = 0.1, 2
 
 
 class Slot:
-    """One request's right to be answered, which its answers share. Owned by the thread that answers it."""
+    """One request's right to be answered, shared by its answers; `_lock` protects the shares.
+
+    Owned by the thread that answers; admission, on any thread, may ask for it back.
+    """
 
     def __init__(self, account: str, leave: Callable[[Slot], None] = lambda _: None, n_answers: int = 1) -> None:
+        """`leave` is called once all shares are left."""
         self.account = account
         self.n_answers = n_answers
         self.has_begun = False
-        """Whether its answer is being computed or sent, so that it is not taken away any more."""
+        """Whether its answer is being computed or sent, so that the slot is not taken away any more."""
         self.must_leave = False
-        """Whether it is to give way, if it has not begun."""
+        """Whether it has to give way unless it has begun."""
         self._leave = leave
         self._n_shares = 1
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """The answer has begun."""
+        """Mark the answer as begun."""
         self.has_begun = True
+
+    def give_way(self) -> None:
+        """Have the request end, unless it has begun."""
+        self.must_leave = True
 
     def check(self) -> None:
         """Raise Unavailable where the request has to give way; called while it waits."""
         if self.must_leave and not self.has_begun:
             what = "another key had no answer under way, and this key many: this one has given way before it began"
-            raise Unavailable(f"{what}; try again soon", code="too_busy", retry_after=_RETRY_AFTER)
+            raise too_busy(what)
 
     def join(self) -> None:
-        """One more has to leave."""
+        """Add a share: one more `leave` is due."""
         with self._lock:
             self._n_shares += 1
 
     def leave(self) -> None:
-        """One of those that share it is done; with the last one another request may be answered."""
+        """Give up a share; with the last one another request may be answered."""
         with self._lock:
             self._n_shares -= 1
             is_over = self._n_shares == 0
@@ -68,25 +74,34 @@ class Admission:
     """
 
     def __init__(self, max_open: int, max_waiting: int) -> None:
-        """`max_open` requests are answered at once; at most `max_waiting` wait for one of the others to end."""
+        """`max_open` requests are answered at once; at most `max_waiting` wait for one of these to end."""
         self._max_open = max_open
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._slots: list[Slot] = []
         self._waiting: list[Slot] = []
         self._served: Counter[str] = Counter()
-        """How many requests of each account a server's threads are at, of whatever kind."""
+        """Requests of any kind that the server's threads are serving, by account."""
 
     @property
     def n_open(self) -> int:
-        """How many requests are being answered, or wait for that."""
+        """The number of requests that are being answered, or wait for that."""
         return len(self._slots) + len(self._waiting)
 
-    def enter(self, account: str, poll: Poll, n_answers: int = 1) -> Slot:
-        """Take a slot for a request of so many answers; its `leave` is due.
+    @contextmanager
+    def slot(self, account: str, poll: Poll, n_answers: int = 1) -> Iterator[Slot]:
+        """Hold a slot for a request of `n_answers` answers, for as long as one of those that joined it does.
 
         `poll` is called while waiting, and raises to give up. Raises Unavailable where the account has its share.
         """
+        slot = self.enter(account, poll, n_answers)
+        try:
+            yield slot
+        finally:
+            slot.leave()
+
+    def enter(self, account: str, poll: Poll, n_answers: int = 1) -> Slot:
+        """Return a slot as `slot` does; its `leave` is due."""
         slot = Slot(account, self._free, n_answers)
         with self._changed:
             self._check_answers(account, n_answers)
@@ -107,24 +122,24 @@ class Admission:
         return slot
 
     def arrive(self, account: str) -> None:
-        """A thread begins to serve a request of an account. The other threads are left to others, whatever is asked for.
+        """Count a request of any kind that a thread begins to serve.
 
-        Raises Unavailable where the account has as many requests under way as are answered at once.
+        Raises Unavailable where the account has as many in flight as are answered at once: other threads are for others.
         """
         with self._changed:
             if self._served[account] >= self._max_open:
-                raise _busy(f"{self._max_open} requests of this key are under way")
+                raise too_busy(f"{self._max_open} requests of this key are under way")
             self._served[account] += 1
 
     def depart(self, account: str) -> None:
-        """The request that has arrived is over."""
+        """Count a request that arrived as over."""
         with self._changed:
             self._served[account] -= 1
             if not self._served[account]:
                 del self._served[account]
 
     def _has_entered(self, slot: Slot) -> bool:
-        """Take the slot if it is this request's turn, else make room and wait a little."""
+        """Take a slot if this request is next, else make room and wait a little; return whether it has one."""
         with self._changed:
             if slot.must_leave:
                 return False
@@ -138,7 +153,7 @@ class Admission:
             return False
 
     def _next(self) -> Slot:
-        """Of those that wait the one whose account has fewest, the oldest first."""
+        """Return the oldest waiting request of the account that has fewest slots."""
         held = self._held()
         return min(self._waiting, key=lambda each: held[each.account])
 
@@ -146,7 +161,7 @@ class Admission:
         return Counter(each.account for each in self._slots if each.has_begun or not each.must_leave)
 
     def _check_answers(self, account: str, n_answers: int) -> None:
-        """Raises Unavailable where many answers at once would be more than an account's share, and than what is free."""
+        """Raise Unavailable where many answers at once would be more than an account's share, and than what is free."""
         if n_answers == 1:
             return
         answers: Counter[str] = Counter()
@@ -155,26 +170,26 @@ class Admission:
         share = self._max_open // len({*answers, account})
         room = max(share, self._max_open - sum(answers.values()) + answers[account])
         if answers[account] and answers[account] + n_answers > room:
-            raise _busy("too many answers are under way")
+            raise too_busy("too many answers are under way")
 
     def _check_wait(self, account: str) -> None:
-        """Raises Unavailable where an account has most already, or where as many wait as may and none of these has more."""
+        """Raise Unavailable where an account has most already, or where as many wait as may and none of these has more."""
         held = self._held()
         wanted = held + Counter(each.account for each in self._waiting)
         if wanted[account] >= max(held.values(), default=0):
-            raise _busy("too many answers are under way")
+            raise too_busy("too many answers are under way")
         if len(self._waiting) < self._max_waiting:
             return
         # The newest of those whose account has most.
         last = max(reversed(self._waiting), key=lambda each: wanted[each.account])
         if wanted[last.account] < wanted[account] + 2:
-            raise _busy("too many answers are under way")
-        last.must_leave = True
+            raise too_busy("too many answers are under way")
+        last.give_way()
         self._waiting.remove(last)
         self._changed.notify_all()
 
     def _make_room(self) -> None:
-        """Have as many requests leave as wait, of accounts that still have more than those that wait would have then."""
+        """Ask back as many slots as requests wait, from accounts that still have more than the waiting ones would then."""
         held = self._held()
         n_leaving = sum(each.must_leave and not each.has_begun for each in self._slots)
         missing = len(self._waiting) - (self._max_open - len(self._slots)) - n_leaving
@@ -183,7 +198,7 @@ class Admission:
             if missing <= 0:
                 return
             if held[slot.account] == max(held.values()) > least and not (slot.has_begun or slot.must_leave):
-                slot.must_leave = True
+                slot.give_way()
                 held[slot.account] -= 1
                 missing -= 1
 
@@ -193,96 +208,6 @@ class Admission:
             self._changed.notify_all()
 
 
-class Turns:
-    """Heavy work: one piece at a time, of one account after the other. Any thread may call it; `_changed` protects all."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._numbers = itertools.count(1)
-        self._waiting: list[tuple[str, int]] = []
-        self._at_work: tuple[str, int] | None = None
-        self._last: dict[str, int] = {}
-        """When each account that waits, or is at work, had its last turn, by a running number."""
-
-    @contextmanager
-    def turn(self, account: str, poll: Poll) -> Iterator[Poll]:
-        """Work alone. What it gives is to be called now and then: another account's work may go on then.
-
-        That, and waiting, calls `poll`, which raises to give up.
-        """
-        me = self._begin(account, poll)
-        began, is_over = time.monotonic(), False
-
-        def pause() -> None:
-            nonlocal began, me
-            poll()
-            if not is_over and time.monotonic() - began > _SLICE:
-                if any(each != account for each, _ in list(self._waiting)):
-                    self._end(me)
-                    me = self._begin(account, poll)
-                began = time.monotonic()
-
-        try:
-            yield pause
-        finally:
-            is_over = True
-            self._end(me)
-
-    @contextmanager
-    def spare(self, account: str, poll: Poll) -> Iterator[Poll]:
-        """The same for what can be left undone. Raises Unavailable, now or later on, once anybody else wants to work."""
-        me = account, next(self._numbers)
-        with self._changed:
-            if self._at_work or self._waiting:
-                raise _busy("others are at work")
-            self._at_work = me
-
-        def pause() -> None:
-            poll()
-            if self._waiting:
-                raise _busy("others want to work")
-
-        try:
-            yield pause
-        finally:
-            self._end(me)
-
-    def _begin(self, account: str, poll: Poll) -> tuple[str, int]:
-        me = account, next(self._numbers)
-        with self._changed:
-            self._waiting.append(me)
-        try:
-            while not self._has_begun(me):
-                poll()
-        except BaseException:
-            with self._changed:
-                self._waiting.remove(me)
-                self._changed.notify_all()
-            raise
-        return me
-
-    def _has_begun(self, me: tuple[str, int]) -> bool:
-        with self._changed:
-            if self._at_work is None and min(self._waiting, key=self._order) == me:
-                self._waiting.remove(me)
-                self._at_work = me
-                self._last[me[0]] = next(self._numbers)
-                return True
-            self._changed.wait(_LOOK)
-            return False
-
-    def _order(self, one: tuple[str, int]) -> tuple[int, int]:
-        account, number = one
-        return self._last.get(account, 0), number
-
-    def _end(self, me: tuple[str, int]) -> None:
-        with self._changed:
-            if self._at_work == me:
-                self._at_work = None
-                if not self._waiting:
-                    self._last.clear()
-                self._changed.notify_all()
-
-
-def _busy(what: str) -> Unavailable:
+def too_busy(what: str) -> Unavailable:
+    """Return the error for a request that there is no room for, since `what`; it may be sent again soon."""
     return Unavailable(f"{what}; try again soon", code="too_busy", retry_after=_RETRY_AFTER)

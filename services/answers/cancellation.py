@@ -1,4 +1,4 @@
-"""Ending answers where they are, on the word of whoever asked: what is said so far is kept."""
+"""Stopping answers at their client's wish: the text so far is kept."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from services.sessions.history import SessionKey
 
 
 class CancelToken:
-    """Whether one answer is to end. Its own thread gives it the generation; any thread may ask for the end."""
+    """Stops one answer. Its own thread attaches the generation; any thread may cancel."""
 
     def __init__(self) -> None:
-        self._wanted = False
+        self._is_cancelled = False
         self._generation: Generation | None = None
 
-    def ask(self) -> None:
-        """End the answer, as soon as there is one."""
+    def cancel(self) -> None:
+        """Stop the answer, as soon as there is one."""
         # In this order, and `attach` in the other: one of the two sees what the other has set.
-        self._wanted = True
+        self._is_cancelled = True
         if self._generation:
             self._generation.stop()
 
     def attach(self, generation: Generation) -> None:
-        """This is the generation to stop."""
+        """Stop this generation when cancelled."""
         self._generation = generation
-        if self._wanted:
+        if self._is_cancelled:
             generation.stop()
 
 
@@ -39,23 +39,23 @@ class Cancellations:
         self._open: dict[SessionKey, list[CancelToken]] = {}
 
     @contextmanager
-    def of(self, key: SessionKey) -> Iterator[CancelToken]:
-        """What ends the answer that is open meanwhile."""
-        stop = CancelToken()
+    def token(self, key: SessionKey) -> Iterator[CancelToken]:
+        """Yield a token that `cancel` reaches for as long as the answer is open."""
+        token = CancelToken()
         with self._lock:
-            self._open.setdefault(key, []).append(stop)
+            self._open.setdefault(key, []).append(token)
         try:
-            yield stop
+            yield token
         finally:
             with self._lock:
-                self._open[key].remove(stop)
+                self._open[key].remove(token)
                 if not self._open[key]:
                     del self._open[key]
 
-    def ask(self, key: SessionKey) -> bool:
-        """End the session's open answers, those that wait for their turn too; False where there is none."""
+    def cancel(self, key: SessionKey) -> bool:
+        """Stop the session's open answers, those that still wait too; return whether there was one."""
         with self._lock:
-            stops = list(self._open.get(key, ()))
-        for stop in stops:
-            stop.ask()
-        return bool(stops)
+            tokens = list(self._open.get(key, ()))
+        for token in tokens:
+            token.cancel()
+        return bool(tokens)

@@ -1,132 +1,167 @@
-"""One answer on its way: what is asked, of which model, in which conversation, becomes one request; then an Answer."""
+"""One answer on its way: its prompt, fitted into the context, becomes a request of the backend; then an Answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auth.rate_limits import Ticket
 from services.answers.admission import Poll
 from services.answers.cancellation import CancelToken
-from services.answers.replay import request_name, told_of
+from services.answers.client import Client
+from services.answers.deadline import Deadline
+from services.answers.replay import stored_summary
 from services.answers.request import AnswerRequest
-from services.answers.stream import Answer, Deadline, finish_of, summary
+from services.answers.stream import Answer, finish_of, summary
 from services.backend.protocols import Generation, Model
 from services.backend.types import Finish, GenerationRequest, PrefetchRequest
 from services.errors import HearthError
 from services.models.profile import Chosen
-from services.prompts.fit import FittedPrompt, fitter_of
+from services.prompts.fit import FittedPrompt, PromptFitter, fitter_of
 from services.prompts.form import Exchange, Form
 from services.sessions.conversation import Conversation
 from services.sessions.service import Sessions
 
 
+@dataclass(frozen=True)
 class PreparedAnswer:
-    """What is ready to be computed. Owned by the thread that opens it.
+    """Everything that an answer needs before it is computed. Owned by the thread that opens it."""
 
-    `deadline`, `stop`, `end`, which lets go of everything that it holds, and `working`, in which the next prompt is
-    written, are set by whoever makes it.
-    """
-
+    asked: AnswerRequest
+    chosen: Chosen
+    model: Model
+    conversation: Conversation
+    fitter: PromptFitter
+    start: int
+    """How many of the conversation's exchanges the prompt leaves out."""
+    request: GenerationRequest
+    ticket: Ticket
     deadline: Deadline
-    stop: CancelToken | None
-    working: Callable[[], AbstractContextManager[Poll]]
+    cancel_token: CancelToken | None
+    """Stops the answer of a session; None where it belongs to none."""
+    prefetching: Callable[[], AbstractContextManager[Poll]]
+    """Returns the context in which the next prompt is written; it yields what to call meanwhile."""
+    on_finish: Callable[[Finish], None]
     end: ExitStack
+    """Releases everything that the answer holds."""
 
-    def __init__(
-        self, ask: AnswerRequest, chosen: Chosen, model: Model, form: Form, talk: Conversation, ticket: Ticket, pause: Poll
-    ) -> None:
-        """`pause` is called while the prompt is written and tokenized.
-
-        Raises what that raises, PromptTooLong, InvalidRequest, and RateLimitExceeded where the key has not enough tokens
-        left.
-        """
-        self.model = model
-        self._ask = ask
-        self._chosen = chosen
-        self._talk = talk
-        self._ticket = ticket
-        longest = ticket.cap(ask.question.max_tokens or chosen.profile.max_tokens)
-        n_ctx = ask.context(chosen.profile, model.n_ctx)
-        self._fitter = fitter_of(form, model, n_ctx, longest, pause)
-        fitted = self._fitter.fit(talk.exchanges, ask.question.prompt, talk.start)
-        self._start, self._forgotten = fitted.start, 0
-        most = ticket.reserve(len(fitted.tokens), fitted.max_tokens)
-        self.request = _request(chosen, replace(fitted, max_tokens=most), ask, talk, form.stop)
-
-    def answer(self, generation: Generation, on_finish: Callable[[Finish], None]) -> Answer:
-        """The answer that is now being computed."""
+    def answer(self, generation: Generation) -> Answer:
+        """Return the answer that `generation` now computes."""
         self.deadline.attach(generation)
-        if self.stop:
-            self.stop.attach(generation)
-        self.end.callback(lambda: setattr(self._ticket, "spent", generation.spent))
+        if self.cancel_token:
+            self.cancel_token.attach(generation)
+        self.end.callback(lambda: self.ticket.add(generation.spent))
         self.end.callback(generation.cancel)
 
         # Now: what is stored at the end counts no more.
-        counts = self._talk.counts(self._start)
+        counts = self.conversation.counts(self.start)
 
         def finished(text: str) -> dict[str, Any]:
             finish = finish_of(generation)
-            on_finish(finish)
+            self.on_finish(finish)
             is_whole = finish.reason != "cancelled"
-            told = {**summary(text, self._ask.question, self._chosen, generation), **counts}
+            told = {**summary(text, self.asked.session_id, self.chosen, generation), **counts}
             # What was stopped before its first word never happened.
-            if (text or is_whole) and self._ask.stores(text, is_whole):
-                exchange = Exchange(self._ask.question.prompt, text)
-                self._forgotten = self._talk.store(exchange, self._start, told_of(told))
-                # When the answer is out and closed: the caller waits for nothing of it.
-                self.end.callback(self._prefetch_next, exchange)
+            if (text or is_whole) and self.asked.stores(text, is_whole):
+                exchange = Exchange(self.asked.prompt, text)
+                forgotten = self.conversation.store(exchange, self.start, stored_summary(told))
+                # When the answer is out and closed: the client waits for nothing of it.
+                self.end.callback(self._prefetch_next, exchange, forgotten)
             return told
 
-        return Answer(generation, self.deadline.poll, self._ask.trims, finished, self.end, self._chosen.name)
+        return Answer(generation, self.deadline.poll, self.asked.trims, finished, self.end, self.chosen.name)
 
-    def _prefetch_next(self, exchange: Exchange) -> None:
-        """Have the next prompt read up to the person's next words, if that prompt is to be expected."""
-        talk, exchanges = self._talk, [*self._talk.exchanges, exchange]
-        if not talk.name:
+    def _prefetch_next(self, exchange: Exchange, forgotten: int) -> None:
+        """Have the next prompt read up to the person's next words, if that prompt is to be expected.
+
+        `forgotten` is how many exchanges an unsaved conversation has dropped for this one.
+        """
+        conversation, exchanges = self.conversation, [*self.conversation.exchanges, exchange]
+        if not conversation.name:
             return
-        dropped = max(len(exchanges) - talk.memory_k, 0) if talk.memory_k is not None else self._forgotten
+        memory_k = conversation.memory_k
+        dropped = max(len(exchanges) - memory_k, 0) if memory_k is not None else forgotten
         # The answer is stored: whatever the engine comes to, it is not taken back.
         with suppress(HearthError):
-            words, start = self._ask.question.prompt, max(self._start - dropped, 0)
-            with self.working() as pause:
-                start, beginning = self._fitter.pausing(pause).ahead(exchanges[dropped:], words, start)
+            words, start = self.asked.prompt, max(self.start - dropped, 0)
+            with self.prefetching() as pause:
+                start, beginning = self.fitter.pausing(pause).ahead(exchanges[dropped:], words, start)
             # Where the window begins is settled here, so that the next prompt is the one that is read ahead.
-            if start or talk.memory_k is None:
-                talk.keep_start(dropped + start)
-            self.model.prefetch(PrefetchRequest(beginning, talk.owner, talk.name))
+            if start or memory_k is None:
+                conversation.keep_start(dropped + start)
+            self.model.prefetch(PrefetchRequest(beginning, conversation.owner, conversation.name))
 
 
-def conversation_of(sessions: Sessions, owner: str, ask: AnswerRequest, chosen: Chosen) -> Conversation:
-    """The conversation that an ask goes on with. Raises InvalidRequest where it wants to keep more than there is."""
-    question, usual = ask.question, chosen.profile.memory
-    memory_k = usual if question.memory_k is None else question.memory_k
-    talk = Conversation(
-        sessions, owner, question.session_id, memory_k, usual, ask.system, ask.talk, question.keep, request_name()
+def conversation_of(sessions: Sessions, client: Client, asked: AnswerRequest, chosen: Chosen) -> Conversation:
+    """Return the conversation that a request goes on with.
+
+    Raises InvalidRequest where it wants to keep more messages than there are.
+    """
+    usual = chosen.profile.memory
+    conversation = Conversation(
+        sessions,
+        client.identity.id,
+        asked.session_id,
+        usual if asked.memory_k is None else asked.memory_k,
+        usual,
+        asked.system,
+        asked.conversation,
+        asked.keep,
+        client.request_name,
     )
-    talk.check()
-    return talk
+    conversation.check()
+    return conversation
 
 
-def _request(
-    chosen: Chosen, fitted: FittedPrompt, ask: AnswerRequest, talk: Conversation, form_stop: tuple[str, ...]
+def fitted_prompt(
+    asked: AnswerRequest,
+    chosen: Chosen,
+    model: Model,
+    form: Form,
+    conversation: Conversation,
+    ticket: Ticket,
+    pause: Poll,
+) -> tuple[PromptFitter, FittedPrompt]:
+    """Fit the prompt into the context; its `max_tokens` are those that the ticket has reserved. Also return its fitter.
+
+    `pause` is called while the prompt is written and tokenized. Raises what that raises, PromptTooLong, InvalidRequest, and
+    RateLimitExceeded where the key has not enough tokens left.
+    """
+    longest = ticket.cap(asked.max_tokens or chosen.profile.max_tokens)
+    n_ctx = asked.context(chosen.profile, model.n_ctx)
+    fitter = fitter_of(form, model, n_ctx, longest, pause)
+    fitted = fitter.fit(conversation.exchanges, asked.prompt, conversation.start)
+    return fitter, replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
+
+
+def generation_request(
+    asked: AnswerRequest,
+    chosen: Chosen,
+    fitted: FittedPrompt,
+    conversation: Conversation,
+    form_stop: tuple[str, ...],
+    account: str,
+    background: bool,
 ) -> GenerationRequest:
-    question = ask.question
+    """Return the backend's request for a fitted prompt, with the request's own sampling before the profile's."""
     sampling = replace(
         chosen.profile.sampling(),
-        json_schema=ask.json_schema,
-        logit_bias=ask.logit_bias,
-        n_top=ask.n_top,
-        **question.sampling(),  # type: ignore[arg-type]
+        json_schema=asked.json_schema,
+        logit_bias=asked.logit_bias,
+        n_top=asked.n_top,
+        **asked.sampling,  # type: ignore[arg-type]
     )
+    stop = chosen.profile.stop if asked.stop is None else asked.stop
     return GenerationRequest(
         tokens=fitted.tokens,
         max_tokens=fitted.max_tokens,
         sampling=sampling,
-        stop=tuple(dict.fromkeys([*(chosen.profile.stop if question.stop is None else question.stop), *form_stop])),
-        owner=talk.owner,
-        session=talk.name,
+        stop=tuple(dict.fromkeys([*stop, *form_stop])),
+        owner=conversation.owner,
+        session=conversation.name,
         n_head=fitted.n_head,
+        background=background,
+        account=account,
     )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from flask import request
 from flask_restful import Resource
+from typing_extensions import override
 
 from auth.authentication import caller
-from services.answers.request import AnswerRequest, Question
+from services.answers.client import Client
+from services.answers.request import AnswerRequest, sampling_of
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
-from services.api.http.disconnect import disconnect_poll
-from services.api.http.idempotency import current_jobs, idempotent
+from services.api.http.client import current_client
+from services.api.http.computation import Reply
+from services.api.http.idempotency import Respond
+from services.api.http.prompt_fields import PromptFields
 from services.api.http.schemas import (
     AnswerBody,
     AnswerResult,
@@ -23,6 +27,7 @@ from services.api.http.schemas import (
     SessionList,
     SessionName,
     SessionNames,
+    SessionsQuery,
     Stopped,
     WrittenPrompt,
     replies,
@@ -30,23 +35,23 @@ from services.api.http.schemas import (
     validated,
 )
 from services.errors import InvalidRequest, NotFound
+from services.jobs.jobs import Jobs
 from services.sessions.history import SessionKey
 from services.sessions.records import parse_number
 from services.sessions.service import Sessions
 
-# What GET /answer/ID/prompt takes.
+# The parameters of GET /answer/ID/prompt.
 _SHOWN = ("prompt", "model", "system_prompt", "memory_k", "keep", "max_tokens", "session_id")
 
 
 class AnswerResource(Resource):
-    """Ask, and list the sessions."""
+    """Answers, and the list of sessions."""
 
-    def __init__(self, answers: Answers, sessions: Sessions) -> None:
-        self._answers = answers
+    def __init__(self, respond: Respond, sessions: Sessions) -> None:
+        self._respond = respond
         self._sessions = sessions
 
     @spec.validate(json=AnswerBody, resp=replies(AnswerResult, 400, 404, 413, 422, 500, 503))
-    @idempotent
     def post(self, json: AnswerBody) -> Any:
         """Answer a prompt.
 
@@ -56,16 +61,7 @@ class AnswerResource(Resource):
         `data: [DONE]`. An error on the way is an event of its own, and the last. The first event has a `queue_position`: 0,
         or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
         """
-        try:
-            answer = self._answers.open(caller().id, _ask(json, json.model, json.system_prompt), disconnect_poll())
-        except InvalidRequest as error:
-            # What a chat template will not write.
-            error.param = "system_prompt" if error.param == "messages" else error.param
-            raise
-        if json.stream:
-            return sse.stream(_events(answer), answer.close)
-        answer.whole()
-        return answer.summary
+        return self._respond(json)
 
     @spec.validate(resp=replies(SessionNames))
     def get(self) -> Any:
@@ -81,18 +77,18 @@ class SessionsResource(Resource):
         self._sessions = sessions
 
     @spec.validate(resp=replies(SessionList, 503))
-    def get(self) -> Any:
+    def get(self, query: SessionsQuery) -> Any:
         """List the caller's own sessions with their times, the one that went on last first.
 
         With ?q=WORDS only those that have these words in their name or their messages, in whichever case; that counts as a
         request.
         """
-        owner, words = caller().id, request.args.get("q", "").strip()
+        owner, words = caller().id, query.q.strip()
         if not words:
             return {"sessions": self._sessions.listed(owner)}
         n_bytes = self._sessions.kept(owner).n_bytes
         with (
-            self._answers.places.metered(owner, disconnect_poll()) as deadline,
+            self._answers.admit_metered(current_client()) as deadline,
             self._answers.working(deadline, n_bytes) as pause,
         ):
             return {"sessions": self._sessions.listed(owner, words, pause)}
@@ -101,9 +97,10 @@ class SessionsResource(Resource):
 class SessionResource(Resource):
     """One session. The master key may put the owner's key id before the number, as GET /answer lists it."""
 
-    def __init__(self, answers: Answers, sessions: Sessions) -> None:
+    def __init__(self, answers: Answers, sessions: Sessions, jobs: Jobs) -> None:
         self._answers = answers
         self._sessions = sessions
+        self._jobs = jobs
 
     @spec.validate(resp=replies(ConversationBody, 404))
     def get(self, number: str, owner: str | None = None) -> Any:
@@ -120,8 +117,8 @@ class SessionResource(Resource):
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
         key = _session_key(number, owner)
-        self._answers.forget(key, disconnect_poll(), caller().id)
-        current_jobs().forget_session(key.owner, str(key.number))
+        self._answers.forget(current_client(), key)
+        self._jobs.forget_session(key.owner, str(key.number))
         return {"deleted": True}
 
 
@@ -146,29 +143,54 @@ class PromptResource(Resource):
             if name in given:
                 given[name] = int(given[name]) if given[name].isdecimal() and len(given[name]) < 10 else given[name]
         model, system = given.pop("model", None), given.pop("system_prompt", "")
-        question = validated(Question, given)
-        return self._answers.preview(caller().id, _ask(question, model, system), disconnect_poll())
+        asked = _answer_request(validated(PromptFields, given), model, system)
+        return self._answers.preview(current_client(), asked)
 
 
 class StopResource(Resource):
-    """The answer that a session is given just now."""
+    """A session's answer in flight."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
     @spec.validate(resp=replies(Stopped, 404))
     def post(self, number: str) -> Any:
-        """End the answer where it is, and keep what it has said. Whoever reads it gets its end as always."""
+        """End the answer where it is, and keep its text so far. Its readers get its end as always."""
         return {"stopped": self._answers.stop(_session_key(number, None))}
 
 
-def _ask(question: Question, model: str | None, system: str) -> AnswerRequest:
-    chat = ({"role": "system", "content": system}, {"role": "user", "content": question.prompt})
-    return AnswerRequest(question, model=model, messages=chat if system else ())
+def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
+    """Compute the reply to POST /answer. Raises as `Answers.open` does."""
+    try:
+        answer = answers.open(client, _answer_request(body, body.model, body.system_prompt))
+    except InvalidRequest as error:
+        if error.param != "messages":
+            raise
+        # The chat template refuses the chat that the system prompt made of it.
+        raise InvalidRequest(error.message, param="system_prompt", code=error.code) from error
+    if body.stream:
+        return sse.EventStream(sse.written([_AnswerShaper(answer)]), answer.close)
+    answer.whole()
+    return answer.summary
+
+
+def _answer_request(body: PromptFields, model: str | None, system: str) -> AnswerRequest:
+    chat = ({"role": "system", "content": system}, {"role": "user", "content": body.prompt})
+    return AnswerRequest(
+        body.prompt,
+        model=model,
+        session_id=body.session_id,
+        memory_k=body.memory_k,
+        keep=body.keep,
+        max_tokens=body.max_tokens,
+        stop=None if body.stop is None else tuple(body.stop),
+        sampling=sampling_of(body),
+        messages=chat if system else (),
+    )
 
 
 def _session_key(number: str, owner: str | None) -> SessionKey:
-    """The session that the path names. Another's does not exist, except for the master."""
+    """Return the session that the path names. Raises NotFound for another key's, except for the master."""
     me = caller()
     parsed = parse_number(number)
     if parsed is None or (owner not in (None, me.id) and not me.is_master):
@@ -176,16 +198,24 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
     return SessionKey(owner or me.id, parsed)
 
 
-def _events(answer: Answer) -> Iterator[str]:
-    silences, begun = sse.Silences(), False
-    for chunk in answer.chunks():
-        if chunk:
-            yield sse.event({"chunk": chunk} if begun else {"chunk": chunk, "queue_position": 0})
-            begun = True
-        elif comment := silences.comment(answer.queue_position):
-            yield comment
-            if answer.queue_position and not begun:
-                yield sse.event({"chunk": "", "queue_position": answer.queue_position})
-                begun = True
-    yield sse.event(answer.summary)
-    yield sse.DONE
+class _AnswerShaper(sse.Shaper):
+    """Shapes an answer as /answer's own events: chunks, of which the first has the queue position, and the summary."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self._has_begun = False
+
+    @override
+    def queued(self, queue_position: int) -> Iterable[sse.Data]:
+        if queue_position and not self._has_begun:
+            self._has_begun = True
+            yield {"chunk": "", "queue_position": queue_position}
+
+    @override
+    def text(self, chunk: str) -> Iterable[sse.Data]:
+        yield {"chunk": chunk} if self._has_begun else {"chunk": chunk, "queue_position": 0}
+        self._has_begun = True
+
+    @override
+    def end(self) -> Iterable[sse.Data]:
+        return [self.answer.summary]

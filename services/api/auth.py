@@ -1,4 +1,4 @@
-"""/auth: is this key good, and the keys of other people."""
+"""/auth: the check of a key, and the keys of other people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class KeyGood(BaseModel):
 
 
 class Caller(BaseModel):
-    """Whose key it is, and what it may do: no more than the keys by which it was minted. `profiles` None: every one."""
+    """A key's owner and permissions, which are no more than those of the keys by which it was minted.
+
+    `profiles` null: every one.
+    """
 
     id: str
     name: str | None
@@ -33,7 +36,7 @@ class Caller(BaseModel):
 
 
 class KeyEntry(BaseModel):
-    """A key, as it is listed. `last_used` is right to the minute after a restart; None: never, so far as is known."""
+    """A key in a list. `last_used` is right to the minute after a restart; null: never, so far as is known."""
 
     id: str
     name: str | None
@@ -61,7 +64,7 @@ class RotatedKey(BaseModel):
 
 
 class Rotation(Strict):
-    """The body of POST /auth/key/ID/rotate: for how long the old form goes on working, like 1d, 12h or 0s."""
+    """The body of POST /auth/key/ID/rotate: how long the old form goes on working, like 1d, 12h or 0s."""
 
     grace: Annotated[Duration, Field(max_length=20)] = GRACE
 
@@ -82,7 +85,7 @@ class AuthResource(Resource):
 
 
 class CallerResource(Resource):
-    """Whose key it is."""
+    """The caller."""
 
     @spec.validate(resp=replies(Caller))
     def get(self) -> Any:

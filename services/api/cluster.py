@@ -1,4 +1,4 @@
-"""/cluster: who is in it, and how busy they are."""
+"""/cluster: the nodes, workers and queues of the cluster, and their load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.errors import NotFound
 
 
 class ClusterNode(BaseModel):
-    """An API node: how many answers are open there, and how many of them no worker has begun. `began`: since 1970."""
+    """An API node: its open answers, those of them that no worker has begun, and its start in seconds since 1970."""
 
     name: str
     host: str
@@ -25,7 +25,7 @@ class ClusterNode(BaseModel):
 
 
 class ClusterWorker(BaseModel):
-    """A worker: what it serves and has loaded, and how many of its slots are busy.
+    """A worker: its models, those that are loaded, and its busy slots.
 
     `elsewhere`: it passes its work to another server. `answers` counts since it began, `memory` is in bytes.
     """
@@ -45,7 +45,7 @@ class ClusterWorker(BaseModel):
 
 
 class ClusterQueue(BaseModel):
-    """A queue: how many requests wait in it (null: the broker is away), and who takes from it."""
+    """A queue: the number of its waiting requests (null: the broker is away), and the workers that take from it."""
 
     name: str
     waiting: int | None

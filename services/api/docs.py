@@ -2,135 +2,119 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from flask import Flask, Response, json
+from flask import Response, json
+from flask_restful import Resource
+from pydantic import RootModel
 
-from services.api.http.idempotency import HEADER
-from services.api.http.schemas import spec
+from auth.access import PUBLIC
+from services.api.http.schemas import replies, spec
 from services.api.http.static import StaticFiles
+from services.api.route import ALWAYS, IDEMPOTENCY_KEY, Route
 
-_FILES = ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css")
+SHELL = "docs.html"
+FILES = ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css")
 # Nothing comes from elsewhere, but for icons that Swagger UI draws from data: addresses.
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 _ABOUT = (
     "A local LLM API server for CPUs. Every request needs a key, but for those without a lock: `Authorization: KEY`, "
     "`Authorization: Bearer KEY` or `X-Api-Key: KEY`. Every error has one shape; `error.param` names the field at fault."
 )
-_TAGS = (
-    ("Answers", "Prompts, sessions and streams.", ("/answer", "/sessions")),
-    ("OpenAI", "What OpenAI's clients ask for.", ("/v1", "/tokenize", "/detokenize")),
-    ("Other clients", "Langformers', API Host's and ProtoLLM's ways.", ("/api", "/generate", "/chat_completion", "/jobs")),
-    ("Models", "The model files, and switching between them.", ("/models",)),
-    ("Keys", "Who may ask.", ("/auth",)),
-    (
-        "Server",
-        "How it is, and this document.",
-        ("/health", "/healthz", "/readyz", "/status", "/cluster", "/metrics", "/openapi.json", "/docs"),
-    ),
-)
-# Replies that are server-sent events where `stream` is true, and those that always are.
-_MAY_STREAM = ("/answer", "/v1/chat/completions", "/v1/completions")
-_STREAM = ("/api/generate", "/models/pull")
-# Requests that are computed once by their Idempotency-Key.
-_ONCE = (*_MAY_STREAM, "/v1/embeddings", "/api/generate", "/api")
-# What is asked for behind a question mark.
-_QUERIES = {
-    "/sessions": {"q": "Words that the session's name, or one of its messages, has."},
-    "/auth/usage": {
-        "from": "The first day (UTC), like 2026-11-01.",
-        "to": "The last day.",
-        "key": "A key's id; for the master key.",
-        "format": "json or csv.",
-    },
-}
-# Replies that are, or may be, plain text.
-_TEXTS = {"/metrics": "text/plain", "/auth/usage": "text/csv"}
-_PUBLIC = ("/health", "/healthz", "/readyz", "/openapi.json", "/docs")
 _EVENTS = {"schema": {"type": "string", "description": "Server-sent events, each a line `data: …` and an empty one."}}
-_METHODS = ("get", "post", "delete", "patch", "put")
+_HEADER = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    "description": (
+        "A name of the request's. Sent again under it, the request is not computed again; another request under it is "
+        "refused (422). What came of it is kept for a day."
+    ),
+}
+_CONVERTER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def add_docs(app: Flask) -> None:
-    """Give `app` /openapi.json, /docs and what that loads."""
-    document = b""
+class OpenApi(RootModel[dict[str, Any]]):
+    """A document of OpenAPI 3.1."""
 
-    def openapi() -> Response:
-        nonlocal document
-        # Thousands may ask for it: it is written once, and they read the same bytes.
-        document = document or json.dumps(complete(spec.spec)).encode()
-        return Response(document, mimetype="application/json")
 
-    shell, files = StaticFiles(["docs.html"]), StaticFiles(_FILES)
+class ApiDocument:
+    """The document of an application's routes. Any thread may read it."""
 
-    def docs() -> Response:
-        response = shell.response("docs.html")
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+        self._written = b""
+
+    def read(self) -> bytes:
+        """Return the document as JSON. It is written once, while the application serves: thousands may ask for it."""
+        self._written = self._written or json.dumps(complete(spec.spec, self._routes)).encode()
+        return self._written
+
+
+class DocumentResource(Resource):
+    """The API's document."""
+
+    def __init__(self, document: ApiDocument) -> None:
+        self._document = document
+
+    @spec.validate(resp=replies(OpenApi))
+    def get(self) -> Any:
+        """Describe the API: this document."""
+        return Response(self._document.read(), mimetype="application/json")
+
+
+class DocsResource(Resource):
+    """The page that shows the document."""
+
+    def __init__(self, files: StaticFiles) -> None:
+        self._files = files
+
+    @spec.validate(resp=replies(None, text="text/html"))
+    def get(self) -> Any:
+        """Show this document as a page."""
+        response = self._files.response(SHELL)
         response.headers["Content-Security-Policy"] = _POLICY
         return response
 
-    app.add_url_rule("/openapi.json", "openapi", openapi)
-    app.add_url_rule("/docs", "docs", docs)
-    app.add_url_rule("/docs/<path:name>", "docs_file", files.response)
+
+def complete(document: dict[str, Any], routes: Sequence[Route]) -> dict[str, Any]:
+    """Return what SpecTree publishes with the facts of the table of routes: tags, streams, and who needs no key.
+
+    Routes without a tag are left out.
+    """
+    by_path = {_CONVERTER.sub(r"{\1}", path): route for route in routes for path in route.paths if route.tag}
+    tags = dict.fromkeys(route.tag for route in routes if route.tag)
+    return {
+        **document,
+        "info": {**document["info"], "description": _ABOUT},
+        "tags": [{"name": tag.name, "description": tag.description} for tag in tags],
+        "paths": {
+            path: {method: _completed(operation, by_path[path]) for method, operation in operations.items()}
+            for path, operations in document["paths"].items()
+            if path in by_path
+        },
+    }
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """What SpecTree publishes, with what it does not know: streams, headers, who needs no key, and this page."""
-    whole = deepcopy(document)
-    whole["info"]["description"] = _ABOUT
-    whole["tags"] = [{"name": name, "description": about} for name, about, _ in _TAGS]
-    # What the page loads is no part of the API.
-    for path in ("/", "/docs/{name}", "/page/{name}"):
-        whole["paths"].pop(path, None)
-    whole["paths"] |= _own_paths()
-    for path, operations in whole["paths"].items():
-        for operation in (operations[method] for method in _METHODS if method in operations):
-            _complete_operation(path, operation)
-    return whole
-
-
-def _complete_operation(path: str, operation: dict[str, Any]) -> None:
-    operation["tags"] = [next(name for name, _, begins in _TAGS if path.startswith(begins))]
-    responses = operation["responses"]
-    posts = "requestBody" in operation
-    if path in _PUBLIC:
-        operation["security"] = []
+def _completed(operation: dict[str, Any], route: Route) -> dict[str, Any]:
+    whole = deepcopy(operation)
+    assert route.tag
+    whole["tags"] = [route.tag.name]
+    if route.needs == PUBLIC:
+        whole["security"] = []
         for status in ("400", "401"):
-            responses.pop(status, None)
-    if posts and path in _ONCE:
-        operation.setdefault("parameters", []).append(_once_header())
-    for name, about in _QUERIES.get(path, {}).items():
-        asked = {"name": name, "in": "query", "schema": {"type": "string"}, "description": about}
-        operation.setdefault("parameters", []).append(asked)
-    content = responses.get("200", {}).get("content", {})
-    if posts and path in _MAY_STREAM:
+            whole["responses"].pop(status, None)
+    if "requestBody" not in whole:
+        return whole
+    if route.once_by == IDEMPOTENCY_KEY:
+        whole["parameters"].append(_HEADER)
+    if route.streams != "never":
+        content = whole["responses"]["200"]["content"]
+        if route.streams == ALWAYS:
+            content.clear()
         content["text/event-stream"] = _EVENTS
-    if posts and path in _STREAM:
-        content.clear()
-        content["text/event-stream"] = _EVENTS
-    if path in _TEXTS:
-        content[_TEXTS[path]] = {"schema": {"type": "string"}}
-    if path == "/metrics":
-        content.pop("application/json")
-    if "503" in responses:
-        about = "Seconds after which it may be worth asking again."
-        responses["503"]["headers"] = {"Retry-After": {"description": about, "schema": {"type": "integer"}}}
-
-
-def _once_header() -> dict[str, Any]:
-    about = (
-        "A name of the request's. Sent again under it, the request is not computed again; another request under it is "
-        "refused (422). What came of it is kept for a day."
-    )
-    schema = {"type": "string", "minLength": 1, "maxLength": 256}
-    return {"name": HEADER, "in": "header", "required": False, "schema": schema, "description": about}
-
-
-def _own_paths() -> dict[str, Any]:
-    def shown(summary: str, kind: str) -> dict[str, Any]:
-        replies = {"200": {"description": "OK", "content": {kind: {"schema": {"type": "string"}}}}}
-        return {"get": {"summary": summary, "responses": replies}}
-
-    document = shown("Describe the API: this document.", "application/json")
-    document["get"]["responses"]["200"]["content"]["application/json"]["schema"] = {"type": "object"}
-    return {"/openapi.json": document, "/docs": shown("Show this document as a page.", "text/html")}
+    return whole

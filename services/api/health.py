@@ -1,4 +1,4 @@
-"""/health: whether an answer can be had, for everybody; and /status: how busy the server is."""
+"""/health, /healthz and /readyz: the server's state, for everybody; and /status: its load."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from services.api.http.draining import Draining
 from services.api.http.schemas import replies, spec
 from services.backend.status import Counts, LoadedModel, Room, Status
 
-# How many bytes the engine takes beside models and kept conversations: its programs, buffers, and what is under way.
+# Bytes that the engine takes beside models and kept conversations: its program, its buffers, and the answers in flight.
 BESIDE = 150 * 10**6
 
 
 class HealthBody(BaseModel):
-    """Ready, loading or down."""
+    """The server's state: ready, loading or down."""
 
     status: str
 
 
 class AnswerLoad(BaseModel):
-    """How many answers are computed, wait for a slot, and may be computed at once."""
+    """The numbers of answers that are computed, that wait for a slot, and that may be computed at once."""
 
     running: int
     waiting: int
@@ -36,17 +36,17 @@ class AnswerLoad(BaseModel):
 
 
 class StateRooms(BaseModel):
-    """Where computed conversations are kept."""
+    """The memory and the disk space of computed conversations."""
 
     ram: Room
     disk: Room
 
 
 class MemoryUse(BaseModel):
-    """Memory in bytes: `limit` is the machine's, and of it the `engine` and the `server`, two processes, have `used` some.
+    """Memory in bytes: `limit` is the machine's, `used` the sum of two processes, the `engine` and the `server`.
 
-    `promised` is what the engine may take: models (--model-ram), kept conversations (--cache-ram), and some beside. What it
-    does are the models' `weights` and `contexts`, the kept conversations' `states`, and what is `other`.
+    `promised` is the most that the engine may take: models (--model-ram), conversations (--cache-ram), and some beside.
+    It has taken the models' `weights` and `contexts`, the kept conversations' `states`, and `other` memory.
     """
 
     used: int
@@ -61,9 +61,9 @@ class MemoryUse(BaseModel):
 
 
 class StatusBody(BaseModel):
-    """How busy the server is. `time` is a clock in seconds, to count rates by: totals grow from the start on.
+    """The server's load. `time` is a clock in seconds, to count rates by: totals grow from the start on.
 
-    What tells of others' words, if only by counts, is there for the master key only.
+    Counts that tell of other people's answers are there for the master key only.
     """
 
     status: str
@@ -84,20 +84,20 @@ class HealthResource(Resource):
     @spec.validate(resp=replies(HealthBody))
     def get(self) -> Any:
         """Say ready, loading or down; always with status 200, since the server itself is there."""
-        return {"status": self._answers.health()}
+        return {"status": self._answers.models.health()}
 
 
 class LivenessResource(Resource):
-    """Whether the server is there."""
+    """The liveness probe."""
 
     @spec.validate(resp=replies(HealthBody))
     def get(self) -> Any:
-        """Say ok: the process serves. Whoever watches it starts it anew where nobody says so."""
+        """Say ok: the process serves. A supervisor starts it anew where no reply comes."""
         return {"status": "ok"}
 
 
 class ReadinessResource(Resource):
-    """Whether an answer can be had."""
+    """The readiness probe."""
 
     def __init__(self, answers: Answers, draining: Draining) -> None:
         self._answers = answers
@@ -106,12 +106,12 @@ class ReadinessResource(Resource):
     @spec.validate(resp=replies(HealthBody, 503))
     def get(self) -> Any:
         """Say ready; with status 503, why not: loading, down or stopping."""
-        status = "stopping" if self._draining.has_begun else self._answers.health()
+        status = "stopping" if self._draining.has_begun else self._answers.models.health()
         return ({"status": status}, 200) if status == "ready" else ({"status": status}, 503)
 
 
 class StatusResource(Resource):
-    """What the server is at."""
+    """The server's load."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -119,9 +119,9 @@ class StatusResource(Resource):
     @spec.validate(resp=replies(StatusBody))
     def get(self) -> Any:
         """Say how busy the server is: answers, and for the master key tokens, memory and computed conversations."""
-        status, is_master = self._answers.status(), caller().is_master
+        status, is_master = self._answers.models.status(), caller().is_master
         return {
-            "status": self._answers.health(),
+            "status": self._answers.models.health(),
             "time": round(time.monotonic(), 3),
             "answers": {"running": status.running, "waiting": status.waiting, "slots": status.slots},
             "totals": asdict(status.counts) if is_master else None,
@@ -131,8 +131,8 @@ class StatusResource(Resource):
         }
 
     def _may_see(self, me: Identity, file: str) -> bool:
-        """Whether a key may know that a model file is there: where it may list models, and of what its profiles use."""
-        known = self._answers.files_of(me.profiles)
+        """Return whether a key may know of a model file: it may list models, and one of its profiles uses the file."""
+        known = self._answers.models.files_of(me.profiles)
         return me.may("models:read") and (known is None or file in {PurePosixPath(each).name for each in known})
 
 

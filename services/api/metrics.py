@@ -1,4 +1,4 @@
-"""/metrics: what the server is at and what it has done, as Prometheus reads it."""
+"""/metrics: the server's load and its counters, in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
-from pydantic import RootModel
+from typing_extensions import override
 
 from auth.usage import UsageTable, Used
 from services.answers.service import Answers
@@ -26,7 +26,7 @@ _TIERS = {"context": "context_hits", "ram": "ram_hits", "disk": "disk_hits", "no
 
 
 class Metrics:
-    """The measures. Any thread may call it: the library's objects protect themselves."""
+    """The counters and histograms. Any thread may call it: the library's objects lock themselves."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -40,30 +40,30 @@ class Metrics:
         self._answer = Histogram("hearth_answer_seconds", "Seconds until the last token", buckets=_SECONDS, **named)
 
     def note_request(self, route: str, status: int, seconds: float) -> None:
-        """A request has its reply, or the beginning of one."""
-        # A method that nobody knows is the client's own invention.
+        """Count a request that has its reply, or the beginning of one; `seconds` is how long that took."""
+        # An unknown method is the client's invention, and would make a label of its own.
         method = request.method if request.method in ("GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS") else "other"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def note_answer(self, finish: Finish) -> None:
-        """An answer came to its end."""
+        """Count an answer that has ended."""
         self._first.observe(finish.timings.get("first_token_ms", 0.0) / 1000)
         self._answer.observe(finish.timings.get("total_ms", 0.0) / 1000)
 
 
 class Now(Collector):
-    """What is asked of others at the moment of reading."""
+    """The measures that are taken when Prometheus reads them."""
 
     def __init__(self, answers: Answers, usage: UsageTable) -> None:
         self._answers = answers
         self._usage = usage
 
+    @override
     def collect(self) -> Iterable[Metric]:
-        """See `Collector`."""
-        status = self._answers.status()
+        status = self._answers.models.status()
         counts = status.counts
-        yield _gauge("hearth_ready", "1 where an answer can be had", self._answers.health() == "ready")
+        yield _gauge("hearth_ready", "1 where an answer can be had", self._answers.models.health() == "ready")
         for name in ("running", "waiting", "slots"):
             yield _gauge(f"hearth_answers_{name}", f"Answers: {name}", getattr(status, name))
         yield _gauge("hearth_models_loaded", "Models in memory", len(status.models))
@@ -90,17 +90,13 @@ class Now(Collector):
             yield _counters(f"hearth_key_{name}", f"By key id, since ever: {name}", "key", told)
 
 
-class MetricsText(RootModel[str]):
-    """Prometheus's text format."""
-
-
 class MetricsResource(Resource):
-    """What the server is at and has done."""
+    """The server's metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    @spec.validate(resp=replies(MetricsText))
+    @spec.validate(resp=replies(None, text="text/plain"))
     def get(self) -> Any:
         """Tell everything that can be counted, in Prometheus's text format: requests, times, tokens, states, keys by id."""
         return Response(generate_latest(self._metrics.registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers about models; see schemas.py."""
+"""The bodies of requests and replies about models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from services.validation import Strict
 
 
 class ModelDetails(BaseModel):
-    """What a GGUF file is (`context_length` in tokens, `size` in bytes), or the `problem` for which it cannot be used.
+    """A GGUF file's header (`context_length` in tokens, `size` in bytes), or the `problem` for which it cannot be used.
 
-    A file without a `chat_template`, as of a base model, goes on with a text; `note` says so. `parts`: of how many files.
+    A file without a `chat_template`, as of a base model, continues a text; `note` says so. `parts` counts its files.
     """
 
     name: str | None = None
@@ -30,7 +30,7 @@ class ModelDetails(BaseModel):
 
 
 class PullProgress(BaseModel):
-    """How much of a file has arrived, in bytes. The state is arriving, done, or interrupted (nobody fetches the rest)."""
+    """A download's progress, in bytes. The state is arriving, done, or interrupted (nobody fetches the rest)."""
 
     file: str
     source: str
@@ -40,13 +40,13 @@ class PullProgress(BaseModel):
 
 
 class ModelPull(Strict):
-    """The body of POST /models/pull: a name of the catalog, a profile that has a source, or where a file is."""
+    """The body of POST /models/pull: a name of the catalog, a profile that has a source, or a source."""
 
     source: Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class ProfileDetails(BaseModel):
-    """What a profile sets for its answers; `source` is where its model can be fetched from.
+    """A profile's settings for its answers; its model can be fetched from `source`.
 
     `memory_k` null: as many exchanges as fit into the context.
     """
@@ -63,7 +63,7 @@ class ProfileDetails(BaseModel):
 
 
 class CatalogModel(BaseModel):
-    """A model that can be fetched: `size` in bytes, `context` in tokens, and what it `can` beside chatting.
+    """A model that can be fetched: `size` in bytes, `context` in tokens, and the abilities that it has beside chatting.
 
     `machine_gb` is the memory of the smallest machine on which it is comfortable, in GB, and `needs_bytes` the free memory:
     where this machine has that, it `fits`, and the largest such is the `best`. `here`: its file is in the models folder.
@@ -85,9 +85,9 @@ class CatalogModel(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The files of the models folder, the profiles, and what can be fetched.
+    """The files of the models folder, the profiles, and the models that can be fetched.
 
-    `config_problem`: what is wrong with an edited config.json.
+    `config_problem` is the error in an edited config.json.
     """
 
     models: list[str]
@@ -125,7 +125,7 @@ class ModelUnload(Strict):
 
 
 class ModelFreed(BaseModel):
-    """The model's file is loaded no longer."""
+    """The model's file is no longer loaded."""
 
     unloaded: Literal[True]
     model: str

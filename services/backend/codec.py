@@ -1,4 +1,4 @@
-"""The backend's values as JSON has them, for another process; what comes from there is checked against them."""
+"""The backend's values as JSON, for another process; JSON that comes from one is validated."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def to_json(value: Any) -> Any:
-    """One of the backend's values as JSON has it."""
+    """Return one of the backend's values as JSON."""
     return _adapter(type(value)).dump_python(value, mode="json")
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """The value of this kind that `to_json` has written."""
+    """Return the value of class `kind` that `to_json` has written. Raises pydantic's ValidationError."""
     value: T = _adapter(kind).validate_python(data)
     return value
 
 
 def choice_to_json(choice: TokenChoice) -> list[Any]:
-    """A TokenChoice as JSON has it: bytes are hexadecimal."""
+    """Return a TokenChoice as JSON: bytes are hexadecimal."""
     return [choice.piece.hex(), choice.logprob, [[piece.hex(), logprob] for piece, logprob in choice.top]]
 
 
 def choice_from_json(data: list[Any]) -> TokenChoice:
-    """The TokenChoice that `choice_to_json` has written."""
+    """Return the TokenChoice that `choice_to_json` has written."""
     piece, logprob, top = data
     return TokenChoice(bytes.fromhex(piece), logprob, tuple((bytes.fromhex(each), value) for each, value in top))
 
 
 def error_to_json(error: BaseException) -> Message:
-    """An error as JSON has it; what is none of ours is an EngineFailure."""
+    """Return an error as JSON; one that is no HearthError becomes an EngineFailure."""
     if not isinstance(error, HearthError):
         error = errors.EngineFailure(f"the engine failed: {error}")
-    told = {"kind": type(error).__name__, "message": error.message, "param": error.param, "code": error.code}
-    return {**told, "retry_after": getattr(error, "retry_after", None)}
+    fields = {"kind": type(error).__name__, "message": error.message, "param": error.param, "code": error.code}
+    return {**fields, "retry_after": getattr(error, "retry_after", None)}
 
 
 def error_from_json(data: Message) -> HearthError:
-    """The error that `error_to_json` has written."""
+    """Return the error that `error_to_json` has written."""
     kind: type[HearthError] = getattr(errors, data["kind"], errors.EngineFailure)
-    # Some kinds are made of other things than their message.
+    # The constructors of some kinds take other arguments than a message.
     error = kind.__new__(kind)
     HearthError.__init__(error, data["message"], param=data["param"], code=data["code"])
     if isinstance(error, Unavailable):

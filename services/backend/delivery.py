@@ -1,4 +1,4 @@
-"""What a caller reads of its request: text as it comes, the end, or an error. A queue lies between it and the engine."""
+"""The queue between the engine and the caller of a request: text as it comes, the end, or an error."""
 
 from __future__ import annotations
 
@@ -6,35 +6,44 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 
-from services.backend.types import Finish, TokenChoice
+from typing_extensions import override
+
+from services.backend.protocols import Generation
+from services.backend.types import Finish, Spent, TokenChoice
 from services.errors import HearthError
 
 POLL_SECONDS = 0.25
-# While a prompt is read no tokens come, at which it would be seen that the caller has left.
-LOOK_SECONDS = 0.02
+# While a prompt is read no text comes, after which the caller would be polled.
+READING_POLL_SECONDS = 0.02
 
 
-class Delivery:
-    """One request's. `put` is the engine's side, the rest the caller's."""
+class Delivery(Generation):
+    """One request's queue of events. `put` is the engine's side, the rest the caller's."""
 
     def __init__(self) -> None:
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
         self.queue_position: int | None = None
+        self._spent = Spent()
         self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()
 
+    @property
+    @override
+    def spent(self) -> Spent:
+        return self._spent
+
     def put(self, event: str | Finish | HearthError) -> None:
-        """Hand the caller text, the end, or an error."""
+        """Queue text, the end, or an error for the caller."""
         self._events.put(event)
 
+    @override
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        """See `Generation.chunks`."""
         silent_since, begun = time.monotonic(), False
         while self.finish is None:
             poll()
             try:
-                event = self._events.get(timeout=POLL_SECONDS if begun or self.queue_position else LOOK_SECONDS)
+                event = self._events.get(timeout=POLL_SECONDS if begun or self.queue_position else READING_POLL_SECONDS)
             except queue.Empty:
                 if time.monotonic() - silent_since >= POLL_SECONDS:
                     silent_since = time.monotonic()

@@ -22,35 +22,39 @@ from services.backend.types import (
 
 
 class Generation(Protocol):
-    """One request under way. Owned by the thread that submitted it."""
+    """One request in flight. Owned by the thread that submitted it."""
 
     finish: Finish | None
     tokens: list[int]
     """The tokens chosen so far: none comes later than its text."""
     choices: list[TokenChoice]
-    """How they were chosen, where `Sampling.n_top` asks for it."""
+    """The choice of each, where `Sampling.n_top` asks for it."""
     queue_position: int | None
-    """Which in line it is while it waits for a slot; 0 once it has one, None before that is known."""
+    """Its position in the queue for a slot; 0 once it has one, None before that is known."""
 
     @property
     def spent(self) -> Spent:
-        """What it has cost so far; all that it has, once it has ended or been cancelled."""
+        """The cost so far; all of it, once the generation has ended or was cancelled."""
+        ...
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        """The text as it is decoded, and "" each quarter of a second in which none came; then `finish` says how it ended.
+        """Yield the text as it is decoded, and "" each quarter of a second without any; then `finish` says how it ended.
 
         `poll` is called at least every quarter of a second, from the caller's thread; what it raises ends the iteration.
         Raises EngineFailure where the engine broke.
         """
+        ...
 
     def stop(self) -> None:
         """End it within one step with the text so far; its reader gets that, and the finish "cancelled".
 
         Any thread may call it; again, or after the end, that does nothing.
         """
+        ...
 
     def cancel(self) -> None:
         """Break it off within one step: nothing more comes. Calling it again, or after the end, does nothing."""
+        ...
 
 
 class Model(Protocol):
@@ -60,26 +64,31 @@ class Model(Protocol):
     chat_format: ChatFormat
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """The prompt as token ids, the model's own beginning included. Raises InvalidRequest for ids that it has not."""
+        """Return the prompt's token ids, the model's BOS included. Raises InvalidRequest for ids that it does not have."""
+        ...
 
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """The same for several prompts."""
+        """Tokenize several prompts, as `tokenize` does."""
+        ...
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        """The bytes of each token, special ones included. Raises InvalidRequest for ids that it has not."""
+        """Return the bytes of each token, special ones included. Raises InvalidRequest for ids that it does not have."""
+        ...
 
     def submit_all(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """Queue requests, which are begun together; returns at once.
+        """Queue requests, which begin together; returns at once.
 
-        Raises InvalidRequest where one has no tokens, or asks for what the model has not; Unavailable where the engine has
-        stopped, or where too many wait. Then none is queued.
+        Raises InvalidRequest where one has no tokens, or asks for what the model does not have; Unavailable where the
+        engine has stopped, or where too many wait. Then none is queued.
         """
+        ...
 
     def prefetch(self, request: PrefetchRequest) -> None:
         """Compute the state of a prompt's beginning when nothing else is to be done; returns at once.
 
-        A later request of the same conversation takes the place of an earlier one.
+        A later request of the same conversation replaces an earlier one.
         """
+        ...
 
 
 class Embedder(Protocol):
@@ -89,57 +98,76 @@ class Embedder(Protocol):
     chat_format: ChatFormat
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Model.tokenize`."""
+        """Tokenize as `Model.tokenize`, and add the token that ends a text for this model, where it has one."""
+        ...
 
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """The text's vector, of length 1, and what it cost.
+        """Return the text's vector, of length 1, and its cost.
 
         `poll` is called meanwhile; what it raises breaks it off, within one step. Raises InvalidRequest where there are no
         tokens, or too many.
         """
+        ...
 
 
 class Backend(Protocol):
-    """Whatever holds models. Any thread may call it."""
+    """Holds models, and computes with them. Any thread may call it."""
 
     def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> AbstractContextManager[Model]:
-        """The model of these settings, loaded first where it is not, and kept loaded until the lease ends.
+        """Lease the model of these settings: it is loaded first where it is not, and stays loaded until the lease ends.
 
         `poll` is called while it loads, then and whenever the lease waits for that again; what it raises gives up, and the
-        model is loaded all the same. Raises BadModelFile where it cannot be loaded; whatever was loaded before still is.
+        model is loaded all the same. Raises BadModelFile where it cannot be loaded; the models loaded before still are.
         """
+        ...
 
     def lease_embedder(
         self, settings: LoadSettings, poll: Callable[[], None] = lambda: None
     ) -> AbstractContextManager[Embedder]:
-        """The model of these settings as one that makes embeddings; otherwise as `lease`."""
+        """Lease the model of these settings as one that makes embeddings; otherwise as `lease`."""
+        ...
 
     def loaded(self) -> list[Path]:
-        """The files of the models that are loaded."""
+        """Return the files of the models that are loaded."""
+        ...
 
     def unload(self, file: Path) -> bool:
-        """Free the models of a file from memory; False where none is loaded. A later request loads them again.
+        """Free the models of a file from memory; return False where none is loaded. A later request loads them again.
 
         Raises Unavailable, with the code `model_in_use`, while one of them answers.
         """
+        ...
 
     def status(self) -> Status:
-        """How busy it is."""
+        """Return its load."""
+        ...
 
     def forget(self, owner: str, session: str) -> None:
-        """Remove what is computed of a conversation, of whichever models, from memory and disk."""
+        """Remove the computed states of a conversation, of all models, from memory and disk."""
+        ...
 
     def stop(self, owner: str, session: str) -> bool:
-        """End the answer that a conversation is given by another server's request; False where there is none such."""
+        """End a conversation's answer to another server's request; return False where there is none."""
+        ...
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         """Keep the states of these sessions (owner and number) only: there are no others."""
+        ...
 
     def health(self) -> Health:
-        """Ready: a model is loaded, or was until nobody used it. Loading: the first is on its way.
+        """Return "ready" if a model is loaded, or was freed only for being idle, "loading" while the first one loads.
 
-        Down: there is none, or its engine broke.
+        Else "down": none is loaded, or its engine broke.
         """
+        ...
+
+    def add_restart_listener(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called, on a thread of its own, after each crash that a new engine has replaced.
+
+        A backend that starts no engine anew never calls it.
+        """
+        return
 
     def close(self) -> None:
-        """Fail what is under way with a clear error, and free the models."""
+        """Fail the requests in flight with a clear error, and free the models."""
+        ...

@@ -1,4 +1,4 @@
-"""Finding the texts of special tokens in a text, however many there are."""
+"""Finding the texts of special tokens in a text, however many special tokens a vocabulary has."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Stands in a node for: a text ends here.
+# Marks a node where a text ends.
 _END = ""
 
 
 def special_pattern(texts: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that matches the longest of `texts` at each place; nothing where there are none.
+    """Return a pattern that matches the longest of `texts` at each position; one that matches nothing if there are none.
 
     It goes letter by letter: a vocabulary may have thousands, which Python's `re` would try one after the other at every
-    place where the first letter is theirs.
+    position where the first letter matches.
     """
     known = sorted(set(filter(None, texts)), key=len, reverse=True)
     root: dict[str, Any] = {}
@@ -26,21 +26,21 @@ def special_pattern(texts: Iterable[str]) -> re.Pattern[str]:
     try:
         return re.compile(_expression(root) if root else r"(?!)")
     except RecursionError:
-        # Each is the beginning of the next, for hundreds.
+        # Hundreds of texts are each a prefix of the next.
         return re.compile("|".join(map(re.escape, known)))
 
 
 def _expression(node: dict[str, Any]) -> str:
-    """What matches the longest way from a node to an end."""
-    ways = []
+    """Return the expression that matches the longest path from a node to an end."""
+    alternatives = []
     for letter, child in node.items():
-        way = re.escape(letter)
+        path = re.escape(letter)
         while len(child) == 1 and _END not in child:
             # In a loop, since texts may be long.
             ((letter, child),) = child.items()
-            way += re.escape(letter)
+            path += re.escape(letter)
         if child.keys() - {_END}:
-            way += _expression(child)
+            path += _expression(child)
         if letter:
-            ways.append(way)
-    return f"(?:{'|'.join(ways)})" + ("?" if _END in node else "")
+            alternatives.append(path)
+    return f"(?:{'|'.join(alternatives)})" + ("?" if _END in node else "")

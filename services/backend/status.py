@@ -1,4 +1,4 @@
-"""How busy a backend is, as /status tells it."""
+"""The load of a backend, as /status reports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tier = Literal["context", "ram", "disk", "none"]
 
 
 class Amounts:
-    """A dataclass of numbers, which are added each to its own."""
+    """A dataclass of numbers, added field by field."""
 
     def __add__(self: T, other: T) -> T:
         return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))  # type: ignore[call-overload]
@@ -18,34 +18,34 @@ class Amounts:
 
 @dataclass
 class Counts(Amounts):
-    """What has been computed since the start, in tokens. Each engine's is changed by its own thread only."""
+    """The work since the start, in tokens. Each engine's is changed by its own thread only."""
 
     answers: int = 0
     """Answers that came to an end."""
     prompt_tokens: int = 0
     """Tokens of prompts that were read."""
     cached_tokens: int = 0
-    """Those that were computed already, and did not have to be."""
+    """Tokens of prompts whose state was computed before."""
     completion_tokens: int = 0
     context_hits: int = 0
-    """Prompts whose beginning was computed in the context already."""
+    """Prompts whose beginning was computed before, and is in the context."""
     ram_hits: int = 0
     disk_hits: int = 0
     misses: int = 0
     first_tokens: int = 0
-    """Answers whose first token came."""
+    """Answers with a first token."""
     first_token_seconds: float = 0.0
-    """For how long those were waited for, taken together."""
+    """The sum of the times until those first tokens."""
 
     def note_prompt(self, tier: Tier) -> None:
-        """A prompt's computed beginning was there."""
+        """Count a prompt by the tier of its computed beginning."""
         name = "misses" if tier == "none" else f"{tier}_hits"
         setattr(self, name, getattr(self, name) + 1)
 
 
 @dataclass(frozen=True)
 class Room(Amounts):
-    """How much of something is taken, and how much may be, in bytes."""
+    """The bytes used of something, and their limit."""
 
     used: int
     limit: int
@@ -53,7 +53,7 @@ class Room(Amounts):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: its file, and about what it takes, in bytes."""
+    """A model in memory: its file, and about how many bytes it takes."""
 
     file: str
     size: int
@@ -61,7 +61,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Status:
-    """What a backend is at. `memory` is the process's, of the machine's; `states` are computed conversations.
+    """The load of a backend. `memory` is the process's, of the machine's; `states` are computed conversations.
 
     In bytes: `weights` and `contexts` (KV caches) of the loaded models, how much these may take together, and how much of
     `memory` is the server's, beside its engine's.

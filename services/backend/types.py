@@ -1,4 +1,4 @@
-"""The values that answers and whatever computes them exchange: settings, requests, how they end and what they cost."""
+"""The values of the backend's interface: settings, requests, how they end and what they cost."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from services.backend.status import Amounts
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Health = Literal["ready", "loading", "down"]
-# The owner whose computed states everybody may go on from: the beginnings of templates.
+# The owner whose computed states every owner may continue: the beginnings of templates.
 EVERYBODY = "~everybody"
-# Names of conversations that begin so are no stored sessions: what is computed for them stays in memory.
-PASSING = "~"
+# The first character of conversations that are no stored sessions: their computed states stay in memory.
+TEMPORARY = "~"
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter's file, what changes whenever it does, and how strongly it is applied (1: as it was trained)."""
+    """A LoRA adapter's file, a stamp that changes whenever the file does, and its strength (1: as it was trained)."""
 
     file: Path
     stamp: tuple[int, int, int]
@@ -29,7 +29,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """All that decides how a model is loaded: two requests with equal settings share one loaded model.
+    """The settings of a loaded model, which requests with equal settings share.
 
     None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens; every one of `n_parallel` sequences
     has all of `n_ctx`, of which 0 is as much as the model was trained on and memory holds. `swa_full`: the layers of a
@@ -58,7 +58,7 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 takes the likeliest; `seed` None draws a new one each time."""
+    """The choice of the next token. Temperature 0 takes the likeliest; `seed` None draws a new seed each time."""
 
     temperature: float = 0.8
     top_p: float = 0.95
@@ -69,11 +69,11 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """What is added to the logits of these token ids."""
+    """Token ids, and what is added to their logits."""
     json_schema: str = ""
-    """The JSON schema, itself as JSON, that the answer keeps to; "" for none."""
+    """The JSON schema, as JSON text, that the answer follows; "" for none."""
     n_top: int | None = None
-    """How many of the likeliest tokens' logarithms of probability to tell beside each chosen one; None tells none."""
+    """The number of likeliest tokens whose logprobs are reported beside each chosen one's; None reports none at all."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Prompt:
     text: str = field(repr=False)
     typed: tuple[tuple[int, int], ...] = ()
     ids: tuple[int, ...] = field(default=(), repr=False)
-    """The prompt as token ids already, in the place of the text."""
+    """The prompt as token ids, in the place of the text."""
     bos: bool = True
-    """Whether the model's own beginning comes first, where it has one."""
+    """True if the model's BOS token comes first, where it has one."""
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a model's file says that it reads a conversation.
+    """The chat format of a model, by its file.
 
     `template` is Jinja, "" where there is none; `tool_template` is the one that the file names for conversations with
     tools. `specials` are the texts of its special tokens, the longest first.
@@ -106,16 +106,16 @@ class ChatFormat:
     specials: tuple[str, ...]
     tool_template: str = ""
     longest_token: int = 0
-    """How many bytes of UTF-8, white space not counted, one token stands for at most; 0: that is not known."""
+    """The most bytes of UTF-8, white space not counted, that one token stands for; 0: not known."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One thing to generate.
+    """One answer to generate.
 
     `owner` is the key's id: computed state is shared within one owner only, but for the first `n_head` tokens, which are
-    the template's own. `session` names the conversation among the owner's; "" is none, and the state of a name that begins
-    with PASSING is never kept on disk.
+    the template's own. `session` names the owner's conversation; "" is none, and the state of a name that begins with
+    TEMPORARY is never kept on disk.
     """
 
     tokens: tuple[int, ...] = field(repr=False)
@@ -126,12 +126,12 @@ class GenerationRequest:
     session: str = ""
     n_head: int = 0
     background: bool = False
-    """Whether nobody waits for it, so that others go first."""
+    """True if nobody waits for it, so that other requests go first."""
     resume_tokens: tuple[int, ...] = field(default=(), repr=False)
     delivered: int = 0
-    """Of an answer that another engine has begun: its tokens so far, and how many characters the caller has already."""
+    """Of an answer that another engine has begun: its tokens so far, and how many characters are delivered already."""
     account: str = ""
-    """Whose share of the engine it takes: a key with those that were minted by it is one; "" is the owner's own."""
+    """The account whose share of the engine it takes: a key and those that it minted; "" is the owner's own."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class PrefetchRequest:
-    """The beginning of a prompt that is likely to come: its tokens, and whose it is, as in GenerationRequest.
+    """The beginning of a prompt that is likely to come: its tokens, owner and session, as in GenerationRequest.
 
-    That of `owner` EVERYBODY is the beginning of a template.
+    One of the owner EVERYBODY is the beginning of a template.
     """
 
     tokens: tuple[int, ...] = field(repr=False)
@@ -157,7 +157,7 @@ class PrefetchRequest:
 
 @dataclass(frozen=True)
 class Finish:
-    """How a generation ended: why, the counts of tokens, and the times in milliseconds."""
+    """The end of a generation: its reason, the counts of tokens, and the times in milliseconds."""
 
     reason: FinishReason
     prompt_tokens: int
@@ -168,7 +168,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Spent(Amounts):
-    """What a request has cost: tokens read (and those of them that were computed already), written, and seconds of CPU."""
+    """The cost of a request: tokens read (and how many of them were computed before), tokens written, and CPU seconds."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -1,4 +1,4 @@
-"""`main.py doctor`: what a server of these settings leaves open to others, and what would close it."""
+"""`main.py doctor`: the weaknesses of a server of these settings, and their remedies."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from services.server.connections import RESERVED_FILES
 from services.server.listening import listening_sockets
 from services.settings import Settings, add_flags, read_settings
 
-# A certificate that ends within so many days is told of.
+# Days before its end from which a certificate is reported.
 _RENEW_BEFORE = timedelta(days=14)
-# The names of keys that one line shows.
+# Names of keys or files in one line.
 _SHOWN = 5
 # Settings that lift a limit where they are 0.
 _CAPS = (
@@ -38,13 +38,13 @@ _CAPS = (
     "address_requests",
     "address_handshakes",
 )
-# What the data folder holds that is no secret.
+# The files of the data folder that hold no secrets.
 _OPEN_FILES = ("config.json", "config.example.json")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `problem` is "" where it is in order, else `advice` says what mends it."""
+    """The result of one check: a `fact` where all is in order, else a `problem` and the `advice` that mends it."""
 
     about: str
     fact: str
@@ -53,9 +53,9 @@ class Finding:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """Run `main.py doctor` with these arguments, which are the server's; print what they leave open.
+    """Run `main.py doctor` with these arguments, which are the server's, and print the findings.
 
-    Returns 0 where that is nothing, else 1.
+    Returns 1 where there is a problem, else 0.
     """
     about = "What a server leaves open. Give it the flags of your server, or run it in the server's environment."
     parser = argparse.ArgumentParser(prog="main.py doctor", description=about)
@@ -82,7 +82,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at everything that settings, keys, files and the system decide; give a finding for each."""
+    """Check settings, keys, files and the system; yield a finding for each check."""
     looks: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _network(settings),
         lambda: _names(settings),
@@ -257,7 +257,7 @@ def _cluster(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

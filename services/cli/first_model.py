@@ -1,4 +1,4 @@
-"""The model that a command names: a profile's, a file's, or one to fetch; and what is said of the selected one."""
+"""The model that a command names: a profile's, a file's, or one to fetch; and the introduction of the selected one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from services.errors import HearthError, InvalidRequest, NotFound
 from services.models import catalog
 from services.models.config import EXAMPLE, Config, Profiles, profile_entry
 from services.models.downloads import Pulls
-from services.models.files import ModelFiles
+from services.models.files import AvailableModels, ModelFiles
 from services.models.sources import Source, parse_source
 from services.settings import Settings
 
-# Weights below which a model is good for a first look only.
+# Weights (parameters) below which a model is good for a first look only.
 TINY = 500_000_000
-# What the guide is called among the files.
+# The guide's file name.
 GUIDE = "guide.gguf"
 
 
 def select_model(settings: Settings, what: str) -> str:
-    """Fetch what is named if need be, and select a profile of it, a new one where there is none; return its name.
+    """Fetch the named model if need be, and select its profile, a new one where it has none; return the profile's name.
 
     `what` is a profile, a file of the models folder, a name of the catalog, a source, or a file's path. Raises
-    HearthError where there is no such thing, or where it cannot be fetched.
+    HearthError where there is no such model, or where it cannot be fetched.
     """
     path, files = settings.data / "config.json", ModelFiles(settings.models)
-    # A first start that is cut short in its download has made no config yet, and so is a first start again.
+    # A first start that is cut short in its download makes no config, so the next start is a first start again.
     config = Profiles(path if path.exists() else EXAMPLE).config()
     if what in config.profiles:
         profile = config.profiles[what]
@@ -50,7 +50,7 @@ def select_model(settings: Settings, what: str) -> str:
 
 
 def fetch_first(settings: Settings) -> str:
-    """At the first start, fetch and select the model that the settings name; return what to say where that fails."""
+    """At the first start, fetch and select the model of the settings; return a message where that fails, else ""."""
     if settings.model in ("", "none") or (settings.data / "config.json").exists():
         return ""
     settings.data.mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,8 @@ def fetch_first(settings: Settings) -> str:
     return ""
 
 
-def introduction(config: Config, files: ModelFiles) -> str:
-    """A line that says what the selected model is, where it is only good for a first look; else ""."""
+def introduction(config: Config, files: AvailableModels) -> str:
+    """Return a line that introduces the selected model where it is only good for a first look; else ""."""
     try:
         model = files.check(config.profile.model)
     except HearthError:
@@ -75,7 +75,7 @@ def introduction(config: Config, files: ModelFiles) -> str:
     return f"{config.selected} answers, {what}. For real work fetch a larger one: python3 main.py models catalog"
 
 
-def _is_here(files: ModelFiles, name: str) -> bool:
+def _is_here(files: AvailableModels, name: str) -> bool:
     try:
         files.check(name)
     except (NotFound, InvalidRequest):
@@ -94,8 +94,8 @@ def _source_of(what: str) -> Source:
 
 
 def _fetch(settings: Settings, source: Source, target: str) -> str:
-    """Fetch a model file, with a bar that shows how much has arrived; return its name in the models folder."""
-    # The bar tells what the log would.
+    """Fetch a model file, with a progress bar; return its name in the models folder."""
+    # The progress bar shows what the log would.
     log = logging.getLogger("services.models.downloads")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -39,7 +39,7 @@ def keys(arguments: Sequence[str]) -> int:
 
 
 class _Command:
-    """The store and the logs that a command works on, and how it says what is wrong with its arguments."""
+    """The key store, the audit log, and the report of wrong arguments, for one command."""
 
     def __init__(self, settings: Settings, fail: Callable[[str], Any]) -> None:
         settings.data.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class _Command:
         self._audit.note(did, None, of=id_, by="command line")
 
     def terms(self, given: argparse.Namespace) -> Terms:
-        """What the flags give; "none" takes away."""
+        """Return the terms of the flags; "none" takes one away. Exits where one is wrong."""
         fields: dict[str, Any] = {}
         for name in ("name", "expires", "scopes", "profiles"):
             value = getattr(given, name)
@@ -117,7 +117,7 @@ def _usage(command: _Command, given: argparse.Namespace) -> None:
 
 
 def _draw(rows: list[dict[str, Any]]) -> None:
-    """A line for each key and day, with a bar as long as its share of the most tokens."""
+    """Print a line for each key and day, with a bar as long as its share of the largest count of tokens."""
     tokens = [row["prompt_tokens"] + row["completion_tokens"] for row in rows]
     table = Table("day (UTC)", "key", "name", *("requests", "prompt", "cached", "answered", "CPU s"), "tokens")
     for column in table.columns[3:8]:
@@ -150,7 +150,7 @@ def _print_keys(listed: list[dict[str, Any]]) -> None:
 
 
 def _count(text: str) -> Any:
-    """A limit as its flag gives it; what is no number is left for the check to name."""
+    """Return a flag's limit; anything but a number is left as it is, for the model to refuse by name."""
     return None if text == _NONE else int(text) if text.isdecimal() else text
 
 

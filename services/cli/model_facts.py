@@ -1,4 +1,4 @@
-"""What `main.py models` says of a model: its facts, and what it takes in memory with a profile's settings."""
+"""The facts of a model that `main.py models` prints, its memory with a profile's settings included."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CAN = {"think": "thinks first", "tools": "uses tools"}
 
 
 def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fit:
-    """How a model fits into `free` bytes with a profile's settings, and its LoRA adapters of so many bytes."""
+    """Return how a model fits into `free` bytes with a profile's settings and `adapters` bytes of LoRA adapters."""
     return fit(
         info,
         free,
@@ -35,7 +35,7 @@ def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fi
 
 
 def file_facts(info: GgufInfo) -> list[tuple[str, str]]:
-    """What a model file's header says, a name and a text each."""
+    """Return the facts of a model file's header, a name and a text each."""
     kind = "" if info.chat_template or info.adapter else f" ({NO_TEMPLATE})"
     facts = [
         ("name", info.name or ""),
@@ -49,7 +49,7 @@ def file_facts(info: GgufInfo) -> list[tuple[str, str]]:
 
 
 def catalog_facts(entry: CatalogEntry) -> list[tuple[str, str]]:
-    """What the catalog says of a model."""
+    """Return the catalog's facts of a model, a name and a text each."""
     return [
         ("about", entry.about),
         ("source", entry.source),
@@ -63,7 +63,7 @@ def catalog_facts(entry: CatalogEntry) -> list[tuple[str, str]]:
 
 
 def profile_facts(name: str, profile: Profile) -> list[tuple[str, str]]:
-    """What a profile sets that matters here."""
+    """Return a profile's name, the form of its prompts and its memory, a name and a text each."""
     return [
         ("profile", name or "none yet, so as one that is made for it"),
         ("prompted by", "its template" if profile.template is not None else "a chat template"),
@@ -72,7 +72,7 @@ def profile_facts(name: str, profile: Profile) -> list[tuple[str, str]]:
 
 
 def memory_facts(made: Fit, free: int) -> list[tuple[str, str]]:
-    """What a model takes, or why it does not fit."""
+    """Return a model's memory, or the reason for which it does not fit, a name and a text each."""
     if made.problem:
         return [("memory", f"does not fit: {made.problem}")]
     at_once = "1 answer at once" if made.n_slots == 1 else f"{made.n_slots} answers at once"
@@ -84,7 +84,7 @@ def memory_facts(made: Fit, free: int) -> list[tuple[str, str]]:
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
-    """Print a line for each fact that there is."""
+    """Print a line for each fact that has a text."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -105,7 +105,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def gb(n_bytes: int) -> str:
-    """A size in the unit that suits it: 3.8 MB, 12.1 GB."""
+    """Return a size in the unit that suits it: 3.8 MB, 12.1 GB."""
     for power, unit in ((3, "GB"), (2, "MB"), (1, "KB")):
         if n_bytes >= 0.9995 * 1000**power:
             return f"{n_bytes / 1000**power:.{1 if n_bytes < 99.95 * 1000**power else 0}f} {unit}"
@@ -113,7 +113,7 @@ def gb(n_bytes: int) -> str:
 
 
 def short(count: int) -> str:
-    """A count of weights: 3.5 M, 1.2 B."""
+    """Return a count of weights: 3.5 M, 1.2 B."""
     return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
 
 

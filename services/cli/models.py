@@ -1,4 +1,4 @@
-"""`main.py models …`: the model files of this machine, the catalog, and what fits."""
+"""`main.py models …`: the model files of this machine, the catalog, and the models that fit into memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from services.errors import BadModelFile, InvalidRequest, NotFound
 from services.logs import visible
 from services.models.catalog import CatalogEntry, catalog, find, proposals
 from services.models.config import EXAMPLE, Config, Profiles
-from services.models.files import ModelFile, ModelFiles
+from services.models.files import ModelFile, ModelFiles, remove_model
 from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.profile import Profile
-from services.models.removal import remove_model
 from services.models.sources import FORMS, parse_source
 from services.settings import Settings, read_settings
 
@@ -51,11 +50,11 @@ class _Models:
         self.settings = settings
         self.files = ModelFiles(settings.models)
         path = settings.data / "config.json"
-        # To look at it makes no config: that is the first start's.
+        # Only the first start makes a config.
         self.config: Config = Profiles(path if path.exists() else EXAMPLE).config()
 
     def users(self, file: str) -> list[str]:
-        """The profiles whose model, or one of whose adapters, is this file."""
+        """Return the profiles whose model, or one of whose adapters, is this file."""
         return [
             name
             for name, profile in self.config.profiles.items()
@@ -63,24 +62,24 @@ class _Models:
         ]
 
     def find(self, name: str) -> ModelFile | None:
-        """A file of the folder by its name, with .gguf or without, or by its name in the catalog."""
+        """Return a file of the folder by its name, with .gguf or without, or by its name in the catalog."""
         entry = find(name)
         wanted = (name, f"{name}.gguf", *([entry.file] if entry else []))
         return next((file for file in self.files.list() if file.name in wanted), None)
 
     def entry(self, name: str) -> CatalogEntry | None:
-        """The catalog's entry of this name, file or source."""
+        """Return the catalog's entry of this name, file or source."""
         return find(name) or next((entry for entry in catalog() if name in (entry.file, entry.source)), None)
 
     def adapters(self, profile: Profile) -> int:
-        """The bytes of a profile's adapters, of those that are here."""
+        """Return the bytes of a profile's adapters, without those that are not in the models folder."""
         paths = [self.settings.models / lora.file for lora in profile.lora]
         return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 @dataclass(frozen=True)
 class _Named:
-    """What a name means: a model, its file's name ("": it is not here), and the profile that it has or would have."""
+    """A named model: its header, the file's name ("": it is not here), and the profile that it has or would have."""
 
     info: GgufInfo
     profile_name: str
@@ -160,7 +159,7 @@ def _fit(known: _Models, given: argparse.Namespace) -> None:
 
 
 def _named(known: _Models, name: str, profile_name: str) -> _Named:
-    """What a name or a source means, with the profile `profile_name` or, where that is "", with its own.
+    """Return the model of a name or a source, with the profile `profile_name` or, where that is "", with its own.
 
     Raises NotFound, InvalidRequest, BadModelFile, PullFailed.
     """
@@ -179,7 +178,7 @@ def _named(known: _Models, name: str, profile_name: str) -> _Named:
 
 
 def _info(known: _Models, name: str, source: str) -> tuple[GgufInfo, str]:
-    """What a model is, by its file here, else by the catalog, else by its source's header; and the file's name here."""
+    """Return a model's header by its file here, else by the catalog, else by its source; and the file's name here."""
     if found := known.find(name):
         if not found.info:
             raise BadModelFile(f"{found.name}: {found.problem}", param="name")

@@ -1,4 +1,4 @@
-"""What `main.py pull` shows: how much of the model has arrived, how fast, and how long the rest will take."""
+"""The progress bar of a download: bytes, speed and remaining time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from services.models.downloads import Pull
 
 
 def show(pull: Pull, console: Console | None = None) -> None:
-    """Follow `pull` to its end; where the size is not known, the bar only shows that something happens.
-
-    Raises what went wrong.
-    """
+    """Follow `pull` to its end, and raise its error. Where the size is not known, the bar only shows activity."""
     console = console or Console(highlight=False)
     columns = (
         TextColumn("{task.description}"),

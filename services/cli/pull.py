@@ -14,9 +14,9 @@ from services.settings import Settings
 def pull(settings: Settings, what: str) -> int:
     """Fetch a profile's model, the catalog's, or the one that a source names, and say how to use it.
 
-    Raises HearthError where that does not work; what has arrived by then is kept, and gone on from the next time.
+    Raises HearthError where that fails; the bytes that have arrived are kept, and the next pull continues from there.
     """
-    # The bar shows it.
+    # The progress bar shows what the log would.
     logging.getLogger("services.models.downloads").setLevel(logging.ERROR)
     source, target = Profiles(settings.data / "config.json").config().source(what, local=True)
     arriving = Pulls(settings.models, settings.pull_hosts).start(source, target)

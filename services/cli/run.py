@@ -37,12 +37,12 @@ def run(settings: Settings, what: str, flags: Mapping[str, str]) -> int:
 
 @contextmanager
 def _server(settings: Settings, flags: Mapping[str, str]) -> Iterator[str]:
-    """A server as a process of its own, and its address. Raises EngineFailure where it does not start."""
+    """Run a server as a process of its own; yield its URL. Raises EngineFailure where it does not start."""
     given = dict(flags)
     if "port" not in given and _is_taken(settings.host, settings.port):
         print(f"Port {settings.port} is taken, so another one is used.")
         given["port"] = "0"
-    # What the log has to say would stand between the words of the chat.
+    # The log's lines would stand between those of the chat.
     given.setdefault("log_level", "WARNING")
     given["model"] = "none"
     command = [sys.executable, "-u", str(HOME / "main.py")]
@@ -70,6 +70,6 @@ def _is_taken(host: str, port: int) -> bool:
         for tried in listening_sockets(host, port):
             tried.close()
     except OSError as error:
-        # What else is wrong with the address, the server says.
+        # Any other error of the address is the server's to report.
         return error.errno == errno.EADDRINUSE
     return False

@@ -6,7 +6,7 @@ import requests
 
 from services.errors import HearthError, InvalidRequest, NotAuthenticated, NotFound, NotPermitted, Unavailable
 
-# Seconds for which the server may take to free it.
+# Seconds that the server may take to free the model.
 _PATIENCE = 60
 _KINDS: dict[int, type[HearthError]] = {
     401: NotAuthenticated,
@@ -18,7 +18,7 @@ _KINDS: dict[int, type[HearthError]] = {
 
 
 def unload(url: str, key: str, name: str) -> str:
-    """Have the server at `url` free the model that `name` (a profile or a file) means; return the file's name.
+    """Have the server at `url` free the model `name` (a profile or a file) from memory; return the file's name.
 
     Raises HearthError where the server refuses, or where none answers.
     """
@@ -43,7 +43,7 @@ def unload(url: str, key: str, name: str) -> str:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """The innermost reason that the system gives."""
+    """Return the innermost reason, which is the system's."""
     inner: BaseException = error
     while inner.__context__:
         inner = inner.__context__

@@ -1,7 +1,7 @@
 """The broker: Celery over RabbitMQ, its queues, and how a task is sent.
 
-Each model has a queue, which every worker that serves the model takes from; each worker has one of its own too, for what
-only it has computed the beginning of. What a worker does not take from its own in time goes to the model's.
+Each model has a queue, from which all of its workers take tasks; each worker has one of its own too, for conversations
+whose state it has. A task that a worker does not take from its own queue in time goes to the model's.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from services.cluster.streams import KEPT
 from services.errors import Unavailable
 
 GENERATE, CALL = "hearth.generate", "hearth.call"
-# RabbitMQ advises no more priorities than these.
+# The number of priorities; RabbitMQ advises no more.
 HIGHEST = 10
-# Milliseconds in which a worker that was free takes what is in its own queue.
+# Milliseconds in which a worker with a free slot takes a task from its own queue.
 _TAKEN_IN = 1500
 # Milliseconds after which the queue of a worker that is gone is removed.
 _QUEUE_KEPT = 3_600_000
-# Seconds to connect in, and those between two signs of life.
+# Seconds to connect in, and between two heartbeats.
 _CONNECT, _HEARTBEAT = 4.0, 10
 # How often, and for how long, a node tries to send while the broker is away: about three seconds in all.
 _RETRIES = {"max_retries": 6, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.6}
-# Seconds in which the broker says that it has a task safely.
+# Seconds in which the broker confirms that it has stored a task.
 _CONFIRMED_IN = 10.0
 
 
@@ -44,7 +44,7 @@ def make_celery(settings: ClusterSettings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
-        # What comes of a task goes through the streams.
+        # Results go through the streams.
         task_ignore_result=True,
         task_default_queue=f"{settings.queue}.none",
         broker_connection_timeout=_CONNECT,
@@ -53,7 +53,7 @@ def make_celery(settings: ClusterSettings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"confirm_publish": True},
-        # A task is taken only where there is a slot for it, and is the broker's until it is done.
+        # A worker takes a task when it has a slot for it; the broker keeps the task until it is done.
         worker_prefetch_multiplier=1,
         task_acks_late=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -68,13 +68,13 @@ def make_celery(settings: ClusterSettings) -> Celery:
 
 
 def model_queue(settings: ClusterSettings, model: ServedModel) -> Queue:
-    """The queue of a model: of two files of one name that are tokenized differently, each has its own."""
+    """Return the queue of a model: two files of one name with different vocabularies have two queues."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", model.name)[:150]
     return _queue(f"{settings.queue}.{name}.{model.vocabulary[:8]}", Exchange(""), {})
 
 
 def worker_queue(settings: ClusterSettings, worker: str) -> Queue:
-    """A worker's own queue. A task is routed to it by its model's queue, where it goes when it is not taken in time."""
+    """Return a worker's own queue. A task's routing key is its model's queue, where it goes if it is not taken in time."""
     name = f"{settings.queue}.at.{worker}"
     late = {"x-message-ttl": _TAKEN_IN, "x-dead-letter-exchange": "", "x-expires": _QUEUE_KEPT}
     return _queue(name, Exchange(name, type="fanout", durable=True, auto_delete=True), late)
@@ -85,14 +85,14 @@ def _queue(name: str, exchange: Exchange, arguments: dict[str, Any]) -> Queue:
 
 
 class Broker:
-    """How tasks are sent. Any thread may call it."""
+    """Sends tasks. Any thread may call it."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
         self._celery = make_celery(settings)
 
     def send(self, task: str, id_: str, arguments: Sequence[Any], model: ServedModel, worker: str, priority: int) -> None:
-        """Have a task done by a worker that serves `model`, by the one called `worker` ("": any) if it takes it at once.
+        """Send a task to a worker that serves `model`: to `worker` ("": any) if that takes it at once.
 
         Raises Unavailable where the broker does not take it.
         """
@@ -107,7 +107,7 @@ class Broker:
                 arguments,
                 task_id=id_,
                 priority=priority,
-                # What people write is nobody's to see who looks at the queues.
+                # Monitors of the queues are not to show people's words.
                 argsrepr="…",
                 kwargsrepr="",
                 retry=True,
@@ -125,7 +125,7 @@ class Broker:
             ) from error
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int] | None:
-        """How many tasks wait in each of these queues, which are there; None where the broker is away."""
+        """Return the number of tasks in each of these existing queues; None where the broker is away."""
         try:
             with self._celery.connection_for_read() as connection:
                 channel = connection.default_channel
@@ -134,5 +134,5 @@ class Broker:
             return None
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._celery.close()

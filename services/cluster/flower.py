@@ -11,9 +11,9 @@ from services.errors import InvalidRequest
 
 
 def run_flower(settings: ClusterSettings, host: str, port: str) -> int:
-    """Serve Flower until Ctrl+C; what else it can be told stands in variables of its own (FLOWER_BASIC_AUTH and so on).
+    """Serve Flower until Ctrl+C; its other options are environment variables (FLOWER_BASIC_AUTH and so on).
 
-    Raises InvalidRequest where anybody could reach it.
+    Raises InvalidRequest where others could reach it without a password.
     """
     if not _is_loopback(host) and not any(os.environ.get(f"FLOWER_{name}") for name in ("BASIC_AUTH", "AUTH")):
         what = f"on {host} others could reach Flower: set FLOWER_BASIC_AUTH=NAME:PASSWORD, or leave --host out"

@@ -1,4 +1,4 @@
-"""The way to Redis, which all of a cluster's processes share."""
+"""The client of the Redis that a cluster's processes share."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from redis.retry import Retry
 from services.cluster.settings import ClusterSettings
 from services.errors import InvalidRequest, Unavailable
 
-# Seconds in which Redis answers, or is away. A read that waits for what comes is told how long.
+# Seconds in which Redis answers, or counts as away.
 PATIENCE = 5.0
 RETRY_AFTER = 5
 
 
 class RedisClient:
-    """Redis's client, and the names of its keys. Any thread may call it: each command takes a connection of its own."""
+    """A client of Redis, and the names of keys. Any thread may call it: each command takes a connection of its own."""
 
     def __init__(self, settings: ClusterSettings) -> None:
         self.url = settings.redis
         self.prefix = settings.prefix
-        # What was sent twice since its reply was lost is the sender's to make harmless.
+        # A command whose reply was lost is sent twice: callers make that harmless.
         retry = Retry(ConstantBackoff(0.05), 2)
         timeouts: dict[str, Any] = {
             "socket_timeout": PATIENCE,
@@ -34,14 +34,14 @@ class RedisClient:
         # Any: its methods' types say that each may be awaited.
         self.redis: Any = redis.Redis.from_url(settings.redis, retry=retry, decode_responses=True, **timeouts)
         self.raw: Any = redis.Redis.from_url(settings.redis, retry=retry, **timeouts)
-        """The same, for who reads bytes."""
+        """The same, with replies as bytes."""
 
     def key(self, *parts: object) -> str:
-        """The name in Redis of what `parts` lead to."""
+        """Return a key's name in Redis, made of `parts`."""
         return ":".join((self.prefix, *(quoted(str(part)) for part in parts)))
 
     def is_there(self) -> bool:
-        """Whether Redis answers. Raises InvalidRequest where it does not let us in."""
+        """Return whether Redis answers. Raises InvalidRequest where it refuses the password."""
         try:
             return bool(self.redis.ping())
         except redis.AuthenticationError as error:
@@ -62,13 +62,13 @@ def reached() -> Iterator[None]:
 
 
 def away() -> Unavailable:
-    """What a caller gets where Redis is away."""
+    """Return the error to raise where Redis is away."""
     what = "the cluster's Redis cannot be reached; nothing was lost, and asking again is safe"
     return Unavailable(what, code="redis_unavailable", retry_after=RETRY_AFTER)
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether Redis is away or full or read-only for now, rather than refuse what it was asked."""
+    """Return whether an error says that Redis is away, full or read-only for now, and not that a command is wrong."""
     if isinstance(error, Unavailable):
         return error.code == away().code
     return isinstance(error, _AWAY) or (isinstance(error, redis.ResponseError) and str(error).startswith(_NOT_NOW))
@@ -79,5 +79,5 @@ _NOT_NOW = ("MISCONF", "NOREPLICAS", "OOM", "READONLY", "LOADING", "TRYAGAIN", "
 
 
 def quoted(part: str) -> str:
-    """A part of a name, which then has no colon of its own."""
+    """Return a part of a name without colons."""
     return part.replace("%", "%25").replace(":", "%3A")

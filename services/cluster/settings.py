@@ -1,4 +1,4 @@
-"""What turns a cluster on: where its broker and its Redis are, from the environment or a .env file."""
+"""The settings that turn a cluster on: the URLs of its broker and its Redis, from the environment or a .env file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NAME = re.compile(r"[A-Za-z0-9._@-]{1,100}")
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Where a cluster's parts are. The URLs may hold passwords."""
+    """The URLs and names of a cluster. URLs may hold passwords."""
 
     broker: str = field(repr=False)
     redis: str = field(repr=False)
     prefix: str = "hearth"
-    """What the names of all keys in Redis begin with."""
+    """The prefix of all keys' names in Redis."""
     queue: str = "hearth"
-    """What the names of all queues begin with: clusters that share a broker have different ones."""
+    """The prefix of all queues' names: clusters that share a broker have different ones."""
     upstream: str = ""
     """Another server with OpenAI's API, which a worker passes its work to; "": it computes itself."""
     upstream_key: str = field(default="", repr=False)
@@ -39,7 +39,7 @@ class ClusterSettings:
 
 
 def read_cluster(environ: Mapping[str, str], file: Path = HOME / ".env") -> ClusterSettings | None:
-    """The cluster that the environment names, or else `file`; None where neither names one.
+    """Read the settings from the environment, or else from `file`; return None where neither names a cluster.
 
     Raises InvalidRequest naming the variable that is wrong or missing.
     """
@@ -72,12 +72,12 @@ def read_cluster(environ: Mapping[str, str], file: Path = HOME / ".env") -> Clus
 
 
 def _some_name() -> str:
-    """A name that no other process has: containers may share a host's name, and the numbers of processes."""
+    """Return a name that no other process has: containers may share a host's name, and process numbers."""
     return f"{re.sub('[^A-Za-z0-9.-]', '-', socket.gethostname())[:60]}-{secrets.token_hex(3)}"
 
 
 def _of_file(file: Path) -> dict[str, str]:
-    """The variables of ours that a .env file sets."""
+    """Return the variables of ours that a .env file sets."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def _port(values: Mapping[str, str], name: str, usual: int) -> int:
 
 
 def _check_url(name: str, url: str, schemes: tuple[str, ...]) -> None:
-    """Raises InvalidRequest, without the URL, which may hold a password."""
+    """Raise InvalidRequest, without the URL, which may hold a password."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0

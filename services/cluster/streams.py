@@ -1,11 +1,11 @@
-"""What is being generated, in Redis: for each request its state, and a stream of what has come of it so far.
+"""The requests in flight, in Redis: for each one its state, and a stream of events.
 
-A worker writes events, and whoever reads may come late, leave, and come again. Each time a worker begins is an attempt:
-once a later one has begun, an earlier one writes nothing more, and the later goes on where the stream ends. An event is
-JSON: `text` with the `tokens` that are new in it and how these were chosen (`choices`), and at the end `finish` or `error`,
-with what it has cost (`spent`); `worker` is who has begun.
+A worker writes events, and a reader may come late, leave, and come again. Each time a worker begins is an attempt: once a
+later one has begun, an earlier one writes nothing more, and the later goes on where the stream ends. An event is JSON:
+`text` with its new `tokens` and how these were chosen (`choices`), and at the end `finish` or `error` with the cost
+(`spent`); `worker` names the worker that has begun.
 
-The scripts run whole in Redis, so that nothing comes between a look and a change. Sending one again does no harm.
+The scripts run atomically in Redis. Sending one again does no harm.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.backend.codec import Message
+from services.cluster.orders import Order
 from services.cluster.redis_client import RedisClient
 
-# Seconds after which what nobody has looked after is forgotten.
+# Seconds after which a request that is neither written nor begun is forgotten.
 KEPT = 3600
-# KEYS: state, events. All but the first of ARGV is the script's own.
+# KEYS of all scripts: state, events. ARGV: for how long these are kept, then the script's own. Here: the worker.
 _BEGIN = """
 local order = redis.call('HGET', KEYS[1], 'order')
 if not order then return {'gone', 0, {}, 0} end
 if order == 'cancel' then return {order, 0, {}, 0} end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'worker', ARGV[2])
-local said = redis.call('XRANGE', KEYS[2], '-', '+')
+local events = redis.call('XRANGE', KEYS[2], '-', '+')
 local n = redis.call('HINCRBY', KEYS[1], 'written', 1)
 redis.call('XADD', KEYS[2], '*', 'n', n, 'd', cjson.encode({worker = ARGV[2], attempt = attempt}))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
-return {order, attempt, said, n}
+return {order, attempt, events, n}
 """
+# The attempt, how many events stand before these, the events.
 _WRITE = """
 local now = redis.call('HMGET', KEYS[1], 'attempt', 'written', 'order')
 if not now[1] then return 'gone' end
@@ -55,6 +57,7 @@ for i = 4, #ARGV do
 end
 return now[3]
 """
+# The order.
 _ORDER = """
 local now = redis.call('HMGET', KEYS[1], 'attempt', 'order')
 if not now[1] then return 0 end
@@ -68,7 +71,7 @@ return tonumber(now[1])
 
 @dataclass(frozen=True)
 class Begun:
-    """An attempt: its number, what is wanted ("": all of it, "stop", "cancel", "gone"), and the events before it."""
+    """An attempt: its number, the request's order ("": none, "stop", "cancel"; "gone": forgotten), the events before it."""
 
     order: str
     attempt: int
@@ -78,7 +81,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Look:
-    """A request's state: the API node that waits, what is wanted (as in Begun), and how often it was begun."""
+    """A request's state: the API node that waits, the order (as in Begun), and how often it was begun."""
 
     node: str
     order: str
@@ -96,40 +99,40 @@ class Streams:
         self._order = self._redis.register_script(_ORDER)
 
     def open(self, id_: str, node: str) -> None:
-        """Make place for a request of an API node's."""
+        """Make the state of a request that an API node sends."""
         pipe = self._redis.pipeline()
         pipe.hset(self._state(id_), mapping={"order": "", "attempt": 0, "written": 0, "node": node})
         pipe.expire(self._state(id_), KEPT)
         pipe.execute()
 
     def begin(self, id_: str, worker: str) -> Begun:
-        """A worker begins to compute it, first or after another."""
-        order, attempt, said, written = self._begin(self._keys(id_), [KEPT, worker])
-        events = tuple(json.loads(fields[fields.index("d") + 1]) for _, fields in said)
+        """Begin an attempt of a worker, the first or after another."""
+        order, attempt, entries, written = self._begin(self._keys(id_), [KEPT, worker])
+        events = tuple(json.loads(fields[fields.index("d") + 1]) for _, fields in entries)
         return Begun(order, attempt, written, events)
 
     def write(self, id_: str, attempt: int, written: int, events: Sequence[Message]) -> str:
-        """Add events behind the `written` ones; return what is wanted: as in Begun, or "stale", where another has begun."""
+        """Add events after the `written` ones; return the order as in Begun, or "stale" where another attempt has begun."""
         texts = [json.dumps(event, separators=(",", ":")) for event in events]
         return str(self._write(self._keys(id_), [KEPT, attempt, written, *texts]))
 
-    def order(self, id_: str, order: str) -> int:
-        """Want it to "stop", or to "cancel"; return how many attempts there were. What nobody has begun never begins."""
-        return int(self._order(self._keys(id_), [KEPT, order]))
+    def order(self, id_: str, order: Order) -> int:
+        """Set the order to stop or cancel; return how many attempts there were. With none, none begins any more."""
+        return int(self._order(self._keys(id_), [KEPT, order.value]))
 
     def read(self, id_: str, after: str, milliseconds: int) -> list[tuple[str, int, Message]]:
-        """The events after the entry `after`, waiting for the first: their entries' ids, their numbers, themselves."""
+        """Return the events after the entry `after`, waiting for the first: each with its entry's id and its number."""
         found: Any = self._redis.xread({self._events(id_): after}, block=milliseconds)
         entries = [each for _, entries in found or () for each in entries]
         return [(entry, int(fields["n"]), json.loads(fields["d"])) for entry, fields in entries]
 
     def look(self, id_: str) -> Look | None:
-        """Who waits for it, what is wanted, and how often it was begun; None where it is forgotten."""
+        """Return the state of a request; None where it is forgotten."""
         node, order, attempts = self._redis.hmget(self._state(id_), "node", "order", "attempt")
         return None if node is None else Look(node, order, int(attempts))
 
     def drop(self, id_: str) -> None:
-        """Forget it: a worker that writes more is told so."""
+        """Forget it; `write` then returns "gone"."""
         self._redis.unlink(*self._keys(id_))
 
     def _keys(self, id_: str) -> list[str]:

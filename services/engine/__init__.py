@@ -2,6 +2,6 @@
 
 import os
 
-# OpenMP's threads wait for each other many hundred times a token, and libgomp's spin a long while before they sleep: beside
-# one busy process that leaves a few percent of the speed. So short a spin costs nothing alone. Read as llama.cpp is loaded.
+# OpenMP's threads wait for each other many hundred times a token, and libgomp's spin long before they sleep: beside one
+# busy process that leaves a few percent of the speed. So short a spin costs nothing alone. Read when llama.cpp is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

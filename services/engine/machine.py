@@ -1,4 +1,4 @@
-"""What this machine has to give: cores and memory; and that what is freed goes back to it."""
+"""This machine's cores and memory, and how this process returns freed memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ARENAS, _MAPPED_FROM, _KEPT_FREE = 2, 2**18, 2**20
 
 
 def usable_cores() -> int:
-    """The physical cores this process may run on, and no more than its control group's share (cgroup v2, cpu.max).
+    """Return the number of physical cores this process may run on, within its control group's share (cgroup v2, cpu.max).
 
     Two threads of one core share its arithmetic units, so the second adds little to matrix products.
     """
@@ -23,7 +23,7 @@ def usable_cores() -> int:
 
 
 def free_memory() -> int:
-    """The bytes that may still be taken without swapping, within the control group's limit (cgroup v2)."""
+    """Return the bytes that may still be taken without swapping, within the control group's limit (cgroup v2)."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -41,7 +41,7 @@ def free_memory() -> int:
 
 
 def all_memory() -> int:
-    """The bytes that this machine has, or the control group's limit (cgroup v2); 0 where the system does not say."""
+    """Return the bytes of this machine's memory, or the control group's limit (cgroup v2); 0 where they are unknown."""
     try:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -53,7 +53,7 @@ def all_memory() -> int:
 
 
 def used_memory() -> int:
-    """The bytes of memory that this process takes (its resident set); 0 where the system does not say."""
+    """Return the bytes of memory that this process takes (its resident set); 0 where they are unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -62,10 +62,10 @@ def used_memory() -> int:
 
 
 def bound_heap() -> None:
-    """Have glibc give back what this process frees. For the start of a process, before it has threads.
+    """Have glibc return to the system what this process frees. For the start of a process, before it has threads.
 
-    Left to itself, glibc takes larger and larger blocks from its heap once one such was freed, and copies of computed
-    states, of megabytes each, leave holes there; and threads get heaps of their own, 8 for each core.
+    By default, glibc takes ever larger blocks from its heap once one such was freed, and copies of computed states, of
+    megabytes each, leave holes there; and threads get heaps of their own, 8 for each core.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_ARENA_MAX, _ARENAS)
@@ -73,14 +73,14 @@ def bound_heap() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
 
 
-def give_back_heap() -> None:
-    """Have glibc give back all that is free, in the midst of its heaps too: for when much was freed at once."""
+def trim_heap() -> None:
+    """Have glibc return all free memory to the system, within its heaps too: for when much was freed at once."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 def _siblings(cpu: int) -> str:
-    """The name of the core that `cpu` is a thread of."""
+    """Return the name of the core that `cpu` is a thread of."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Which settings make a model fastest on this machine: measured, one setting after the other.
+"""The settings that make a model fastest on this machine: measured, one setting after the other.
 
 Each trial loads the model, reads a prompt and decodes, alone and as many at once as the profile allows. A setting is kept
 where it shortens a turn by more than the noise.
@@ -23,9 +23,9 @@ from services.errors import HearthError
 READ = 256
 DECODED = 24
 REPEATS = 3
-# A turn that many have: so many tokens read and decoded.
+# Tokens read and decoded in a typical turn.
 TURN_READ, TURN_DECODED = 300, 100
-# What is not better by so much is noise.
+# Smaller improvements are noise.
 MARGIN = 0.03
 
 
@@ -40,16 +40,16 @@ class Speed:
 
     @property
     def turn_seconds(self) -> float:
-        """How long a turn takes, half of them alone and half in the crowd."""
+        """The mean time of a turn, half of them alone and half with `n_parallel` at once."""
         alone, crowd = TURN_DECODED / self.decode, TURN_DECODED * self.n_parallel / self.together
         return TURN_READ / self.read + (alone + crowd) / 2
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was changed against what is kept so far, and how fast that was; `problem` says why it could not be measured.
+    """A change of the settings kept so far, and its speed; `problem` says why it could not be measured.
 
-    Where it is `kept`, all later trials have it.
+    All later trials have a change that is `kept`.
     """
 
     change: dict[str, Any]
@@ -59,12 +59,12 @@ class Trial:
 
 
 def n_trials(base: LoadSettings) -> int:
-    """How many trials `tune` makes."""
+    """Return the number of trials that `tune` makes."""
     return sum(map(len, _stages(base)))
 
 
 def tune(base: LoadSettings) -> Iterator[Trial]:
-    """Measure `base`, then each change. Raises BadModelFile where the model does not load as it is."""
+    """Yield a trial of `base`, then one of each change. Raises BadModelFile where the model does not load with `base`."""
     settings, best = base, measure(base)
     yield Trial({}, best)
     for change in itertools.chain(*_stages(base)[1:]):
@@ -80,11 +80,11 @@ def tune(base: LoadSettings) -> Iterator[Trial]:
 
 
 def measure(settings: LoadSettings) -> Speed:
-    """Load the model with these settings, and time it. Raises BadModelFile."""
+    """Load the model with these settings, and measure its speed. Raises BadModelFile."""
     runner = Runner(replace(settings, n_ctx=min(settings.n_ctx or 4 * READ, 4 * READ)))
     try:
         n_read = min(READ, runner.n_ctx // 2)
-        # Once unmeasured, since the first steps touch memory for the first time.
+        # Once unmeasured, since the first steps touch new memory.
         _read(runner, n_read)
         # The best of a few, since noise only ever slows.
         read = n_read / min(_read(runner, n_read) for _ in range(REPEATS))
@@ -99,7 +99,7 @@ def measure(settings: LoadSettings) -> Speed:
 
 
 def _stages(base: LoadSettings) -> list[list[dict[str, Any]]]:
-    """The changes to try, one after the other; of a stage the best is kept."""
+    """Return the changes to try, in stages, of each of which the best is kept."""
     threads = sorted({1, max(1, usable_cores() // 2), usable_cores(), os.cpu_count() or 1})
     now = asdict(base)
     stages: list[list[dict[str, Any]]] = [
@@ -112,17 +112,17 @@ def _stages(base: LoadSettings) -> list[list[dict[str, Any]]]:
     defaults = {"n_threads": usable_cores(), "n_threads_batch": now["n_threads"] or usable_cores(), "n_batch": 128}
     for name, value in defaults.items():
         now[name] = now[name] or value
-    return [[{}], *([change for change in stage if not _is_there(change, now)] for stage in stages)]
+    return [[{}], *([change for change in stage if not _is_set(change, now)] for stage in stages)]
 
 
-def _is_there(change: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether the settings have it already."""
+def _is_set(change: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether the settings have the change already."""
     name, value = next(iter(change.items()))
     return bool(now[name] == value)
 
 
 def _read(runner: Runner, n_tokens: int) -> float:
-    """Read that many tokens into an empty slot, in the engine's chunks; return the seconds."""
+    """Read `n_tokens` into an empty slot, in the engine's chunks; return the seconds."""
     runner.keep(0, 0)
     started = time.perf_counter()
     for start in range(0, n_tokens, runner.step_tokens):
@@ -132,7 +132,7 @@ def _read(runner: Runner, n_tokens: int) -> float:
 
 
 def _decode(runner: Runner, depth: int, n_slots: int) -> float:
-    """Decode in so many slots at once, from `depth` on; return the tokens a second of all together."""
+    """Decode in `n_slots` at once, from `depth` tokens on; return the tokens a second of all together."""
     started = time.perf_counter()
     for n in range(DECODED):
         runner.decode([Run(slot, depth + n, [_token(runner, n)], sampled=True) for slot in range(n_slots)])
@@ -143,5 +143,5 @@ def _decode(runner: Runner, depth: int, n_slots: int) -> float:
 
 
 def _token(runner: Runner, n: int) -> int:
-    """Any tokens do: how long they take does not depend on which they are."""
+    """Return the `n`-th token to compute: the time does not depend on which tokens they are."""
     return (97 * n + 13) % runner.vocabulary.size

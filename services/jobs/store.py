@@ -1,8 +1,7 @@
-"""Jobs on disk: what is still to be computed, and for a day what came of it. One SQLite file."""
+"""Jobs on disk, in data/hearth.sqlite: those still to be computed, and for a day the replies of those that were."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,40 +9,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from services.errors import HearthError
-from services.sessions.table import Kept
-from services.storage.sqlite_file import TableFile
+from typing_extensions import override
 
-log = logging.getLogger(__name__)
+from services.sessions.table import Kept
+from services.storage.database import open_database
 
 JobState = Literal["queued", "running", "done", "failed"]
-# Seconds for which what came of a job can be had.
+# Seconds for which a reply is kept.
 KEPT_FOR = 24 * 3600.0
 
-# Seconds for which another program that has locked the file is waited for: nobody else's reply may wait for long.
+# Seconds to wait for another connection that has locked the file: other replies wait meanwhile.
 _PATIENCE = 1.0
-# Pages that are given back to the disk at once, and seconds between two times, in which others use the file.
+# Pages that are given back to the disk at once, and seconds between two times, for other users of the file.
 _PAGES, _PAUSE = 500, 0.02
-_SET_UP = (
-    # Before there is a table; one of before this was is made so at its next opening.
-    "PRAGMA auto_vacuum=INCREMENTAL",
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
-    # What is deleted is written over.
-    "PRAGMA secure_delete=ON",
-    "CREATE TABLE IF NOT EXISTS jobs (owner TEXT NOT NULL, id TEXT NOT NULL, digest TEXT NOT NULL, path TEXT NOT NULL, "
-    "body BLOB NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, finished REAL, status INTEGER, content_type TEXT, "
-    "reply BLOB, session TEXT NOT NULL DEFAULT '', PRIMARY KEY (owner, id))",
-    "CREATE INDEX IF NOT EXISTS by_end ON jobs (finished)",
-    "CREATE INDEX IF NOT EXISTS by_state ON jobs (state)",
-)
 _SIZE = "length(body) + coalesce(length(reply), 0)"
 _COLUMNS = "owner, id, path, body, digest, session, state, created, finished, status, content_type, reply"
 
 
 @dataclass(frozen=True)
 class JobKey:
-    """Whose job it is (a key's id), and what that caller calls it."""
+    """A job's owner (a key's id), and its name, which is the owner's."""
 
     owner: str
     id: str
@@ -51,18 +36,18 @@ class JobKey:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is to be computed: a POST of `body` to `path`. `digest` is equal for equal requests."""
+    """A POST of `body` to `path`. `digest` is equal for equal requests."""
 
     path: str
     body: bytes = field(repr=False)
     digest: str
     session: str = ""
-    """The number of the caller's session that it goes on with; "" for none."""
+    """The number of the session that it goes on with; "" for none."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a job, as HTTP tells it."""
+    """The HTTP reply to a job's request."""
 
     status: int
     content_type: str
@@ -82,23 +67,28 @@ class StoredJob:
 
 
 class JobTable(Protocol):
-    """All jobs that there are to be computed, and what came of them. Any thread may call it. All raise StorageFailed."""
+    """All jobs and their replies. Any thread may call it. All raise StorageFailed, or Unavailable in a cluster."""
 
     is_shared: bool
     """Whether other servers compute jobs of it too."""
-    on_lost: Callable[[JobKey], object]
-    """Called with a job that is computed here, and that another server has taken over."""
+
+    def add_lost_listener(self, listener: Callable[[JobKey], object]) -> None:
+        """Have `listener` called with each job that is computed here, and that another server has taken over.
+
+        A table that is not shared never calls it.
+        """
+        return
 
     def get(self, key: JobKey) -> StoredJob | None:
-        """The job called so; None where there is none, or none any more."""
+        """Return the job; None where there is none, or none any more."""
         ...
 
     def unfinished(self) -> list[StoredJob]:
-        """What is still to be computed, in the order in which it came."""
+        """Return the jobs still to be computed, the oldest first."""
         ...
 
     def add(self, job: StoredJob) -> None:
-        """Store a job durably, in the place of one of the same key. What was asked is not kept once it is over."""
+        """Store a job durably, in the place of one of the same key. Once it is over its body is not kept."""
         ...
 
     def remove(self, key: JobKey) -> None:
@@ -106,73 +96,58 @@ class JobTable(Protocol):
         ...
 
     def remove_session(self, owner: str, session: str) -> None:
-        """Forget what came of all that went on with a session, and leave no trace of it."""
+        """Forget all jobs that went on with a session, and leave no trace of them."""
         ...
 
     def kept(self, owner: str) -> Kept:
-        """How many jobs there are of an owner, and how many bytes their bodies and replies are; cheap."""
+        """Return the number of an owner's jobs, and the bytes of their bodies and replies; cheap."""
         ...
 
     def tidy(self) -> None:
-        """Forget what has been kept for long enough, and give its room back. It may take a while, in which others go on."""
+        """Forget what is older than `KEPT_FOR`, and give its room back. It may take a while, in which others go on."""
         ...
 
     def claim(self, key: JobKey) -> bool:
-        """Take it upon this server to compute a job; False where another server has."""
+        """Reserve a job for this server to compute; return False where another server has."""
         ...
 
     def release(self, key: JobKey) -> None:
-        """Leave a job to whoever wants to compute it."""
+        """Give up the claim of a job."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it; claims are given up."""
         ...
 
 
-class JobStore:
-    """The table. Any thread may call it; `_lock` lets one statement run at a time, and change the counts in `_kept`."""
+class JobStore(JobTable):
+    """The table of one server. Any thread may call it; `_lock` lets one statement run at a time, and change `_kept`."""
 
     is_shared = False
-    on_lost: Callable[[JobKey], object]
 
     def __init__(self, path: Path) -> None:
-        """Raises DamagedFile where the file is no table of jobs, StorageFailed where it cannot be used."""
+        """`path` is the database. Raises DamagedFile where it is none, StorageFailed where it cannot be used."""
         self._lock = threading.Lock()
-        self._file = TableFile(path, "jobs", _SET_UP, _PATIENCE)
+        self._file = open_database(path, _PATIENCE)
         self._db = self._file.db
         with self._file.explained():
-            if "session" not in {column[1] for column in self._db.execute("PRAGMA table_info(jobs)")}:
-                # A file of before there was one.
-                self._db.execute("ALTER TABLE jobs ADD COLUMN session TEXT NOT NULL DEFAULT ''")
-            self._db.execute(f"SELECT {_COLUMNS} FROM jobs LIMIT 1")  # noqa: S608
             rows = self._db.execute(f"SELECT owner, count(*), sum({_SIZE}) FROM jobs GROUP BY owner")  # noqa: S608
             self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
-        try:
-            with self._file.explained():
-                if self._db.execute("PRAGMA auto_vacuum").fetchone() != (2,):
-                    self._db.execute("VACUUM")
-        except HearthError as error:
-            # It is larger than it needs to be, and good.
-            log.warning("the room of old jobs is not given back: %s", error.message)
 
+    @override
     def get(self, key: JobKey) -> StoredJob | None:
-        """The job called so; None where there is none, or none any more. Raises StorageFailed."""
         return next(iter(self._select("owner = ? AND id = ?", (key.owner, key.id))), None)
 
+    @override
     def unfinished(self) -> list[StoredJob]:
-        """What is still to be computed, in the order in which it came. Raises StorageFailed."""
         return self._select("state IN ('queued', 'running')", ())
 
     def everything(self) -> list[StoredJob]:
-        """All that there are. Raises StorageFailed."""
+        """Return all jobs, the oldest first. Raises StorageFailed."""
         return self._select("1", ())
 
+    @override
     def add(self, job: StoredJob) -> None:
-        """Store a job durably, in the place of one of the same key. Raises StorageFailed.
-
-        What was asked is not kept once it is over.
-        """
         reply = job.reply
         row = (
             *(job.key.owner, job.key.id, job.request.path, job.request.body if job.finished is None else b""),
@@ -186,25 +161,25 @@ class JobStore:
             self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
             self._kept[owner] = self._kept.get(owner, Kept()) + (Kept(0, n_bytes - had[0]) if had else Kept(1, n_bytes))
 
+    @override
     def remove(self, key: JobKey) -> None:
-        """Forget a job, and leave no trace of it on the disk. Raises StorageFailed."""
         with self._lock, self._file.explained():
             self._delete("owner = ? AND id = ?", key.owner, key.id)
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @override
     def remove_session(self, owner: str, session: str) -> None:
-        """Forget what came of all that went on with a session, and leave no trace of it. Raises StorageFailed."""
         with self._lock, self._file.explained():
             if self._delete("owner = ? AND session = ?", owner, session):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @override
     def kept(self, owner: str) -> Kept:
-        """See `JobTable.kept`."""
-        # Without the turn, which may take as long as the disk does: it is one value, whole at any moment.
+        # Without the lock, which may be held for as long as the disk takes: it is one value, whole at any moment.
         return self._kept.get(owner, Kept())
 
+    @override
     def tidy(self) -> None:
-        """See `JobTable.tidy`. Raises StorageFailed."""
         with self._lock, self._file.explained():
             self._delete("finished < ?", time.time() - KEPT_FOR)
         while True:
@@ -218,20 +193,22 @@ class JobStore:
                     return
             time.sleep(_PAUSE)
 
+    @override
     def claim(self, _key: JobKey) -> bool:
-        """See `JobTable.claim`: there is no other."""
+        # There is no other server.
         return True
 
+    @override
     def release(self, _key: JobKey) -> None:
-        """See `JobTable.release`."""
+        pass
 
+    @override
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             self._db.close()
 
     def _delete(self, where: str, *values: str | float) -> int:
-        """Delete rows; return how many there were."""
+        """Delete rows; return their number."""
         query = f"DELETE FROM jobs WHERE {where} RETURNING owner, {_SIZE}"  # noqa: S608
         rows = self._db.execute(query, values).fetchall()
         for owner, n_bytes in rows:

@@ -1,4 +1,4 @@
-"""Which GGUF file of a repository to take: of the quantization that is asked for, else the one that suits a CPU best."""
+"""The choice of a repository's GGUF file: the requested quantization, else the one that suits a CPU best."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import PurePosixPath
 from services.errors import NotFound
 from services.models.split import part_names
 
-# Of several files of one model, the first of these quantizations: small enough for a CPU, and good enough to talk to.
+# The preferred quantizations, the first that exists: small enough for a CPU, and good enough to talk to.
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q4_K_S", "Q5_K_M", "IQ4_XS", "Q6_K", "Q8_0", "MXFP4")
-# What belongs to a model and is none: its eyes, and what its quantization was weighed by.
-_BESIDE = ("mmproj", "imatrix")
+# Files that belong to a model and are none: the image projector, and the importance matrix of the quantization.
+_COMPANIONS = ("mmproj", "imatrix")
 _QUANTIZATION = re.compile(
     r"(?<![a-z0-9])((?:ud-)?(?:i?q\d|tq\d|mxfp4|nvfp4)(?:_[a-z0-9]+)*|bf16|fp?16|fp?32)(?![a-z0-9_])", re.IGNORECASE
 )
 
 
 def best_file(repo: str, files: Sequence[str], quantization: str = "") -> str:
-    """The GGUF file of a repository to take, by the paths of all its files; of a model in several, the first of them.
+    """Choose a repository's GGUF file by the paths of all its files; of a model in several files, the first.
 
-    Raises NotFound where it has none, or none of the quantization that is asked for: then it names those that it has.
+    Raises NotFound if it has none, or none of the requested quantization: then it names those that exist.
     """
     models = _models(files)
     if not models:
         raise NotFound(f"the repository {repo} has no GGUF file", param="source", code="file_not_found")
     for wanted in [quantization] if quantization else _PREFERRED:
-        # The shortest name is the plainest: Q4_K_M before UD-Q4_K_M.
+        # The shortest name is the plain one: Q4_K_M before UD-Q4_K_M.
         if fitting := [file for file in models if _is_of(wanted, file)]:
             return min(fitting, key=lambda file: (len(file), file))
     if not quantization:
@@ -38,13 +38,13 @@ def best_file(repo: str, files: Sequence[str], quantization: str = "") -> str:
 
 
 def quantization_of(file: str) -> str:
-    """The quantization that a file's path names, in capitals; where it names none, the file's name."""
+    """The quantization that a file's path names, in capitals; if it names none, the file's name."""
     found = _QUANTIZATION.findall(file)
     return found[-1].upper() if found else PurePosixPath(file).name
 
 
 def _models(files: Sequence[str]) -> list[str]:
-    """The files that are whole models; of those in several files the first, if all are there."""
+    """The files that are complete models; of a model in several files the first, if all exist."""
     known = set(files)
     models = []
     for file in sorted(file for file in files if file.lower().endswith(".gguf")):
@@ -52,7 +52,7 @@ def _models(files: Sequence[str]) -> list[str]:
         parts = [path.with_name(name).as_posix() for name in part_names(path.name)]
         if parts[0] == file and known.issuperset(parts):
             models.append(file)
-    return [file for file in models if not any(beside in file.lower() for beside in _BESIDE)] or models
+    return [file for file in models if not any(companion in file.lower() for companion in _COMPANIONS)] or models
 
 
 def _is_of(quantization: str, file: str) -> bool:

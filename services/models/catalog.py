@@ -1,7 +1,7 @@
-"""The models that Hearth proposes: where each comes from, what it needs, and how its makers advise to use it.
+"""The models that Hearth proposes: each one's source, needs, and its makers' advice on sampling.
 
-catalog.json is a list of entries, the smallest model first. An entry's `kv` is what the model file's header says of its
-layers (GGUF metadata, the names without the architecture), so that what fits is told before a download as after it.
+catalog.json is a list of entries, the smallest model first. An entry's `kv` holds the model file's GGUF metadata on its
+layers (the keys without the architecture), so that the fit is computed alike before and after a download.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.models.memory import Fit, fit
 from services.validation import AnswerPenalty, RepeatPenalty, Share, Strict, Temperature, TopK
 
 _FILE = Path(__file__).with_name("catalog.json")
-# A model is comfortable where a conversation of so many tokens has room.
+# A model is comfortable in a memory that has room for a conversation of so many tokens.
 COMFORTABLE_CONTEXT = 8192
 
 Text = Annotated[str, Field(min_length=1)]
@@ -27,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class CatalogSampling(Strict):
-    """The sampling values that a model's makers advise; what they leave open is left out."""
+    """The sampling values that a model's makers advise; None: no advice."""
 
     temperature: Temperature | None = None
     top_p: Share | None = None
@@ -38,9 +38,9 @@ class CatalogSampling(Strict):
 
 
 class CatalogEntry(Strict):
-    """One model. `size` counts bytes, `context` the tokens it was trained on, `weights` parameters.
+    """One model. `size` is in bytes, `context` in tokens (the training context), `weights` is the number of parameters.
 
-    `machine_gb` is the memory of the smallest machine on which it is comfortable, in GB: two thirds of that hold the model
+    `machine_gb` is the memory in GB of the smallest machine on which it is comfortable: two thirds of that hold the model
     and a conversation of COMFORTABLE_CONTEXT tokens.
     """
 
@@ -48,16 +48,16 @@ class CatalogEntry(Strict):
     source: Text
     size: Count
     licence: Text
-    """SPDX's identifier, or the licence's own name."""
+    """The SPDX identifier, or the licence's own name."""
     context: Count
     machine_gb: Literal[4, 8, 16, 32]
     weights: Count
     architecture: Text
-    """llama.cpp's name for it (general.architecture)."""
+    """llama.cpp's name of the architecture (general.architecture)."""
     can: tuple[Literal["think", "tools"], ...]
     profile: CatalogSampling
     about: Text
-    """One sentence for people who choose."""
+    """One sentence of description."""
     kv: Mapping[str, int | list[int] | list[bool]]
 
     @property
@@ -66,12 +66,12 @@ class CatalogEntry(Strict):
         return self.source.rpartition("/")[2]
 
     def profile_values(self) -> dict[str, Any]:
-        """What a profile made of it holds, in the config file's keys; the chat template is the model file's own."""
+        """The values of a new profile, by the config file's keys; the chat template stays the model file's own."""
         sampling = self.profile.model_dump(exclude_unset=True)
         return {"model": self.file, "source": self.source, "n_ctx": "auto", **sampling}
 
     def info(self) -> GgufInfo:
-        """What the model file's header will say, as far as it matters for memory."""
+        """The model file's header before it is downloaded, as far as it matters for memory."""
         return GgufInfo(
             name=self.name,
             architecture=self.architecture,
@@ -86,40 +86,40 @@ class CatalogEntry(Strict):
 
     @property
     def needs(self) -> int:
-        """The bytes of free memory in which it is comfortable: half of what its weights leave is for conversations."""
+        """The bytes of free memory in which it is comfortable: half of those beside its weights are for conversations."""
         return self.size + 2 * kv_shape(self.info()).bytes(min(COMFORTABLE_CONTEXT, self.context))
 
     def fit(self, free: int) -> Fit:
-        """How the model would fit into `free` bytes of memory, by the rule that loading follows."""
+        """Fit the model into `free` bytes of memory, by the rule that loading follows."""
         return fit(self.info(), free)
 
 
 @cache
 def catalog() -> tuple[CatalogEntry, ...]:
-    """The entries, in the file's order: the first is a tiny model for a first look."""
+    """The entries, in the file's order; the first is a tiny model."""
     return TypeAdapter(tuple[CatalogEntry, ...]).validate_json(_FILE.read_bytes())
 
 
 def find(name: str) -> CatalogEntry | None:
-    """The entry called `name`, in capitals or not."""
+    """Return the entry called `name`, regardless of case, or None."""
     return next((entry for entry in catalog() if entry.name.casefold() == name.casefold()), None)
 
 
 def fits(entry: CatalogEntry, free: int) -> bool:
-    """Whether the model is comfortable in `free` bytes of memory: with its weights and a conversation of a usual length."""
+    """Return whether the model is comfortable in `free` bytes of memory."""
     return entry.needs <= free
 
 
 def proposals(here: Collection[str], free: int) -> list[dict[str, Any]]:
-    """The catalog for a machine with `free` bytes of memory and the model files called `here`, as GET /models tells it.
+    """The catalog as GET /models lists it, for a machine with `free` bytes of memory and the model files `here`.
 
     `needs_bytes` is the memory in which an entry is comfortable. The last that `fits` is the `best`.
     """
     best = next((entry for entry in reversed(catalog()) if fits(entry, free)), None)
-    told = {"name", "source", "size", "licence", "context", "machine_gb", "can", "about"}
+    shown = {"name", "source", "size", "licence", "context", "machine_gb", "can", "about"}
     return [
         {
-            **entry.model_dump(mode="json", include=told),
+            **entry.model_dump(mode="json", include=shown),
             "file": entry.file,
             "needs_bytes": entry.needs,
             "fits": fits(entry, free),

@@ -1,7 +1,7 @@
-"""The profiles of data/config.json: which model, which template, which numbers.
+"""The profiles of data/config.json.
 
-The file is `{"SelectedModel": NAME, NAME: {profile}, …}`. A person may edit it while the server runs: each request reads
-it as it stands, and while an edit is broken the last good state serves on.
+The file is `{"SelectedModel": NAME, NAME: {profile}, …}`. People may edit it while the server runs: each request reads it
+anew if it has changed, and while an edit is broken the last valid version stays in use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from services.errors import DamagedFile, InvalidRequest, NotFound, NotPermitted, Unavailable
 from services.models.catalog import catalog, find
-from services.models.files import ModelFiles, same_name
+from services.models.files import AvailableModels, same_name
 from services.models.profile import Chosen, Profile
 from services.models.sources import FORMS, Source, parse_source
 from services.storage.json_file import JsonFile, JsonObject, SchemaError
@@ -28,13 +28,13 @@ from services.validation import explain
 log = logging.getLogger(__name__)
 
 SELECTED = "SelectedModel"
-# What the first start begins with.
+# The config file of a first start.
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "data" / "config.example.json"
 
 
 @dataclass(frozen=True)
 class Config:
-    """data/config.json at one moment."""
+    """A version of data/config.json."""
 
     selected: str
     profiles: Mapping[str, Profile]
@@ -46,14 +46,15 @@ class Config:
 
     @property
     def chosen(self) -> Chosen:
-        """The selected profile, and its name."""
+        """The selected profile with its name."""
         return Chosen(self.selected, self.profile)
 
-    def choose(self, name: str, files: ModelFiles, allowed: Sequence[str] | None = None) -> Chosen:
-        """The profile called `name`, or one for the model file called so: the selected one or the first that uses it.
+    def choose(self, name: str, files: AvailableModels, allowed: Sequence[str] | None = None) -> Chosen:
+        """Return the profile called `name`, or a profile of the model file `name`: the selected one, else the first.
 
-        Of profiles and files only those `allowed` are looked at, so that a refusal tells nothing of others; None: all are.
-        Raises NotFound, NotPermitted, and BadModelFile for a damaged file that no profile uses.
+        For a file without a profile, that is a new default profile. Only `allowed` profiles and files are considered, so
+        that a refusal reveals no others; None: all. Raises NotFound, NotPermitted, and BadModelFile for a damaged file
+        that no profile uses.
         """
         mine = self.only(allowed)
         if name in mine.profiles:
@@ -71,9 +72,9 @@ class Config:
         raise NotFound(what, param="model", code="model_not_found")
 
     def only(self, allowed: Sequence[str] | None) -> Config:
-        """The same as a key knows it that may use the profiles `allowed`; None: every one.
+        """Return the config as seen by a key that may use the profiles `allowed`; None: all.
 
-        Where the selected one is none of them the first is, and "" where there is none at all.
+        If the selected profile is not among them, the first is selected; "" if there is none.
         """
         if allowed is None:
             return self
@@ -81,14 +82,14 @@ class Config:
         return Config(self.selected if self.selected in profiles else next(iter(profiles), ""), profiles)
 
     def files_of(self, allowed: Sequence[str]) -> set[str]:
-        """The model files that a key knows of which may use `allowed`: profiles, or files."""
+        """Return the model files that a key may see which may use `allowed`, profiles or files."""
         return {profile.model for profile in self.only(allowed).profiles.values()} | set(allowed)
 
     def source(self, what: str, local: bool = False) -> tuple[Source, str]:
-        """Where to fetch a model from, and what to call its file ("": as it is called there).
+        """Return the source of a model, and the name for its file ("": the source's own).
 
-        `what` is a profile's name, one of the catalog, or a source; `local`: a file of this machine may be named too.
-        Raises NotFound for a profile that does not say, InvalidRequest.
+        `what` names a profile, a catalog entry or a source; `local`: or a file of this machine. Raises NotFound for a
+        profile without a source, InvalidRequest.
         """
         if what not in self.profiles and (entry := find(what)):
             return parse_source(entry.source), ""
@@ -104,7 +105,7 @@ class Config:
         return parse_source(profile.source), profile.model
 
     def profile_of(self, file: str, allowed: Sequence[str] | None = None) -> str | None:
-        """The name of a profile whose model is `file`: one of `allowed`, the selected, else the first; None: none."""
+        """Return the name of a profile of the model `file`: an allowed one, else the selected, else the first, or None."""
         names = [name for name in (self.selected, *self.profiles) if self._uses(name, file)]
         return next((name for name in names if allowed is None or name in allowed), names[0] if names else None)
 
@@ -112,34 +113,34 @@ class Config:
         return name in self.profiles and same_name(self.profiles[name].model, file)
 
     def check_file(self, file: str, allowed: Sequence[str] | None) -> None:
-        """Raise NotPermitted where none of the profiles `allowed` has this model file; None: all files are."""
+        """Raise NotPermitted if none of the profiles `allowed` has this model file; None: all are allowed."""
         if allowed is not None and file not in {self.profiles[name].model for name in allowed if name in self.profiles}:
             what = f"this key may not use {file}: none of its profiles does"
             raise NotPermitted(what, param="model", code="profile_not_permitted")
 
     def free_name(self, file: str) -> str:
-        """What a new profile of a model file may be called: as the file is, with a number where that is taken."""
+        """Return a free name for a new profile of a model file: the file's, with a number if that is taken."""
         stem = re.sub(r"\.gguf$", "", file.rpartition("/")[2], flags=re.IGNORECASE)
         names = (stem, *(f"{stem} {number}" for number in range(2, len(self.profiles) + 3)))
         return next(name for name in names if name not in (*self.profiles, SELECTED))
 
     def named(self, name: str) -> Profile:
-        """The profile called `name`. Raises NotFound."""
+        """Return the profile called `name`. Raises NotFound."""
         if name not in self.profiles:
             raise unknown_profile(name)
         return self.profiles[name]
 
 
 class Profiles:
-    """The config file, read afresh whenever it has changed.
+    """The config file, read again whenever it has changed.
 
-    Any thread may call it. `_lock` protects the last good state and what was last said of a broken edit.
+    Any thread may call it. `_lock` protects the last valid version and the last problem that was logged.
     """
 
     def __init__(self, path: Path, preferred: Chosen | None = None) -> None:
-        """`preferred` is selected in this process, until another is. Where there is no file, the example is copied there.
+        """Read the file, or copy the example there. `preferred` is selected in this process, until another is.
 
-        Raises DamagedFile where the file cannot be used: with nothing good to serve on, the server should not start.
+        Raises DamagedFile if the file cannot be used: without a valid version the server should not start.
         """
         self._preferred = preferred
         if not path.exists():
@@ -149,10 +150,10 @@ class Profiles:
         self._source = self._file.read()
         self._config = self._load(self._source)
         self.problem: str | None = None
-        """What is wrong with the file now, or None."""
+        """The fault in the current file, or None."""
 
     def config(self) -> Config:
-        """The file as it stands, or as it last was good."""
+        """Return the file's current version, or the last valid one."""
         with self._lock:
             try:
                 source = self._file.read()
@@ -166,7 +167,7 @@ class Profiles:
                     log.error("%s; the last good state serves on", error.message)
                 self.problem = error.message
             except Unavailable as error:
-                # No fault of the file's, which is read again with the next request.
+                # Not the file's fault; the next request reads it again.
                 log.warning("%s; the last good state serves on", error.message)
             if self._preferred is None:
                 return self._config
@@ -175,7 +176,7 @@ class Profiles:
     def add(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add a profile called `name`, and select it, in the file.
 
-        Raises InvalidRequest where the name is taken, DamagedFile while the file is broken, StorageFailed.
+        Raises InvalidRequest if the name is taken, DamagedFile while the file is broken, StorageFailed.
         """
         with self._file.edit() as data:
             if name == SELECTED or name in data:
@@ -214,33 +215,33 @@ class Profiles:
 
 
 def _copy_example(path: Path) -> None:
-    """Begin a config file as the shipped example. Raises StorageFailed."""
+    """Create the config file from the shipped example. Raises StorageFailed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with JsonFile(path).edit() as data:
-        # Another process may have begun meanwhile.
+        # Another process may have created it meanwhile.
         if not data:
             data.update(JsonFile(EXAMPLE).load())
 
 
 def profile_entry(file: str) -> dict[str, Any]:
-    """What a new profile of a model file holds: what its makers advise, where the catalog knows the file."""
+    """The values of a new profile of a model file: those of the catalog if the file is in it, else the file alone."""
     entry = next((entry for entry in catalog() if entry.file == file), None)
     return dict(entry.profile_values()) if entry else {"model": file}
 
 
 def not_permitted(name: str, allowed: Sequence[str]) -> NotPermitted:
-    """What to raise where a key asks by `name` for what is none of the profiles that it may use."""
+    """The error for a key that asks for another profile or file than those `allowed`."""
     what = f'this key may not use "{name}": it may use {", ".join(allowed)}'
     return NotPermitted(what, param="model", code="profile_not_permitted")
 
 
 def unknown_profile(name: str) -> NotFound:
-    """What to raise where there is no such profile."""
+    """The error for a profile that does not exist."""
     return NotFound(f'there is no profile "{name}" in data/config.json', param="model_config", code="profile_not_found")
 
 
 def _check(data: JsonObject) -> None:
-    """Raise SchemaError, naming the entry, where `data` is not a config."""
+    """Raise SchemaError, naming the entry, if `data` is not a config."""
     if SELECTED not in data:
         raise SchemaError((SELECTED,), f'"{SELECTED}" is missing: it names the profile to use')
     for name, entry in data.items():

@@ -1,4 +1,4 @@
-"""Whether a disk has room for what is to come."""
+"""The check that a disk has room for a download."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from services.errors import StorageFailed
 
-# Bytes that stay free on the disk, for the sessions and whatever else lives there.
+# Bytes that stay free on the disk, for sessions and other data.
 MARGIN = 2**26
 
 
 def check_room(folder: Path, name: str, needed: int = 0) -> None:
-    """Raise StorageFailed where the disk of `folder` has no room for so many more bytes of the file called `name`."""
+    """Raise StorageFailed if the disk of `folder` has no room for `needed` more bytes of the file `name`."""
     free = shutil.disk_usage(folder).free
     if needed + MARGIN > free:
         what = f"{name} needs {_gb(needed)} more, and the disk of {folder} has {_gb(free)} free"

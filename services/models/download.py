@@ -1,7 +1,7 @@
-"""One model fetched into the models folder: resumed where it was cut, checked, and only then given its name.
+"""The download of one model into the models folder: resumed after an interruption, checked, and only then renamed.
 
-What has arrived so far of a file is `.arriving/NAME.part` in the models folder; `.arriving/NAME.json`, called as the
-model's first file, says what is to come. A model in several files appears once all are there: its first comes last.
+The bytes of a file so far are in `.arriving/NAME.part` of the models folder; `.arriving/NAME.json`, named after the model's
+first file, lists the expected files. A model in several files appears once all are complete: the first is renamed last.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -21,11 +20,7 @@ from filelock import FileLock, Timeout
 from services.errors import BadModelFile, HearthError, InvalidRequest, PullFailed, StorageFailed, Unavailable
 from services.models.disk import check_room
 from services.models.gguf import BadGguf, read_gguf
-from services.models.local_caches import find_file, find_in_caches, kept_file
-from services.models.pypi import find_in_package
 from services.models.remote import Remote, RemoteFile
-from services.models.sources import HubFile, LocalFile, OllamaModel, PypiFile, Source, file_name, ollama_blob
-from services.models.split import part_names
 from services.storage.json_file import sync_folder
 
 ARRIVING = ".arriving"
@@ -33,50 +28,16 @@ KEPT = "What has arrived is kept; pull it again to go on from there"
 _BLOCK = 2**20
 
 
-def locate(source: Source, target: str = "") -> Remote:
-    """Ask the source what it has. `target` is the model's name in the models folder; "": the source's own.
-
-    What other programs keep on this machine is taken from there. Raises NotFound, PullFailed, and InvalidRequest where a
-    model in several files cannot be called `target`.
-    """
-    if isinstance(source, OllamaModel):
-        blob, digest = ollama_blob(source)
-        return Remote(str(source), (kept_file(blob, target or file_name(source), digest),))
-    if isinstance(source, PypiFile):
-        found = find_in_package(source)
-        return Remote(str(source), (replace(found, file=target or found.file),))
-    if isinstance(source, LocalFile):
-        return _remote(str(source), {name: kept_file(path, name) for name, path in find_file(source).items()}, target)
-    files = {name: kept_file(path, name) for name, path in find_in_caches(source).items()}
-    if not files:
-        from services.models.hub import find_on_hub
-
-        files = find_on_hub(source)
-    return _remote(str(HubFile(source.repo, next(iter(files)), source.revision)), files, target)
-
-
-def _remote(source: str, files: Mapping[str, RemoteFile], target: str) -> Remote:
-    """The files, called as they are there or, with the same endings, as the target."""
-    names = [PurePosixPath(name).name for name in files]
-    if target:
-        path = PurePosixPath(target)
-        names = [path.with_name(name).as_posix() for name in part_names(path.name)]
-        if len(names) != len(files) or names[0] != target:
-            what = f"{source} comes in {len(files)} files, so that its name here cannot be {target}"
-            raise InvalidRequest(f"{what}: it should end as {PurePosixPath(next(iter(files))).name} does", param="model")
-    return Remote(source, tuple(replace(file, file=name) for name, file in zip(names, files.values(), strict=True)))
-
-
 def fetch(remote: Remote, folder: Path) -> Path:
-    """Fetch the model into the models folder, or what is missing of it; return its path, the first file's.
+    """Fetch the missing files of a model into the models folder; return the first file's path.
 
-    Raises InvalidRequest where another file has its name, StorageFailed (a full disk among others), PullFailed,
-    BadModelFile for what is no GGUF, Unavailable while another process fetches it.
+    Raises InvalidRequest if another file has its name, StorageFailed (for a full disk among others), PullFailed,
+    BadModelFile for a file that is no GGUF, Unavailable while another process fetches it.
     """
     for file in remote.files:
         if not (folder / file.file).resolve().is_relative_to(folder.resolve()):
             raise InvalidRequest(f"{file.file} would lie outside of the models folder", param="model")
-    with _written(remote.file), alone(folder, remote.file, seconds=2):
+    with _storage_errors(remote.file), alone(folder, remote.file, seconds=2):
         missing = [file for file in remote.files if not _is_there(folder / file.file, file, remote)]
         if missing:
             _begin(folder, remote, missing)
@@ -92,11 +53,11 @@ def fetch(remote: Remote, folder: Path) -> Path:
 
 
 def _bring(folder: Path, remote: Remote, missing: Sequence[RemoteFile]) -> None:
-    """Have all missing files arrive, and check each."""
+    """Download all missing files, and check each."""
     for file in missing:
         part = part_of(folder, file.file)
         if file.local and not part.stat().st_size:
-            # On one disk the file needs no second copy.
+            # On the same disk, a hard link saves the copy.
             with contextlib.suppress(OSError):
                 part.unlink()
                 os.link(file.local, part)
@@ -116,19 +77,19 @@ def _bring(folder: Path, remote: Remote, missing: Sequence[RemoteFile]) -> None:
 
 
 def part_of(folder: Path, file: str) -> Path:
-    """Where what has arrived of a file is."""
+    """The path of a file's bytes so far."""
     return folder / ARRIVING / f"{file.replace('/', '~')}.part"
 
 
 def received_of(folder: Path, files: Iterable[str]) -> int:
-    """How many bytes of a model's files have arrived."""
+    """The number of bytes of a model's files that have arrived."""
     return sum(_received(folder, file) for file in files)
 
 
 def _received(folder: Path, file: str) -> int:
     part = part_of(folder, file)
     sizes = [0]
-    # What pip downloads is beside the part until it is unpacked; a whole file is given its name at any moment.
+    # pip downloads to a folder beside the part; a complete part is renamed at any moment.
     for path in (part, folder / file, *part.with_suffix(".pip").rglob("*")):
         with contextlib.suppress(OSError):
             if path.is_file():
@@ -137,9 +98,9 @@ def _received(folder: Path, file: str) -> int:
 
 
 def begun(folder: Path) -> list[dict[str, Any]]:
-    """What has begun to arrive in a models folder: `file`, `source`, `size`, `received` (bytes), and the `state`.
+    """The incomplete downloads of a models folder: `file`, `source`, `size` (0: unknown), `received` (bytes), and `state`.
 
-    Whichever process fetches it: "arriving", or "interrupted" where none does. Where the size is not known it is 0.
+    The state is "arriving" while any process fetches it, else "interrupted".
     """
     notes = []
     for path in sorted((folder / ARRIVING).glob("*.json")):
@@ -153,7 +114,7 @@ def begun(folder: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def alone(folder: Path, file: str, seconds: float) -> Iterator[None]:
-    """Keep other processes from fetching the same file. Raises Unavailable where one does, so many seconds later."""
+    """Hold the lock on a file's download. Raises Unavailable if another process holds it for `seconds`."""
     lock = part_of(folder, file).with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -172,7 +133,7 @@ def _state(folder: Path, file: str) -> str:
 
 
 def _begin(folder: Path, remote: Remote, missing: Sequence[RemoteFile]) -> None:
-    """Make ready for the rest of the model: what is there of its files as they are now is kept."""
+    """Prepare the parts and the note; parts of the same files as now are kept."""
     note = _note_of(folder, remote.file)
     try:
         old = json.loads(note.read_text(encoding="utf-8"))
@@ -183,7 +144,7 @@ def _begin(folder: Path, remote: Remote, missing: Sequence[RemoteFile]) -> None:
         part = part_of(folder, file.file)
         if _entry(file) not in known or (part.exists() and part.stat().st_size > file.size):
             part.unlink(missing_ok=True)
-        # One that is linked to another program's file is left as it is.
+        # A part that is linked to another program's file is not touched.
         if not part.exists():
             part.touch()
     files = [_entry(file) for file in remote.files]
@@ -195,7 +156,7 @@ def _entry(file: RemoteFile) -> dict[str, Any]:
 
 
 def _tidy(folder: Path, remote: Remote) -> None:
-    """Where nothing has arrived, leave no trace of it."""
+    """Remove the parts and the note if nothing has arrived."""
     parts = [part_of(folder, file.file) for file in remote.files]
     if not any(part.exists() and part.stat().st_size for part in parts):
         for path in (*parts, _note_of(folder, remote.file)):
@@ -207,7 +168,7 @@ def _note_of(folder: Path, file: str) -> Path:
 
 
 def _check_arrived(part: Path, file: RemoteFile, remote: Remote) -> None:
-    """Raise PullFailed or BadModelFile, and throw away what arrived, where it is not what was to come."""
+    """Raise PullFailed or BadModelFile, having removed the part, if it is not the expected file or no model."""
     size = part.stat().st_size
     if size < file.size:
         raise PullFailed(f"{file.file} ends after {size} of {file.size} bytes. {KEPT}")
@@ -235,7 +196,7 @@ def _put_in_place(part: Path, path: Path) -> None:
 
 
 def _is_there(path: Path, file: RemoteFile, remote: Remote) -> bool:
-    """Whether the file is in the models folder already. Raises InvalidRequest where another is that has its name."""
+    """Return whether the file is in the models folder already. Raises InvalidRequest if another file has its name."""
     if not path.exists():
         return False
     if _matches(path, file):
@@ -245,13 +206,13 @@ def _is_there(path: Path, file: RemoteFile, remote: Remote) -> bool:
 
 
 def _matches(path: Path, file: RemoteFile) -> bool:
-    """Whether a file is whole, by its digest where that is one of its bytes."""
+    """Return whether a file is complete, by its size, and by its digest if that is a hash of the content."""
     if path.stat().st_size != file.size:
         return False
     if len(file.digest) == 64:
         digest = hashlib.sha256()
     elif len(file.digest) == 40:
-        # git's object format: the digest of a header and the content.
+        # git's object format: the hash of a header and the content.
         digest = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
     else:
         return True
@@ -262,8 +223,8 @@ def _matches(path: Path, file: RemoteFile) -> bool:
 
 
 @contextmanager
-def _written(file: str) -> Iterator[None]:
-    """Raise what goes wrong with the disk as StorageFailed."""
+def _storage_errors(file: str) -> Iterator[None]:
+    """Raise errors of the disk as StorageFailed."""
     try:
         yield
     except OSError as error:

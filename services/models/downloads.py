@@ -1,28 +1,28 @@
-"""The models that are being fetched: each by one thread, for however many callers follow it."""
+"""The downloads in flight: each on one thread, for all callers that follow it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.answers.admission import Poll
 from services.errors import EngineFailure, HearthError
-from services.models.download import begun, fetch, locate, received_of
+from services.models.download import begun, fetch, received_of
+from services.models.locate import locate
 from services.models.remote import Remote
 from services.models.sources import HubFile, Source
 
-# Seconds between two lines in the log of how much has arrived.
-_TELL_EVERY = 5.0
+# Seconds between two log lines on a download's progress.
+_LOG_EVERY = 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Pull:
-    """One model that is being fetched. Any thread may follow it; its own thread sets what it is at."""
+    """The download of one model. Any thread may follow it; its own thread sets its state."""
 
     def __init__(self, source: Source, target: str, folder: Path, hosts: Sequence[str]) -> None:
         self.source = source
@@ -34,18 +34,21 @@ class Pull:
         self._remote: Remote | None = None
         self._changed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
+
+    def start(self) -> None:
+        """Start the download's thread."""
         self._thread.start()
 
     @property
     def is_over(self) -> bool:
-        """Whether it has arrived, or will not."""
+        """True once it is complete, or has failed."""
         return self.path is not None or self.error is not None
 
-    def progress(self, poll: Poll, every: float = 0.25) -> Generator[dict[str, Any]]:
-        """What has arrived, now and every so many seconds: `file`, `source`, `size` and `received` in bytes, `state`.
+    def progress(self, poll: Callable[[], None], every: float = 0.25) -> Generator[dict[str, Any]]:
+        """Yield the progress every so many seconds: `file`, `source`, `size` and `received` in bytes, `state`.
 
-        The size is 0 where it is not known yet. The state is "arriving" and, at the end, "done". The first comes once the
-        source has said what it has. Raises what went wrong, and what `poll` raises, which is called while waiting.
+        The first comes once the source has described the model; a size of 0 is unknown yet. The state is "arriving" and, at
+        the end, "done". Raises the download's error, and whatever `poll` raises, which is called while waiting.
         """
         while not self.is_over:
             if self._remote:
@@ -57,15 +60,15 @@ class Pull:
         if self._remote:
             yield self._describe(self._remote, "done")
 
-    def wait(self, poll: Poll) -> Path:
-        """Give the path of the model's first file once it is there; the log tells the progress.
+    def wait(self, poll: Callable[[], None]) -> Path:
+        """Wait for the download, logging its progress; return the path of the model's first file.
 
-        Raises what went wrong, and what `poll` raises.
+        Raises the download's error, and whatever `poll` raises.
         """
-        told = time.monotonic()
+        logged_at = time.monotonic()
         for at in self.progress(poll):
-            if time.monotonic() - told > _TELL_EVERY:
-                told = time.monotonic()
+            if time.monotonic() - logged_at > _LOG_EVERY:
+                logged_at = time.monotonic()
                 of_all = f" of {at['size'] / 1e6:.0f} MB" if at["size"] else ""
                 log.info("%s: %.0f MB%s", at["file"], at["received"] / 1e6, of_all)
         assert self.path
@@ -80,7 +83,7 @@ class Pull:
         started = time.monotonic()
         try:
             if isinstance(self.source, HubFile):
-                from services.models.hub import reach_only
+                from services.models.hub_hosts import reach_only
 
                 reach_only(self._hosts)
             self._remote = locate(self.source, self._target)
@@ -98,23 +101,24 @@ class Pull:
 
 
 class Pulls:
-    """What is being fetched into one models folder. Any thread may call it; `_lock` protects the table."""
+    """The downloads into one models folder. Any thread may call it; `_lock` protects the table."""
 
     def __init__(self, folder: Path, hosts: Sequence[str]) -> None:
-        """`hosts` are those that models may be fetched from; see `reach_only`."""
+        """`hosts` are the hosts that models may be fetched from, as in `reach_only`."""
         self.folder = folder
         self._hosts = hosts
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[Source, str], Pull] = {}
+        self._in_flight: dict[tuple[Source, str], Pull] = {}
 
     def start(self, source: Source, target: str = "") -> Pull:
-        """Begin to fetch what `source` has, or follow whoever has begun. `target`: see `locate`."""
+        """Start the download of a source's model, or return the one in flight. `target` is the name as in `locate`."""
         with self._lock:
-            self._under_way = {key: pull for key, pull in self._under_way.items() if not pull.is_over}
-            if (source, target) not in self._under_way:
-                self._under_way[source, target] = Pull(source, target, self.folder, self._hosts)
-            return self._under_way[source, target]
+            self._in_flight = {key: pull for key, pull in self._in_flight.items() if not pull.is_over}
+            if (source, target) not in self._in_flight:
+                pull = self._in_flight[source, target] = Pull(source, target, self.folder, self._hosts)
+                pull.start()
+            return self._in_flight[source, target]
 
     def arriving(self) -> list[dict[str, Any]]:
-        """See `begun`."""
+        """Return the incomplete downloads of the folder, of all processes, as `begun` does."""
         return begun(self.folder)

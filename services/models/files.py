@@ -1,7 +1,7 @@
-"""The model files: list, describe and check the GGUF files of the models folder.
+"""The models folder: list, describe, check and remove its GGUF files.
 
 Links in the folder are followed wherever they lead: only the machine's owner can make them. A model in several files is
-one, called as the first of them; see `services.models.split`.
+one, named by its first file (`services.models.split`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from typing_extensions import override
 
 from services.errors import BadModelFile, InvalidRequest, NotFound
 from services.models.gguf import BadGguf, GgufInfo
@@ -22,15 +25,15 @@ from services.storage.json_file import Stamp
 
 log = logging.getLogger(__name__)
 
-# A link may lead to a disk of a million folders, each of which would be looked through at every listing.
+# The most folders that a listing searches: a link may lead to a disk of a million.
 _MAX_FOLDERS = 10_000
-# How names of files end that are still arriving (services/models/download.py).
+# The ending of files that are still being downloaded (services/models/download.py).
 PART = ".part"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model of the folder: what its header says, or what is wrong with it."""
+    """A model of the folder: its header, or its fault."""
 
     name: str
     stamp: Stamp
@@ -40,37 +43,58 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A model that is a whole GGUF: its name, its path (the first file's), and what changes whenever a file of it does."""
+    """A valid model: its name, its first file's path, and a stamp that changes whenever one of its files does."""
 
     name: str
     path: Path
     stamp: Stamp
 
 
-class ModelFiles:
-    """The folder's models, each header read again only after a file has changed.
+class AvailableModels(Protocol):
+    """The models that can be used: those of a folder, or in a cluster those that workers serve. Any thread may call it."""
 
-    Any thread may call it; `_lock` protects what was read.
+    folder: Path
+    """The folder that the files' names are relative to; in a cluster an empty path."""
+    templates: Path
+    """The folder of the profiles' chat templates."""
+
+    def list(self) -> list[ModelFile]:
+        """Return every model, by name, also those that cannot be used, with their problem."""
+        ...
+
+    def check(self, name: str) -> CheckedModel:
+        """Find the model called `name`. Raises InvalidRequest, NotFound or BadModelFile, or Unavailable in a cluster."""
+        ...
+
+    def check_adapter(self, name: str) -> CheckedModel:
+        """Find the LoRA adapter called `name`. Raises as `check` does."""
+        ...
+
+
+class ModelFiles(AvailableModels):
+    """The models of the folder; a header is read again only after its file has changed.
+
+    Any thread may call it; `_lock` protects the headers that were read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.templates = folder
-        """Where profiles' chat templates are."""
         self._lock = threading.Lock()
         self._read: dict[Path, ModelFile] = {}
 
+    @override
     def list(self) -> list[ModelFile]:
-        """Every model in the folder and the folders in it, by name; links that lead nowhere too, with their problem."""
+        """Return all models of the folder and its subfolders, by name; broken links too, with their problem."""
         models = {path.with_name(part_names(path.name)[0]) for path in self._paths()}
         return [self._describe(path) for path in sorted(models)]
 
+    @override
     def check(self, name: str) -> CheckedModel:
-        """The model called `name`, in a whole GGUF file or several. Raises InvalidRequest, NotFound or BadModelFile."""
         return self._check(name, adapter=False)
 
+    @override
     def check_adapter(self, name: str) -> CheckedModel:
-        """The file called `name`, a whole LoRA adapter. Raises as `check` does."""
         return self._check(name, adapter=True)
 
     def _check(self, name: str, adapter: bool) -> CheckedModel:
@@ -87,10 +111,10 @@ class ModelFiles:
         return CheckedModel(found.name, path, found.stamp)
 
     def _find(self, name: str) -> Path:
-        """Where a file is, by a name that cannot lead out of the folder but by the owner's links."""
+        """The path of a file by its name, which cannot lead out of the folder except by the owner's links."""
         pure = PurePosixPath(name)
         if any(part.startswith(".") and part != ".." for part in pure.parts) or pure.suffix == PART:
-            # Hidden, or still arriving: as if it were not there.
+            # Hidden and incomplete files do not exist for callers.
             raise _not_there(name)
         if not name.strip() or "\0" in name or pure.is_absolute() or ".." in pure.parts:
             what = "the model should be the name of a file in the models folder"
@@ -102,12 +126,12 @@ class ModelFiles:
             if _is_candidate(path):
                 return path
         except OSError:
-            # The name is too long, or a folder in it cannot be read.
+            # The name is too long, or one of its folders cannot be read.
             pass
         raise _not_there(name)
 
     def _paths(self) -> Iterator[Path]:
-        """The .gguf files that are not hidden. Each folder is looked through once, links to folders at the end."""
+        """Yield the .gguf files that are not hidden. Each folder is searched once, links to folders last."""
         folders, links, seen = deque([self.folder]), deque[Path](), set[str]()
         while folders or links:
             folder = (folders or links).popleft()
@@ -143,26 +167,47 @@ class ModelFiles:
         return described
 
 
+def remove_model(folder: Path, name: str) -> tuple[int, list[str]]:
+    """Remove a model's files, or the links to them; return the bytes freed, and the files' names.
+
+    Raises InvalidRequest for a file that is reached only through a link to another folder, and OSError.
+    """
+    path = folder / name
+    for parent in path.parents:
+        if parent == folder:
+            break
+        if parent.is_symlink():
+            what = f"{name} is behind the link {parent.relative_to(folder)}, which leads to {parent.resolve()}"
+            raise InvalidRequest(f"{what}: remove the link, or the file where it is", param="name")
+    freed, removed = 0, []
+    for part in (path.with_name(each) for each in part_names(path.name)):
+        if part.is_symlink() or part.exists():
+            freed += 0 if part.is_symlink() or part.stat().st_nlink > 1 else part.stat().st_size
+            part.unlink()
+            removed.append(part.relative_to(folder).as_posix())
+    return freed, removed
+
+
 def _not_there(name: str) -> NotFound:
     return NotFound(f"there is no file {name} in the models folder", param="model", code="model_not_found")
 
 
 def nfc(name: str) -> str:
-    """A name as Unicode composes it (NFC): macOS stores names decomposed, and keyboards write them composed."""
+    """A name in Unicode's composed form (NFC): macOS stores names decomposed, and keyboards write them composed."""
     return unicodedata.normalize("NFC", name)
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two names of model files mean the same file, however their accents are encoded."""
+    """Return whether two names mean the same model file, however their accents are encoded."""
     return nfc(one) == nfc(other)
 
 
 def _is_candidate(path: Path) -> bool:
-    """Whether it is a file, or a link that should lead to one."""
+    """Return whether a path is a file, or a broken link that should lead to one."""
     try:
         return path.is_file() or (path.is_symlink() and not path.exists())
     except PermissionError:
-        # It leads to where this process may not look.
+        # A link to a place that this process may not read.
         return path.is_symlink()
 
 
@@ -174,7 +219,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _stored_as(folder: Path, name: PurePosixPath) -> Path:
-    """The path of a name as the disk has it, where that encodes its accents otherwise. Raises OSError."""
+    """The path of a name in the disk's encoding of accents. Raises OSError."""
     path = folder
     for part in name.parts:
         same = (entry.name for entry in path.iterdir() if same_name(entry.name, part))

@@ -1,7 +1,7 @@
-"""What a GGUF file is, read from its header with every length checked against the file.
+"""A reader of GGUF headers that checks every length against the file.
 
-Format: ggml's docs/gguf.md, versions 2 and 3, little-endian. A header is `GGUF`, version, the counts of tensors and of
-metadata entries, the entries, the tensors' descriptions, and then the tensors' data, aligned.
+Format: ggml's docs/gguf.md, versions 2 and 3, little-endian. A file is `GGUF`, the version, the numbers of tensors and of
+metadata entries, the entries, the tensors' descriptions, and the tensors' data, aligned.
 """
 
 from __future__ import annotations
@@ -17,27 +17,25 @@ from typing import Any, BinaryIO
 
 from services.models.gguf_types import FILE_TYPES, TENSOR_TYPES
 
-__all__ = ["NO_TEMPLATE", "TENSOR_TYPES", "BadGguf", "GgufInfo", "read_gguf", "read_header", "vocabulary_of"]
-
-# What is said of a file without a chat template, as of a base model.
+# The description of a file without a chat template, such as a base model's.
 NO_TEMPLATE = "no chat template: goes on with a text"
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
 _MAX_NAME = 65_535
-# More than any model has: without bounds a large file could keep the reader busy for hours.
+# More than any model has: without limits a large file could keep the reader busy for hours.
 _MAX_ENTRIES, _MAX_TENSORS, _MAX_LENGTH = 2**16, 2**18, 2**23
-# What is kept of the metadata: strings of so many bytes, arrays of so many elements, and so many elements of all arrays.
+# Limits of the metadata that is kept: bytes of a string, elements of an array, and elements of all arrays.
 _KEPT_STRING, _KEPT_ARRAY, _KEPT_ELEMENTS = 256, 4096, 2**16
 
 
 class BadGguf(ValueError):
-    """What is wrong with the file, in a sentence that follows "NAME: "."""
+    """A fault in a GGUF file; its message follows "NAME: "."""
 
 
 @dataclass(frozen=True)
 class GgufInfo:
-    """What a model file is. `weights` counts elements, `context_length` tokens, `size` bytes."""
+    """The facts of a model file. `weights` counts elements, `context_length` tokens, `size` bytes."""
 
     name: str | None
     architecture: str
@@ -47,33 +45,33 @@ class GgufInfo:
     vocabulary: int | None
     size: int
     adapter: bool = False
-    """Whether it is a LoRA adapter, which changes a model and is none."""
+    """True for a LoRA adapter."""
     chat_template: bool = False
-    """Whether it brings a chat template (tokenizer.chat_template)."""
+    """True if it holds a chat template (tokenizer.chat_template)."""
     parts: int = 1
-    """How many files it comes in."""
+    """The number of its files."""
     metadata: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
     """Numbers, short texts and lists of numbers: general.*, its architecture's, split.*, adapter.*, tokenizer.*."""
 
 
 def read_gguf(path: Path) -> GgufInfo:
-    """Read and check the header of the file at `path`; the tensors' data is not read, only its place is checked.
+    """Read and check the header of the file at `path`; of the tensors' data only the offsets are checked.
 
-    Raises BadGguf where it is no GGUF, is cut short, or describes what cannot be; OSError where it cannot be read.
+    Raises BadGguf if it is no GGUF, is cut short, or contradicts itself; OSError if it cannot be read.
     """
     with path.open("rb") as file:
         return _Header(file, os.fstat(file.fileno()).st_size).read()
 
 
 def read_header(file: BinaryIO, size: int) -> GgufInfo:
-    """The same of an open file of `size` bytes, from its beginning on; what comes behind the header is not read."""
+    """Read and check the header of an open file of `size` bytes, at its beginning. Raises as `read_gguf` does."""
     return _Header(file, size).read()
 
 
 def vocabulary_of(path: Path) -> bytes:
-    """The file as it would be without its tensors: all that is needed to tokenize. Raises BadGguf, OSError.
+    """Return the file without its tensors, which suffices to tokenize. Raises BadGguf, OSError.
 
-    Of a model in several files it is the first; what says so is left out, for llama.cpp would look for the others.
+    `path` is a model's first file; its split.* metadata is left out, since llama.cpp would look for the other files.
     """
     with path.open("rb") as file:
         version, entries = _Header(file, os.fstat(file.fileno()).st_size).entries()
@@ -86,7 +84,7 @@ def vocabulary_of(path: Path) -> bytes:
 
 
 class _Header:
-    """A cursor over the header of one open file. Every step is checked against the file's size first."""
+    """A cursor over the header of one open file. Every step is first checked against the file's size."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -137,7 +135,7 @@ class _Header:
         return self._version, self._places
 
     def _metadata(self, n_entries: int) -> dict[str, Any]:
-        """The metadata; of a long array and of one of strings only the length is kept, in `_lengths`."""
+        """The metadata. Of long arrays, and of arrays of strings, only the length is kept, in `_lengths`."""
         metadata: dict[str, Any] = {}
         for index in range(n_entries):
             begin = self._at
@@ -168,7 +166,7 @@ class _Header:
         return list(struct.unpack(layout, self._take(struct.calcsize(layout), key)))
 
     def _tensors(self, n_tensors: int, alignment: Any) -> tuple[int, Counter[str]]:
-        """Count the weights, all in all and by type, having checked that every tensor lies within the file."""
+        """Check that every tensor lies within the file; return the number of weights, and their numbers by type."""
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise BadGguf("its alignment (general.alignment) is no power of two")
         ends: list[tuple[int, str]] = []
@@ -189,7 +187,7 @@ class _Header:
         return sum(types.values()), types
 
     def _tensor(self, name: str, alignment: int) -> tuple[str, int, int]:
-        """One description: the tensor's type, its count of elements, and where it ends within the data, in bytes."""
+        """Read one description: the tensor's type, its number of elements, and the byte at which it ends in the data."""
         n_dims = self._number("I", f"the dimensions of tensor {name}")
         if not 1 <= n_dims <= _MAX_DIMS:
             raise BadGguf(f"tensor {name} has {n_dims} dimensions; 1 to {_MAX_DIMS} can be")
@@ -218,7 +216,7 @@ class _Header:
         return self._take(length, what).decode("utf-8", "replace")
 
     def _count(self, what: str, least_each: int, most: int) -> int:
-        """A count of things of at least `least_each` bytes, which must fit in what is left of the file."""
+        """Read a number of items of at least `least_each` bytes each, which must fit into the rest of the file."""
         count: int = self._number("Q", what)
         if most < count <= (self._size - self._at) // least_each:
             raise BadGguf(f"{what} is {count}, and {most} is the most that can be read")
@@ -247,7 +245,7 @@ class _Header:
 
 
 def _check_adapter(metadata: dict[str, Any], types: Counter[str]) -> None:
-    """Refuse what llama.cpp takes for granted of an adapter, and would end the process for."""
+    """Raise BadGguf for an adapter on which llama.cpp would abort the process."""
     if metadata.get("adapter.type") != "lora":
         raise BadGguf("it is an adapter, and of another kind than LoRA (adapter.type)")
     if not isinstance(metadata.get("adapter.lora.alpha", 0.0), float):
@@ -257,12 +255,12 @@ def _check_adapter(metadata: dict[str, Any], types: Counter[str]) -> None:
 
 
 def _commonest(types: Counter[str]) -> str:
-    """The type of most weights: what a file of one quantization is called. "" where there are none."""
+    """The type of most weights, after which a file without a file type is named; "" if there are none."""
     return max(types, key=types.__getitem__, default="")
 
 
 def _kept(metadata: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """What is worth showing of the metadata, and short enough to."""
+    """The metadata that is worth showing, and short enough."""
     spaces = {"general", "split", "adapter", "tokenizer", architecture}
     return {
         key: value

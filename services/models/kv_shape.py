@@ -1,7 +1,7 @@
-"""The KV cache that llama.cpp makes for a model, layer by layer, from its file's header alone.
+"""The size of the KV cache that llama.cpp makes for a model, layer by layer, computed from its file's header alone.
 
-The metadata's names and what llama.cpp makes of them: src/llama-model.cpp (load_hparams, create_memory), src/models/*.cpp
-(load_arch_hparams), src/llama-hparams.cpp and src/llama-kv-cache*.cpp.
+Sources for the metadata's names and meaning: llama.cpp's src/llama-model.cpp (load_hparams, create_memory),
+src/models/*.cpp (load_arch_hparams), src/llama-hparams.cpp and src/llama-kv-cache*.cpp.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.backend.types import CacheType
-from services.models.gguf import TENSOR_TYPES, GgufInfo
+from services.models.gguf import GgufInfo
+from services.models.gguf_types import TENSOR_TYPES
 
-# llama.cpp makes a cache of a multiple of so many tokens.
+# llama.cpp rounds a cache up to a multiple of so many tokens.
 CELLS = 256
-# What llama.cpp takes at most (LLAMA_MAX_LAYERS and more).
+# The most layers that llama.cpp takes (LLAMA_MAX_LAYERS and more).
 MOST_LAYERS = 1024
 
 _BLOCKS = {name.lower(): (block, block_bytes) for name, block, block_bytes in TENSOR_TYPES.values()}
@@ -23,10 +24,10 @@ _BLOCKS = {name.lower(): (block, block_bytes) for name, block, block_bytes in TE
 
 @dataclass(frozen=True)
 class _Windows:
-    """An architecture's layers with a sliding window, unless the file says more.
+    """An architecture's layers with a sliding window, unless the file lists them.
 
-    Of each `every` layers all but the last have one, or, where `full_first`, all but the first. `every` 0: the file lists
-    them. `length` is a fixed length in tokens, and `default` the one where the file names none.
+    Of each `every` layers all but the last have one, or all but the first if `full_first`. `every` 0: the file lists them.
+    `length` is a fixed length in tokens, `default` the one if the file names none.
     """
 
     every: int = 0
@@ -60,10 +61,10 @@ _WINDOWS = {
     "spark2_5": _Windows(),
     "step35": _Windows(),
 }
-# Only the model of so many layers has windows.
+# Only the model with so many layers has windows.
 _WINDOWED_LAYERS = {"exaone4": 64}
 _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
-# Hybrid: layers without heads for keys and values are recurrent; or all but each nth; or all are both.
+# Hybrids: layers without KV heads are recurrent (_BY_HEADS); all but each nth are (_BY_INTERVAL); all are both (_BOTH).
 _BY_HEADS = {
     "bailingmoe3",
     "granitehybrid",
@@ -78,13 +79,13 @@ _BY_HEADS = {
 }
 _BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 _BOTH = {"falcon-h1"}
-# Layers that have a KV cache of their own; later ones use theirs.
+# The layers that have their own KV cache; later ones share it.
 _GEMMA3N_OWN = 20
 
 
 @dataclass(frozen=True)
 class KvLayer:
-    """One layer's KV cache: how many numbers a token's key and value are, and the window in tokens (0: all of them)."""
+    """One layer's KV cache: the numbers of a token's key and value, and the window in tokens (0: unlimited)."""
 
     key: int
     value: int
@@ -93,16 +94,16 @@ class KvLayer:
 
 @dataclass(frozen=True)
 class KvShape:
-    """What a model keeps of a conversation: the KV cache, layer by layer, and the bytes of its recurrent layers' states."""
+    """A model's state of one conversation: the KV cache, layer by layer, and the bytes of its recurrent layers' states."""
 
     layers: tuple[KvLayer, ...]
     recurrent_bytes: int = 0
     chunked: bool = False
-    """Whether a window begins at a multiple of its length, in the place of sliding."""
+    """True if windows begin at multiples of their length instead of sliding."""
 
     @property
     def window(self) -> int:
-        """The length of the windows in tokens; 0 where no layer has one."""
+        """The length of the windows in tokens; 0 if no layer has one."""
         return max((layer.window for layer in self.layers), default=0)
 
     def bytes(
@@ -115,12 +116,12 @@ class KvShape:
         n_ubatch: int = 0,
         flash_attn: bool = True,
     ) -> int:
-        """The bytes of one slot of `n_ctx` tokens.
+        """Return the bytes of one slot of `n_ctx` tokens.
 
-        Without `swa_full`, layers with a window hold that, and the `n_ubatch` tokens that are computed at once.
+        Without `swa_full`, layers with a window hold the window, and the `n_ubatch` tokens that are computed at once.
         """
         cells = padded(n_ctx)
-        # Without flash attention llama.cpp turns the values over, and makes them as wide in every layer as in the widest.
+        # Without flash attention llama.cpp transposes the values, and makes them as wide in every layer as in the widest.
         widest = 0 if flash_attn else max((layer.value for layer in self.layers), default=0)
         total = self.recurrent_bytes
         for layer in self.layers:
@@ -131,9 +132,9 @@ class KvShape:
 
 
 def kv_shape(info: GgufInfo) -> KvShape:
-    """The shape of the KV cache that llama.cpp makes for a model.
+    """Return the shape of the KV cache that llama.cpp makes for a model.
 
-    Of architectures that keep more beside it, such as an index for sparse attention, that is left out.
+    Further state of some architectures, such as an index for sparse attention, is not counted.
     """
 
     def get(name: str) -> Any:
@@ -147,7 +148,7 @@ def kv_shape(info: GgufInfo) -> KvShape:
     key = _number(get("attention.key_length"), width)
     value = _number(get("attention.value_length"), width)
     window_key, window_value = (_number(get(f"attention.{n}_length_swa"), x) for n, x in (("key", key), ("value", value)))
-    # Multi-head latent attention keeps keys alone, from which the values are computed.
+    # Multi-head latent attention keeps only keys, from which the values are computed.
     is_latent = bool(get("attention.key_length_mla") and get("attention.value_length_mla"))
     length, windowed = _windows(info.architecture, get, n_layers)
     recurrent = _recurrent_layers(info.architecture, get, heads_kv, n_layers)
@@ -162,12 +163,12 @@ def kv_shape(info: GgufInfo) -> KvShape:
         if heads_kv[n] and (not recurrent[n] or info.architecture in _BOTH)
     ]
     state = _state_values(get, heads[0] if heads else 0, key, info.architecture) if any(recurrent) else 0
-    # llama.cpp keeps these as 32-bit floats, whatever the cache's types are.
+    # llama.cpp keeps recurrent states as 32-bit floats, whatever the cache's types.
     return KvShape(tuple(layers), 4 * state * sum(recurrent), info.architecture == "llama4")
 
 
 def _windows(architecture: str, get: Callable[[str], Any], n_layers: int) -> tuple[int, list[bool]]:
-    """The windows' length in tokens, and of each layer whether it has one."""
+    """The windows' length in tokens, and for each layer a flag that it has one."""
     windows, none = _WINDOWS.get(architecture), (0, [False] * n_layers)
     if not windows or n_layers != _WINDOWED_LAYERS.get(architecture, n_layers):
         return none
@@ -184,11 +185,11 @@ def _windows(architecture: str, get: Callable[[str], Any], n_layers: int) -> tup
 
 
 def _recurrent_layers(architecture: str, get: Callable[[str], Any], heads_kv: list[int], n_layers: int) -> list[bool]:
-    """Of each layer whether it keeps a state of a fixed size."""
+    """For each layer a flag that it keeps a state of fixed size."""
     if architecture in _RECURRENT or architecture in _BOTH:
         return [True] * n_layers
     if architecture in _BY_HEADS:
-        # In Nemotron-H, layers that feed forward alone keep nothing.
+        # In Nemotron-H, pure feed-forward layers keep no state.
         feeds = _each(get("feed_forward_length"), n_layers) if architecture.startswith("nemotron") else [0] * n_layers
         return [not heads_kv[n] and not feeds[n] for n in range(n_layers)]
     if architecture in _BY_INTERVAL:
@@ -201,7 +202,7 @@ def _recurrent_layers(architecture: str, get: Callable[[str], Any], heads_kv: li
 
 
 def _state_values(get: Callable[[str], Any], n_head: int, key: int, architecture: str) -> int:
-    """How many numbers the state of one recurrent layer is (llama_hparams::n_embd_r and n_embd_s)."""
+    """The number of values in one recurrent layer's state (llama_hparams::n_embd_r and n_embd_s)."""
     width, kernel = _number(get("embedding_length")), _number(get("ssm.conv_kernel"))
     inner, state = _number(get("ssm.inner_size")), _number(get("ssm.state_size"))
     if head_size := _number(get("wkv.head_size")):
@@ -215,7 +216,7 @@ def _state_values(get: Callable[[str], Any], n_head: int, key: int, architecture
 
 
 def _own_layers(architecture: str, get: Callable[[str], Any], n_all: int, n_layers: int) -> int:
-    """How many layers, from the first on, have a KV cache of their own."""
+    """The number of layers, from the first on, that have their own KV cache."""
     if architecture == "gemma3n":
         return min(n_layers, _GEMMA3N_OWN)
     if architecture == "gemma4":
@@ -224,18 +225,18 @@ def _own_layers(architecture: str, get: Callable[[str], Any], n_all: int, n_laye
 
 
 def _each(value: Any, n_layers: int) -> list[int]:
-    """A number for each layer, of one for all, or of a list."""
+    """A number for each layer, from one number for all, or from a list."""
     listed = value[:n_layers] if isinstance(value, list) else [value] * n_layers
     return [int(each) if isinstance(each, bool) else _number(each) for each in listed] + [0] * (n_layers - len(listed))
 
 
 def _number(value: Any, default: int = 0) -> int:
-    """A count, as a file has it; what is none is the default."""
+    """A count from a file's metadata, or the default if it is no count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else default
 
 
 def padded(n_tokens: int) -> int:
-    """How many tokens the cache has room for that llama.cpp makes for `n_tokens`."""
+    """The size in tokens of the cache that llama.cpp makes for `n_tokens`."""
     return -(-n_tokens // CELLS) * CELLS
 
 

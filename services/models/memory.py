@@ -1,4 +1,4 @@
-"""What a model takes in memory, and what of it fits: told before a download, and when it is loaded, by the same rule."""
+"""The memory that a model takes, and the context and slots that fit: one rule before a download and when it is loaded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from services.backend.types import CacheType
 from services.models.gguf import GgufInfo
 from services.models.kv_shape import CELLS, kv_shape
 
-# Longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512 (DESIGN.md), and a
-# request that is cancelled, or that comes, waits for one chunk at most.
+# The longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512, and a cancelled or
+# a new request waits for one chunk at most.
 STEP_TOKENS = 128
 UBATCH = 512
-# A context that is chosen for the memory there is has so many tokens at least.
+# The fewest tokens of a context that is chosen by the free memory.
 LEAST_CONTEXT = 512
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a model fits into memory: tokens of one slot's context, slots, and bytes of the weights and of all KV caches.
+    """A model's share of memory: tokens of one slot's context, slots, and bytes of the weights and of all KV caches.
 
-    `problem` says why it does not, in a sentence that follows "NAME: "; `param` is then the profile's field to change.
+    If it does not fit, `problem` says why, after "NAME: ", and `param` is the profile's field to change.
     """
 
     n_ctx: int
@@ -34,15 +34,15 @@ class Fit:
 
 
 def batch_capacity(n_batch: int | None, n_parallel: int) -> int:
-    """How many tokens one batch holds, where a profile leaves `n_batch` open or not.
+    """The tokens that one batch holds, for a profile's `n_batch`, or None.
 
-    Beside a chunk, which may be a token longer (pace.py), every slot must be able to decode in the same step.
+    Beside a chunk, which may be one token longer (pace.py), every slot must be able to decode in the same step.
     """
     return (n_batch or STEP_TOKENS) + 1 + n_parallel
 
 
 def ubatch(n_ubatch: int | None, capacity: int) -> int:
-    """How many tokens llama.cpp computes at once, of a batch of `capacity`."""
+    """The tokens that llama.cpp computes at once, of a batch of `capacity`."""
     return min(n_ubatch or UBATCH, capacity)
 
 
@@ -60,11 +60,11 @@ def fit(
     weights: int | None = None,
     budget: int | None = None,
 ) -> Fit:
-    """Share out `free` bytes among the weights, the context, and as many slots as half of what the weights leave holds.
+    """Divide `free` bytes among the weights, the context, and as many slots as fit into half of the rest.
 
-    `n_ctx` 0 is as much as the model was trained on, or as that half holds for one conversation; more than the model was
-    trained on is never taken. `weights` are the bytes of all its files and adapters, its file's size if None. `budget` is
-    how many bytes the model is to take in all, if that was said: it costs slots, and tokens that nobody has asked for.
+    `n_ctx` 0 is the model's training context, or as much of it as that half holds for one conversation; a larger context
+    is never taken. `weights` are the bytes of all files and adapters (None: the size of the model's files). `budget` limits
+    the bytes of the model in all: it reduces slots, and a context that was left open.
     """
     trained = info.context_length or n_ctx or LEAST_CONTEXT
     shape, weights = kv_shape(info), info.size if weights is None else weights
@@ -84,7 +84,7 @@ def fit(
         what = f"it takes {weights / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
         return replace(made, problem=f"{what}; a smaller model, or a smaller quantization of it, would fit", param="model")
     if kv(chosen) > free:
-        # Weights that are mapped may leave memory again, a KV cache may not.
+        # Mapped weights may be paged out, a KV cache may not.
         what = f"a context of {chosen} tokens takes {kv(chosen) / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free"
         return replace(made, problem=f"{what}; a smaller n_ctx takes less", param="n_ctx")
     return made

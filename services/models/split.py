@@ -1,7 +1,7 @@
 """Models in several files, as llama.cpp's gguf-split makes them: NAME-00001-of-00003.gguf and so on.
 
-The first has the metadata, and maybe no tensors (--no-tensor-first-split); each says which of how many it is (split.no,
-from 0, and split.count). llama.cpp is given the first, and finds the others by their names.
+The first holds the metadata, and maybe no tensors (--no-tensor-first-split); each holds its number (split.no, from 0) and
+the number of files (split.count). llama.cpp loads the first, and finds the others by their names.
 """
 
 from __future__ import annotations
@@ -9,33 +9,39 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from services.models.gguf import BadGguf, GgufInfo, read_gguf
 from services.models.gguf_types import FILE_TYPES
 from services.storage.json_file import Stamp, stamp_of
 
-# llama.cpp knows them in lower case only.
+# llama.cpp takes lower case only.
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
 def part_names(name: str) -> list[str]:
-    """The names of all parts of the model that a file of this name is a part of; of a file that is none, its own."""
+    """The names of all files of the model to which a file of this name belongs; its own name if it is not a part."""
     found = _PART.fullmatch(name)
     if not found or not 1 <= int(found[2]) <= int(found[3]):
         return [name]
     return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
 
 
+def parts_in_repository(file: str) -> list[str]:
+    """The paths of all files of a model in a repository, by that of the first, or the only one; "" for "" only."""
+    path = PurePosixPath(file)
+    return [path.with_name(name).as_posix() for name in part_names(path.name)] if file else [file]
+
+
 def part_paths(path: Path) -> list[Path]:
-    """The files of the model that the file at `path` is a part of, those that are there, by their order."""
+    """The existing files of the model to which the file at `path` belongs, in order."""
     return [part for name in part_names(path.name) if (part := path.with_name(name)).is_file()]
 
 
 def read_model(path: Path) -> GgufInfo:
-    """Read and check the headers of all files of the model whose first, or only, is at `path`; sizes and weights are sums.
+    """Read and check the headers of all files of a model, the first of which is at `path`; sizes and weights are sums.
 
-    Raises BadGguf, naming the part that is missing or damaged; OSError where the first cannot be read.
+    Raises BadGguf, naming the part that is missing or damaged; OSError if the first cannot be read.
     """
     first = read_gguf(path)
     number, count = first.metadata.get("split.no", 0), first.metadata.get("split.count", 1)
@@ -60,7 +66,7 @@ def read_model(path: Path) -> GgufInfo:
 
 
 def stamp_of_model(path: Path) -> Stamp:
-    """What changes whenever one of the model's files does. `path` is the first, or the only one. Raises OSError."""
+    """A stamp that changes whenever one of the model's files does. `path` is its first file. Raises OSError."""
     first = stamp_of(path.stat())
     others = [stamp_of(part.stat()) for part in part_paths(path) if part != path]
     if not others:
@@ -71,7 +77,7 @@ def stamp_of_model(path: Path) -> Stamp:
 
 
 def _read_part(path: Path, number: int, count: int) -> GgufInfo:
-    """What the header of a part says. Raises BadGguf, naming it."""
+    """Read the header of a part. Raises BadGguf, naming it."""
     try:
         part = read_gguf(path)
     except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""From messages to prompt text to tokens, fitted into the context."""
+"""Messages to prompt text to tokens, fitted into the context."""

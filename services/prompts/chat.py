@@ -1,10 +1,12 @@
-"""Chats: messages written by a chat template, the model's own or the profile's."""
+"""Chats: messages rendered by a chat template, the model's own or the profile's."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from typing_extensions import override
 
 from services.backend.types import Prompt
 from services.errors import BadModelFile, InvalidRequest
@@ -14,10 +16,10 @@ from services.prompts.form import FEWEST_MARKS, PROBE, Exchange, Form, Pause, le
 
 @dataclass(frozen=True)
 class ChatForm(Form):
-    """A chat that is to be answered. `messages` are as the template takes them: `role`, `content` and so on.
+    """A chat to answer. `messages` are as the template takes them: `role`, `content` and so on.
 
-    `system` is the profile's system prompt, used where the messages begin with none: it is the owner's, so that all keys
-    may share what is computed of it.
+    `system` is the profile's system prompt, used if the messages begin with none. It is the owner's text, so all keys may
+    share its computed state.
     """
 
     template: ChatTemplate
@@ -28,44 +30,47 @@ class ChatForm(Form):
     slides = True
 
     @property
+    @override
     def stop(self) -> tuple[str, ...]:
-        """See `Form.stop`."""
         return self.template.stop
 
+    @override
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """See `Form.fill`: the stored exchanges come after the system's messages, and `words` are the last user's."""
+        # The window comes after the system messages; `words` become the last user message.
         new = [dict(message) for message in self.messages[self._n_system :]]
         if (last := last_user(new)) is not None:
             new[last]["content"] = words
         return self._render([*_messages_of(window), *new])
 
+    @override
     def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """See `Form.next`."""
         return self._render([*_messages_of(window), {"role": "user", "content": words}])
 
+    @override
     def bare(self) -> Prompt:
-        """See `Form.bare`. What stands before the first message is the template's own, unless tools do."""
+        # Before the first message comes the template's own text, or the caller's tools.
         if self.tools:
             return Prompt(PROBE)
         try:
-            # Of each message its role alone: names and calls are the caller's too.
+            # Only the messages' roles: names and tool calls are the caller's too.
             roles = [{"role": message["role"], "content": PROBE} for message in self.messages]
-            return self.template.render([*self._owners, *roles], pause=self.pause)
+            return self.template.render([*self._profile_system, *roles], pause=self.pause)
         except (BadModelFile, InvalidRequest):
             return Prompt(PROBE)
 
+    @override
     def pausing(self, pause: Pause) -> ChatForm:
-        """See `Form.pausing`."""
         return replace(self, pause=pause)
 
+    @override
     def least(self, longest_token: int) -> int:
-        """See `Form.least`: templates may leave out what others than the user said."""
-        said = [str(each.get("content") or "") for each in self.messages if each["role"] == "user"]
-        return FEWEST_MARKS * len(said) + least_tokens("".join(said), longest_token)
+        # Templates may leave out messages of other roles.
+        texts = [str(each.get("content") or "") for each in self.messages if each["role"] == "user"]
+        return FEWEST_MARKS * len(texts) + least_tokens("".join(texts), longest_token)
 
     @property
+    @override
     def key(self) -> Hashable:
-        """See `Form.key`."""
         return self.template, self.system, bool(self.tools), tuple(message["role"] for message in self.messages[:8])
 
     @property
@@ -73,22 +78,22 @@ class ChatForm(Form):
         return count_system(self.messages)
 
     @property
-    def _owners(self) -> list[Message]:
+    def _profile_system(self) -> list[Message]:
         return [{"role": "system", "content": self.system}] if self.system and not self._n_system else []
 
     def _render(self, messages: Sequence[Message]) -> Prompt:
-        messages = [*self._owners, *self.messages[: self._n_system], *messages]
+        messages = [*self._profile_system, *self.messages[: self._n_system], *messages]
         return self.template.render(messages, self.tools, pause=self.pause)
 
 
 def words_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What the person said last: the last user's message, or where there is none the last of all."""
+    """The person's last words: the last user message, or if there is none the last message."""
     last = last_user(messages)
     return str(messages[-1 if last is None else last]["content"])
 
 
 def last_user(messages: Sequence[Mapping[str, Any]]) -> int | None:
-    """Which message is the user's last; None where the user has said nothing."""
+    """The index of the last user message; None if there is none."""
     return next((n for n in range(len(messages) - 1, -1, -1) if messages[n]["role"] == "user"), None)
 
 

@@ -1,6 +1,6 @@
-"""Ways of writing a conversation that have a name, for model files whose own chat template is missing or wrong.
+"""Chat templates by name, for model files whose own is missing or wrong.
 
-The names are llama-cpp-python's; each format is written down by its model's makers.
+The names are those of llama-cpp-python's chat formats; each format follows its model makers' documentation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class NamedFormat:
-    """A chat template in Jinja, and the texts that end an answer where the model has no token for that."""
+    """A chat template in Jinja, and the texts that end an answer if the model has no token for that."""
 
     template: str
     stop: tuple[str, ...]
@@ -24,7 +24,7 @@ _CHATML = (
     _EACH + "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# A system prompt stands at the head of the first user's message.
+# These write the system prompt at the head of the first user message.
 _WITH_SYSTEM = "{% set system = namespace(text='') %}"
 _BRACKETS = (
     _WITH_SYSTEM + _EACH + "{% if message.role == 'system' %}{% set system.text = OPEN ~ message.content ~ CLOSE %}"
@@ -75,12 +75,12 @@ FORMATS = {
 
 
 def named_format(name: str, own: ChatFormat) -> ChatFormat:
-    """A model's way of writing conversations, with the template of this name in the place of its own."""
+    """A model's chat format with the named template in the place of its own."""
     return replace(own, template=FORMATS[name].template)
 
 
 def check_format(name: str, param: str) -> NamedFormat:
-    """The format of this name. Raises InvalidRequest, naming `param`, where there is none."""
+    """Return the named format. Raises InvalidRequest, naming `param`, if there is none."""
     if name not in FORMATS:
         known = ", ".join(sorted(FORMATS))
         what = f"{param}: there is no chat format {name!r}; there are {known}. Without one, the model's own is used"

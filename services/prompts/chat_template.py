@@ -1,12 +1,13 @@
-"""The chat template of a model file: Jinja text from a stranger, rendered in a sandbox."""
+"""The chat template of a model file: untrusted Jinja, rendered in a sandbox."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
+from types import CodeType
 from typing import Any
 
 import jinja2
@@ -15,9 +16,9 @@ from services.backend.special_text import special_pattern
 from services.backend.types import ChatFormat, Prompt
 from services.errors import BadModelFile, InvalidRequest, TemplateTooSlow
 from services.prompts.marks import SAID, THOUGHT, Marks
-from services.prompts.sandbox import FAILURES, LONGEST, Sandbox, SandboxViolation, Slow
+from services.prompts.sandbox import FAILURES, LONGEST, Clock, SandboxViolation, Slow, compiled, rendered
 
-# For models that have no template of their own, and what ends their answers.
+# The template of models that have none, and the text that ends their answers.
 PLAIN_STOP = ("\nUser:",)
 PLAIN = (
     "{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n"
@@ -30,14 +31,14 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """One model's way of writing a conversation. Any thread may call it."""
+    """A model's compiled chat template. Any thread may call it."""
 
-    template: jinja2.Template
+    code: CodeType = field(repr=False, compare=False)
     format: ChatFormat
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Texts that end an answer, where no token of the model's does."""
+        """Texts that end an answer, if the model has no token for that."""
         return () if self.format.template else PLAIN_STOP
 
     def render(
@@ -47,42 +48,40 @@ class ChatTemplate:
         reply: bool = True,
         pause: Callable[[], None] = lambda: None,
     ) -> Prompt:
-        """The conversation as the model reads it, up to the beginning of its reply where there is to be one.
+        """The conversation as the model reads it, up to the beginning of its reply if `reply`.
 
-        What looks like a special token in `messages` or `tools` is plain text there. `pause` is called now and then, and
+        Text in `messages` or `tools` that looks like a special token stays plain text. `pause` is called now and then, and
         raises to give up.
-        Raises InvalidRequest with the template's own words where it refuses the messages, BadModelFile where it fails.
+        Raises InvalidRequest with the template's own words if it refuses the messages, BadModelFile if it fails.
         """
         messages = messages if self._knows_system else _merged(messages)
         marks = Marks(self._special, self._firsts, [self.format.template, messages, tools])
-        environment = self.template.environment
-        assert isinstance(environment, Sandbox)
-        with environment.clock.pausing(pause):
-            return self._safely_written(messages, tools, reply, marks)
 
-    def _safely_written(self, messages: Sequence[Message], tools: Sequence[Message], reply: bool, marks: Marks) -> Prompt:
-        prompt = self._write(messages, tools, reply, marks)
-        if marks.may_be_joined(messages, tools) and self._is_joined(prompt, messages, tools, reply, marks):
-            # The template has put a special token together out of what somebody wrote around what it takes out.
-            marks.is_strict = True
-            prompt = self._write(messages, tools, reply, marks)
+        def write(messages: Sequence[Message], tools: Sequence[Message], marks: Marks) -> Prompt:
+            return self._write(messages, tools, reply, marks, pause)
+
+        prompt = write(messages, tools, marks)
+        if marks.may_be_joined(messages, tools):
+            harmless = write(marks.harmless(messages), marks.harmless(tools), marks)
+            if marks.joined(prompt) > marks.joined(harmless):
+                # By removing text, the template has joined parts of a special token that somebody had written around it.
+                prompt = write(messages, tools, marks.strict())
         return prompt
 
-    def _is_joined(
-        self, prompt: Prompt, messages: Sequence[Message], tools: Sequence[Message], reply: bool, marks: Marks
-    ) -> bool:
-        """Whether the prompt has more special tokens of the template's own than if nobody had written any part of one."""
-        harmless = self._write(marks.harmless(messages), marks.harmless(tools), reply, marks)
-        return marks.joined(prompt) > marks.joined(harmless)
-
-    def _write(self, messages: Sequence[Message], tools: Sequence[Message], reply: bool, marks: Marks) -> Prompt:
+    def _write(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message],
+        reply: bool,
+        marks: Marks,
+        pause: Callable[[], None],
+    ) -> Prompt:
+        values = {"messages": [_marked(message, marks) for message in messages], "add_generation_prompt": reply}
+        if tools:
+            # Undefined if there are none, as in llama.cpp: templates that know tools then still write a chat.
+            values["tools"] = marks.put(tools)
         try:
-            text = self._run(
-                messages=[_marked(message, marks) for message in messages],
-                add_generation_prompt=reply,
-                # Left out where there are none, as llama.cpp does: templates for tools then still write a chat.
-                **({"tools": marks.put(tools)} if tools else {}),
-            )
+            text = self._run(values, pause)
         except Slow:
             raise TemplateTooSlow("the model's chat template fails: it takes too long", param="model") from None
         except SandboxViolation as error:
@@ -106,22 +105,18 @@ class ChatTemplate:
 
     @cached_property
     def _knows_system(self) -> bool:
-        """Whether the template writes a system prompt; Gemma 2's refuses one, and others leave it out."""
+        """True if the template writes a system prompt; Gemma 2's refuses one, and others leave it out."""
         probe = "\uf8ffsystem"
         messages = [{"role": "system", "content": probe}, {"role": "user", "content": "A"}]
         try:
-            return probe in self._run(messages=messages, add_generation_prompt=True)
+            return probe in self._run({"messages": messages, "add_generation_prompt": True})
         except (SandboxViolation, Slow, RecursionError, *FAILURES):
             return False
 
-    def _run(self, **values: Any) -> str:
-        environment = self.template.environment
-        assert isinstance(environment, Sandbox)
-        environment.clock.start(len(values["messages"]))
+    def _run(self, values: dict[str, Any], pause: Callable[[], None] = lambda: None) -> str:
         pieces, length = [], 0
-        known = {**_usual(), "bos_token": self.format.bos, "eos_token": self.format.eos}
-        for piece in self.template.generate({**known, **values}):
-            environment.clock.check()
+        known = {**_defaults(), "bos_token": self.format.bos, "eos_token": self.format.eos}
+        for piece in rendered(self.code, {**known, **values}, Clock(len(values["messages"]), pause)):
             length += len(piece)
             if length > LONGEST:
                 raise jinja2.TemplateRuntimeError("it makes too long a text")
@@ -131,9 +126,9 @@ class ChatTemplate:
 
 @lru_cache(maxsize=32)
 def chat_template(chat_format: ChatFormat) -> ChatTemplate:
-    """The template of a model. Raises BadModelFile where it is no Jinja."""
+    """Compile a model's template. Raises BadModelFile if it is not valid Jinja."""
     try:
-        return ChatTemplate(Sandbox().from_string(chat_format.template or PLAIN), chat_format)
+        return ChatTemplate(compiled(chat_format.template or PLAIN), chat_format)
     except (jinja2.TemplateError, RecursionError, ValueError, SyntaxError) as error:
         raise BadModelFile(
             f"the model's chat template cannot be read: {error}", param="model", code="bad_template"
@@ -141,7 +136,7 @@ def chat_template(chat_format: ChatFormat) -> ChatTemplate:
 
 
 def _marked(message: Message, marks: Marks) -> Any:
-    """A message with marks in what was said. A model's own earlier thoughts stay such as the template knows them."""
+    """A message with marks in its values, except on the tags around a model's own thoughts, which templates look for."""
     by_model = message.get("role") == "assistant"
     return {
         name: value if name == "role" else marks.put(value, THOUGHT if by_model and name in SAID else None)
@@ -150,12 +145,12 @@ def _marked(message: Message, marks: Marks) -> Any:
 
 
 def count_system(messages: Sequence[Message]) -> int:
-    """How many messages of the system a conversation begins with."""
+    """The number of system messages that a conversation begins with."""
     return next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
 
 
 def _merged(messages: Sequence[Message]) -> Sequence[Message]:
-    """The system's messages at the head of the first one behind them, as llama.cpp writes them too."""
+    """The messages with the leading system messages prepended to the first other one, as llama.cpp does."""
     n_system = count_system(messages)
     if not n_system or n_system == len(messages):
         return messages
@@ -163,7 +158,7 @@ def _merged(messages: Sequence[Message]) -> Sequence[Message]:
     return [{**messages[n_system], "content": "\n".join(said)}, *messages[n_system + 1 :]]
 
 
-def _usual() -> dict[str, Any]:
-    """What templates find beside the conversation; the names are llama.cpp's and transformers'."""
+def _defaults() -> dict[str, Any]:
+    """The variables that templates expect beside the conversation, as in llama.cpp and transformers."""
     now = datetime.now().astimezone()
     return {"enable_thinking": True, "date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}

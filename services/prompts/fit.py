@@ -1,4 +1,4 @@
-"""Fits a conversation into a model's context: which of its exchanges the prompt holds, and the tokens of that prompt."""
+"""Fitting a conversation into a model's context: the exchanges that the prompt holds, and its tokens."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from services.prompts.form import (
     least_tokens,
 )
 
-# A window that is full is emptied down to this share of its room, so that the next many prompts begin alike.
+# A full window is emptied down to this share of its room, so that the next many prompts begin alike.
 SLIDE_TO = 0.6
-# A window that holds less than this share, as after an edit far back, takes earlier exchanges in again.
+# A window that fills less than this share, as after an edit far back, takes earlier exchanges in again.
 REFILL_BELOW = 0.3
-# The longest words that a next prompt is expected to have, in characters.
+# The most characters that a next prompt's words are expected to have.
 LIKELY_WORDS = 400
-# Words that begin with different tokens: what prompts for all of them have in common comes before any words.
+# Words that begin with different tokens: the tokens that prompts for all of them have in common come before any words.
 _PROBES = ("A", "0", "\n")
-# The beginnings of templates that are remembered.
+# The number of template heads in the cache.
 _KEPT_HEADS = 256
 
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """A prompt that fits: its token ids, how many tokens the answer may have, and how many of the form's come first.
+    """A prompt that fits: its token ids, the most tokens of the answer, and the number of tokens before any person's text.
 
-    `start` is how many of the conversation's exchanges it leaves out.
+    `start` is the number of the conversation's exchanges that it leaves out.
     """
 
     tokens: tuple[int, ...]
@@ -63,21 +63,20 @@ class PromptFitter:
     pause: Pause = lambda: None
 
     def pausing(self, pause: Pause) -> PromptFitter:
-        """The same with another `pause`."""
+        """Return the same fitter with another `pause`."""
         return replace(self, form=self.form.pausing(pause), pause=pause)
 
     def fit(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> FittedPrompt:
-        """The form filled with the exchanges from `start` on, or from later on where these do not fit beside the answer.
+        """Fill the form with the exchanges from `start` on, or from a later one if these do not fit beside the answer.
 
-        The answer is promised the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it.
-        The prompt alone may fill all of the context but one token.
-        Raises PromptTooLong where even the prompt alone does not fit.
+        The answer is guaranteed the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it.
+        The prompt alone may fill the context but for one token. Raises PromptTooLong if it does not fit even so.
         """
         if (least := self.form.least(self.longest_token)) > self.n_ctx:
-            # Not even written: a template may take long over so much.
+            # Before it is rendered: a template may take long over so much.
             raise PromptTooLong(least, self.n_ctx, at_least=True)
         head = _heads.of(self.form)
-        start, filled = self._place(exchanges, start, lambda window: self.form.fill(window, words), head)
+        start, filled = self._find_start(exchanges, start, lambda window: self.form.fill(window, words), head)
         tokens = filled.tokens(start)
         left = self.n_ctx - len(tokens)
         if left < 1:
@@ -85,36 +84,36 @@ class PromptFitter:
         return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, filled.beside])), start)
 
     def head(self) -> tuple[int, ...]:
-        """The tokens before anything that a person wrote."""
+        """Return the tokens before any person's text."""
         return self._stable(_heads.of(self.form))
 
     def ahead(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> tuple[int, tuple[int, ...]]:
-        """Where the window of the next prompt begins, and the tokens before its words, about as many as `words`.
+        """Return the next prompt's window start and its tokens before the words, which are taken to be as long as `words`.
 
-        After a long text the next words are likely to be short.
+        Longer ones than LIKELY_WORDS are not expected.
         """
         likely, begun = words[:LIKELY_WORDS], start
-        start, _ = self._place(exchanges, begun, lambda window: self.form.next(window, likely))
+        start, _ = self._find_start(exchanges, begun, lambda window: self.form.next(window, likely))
         if start == len(exchanges):
-            # Shorter ones would leave room for what they are about.
-            start, _ = self._place(exchanges, begun, lambda window: self.form.next(window, ""))
+            # Shorter words would leave room for the exchange that they refer to.
+            start, _ = self._find_start(exchanges, begun, lambda window: self.form.next(window, ""))
         return start, self._stable(before_probe(self.form.next(exchanges[start:], PROBE)))
 
     def _stable(self, beginning: Prompt) -> tuple[int, ...]:
-        """The tokens of a prompt's beginning, but for the last ones where these depend on what follows."""
+        """The tokens of a prompt's beginning, without the last ones if these depend on the text that follows."""
         if not beginning.text:
             return ()
         self.pause()
         return tuple(_common(self.tokenize_all([Prompt(beginning.text + probe, beginning.typed) for probe in _PROBES])))
 
-    def _place(
+    def _find_start(
         self,
         exchanges: Sequence[Exchange],
         start: int,
         fill: Callable[[Sequence[Exchange]], Prompt],
         beside: Prompt | None = None,
     ) -> tuple[int, _Filled]:
-        """From which exchange on a prompt fits, and the prompts that were tried; `beside` is tokenized with the first."""
+        """The first exchange of a prompt that fits, and the prompts tried; `beside` is tokenized with the first of them."""
         room = self.n_ctx - min(self.max_tokens, max(1, self.n_ctx // 4))
         goal = int(SLIDE_TO * room) if self.form.slides else room
         start = min(start, len(exchanges))
@@ -125,27 +124,27 @@ class PromptFitter:
         elif start < len(exchanges):
             low, start = start + 1, filled.first_within(goal, start + 1, len(exchanges))
             if start == len(exchanges):
-                # The last exchange alone may be larger than that, and is what the next words are about.
+                # The last exchange alone may exceed the goal, but the next words are about it.
                 start = filled.first_within(room, low, start)
         filled.tokens(start)
         return start, filled
 
 
 class _Filled:
-    """The prompts that begin with one exchange or another, each made once. Owned by the thread that fits."""
+    """The prompts by their first exchange, each made once. Owned by the thread that fits."""
 
     def __init__(self, fitter: PromptFitter, fill: Callable[[int], Prompt], beside: Prompt | None) -> None:
         self._fitter = fitter
         self._fill = fill
         self._beside = beside
         self.beside: list[int] = []
-        """The tokens of what was tokenized with the first of them."""
+        """The tokens of the prompt that was tokenized with the first of them."""
         self._made: dict[int, list[int]] = {}
 
     def tokens(self, start: int) -> list[int]:
         """The tokens of the prompt that begins with the exchange `start`.
 
-        Raises PromptTooLong, without tokenizing it, where it is certain that they are more than the context holds.
+        Raises PromptTooLong, without tokenizing it, if they are certainly more than the context holds.
         """
         if start not in self._made:
             prompt = self._fill(start)
@@ -153,7 +152,7 @@ class _Filled:
             if (least := len(prompt.ids) or least_tokens(prompt.text, self._fitter.longest_token)) > n_ctx:
                 raise PromptTooLong(least, n_ctx, at_least=not prompt.ids)
             self._fitter.pause()
-            # All at once: the model may be in another process.
+            # In one call: the model may be in another process.
             more = [self._beside] if self._beside and self._beside.text and not self._made else []
             tokens, *rest = self._fitter.tokenize_all([prompt, *more])
             self.beside = rest[0] if rest else self.beside
@@ -161,7 +160,7 @@ class _Filled:
         return self._made[start]
 
     def fits(self, start: int, room: int, is_last: bool = False) -> bool:
-        """Whether it takes no more than `room`; nor does what a template takes too long for, if there is less to try."""
+        """Return whether the prompt takes no more than `room`. One that is too slow to render does not; the last raises."""
         try:
             return len(self.tokens(start)) <= room
         except (TemplateTooSlow, PromptTooLong):
@@ -170,9 +169,9 @@ class _Filled:
             return False
 
     def first_within(self, room: int, low: int, high: int) -> int:
-        """The first start from `low` on that fits into `room`; `high` where none before it does.
+        """The first start from `low` on that fits into `room`; `high` if none before it does.
 
-        It looks from the end of the conversation: only what can be in the window is written.
+        The search begins at the end of the conversation, so that no prompt much longer than the window is rendered.
         """
         step = 8
         while high > low:
@@ -185,13 +184,13 @@ class _Filled:
 
 
 def fitter_of(form: Form, model: Model, n_ctx: int, max_tokens: int = 1, pause: Pause = lambda: None) -> PromptFitter:
-    """What fits prompts of a form into `n_ctx` tokens of a model's context; see `PromptFitter`."""
+    """Return a `PromptFitter` for `n_ctx` tokens of a model's context."""
     longest = model.chat_format.longest_token
     return PromptFitter(form.pausing(pause), model.tokenize_all, n_ctx, max_tokens, longest, pause)
 
 
 class _Heads:
-    """What forms begin with before anything that a caller wrote, remembered. Any thread may call it."""
+    """A cache of the forms' beginnings, before any text from the caller. Any thread may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -216,11 +215,11 @@ _heads = _Heads()
 
 
 def _is_hopeless(window: Sequence[Exchange], room: int) -> bool:
-    """Whether so many exchanges cannot fit, so that not even the template need be filled with them."""
+    """Return whether so many exchanges cannot fit, by an estimate that needs no rendering."""
     least = sum(2 * FEWEST_MARKS + (len(each.human) + len(each.ai)) // LONGEST_TOKEN for each in window)
     return least > room
 
 
 def _common(rows: Sequence[Sequence[int]]) -> list[int]:
-    """What all rows begin with."""
+    """The common beginning of all rows."""
     return [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False))]

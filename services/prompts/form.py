@@ -1,4 +1,4 @@
-"""The forms in which a conversation becomes a prompt."""
+"""The interface of a prompt's form: the way in which a conversation becomes a prompt."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Protocol
 
 from services.backend.types import Prompt
 
-# Stands for words that are not known yet: no text of a person's holds it.
+# Stands for words that are not known yet; being random, it occurs in no person's text.
 PROBE = f"\uf8ff{secrets.token_hex(8)}\uf8ff"
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a person said, and what the model answered."""
+    """A person's message, and the model's answer."""
 
     human: str = field(repr=False)
     ai: str = field(repr=False)
 
 
-# No tokenizer's tokens are longer on average (in characters), and no template writes a message with fewer of its own.
+# Bounds for rough estimates: no text has longer tokens on average (characters), and no template adds fewer tokens to a
+# message.
 LONGEST_TOKEN, FEWEST_MARKS = 16, 2
 
 
@@ -29,55 +30,55 @@ Pause = Callable[[], None]
 
 
 class Form(Protocol):
-    """How a conversation becomes a prompt."""
+    """A way in which a conversation becomes a prompt."""
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Texts that end an answer in this form, beside those that the profile names."""
+        """Texts that end an answer in this form, beside those of the profile."""
         ...
 
     @property
     def slides(self) -> bool:
-        """Whether a window that is full drops many exchanges at once, so that prompts begin alike for long."""
+        """True if a full window drops many exchanges at once, so that many prompts in a row begin alike."""
         ...
 
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """The prompt for a person's next words, after the exchanges of `window`."""
+        """Return the prompt for the person's words of this request, after the exchanges of `window`."""
         ...
 
     def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """The same for the words after those that this request brings: `window` holds them already."""
+        """Return the likely prompt of the next request; `window` holds this request's exchange already."""
         ...
 
     def bare(self) -> Prompt:
-        """A conversation's first prompt, with PROBE in the place of everything that its caller wrote."""
+        """Return a conversation's first prompt, with PROBE in the place of all text from its caller."""
         ...
 
     def pausing(self, pause: Pause) -> Form:
-        """The same, calling `pause` while it is filled, where that may take long; what it raises ends the filling."""
+        """Return the same form, which calls `pause` now and then while it is filled; `pause` raises to give up."""
         return self
 
     def least(self, longest_token: int) -> int:
-        """How many tokens the prompt has at least, whatever the window; 0 where that is not known.
+        """Return a lower bound of the prompt's tokens, whatever the window; 0: unknown.
 
-        See `ChatFormat.longest_token`.
+        `longest_token` is `ChatFormat.longest_token`.
         """
         return 0
 
     @property
     def key(self) -> Hashable:
-        """What `bare` depends on; None where it is not worth remembering."""
+        """A key by which to cache `bare`; None if that is not worth it."""
         ...
 
 
 def least_tokens(text: str, longest_token: int) -> int:
-    """How many tokens a text is at least, however it is tokenized; see `ChatFormat.longest_token`."""
-    # White space may be left out, and runs of it are one token.
+    """A lower bound of a text's tokens, however it is tokenized. `longest_token` is `ChatFormat.longest_token`."""
+    # White space may be dropped, and a run of it may be one token.
     return len("".join(text.split()).encode("utf-8", "replace")) // longest_token if longest_token else 0
 
 
 def before_probe(prompt: Prompt) -> Prompt:
-    """What stands before the first PROBE of a prompt; empty where it holds none."""
+    """The part of a prompt before its first PROBE; empty if there is none."""
     at = max(prompt.text.find(PROBE), 0)
     typed = tuple((start, min(end, at)) for start, end in prompt.typed if start < at)
     return Prompt(prompt.text[:at], typed)

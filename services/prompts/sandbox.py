@@ -1,17 +1,16 @@
-"""Where chat templates run: Jinja from a stranger, which reaches nothing of Python's own, and has an end.
+"""The sandbox for chat templates: untrusted Jinja that can reach no Python objects, with limits on its time and output.
 
 The environment is the one that Hugging Face's templates are written for (transformers, "Chat templates"): blocks are
-trimmed, `raise_exception`, `strftime_now` and `tojson` exist, and nothing else can be reached or changed.
+trimmed, and there are `raise_exception`, `strftime_now` and `tojson`.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
+from types import CodeType
 from typing import Any, NoReturn
 
 import jinja2
@@ -20,10 +19,12 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
+from typing_extensions import override
 
-# How long, in seconds of this thread's own time, a template may run, and for each message beside (Gemma 4's looks through
-# all earlier ones at each), and at most; how long a text it may make.
+# The CPU seconds that a rendering may take: some, some more for each message (Gemma 4's template looks through all earlier
+# messages at each), and at most.
 RUN_SECONDS, MESSAGE_SECONDS, MOST_SECONDS = 2.0, 0.01, 8.0
+# The most characters of a text that a template may make.
 LONGEST = 2**23
 
 
@@ -35,46 +36,35 @@ class Slow(Exception):
     """The template takes too long."""
 
 
-# Filters that templates cannot name.
+# Filters whose names no template can write.
 _WATCHED, _JOINED = "watched loop", "joined text"
 FAILURES = (jinja2.TemplateError, MemoryError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
-class _Clock(threading.local):
-    """How long the template runs on this thread."""
+class Clock:
+    """The time limit of one rendering, on the thread that made it."""
 
-    ends = 0.0
-    looks = 0
-
-    def __init__(self) -> None:
-        self.pause: Callable[[], None] = lambda: None
-
-    def start(self, n_messages: int) -> None:
-        self.ends = time.thread_time() + min(RUN_SECONDS + MESSAGE_SECONDS * n_messages, MOST_SECONDS)
-
-    @contextmanager
-    def pausing(self, pause: Callable[[], None]) -> Iterator[None]:
-        """Call `pause` too where the clock is looked at, on this thread."""
-        before, self.pause = self.pause, pause
-        try:
-            yield
-        finally:
-            self.pause = before
+    def __init__(self, n_messages: int = 0, pause: Callable[[], None] = lambda: None) -> None:
+        """`pause` is called now and then, and may raise to give up."""
+        self._ends = time.thread_time() + min(RUN_SECONDS + MESSAGE_SECONDS * n_messages, MOST_SECONDS)
+        self._pause = pause
+        self._n_checks = 0
 
     def check(self) -> None:
-        """Raises Slow once it has run too long, and what `pause` raises. That costs much: it is not done each time."""
-        self.looks += 1
-        if self.looks % 64 == 0:
-            if time.thread_time() > self.ends:
+        """Raise Slow if the limit has passed, and whatever `pause` raises. Only every 64th call checks: it is expensive."""
+        self._n_checks += 1
+        if self._n_checks % 64 == 0:
+            if time.thread_time() > self._ends:
                 raise Slow
-            self.pause()
+            self._pause()
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks, for training, what the model wrote; here its body is text like any other."""
+    """`{% generation %}`, which marks the model's own text for training; here it has no effect."""
 
     tags = {"generation"}
 
+    @override
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """The body alone."""
         next(parser.stream)
@@ -82,56 +72,52 @@ class _Generation(Extension):
 
 
 class _Watching(NodeTransformer):
-    """Has each loop and each `~` of a template go through a filter of ours."""
+    """Routes each loop and each `~` of a template through a filter of the sandbox."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        """A loop over what is watched; one that calls itself is bounded as calls are."""
+        """Filter the iterable by _WATCHED. A recursive loop is bounded by its calls."""
         if not node.recursive:
             node.iter = nodes.Filter(node.iter, _WATCHED, [], [], None, None, lineno=node.lineno)
         return self.generic_visit(node)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        """The same parts, joined by our filter."""
+        """Join the parts by _JOINED."""
         parts = nodes.List(node.nodes, lineno=node.lineno)
         joined = nodes.Filter(parts, _JOINED, [], [], None, None, lineno=node.lineno)
         return self.generic_visit(joined)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which lets a template reach nothing of Python's own; and here it cannot take for ever either."""
+    """Jinja's sandbox, for one rendering: loops, calls and lookups check its clock, and values that grow their size."""
 
     intercepted_binops = frozenset({"*", "**", "+"})
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        self.clock = _Clock()
+        self._clock = clock
         self.globals.update(raise_exception=_refuse, strftime_now=_now)
-        # Jinja's own escapes what HTML would misread.
+        # Jinja's own filter escapes characters for HTML.
         self.filters["tojson"] = _to_json
         self.filters[_WATCHED] = self._watched
         self.filters[_JOINED] = self._joined
 
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """See Jinja. Loops look at the clock, and texts that are put together at their length."""
-        tree: nodes.Template = _Watching().visit(super()._parse(source, name, filename))
-        return tree
-
     def _watched(self, values: Any) -> Any:
-        """The same values, one by one while there is time."""
+        """Yield the values, with a check of the clock before each."""
         for value in values:
-            self.clock.check()
+            self._clock.check()
             yield value
 
     def _joined(self, parts: Sequence[Any]) -> str:
-        """The parts as one text, unless it would be huge."""
+        """The parts as one text. Raises TemplateRuntimeError if it is too long."""
         text = [str(part) for part in parts]
         if sum(map(len, text)) > LONGEST:
             raise jinja2.TemplateRuntimeError("it makes too long a text")
         return "".join(text)
 
+    @override
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """A repetition or a power, unless it would make something huge."""
-        self.clock.check()
+        """Compute a sum, product or power. Raises TemplateRuntimeError if it is too large."""
+        self._clock.check()
         size = max((len(each) for each in (left, right) if hasattr(each, "__len__")), default=1)
         factor = max((abs(each) for each in (left, right) if isinstance(each, int | float)), default=0)
         if operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__") and len(left) + len(right) > LONGEST:
@@ -140,15 +126,30 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise jinja2.TemplateRuntimeError("it makes too large a value")
         return super().call_binop(context, operator, left, right)
 
+    @override
     def call(self, *arguments: Any, **named: Any) -> Any:
-        """See Jinja."""
-        self.clock.check()
+        self._clock.check()
         return super().call(*arguments, **named)
 
+    @override
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """See Jinja."""
-        self.clock.check()
+        self._clock.check()
         return super().getattr(obj, attribute)
+
+
+def compiled(source: str) -> CodeType:
+    """Compile a template for `rendered`. Raises jinja2.TemplateError, and RecursionError, ValueError or SyntaxError."""
+    sandbox = Sandbox(Clock())
+    return sandbox.compile(_Watching().visit(sandbox.parse(source)))
+
+
+def rendered(code: CodeType, values: dict[str, Any], clock: Clock) -> Iterator[str]:
+    """Render a compiled template, piece by piece. Raises SandboxViolation, Slow, and one of FAILURES."""
+    sandbox = Sandbox(clock)
+    template = jinja2.Template.from_code(sandbox, code, sandbox.make_globals(None))
+    for piece in template.generate(values):
+        clock.check()
+        yield piece
 
 
 def _refuse(message: object = "") -> NoReturn:

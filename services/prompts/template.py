@@ -6,51 +6,54 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from services.backend.types import Prompt
 from services.prompts.form import PROBE, Exchange, Form
 
-_PLACE = re.compile(r"\{(input|chat_history)\}")
+_FIELD = re.compile(r"\{(input|chat_history)\}")
 
 
 @dataclass(frozen=True)
 class TemplateForm(Form):
-    """A profile's template."""
+    """A profile's template, to be filled."""
 
     template: str
     stop = ()
     slides = False
 
+    @override
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """See `Form.fill`."""
         return fill_template(self.template, window, words)
 
+    @override
     def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        """See `Form.next`."""
         return fill_template(self.template, window, words)
 
+    @override
     def bare(self) -> Prompt:
-        """See `Form.bare`."""
         return fill_template(self.template, (), PROBE)
 
     @property
+    @override
     def key(self) -> Hashable:
-        """See `Form.key`: it costs nothing to make."""
+        # Filling it costs next to nothing.
         return None
 
 
 def fill_template(template: str, window: Sequence[Exchange], words: str) -> Prompt:
-    """Put the words at {input} and the window at {chat_history}, in one pass: what is put in is never read again."""
+    """Fill {input} with the words and {chat_history} with the window, in one pass: {…} in either stays as it is."""
     history = "\n".join(f"Human: {exchange.human}\nAI: {exchange.ai}" for exchange in window)
     pieces: list[str] = []
     typed: list[tuple[int, int]] = []
     at = length = 0
-    for place in _PLACE.finditer(template):
-        literal = template[at : place.start()]
-        value = words if place[1] == "input" else history
+    for found in _FIELD.finditer(template):
+        literal = template[at : found.start()]
+        value = words if found[1] == "input" else history
         pieces += [literal, value]
         length += len(literal)
         typed.append((length, length + len(value)))
         length += len(value)
-        at = place.end()
+        at = found.end()
     pieces.append(template[at:])
     return Prompt("".join(pieces), tuple(span for span in typed if span[0] < span[1]))

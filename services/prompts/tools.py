@@ -1,4 +1,4 @@
-"""Telling a model of tools, where its chat template knows none."""
+"""The description of tools in the system prompt, for models whose chat template knows no tools."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from services.prompts.chat_template import Message
 
 
-def explained(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The messages with a word about the tools in the system's, for models whose template knows none."""
+def with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The messages with a description of the tools appended to the system prompt, or as a system prompt of its own."""
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     words = (
         f"You may call these functions:\n{listed}\n"

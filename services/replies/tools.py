@@ -1,8 +1,7 @@
-"""Tools: telling a model of functions that it may call, and reading its calls out of what it writes.
+"""Tool calls: the JSON schema that holds a model to one, and the reader of calls in what a model writes.
 
-Chat templates know tools in ways of their own. A model is held to a call by a JSON schema, whatever its template; what it
-writes of its own accord is read in the forms that templates teach: `<tool_call>{…}</tool_call>` (Hermes, Qwen),
-`<function=NAME>{…}</function>` and bare JSON (Llama, Mistral).
+Calls that a model writes unforced are read in the forms that chat templates teach: `<tool_call>{…}</tool_call>` (Hermes,
+Qwen), `<function=NAME>{…}</function>` and bare JSON (Llama, Mistral).
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ class ToolCall:
     id: str = ""
 
     def described(self) -> dict[str, Any]:
-        """As OpenAI's API tells it."""
+        """Return the call as OpenAI's API writes it."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 def call_schema(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> str:
-    """The JSON schema of a call of one of the tools, or of the one called `name`."""
+    """Return the JSON schema of a call of one of the tools, or of the tool called `name`."""
     wanted = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
     # Each tool's parameters are a document of their own, whose references begin at their root.
     documents = {
@@ -55,7 +54,7 @@ def call_schema(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> 
 
 
 def _moved(schema: Any, root: str) -> Any:
-    """A schema whose references to its own root lead to `root` instead."""
+    """Return a schema with `root` in the place of its own root in references."""
     if isinstance(schema, list):
         return [_moved(each, root) for each in schema]
     if not isinstance(schema, dict):
@@ -66,7 +65,7 @@ def _moved(schema: Any, root: str) -> Any:
 
 
 def read_calls(text: str, names: Sequence[str]) -> tuple[str, list[ToolCall]]:
-    """The text beside the calls, and the calls of tools called one of `names`; without any, the text is all there is."""
+    """Return the text beside the calls, and the calls of tools in `names`; without a call, the text as it is."""
     found = [*((None, body) for body in _TAGGED.findall(text)), *_FUNCTION.findall(text)]
     calls = [call for name, body in found for call in _calls_in(body, names, name)]
     if calls:
@@ -76,7 +75,7 @@ def read_calls(text: str, names: Sequence[str]) -> tuple[str, list[ToolCall]]:
 
 
 class CallWatch:
-    """Tells, as a text streams in, what of it is surely no call. Owned by the thread that streams."""
+    """Separates, as a text streams in, what is surely no part of a call. Owned by the thread that streams."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -84,7 +83,7 @@ class CallWatch:
         self._calls = False
 
     def add(self, chunk: str) -> str:
-        """Take a piece; return what may be shown."""
+        """Add a piece of the text; return the text that may be shown now."""
         self._held += chunk
         if not self._begun and self._held.strip():
             self._begun, self._calls = True, self._held.lstrip()[0] in "{["
@@ -98,21 +97,22 @@ class CallWatch:
         return shown
 
     def rest(self) -> str:
-        """What was held back."""
+        """Return the text that was held back."""
         return self._held
 
 
 def begins_call(text: str) -> bool:
-    """Whether a call begins in a text, whether or not it ends there."""
+    """Return whether a call begins in a text, complete or not."""
     return any(opening in text for opening in _OPENINGS) or text.lstrip().startswith(("{", "["))
 
 
 def _overlap(text: str, opening: str) -> int:
+    """Return how many characters at the text's end may begin `opening`."""
     return next((n for n in range(min(len(opening) - 1, len(text)), 0, -1) if text.endswith(opening[:n])), 0)
 
 
 def _calls_in(text: str, names: Sequence[str], name: str | None = None) -> list[ToolCall]:
-    """The calls that a JSON text is: one, or a list of some; [] where it is anything else."""
+    """Return the calls that a JSON text holds: one, or a list of them; [] where it is anything else."""
     data = read_json_text(text)
     if data is None:
         return []

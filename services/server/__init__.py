@@ -1,1 +1,1 @@
-"""The HTTP server before the application: waitress, TLS, how it stops, and a tunnel to it."""
+"""The HTTP server in front of the application: waitress, TLS, shutdown, and a public tunnel."""

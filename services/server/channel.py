@@ -1,7 +1,7 @@
-"""One connection: one request at a time, how long it may keep the server waiting, and when its client has left.
+"""One connection: it takes one request at a time, limits a slow client's time, and notices when the client disconnects.
 
-waitress reads all requests that have come, closes a connection only once all output has been sent, and takes the end of
-what a client sends for its leaving.
+waitress alone would read all pipelined requests ahead, close a connection only once all output has been sent, and take a
+half-closed connection for a disconnect.
 """
 
 from __future__ import annotations
@@ -12,40 +12,39 @@ import socket
 import struct
 import termios
 import time
-from io import BytesIO
 from typing import Any
 
-from waitress.buffers import ReadOnlyFileBasedBuffer
+from typing_extensions import override
 
 from auth.addresses import source_of
+from services.server.connections import Connection
 from services.server.parser import Refusal, RequestParser
 from services.server.patience import Patience
 from services.server.refusals import RefusingChannel
 from services.server.tls import TlsSocket
 
-# Seconds in which a TLS handshake and a request's header must have arrived whole, and those of an idle connection.
+# Seconds in which a TLS handshake and a request's header must be complete, and for which a connection may be idle.
 HANDSHAKE_SECONDS, ARRIVE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 120.0
 # Bytes of output that a stream may be ahead of its reader.
 MAX_BUFFERED = 2**18
-# A client that ends its side of the connection within so many seconds of its request has asked all that it wants to, and
-# waits for the answer (a half-close); one that ends it later has left.
+# A client that shuts its sending side down within so many seconds of its request waits for the answer (a half-close); one
+# that does so later has left.
 HALF_CLOSE_SECONDS = 0.5
-# Seconds after which a client that has ended its side is asked by an interim response whether it is still there.
-_ASK_AFTER = 10.0
-_STILL_THERE = b"HTTP/1.1 102 Processing\r\n\r\n"
-# What is sent in one go, and the size from which on an answer is not copied.
+# Seconds between two interim responses that probe whether a half-closed client is still there.
+_PROBE_EVERY = 10.0
+_PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
+# Bytes sent in one go; a larger piece of an answer is not copied.
 _BLOCK = 2**16
-# Bytes that are read ahead of the answer under way; only so is it seen that the client leaves meanwhile.
-_AHEAD = 2**14
-# Whether all bodies together fit into memory is looked at after so many bytes of one: smaller ones always fit.
-_STEP = 2**16
+# Bytes read ahead while a request is answered: without reading, a disconnect would not be noticed.
+_READ_AHEAD = 2**14
+# Bytes of one body between two checks that all bodies together fit into memory: smaller ones always fit.
+_CHECK_EVERY = 2**16
 
 
-class Channel(RefusingChannel):
+class Channel(RefusingChannel, Connection):
     """A connection, owned by the server's thread; a worker thread runs `service` and `write_soon`.
 
-    There is one request at most in `requests`: while it is there a worker answers it, and only then. `outbuf_lock` protects
-    what is to be sent.
+    `requests` holds at most one request, and does so exactly while a worker answers it. `outbuf_lock` protects the output.
     """
 
     request: RequestParser | None
@@ -55,50 +54,50 @@ class Channel(RefusingChannel):
         self.source = source_of(addr[0])
         self.is_handshaking = isinstance(sock, TlsSocket)
         self._unparsed = b""
-        """What has come behind the request that is read or answered."""
+        """Data received behind the request that is being read or answered."""
         self._n_checked = 0
-        """What `n_held` was when the memory of all was last looked at."""
+        """`n_held` at the last check that all bodies fit into memory."""
         self._arriving_since: float | None = now
-        """When the request began to come that is not whole yet; of a connection that sends nothing one is expected."""
+        """Start of the incomplete request; a new connection counts as the start of one. None: no request is expected."""
         self._waiting_since = now
-        """When it was last answered, or came whole."""
+        """Time of the last complete request or answer."""
         self._is_half_closed = False
         self._readable_since: float | None = None
         self._has_written = False
-        """Whether anything of the answer under way has been."""
-        self._ask_at = 0.0
+        """True once part of the current answer has been written."""
+        self._probe_at = 0.0
         self._n_sent = self._n_read = self._n_in_system = 0
-        """Bytes handed to the system, those of them that the client had received when it was measured, and the others."""
+        """Bytes handed to the system in all; at the last `measure`, those that the client had received, and the rest."""
         self._n_arrived = 0
-        """Bytes of the body when it was measured."""
+        """Bytes of the body at the last `measure`."""
         self._reader, self._sender = Patience(now), Patience(now)
         super().__init__(server, sock, addr, adj, map=map)
         self.sendbuf_len = _BLOCK
 
     @property
+    @override
     def is_open_request(self) -> bool:
-        """See `Connection`."""
         return bool(self.requests)
 
     @property
+    @override
     def is_body_arriving(self) -> bool:
-        """See `Connection`."""
         return self.request is not None and bool(self.request.headers_finished)
 
     @property
+    @override
     def n_held(self) -> int:
-        """See `Connection`."""
         request = self.request or next(iter(self.requests), None)
         body = None if request is None else request.body_rcv
         return len(self._unparsed) + (0 if body is None else len(body))
 
     @property
+    @override
     def n_unread(self) -> int:
-        """See `Connection`."""
         return int(self.total_outbufs_len) + self._n_in_system
 
+    @override
     def measure(self, now: float) -> None:
-        """See `Connection`."""
         is_sent = not self.total_outbufs_len
         if is_sent and self._n_read == self._n_sent:
             self._n_in_system = 0
@@ -116,15 +115,15 @@ class Channel(RefusingChannel):
             self._sender.measure(now, n_arrived - self._n_arrived)
             self._n_arrived = n_arrived
 
+    @override
     def spent(self, now: float) -> float | None:
-        """See `Connection`."""
         if self.is_handshaking:
             begun = 1.0 if self.socket.has_begun else 0.0
-            # Who has begun is ahead of those that only connect.
+            # A client that has begun the handshake is preferred to those that only connected.
             return (now - self._waiting_since - begun) / (HANDSHAKE_SECONDS - begun)
         if self.n_unread:
             unread = self._reader.spent(now)
-            # While it is answered only who really does not read may be dropped for others.
+            # While it is answered, a connection may be dropped for others only if its client hardly reads.
             return None if self.requests and unread < 0.5 else unread
         if self.requests:
             return None
@@ -134,8 +133,8 @@ class Channel(RefusingChannel):
             return (now - self._arriving_since) / ARRIVE_SECONDS
         return (now - self._waiting_since) / IDLE_SECONDS
 
-    def look(self, now: float) -> None:
-        """Measure how it goes on, and end it where its time is over. Every second."""
+    def check(self, now: float) -> None:
+        """Measure its progress, and end it where its time is over. Called every second."""
         self.measure(now)
         spent = self.spent(now)
         if self.has_lingered(now):
@@ -146,53 +145,59 @@ class Channel(RefusingChannel):
                 self.refuse(Refusal(408, "Request Timeout", what, "request_timeout"))
             else:
                 self.abort()
-        elif self._is_half_closed and self.requests and now >= self._ask_at:
-            self._ask_at = now + _ASK_AFTER
-            self._ask_whether_still_there()
+        elif self._is_half_closed and self.requests and now >= self._probe_at:
+            self._probe_at = now + _PROBE_EVERY
+            self._probe_client()
 
+    @override
     def abort(self) -> None:
-        """End it at once: what is unread is thrown away, and a thread that waits to write goes on."""
+        """End it at once: unread data is thrown away, and a thread that waits to write goes on."""
         is_answered = self._arriving_since is None and not self.requests
-        # Where its client has received everything, a reset would throw that away before it is read.
+        # If the client has received everything, a reset would throw that away before it is read.
         if not is_answered or self.n_unread:
             with contextlib.suppress(OSError):
-                # The system, too, forgets what is unsent, and says so.
+                # Closing resets the connection, and the system drops the unsent data.
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.handle_close()
 
+    @override
     def refuse(self, refusal: Refusal) -> None:
-        """Answer the request that arrives with this, and end the connection."""
         assert self.request is not None
         self.request.refuse(refusal)
-        self._ask()
+        self._start_answer()
 
+    @override
     def add_channel(self, map: Any = None) -> None:
-        """Count it."""
+        """Add it to the map of sockets and to the connections."""
         super().add_channel(map)
         self.server.connections.add(self)
 
+    @override
     def del_channel(self, map: Any = None) -> None:
-        """Count it no longer."""
+        """Remove it from the map of sockets and from the connections."""
         super().del_channel(map)
         self.server.connections.remove(self)
 
+    @override
     def readable(self) -> bool:
-        """Whether what comes is read: the next request, or a little ahead of it."""
+        """Return whether to read: the next request, or a little ahead."""
         is_over = not self.connected or self._is_half_closed or self.will_close or self.close_when_flushed
-        is_readable = not is_over and len(self._unparsed) < _AHEAD
+        is_readable = not is_over and len(self._unparsed) < _READ_AHEAD
         if not is_readable:
             self._readable_since = None
         elif self._readable_since is None:
             self._readable_since = time.monotonic()
         return is_readable
 
+    @override
     def writable(self) -> bool:
-        """Whether there is something to send, to close, or to go on with once all is sent."""
+        """Return whether there is output to send, a connection to close, or a next request to read."""
         has_more = not self.requests and (self._unparsed or self._is_half_closed)
         return self.connected and bool(has_more or super().writable())
 
+    @override
     def handle_read(self) -> None:
-        """Read what has come, or that nothing more will."""
+        """Continue the handshake, or read the data that has arrived or the end of it."""
         try:
             if self.is_handshaking:
                 self.socket.handshake()
@@ -204,25 +209,27 @@ class Channel(RefusingChannel):
             self.handle_close()
             return
         if not data:
-            self._hear_end()
+            self._handle_end()
         elif self.is_refused:
             self.discard(data)
         else:
             self._unparsed += data
             self._read_request()
 
+    @override
     def handle_write(self) -> None:
-        """Send on, and then read the next request."""
+        """Send more of the output; once all is sent, read the next request."""
         super().handle_write()
         if self.connected and not self.requests and not self.total_outbufs_len:
             self._read_request()
-            # `requests` first: a worker takes it out last.
+            # `requests` first: a worker removes its request last.
             if self._is_half_closed and not self.requests and not self.total_outbufs_len and not self._unparsed:
-                # It has asked all that it wanted to, and has been answered.
+                # All of a half-closed client's requests are answered.
                 self.handle_close()
 
+    @override
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Send what the system takes; return how many bytes that were. Only the server's thread closes it."""
+        """Send as much as the system takes; return the number of bytes. Never closes it: the server's thread does."""
         try:
             sent: int = self.socket.send(data)
         except BlockingIOError:
@@ -233,23 +240,24 @@ class Channel(RefusingChannel):
         self._n_sent += sent
         return sent
 
+    @override
     def write_soon(self, data: Any) -> int:
-        """Send, or keep until it can be sent; wait where too much is kept. Raises waitress's ClientDisconnected."""
+        """Send or buffer data; wait where too much is buffered. Raises waitress's ClientDisconnected."""
         with self.outbuf_lock:
             self._has_written = True
         if isinstance(data, bytes) and len(data) > _BLOCK:
-            # Thousands may ask for one file: each reads the same bytes.
-            data = ReadOnlyFileBasedBuffer(BytesIO(data))
-            data.prepare()
+            # Thousands of clients may load one file at once: they share its bytes.
+            return self.write_shared(data)
         return int(super().write_soon(data))
 
+    @override
     def service(self) -> None:
-        """Answer the request."""
+        """Answer the request. Runs on a worker thread."""
         super().service()
         self._waiting_since = time.monotonic()
 
     def _read_request(self) -> None:
-        """Read the next request as far as it has come, where the one before is answered and that has been sent."""
+        """Parse the next request as far as it has arrived, once the answer before it has been sent."""
         while not (self.requests or self.total_outbufs_len or self.close_when_flushed or self.will_close):
             if self.request is None:
                 # Empty lines before a request mean nothing (RFC 9112, 2.2).
@@ -263,15 +271,15 @@ class Channel(RefusingChannel):
                 self._sender.renew(time.monotonic())
             if request.expect_continue and request.headers_finished:
                 self.send_continue()
-            if self.n_held >= self._n_checked + _STEP:
+            if self.n_held >= self._n_checked + _CHECK_EVERY:
                 self._n_checked = self.n_held
                 self.server.connections.fit_into_memory()
-            # It may have been refused just now.
+            # That check may have refused it.
             if self.request and request.completed:
-                if not request.error and not self.server.connections.may_ask(self.source):
+                if not request.error and not self.server.connections.may_open_request(self.source):
                     what = "this address has as many requests open as it may (--address-requests)"
                     request.refuse(Refusal(429, "Too Many Requests", what, "too_many_open_requests"))
-                self._ask()
+                self._start_answer()
                 return
 
     def _new_request(self) -> RequestParser:
@@ -280,41 +288,41 @@ class Channel(RefusingChannel):
             self._arriving_since = time.monotonic()
         return RequestParser(self.adj)
 
-    def _ask(self) -> None:
-        """Let a worker answer the request that has come."""
+    def _start_answer(self) -> None:
+        """Hand the complete request to a worker."""
         request, self.request = self.request, None
         assert request is not None
         self.is_refused = request.error is not None
         if self.is_refused:
-            # What stands behind it is no request.
+            # The data behind a refused request is not parsed as another one.
             self._unparsed = b""
         self._arriving_since, self._waiting_since = None, time.monotonic()
         self._has_written = False
         self.requests = [request]
         self.server.add_task(self)
 
-    def _hear_end(self) -> None:
-        """The client sends no more."""
-        since, last_silent = self._readable_since, self.server.loop.nothing_else_at
-        # The end may have come long ago, while this thread was held up; it had not when there was nothing else to read.
-        may_be_soon = since is None or last_silent < since or last_silent - self._waiting_since <= HALF_CLOSE_SECONDS
+    def _handle_end(self) -> None:
+        """Handle the end of the client's data: a half-close or a disconnect."""
+        since, last_drained = self._readable_since, self.server.loop.drained_at
+        # The end may have arrived long ago, while this thread was busy; it had not when all sockets were last drained.
+        may_be_soon = since is None or last_drained < since or last_drained - self._waiting_since <= HALF_CLOSE_SECONDS
         if (self.requests and may_be_soon) or self._unparsed or self.total_outbufs_len:
             self._is_half_closed = True
-            self._ask_at = time.monotonic() + _ASK_AFTER
+            self._probe_at = time.monotonic() + _PROBE_EVERY
         else:
             self.handle_close()
 
-    def _ask_whether_still_there(self) -> None:
-        """Only writing shows whether a client that has ended its side has left: its system then refuses what comes."""
+    def _probe_client(self) -> None:
+        """Send an interim response: only writing shows whether a half-closed client has left, as its system then resets."""
         with self.outbuf_lock:
-            is_silent = not self._has_written and not self.total_outbufs_len
+            is_unanswered = not self._has_written and not self.total_outbufs_len
             request = next(iter(self.requests), None)
             # HTTP/1.0 knows no interim responses.
-            if is_silent and request and request.version == "1.1":
-                self.send(_STILL_THERE)
+            if is_unanswered and request and request.version == "1.1":
+                self.send(_PROBE)
 
     def _count_in_system(self) -> int:
-        """Bytes that the system keeps for the client, which has not received them."""
+        """The bytes in the system's send queue: those that the client has not received (tcp(7), TIOCOUTQ)."""
         with contextlib.suppress(OSError):
             return int(struct.unpack("i", fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
         return 0

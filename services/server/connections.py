@@ -1,4 +1,4 @@
-"""How many connections there may be, and which one makes room for the next."""
+"""The limits on connections, and the choice of the connection that makes room for the next."""
 
 from __future__ import annotations
 
@@ -14,62 +14,62 @@ from services.server.parser import Refusal
 # Files that the server opens beside its connections: sessions, tables, states, downloads, the engine's pipe, its triggers.
 RESERVED_FILES = 500
 _LEAST = 20
-# So many connections a few browsers open. Addresses with no more are all alike where one has to make room; of those with
-# more, the one with most does.
+# A few browsers open so many connections. An address with no more is not preferred when one has to make room; of those
+# with more, the one with most makes room.
 _FEW = 24
-# Bytes that all requests which arrive, or wait for their answers, may take in memory.
+# The most bytes of memory that all arriving and waiting requests may take.
 MAX_HELD = 2**27
-# Seconds after which it is looked anew who may be dropped, where nobody was found.
-_LOOK_AGAIN = 0.01
+# Seconds before the next search for a connection to drop, after one that found none.
+_SEARCH_AGAIN = 0.01
 
 
 class Connection(Protocol):
-    """What a connection is asked about."""
+    """A connection, as the limits see it. Times are monotonic seconds."""
 
     source: str
-    """Whom it is counted for: its address, or that one's network."""
+    """The address that it is counted for, or that address's network."""
     is_handshaking: bool
 
     @property
     def is_open_request(self) -> bool:
-        """Whether a request of it waits for its answer, or is being answered."""
+        """True while one of its requests waits for an answer, or is being answered."""
         ...
 
     @property
     def is_body_arriving(self) -> bool:
-        """Whether a request's header is whole, and its body is not."""
+        """True while a request's header is complete, and its body is not."""
         ...
 
     @property
     def n_held(self) -> int:
-        """Bytes of requests that it keeps in memory."""
+        """The bytes of requests that it keeps in memory."""
         ...
 
     @property
     def n_unread(self) -> int:
-        """Bytes that its client has not received, as far as is known."""
+        """The bytes that its client has not received, as far as is known."""
         ...
 
     def measure(self, now: float) -> None:
-        """Note how its client goes on with reading and sending."""
+        """Record the progress of its client's reading and sending."""
         ...
 
     def spent(self, now: float) -> float | None:
-        """Which part of the server's patience it has used up, 1.0 being all; None: it may not be dropped."""
+        """The share of its time that it has used up (1.0: all); None while it may not be dropped."""
         ...
 
     def abort(self) -> None:
-        """End it at once, whatever is under way."""
+        """End it at once, whatever is in flight."""
         ...
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer the request whose body arrives with a refusal, and let go of the body."""
+        """Answer the request whose body is arriving with a refusal, and drop the body."""
         ...
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How many connections there may be in all, and of one source: connections, open requests, handshakes; 0: any."""
+    """The most connections in all, and the most connections, open requests and handshakes of one source (0: no limit)."""
 
     connections: int
     address_connections: int
@@ -78,10 +78,10 @@ class ConnectionLimits:
 
 
 class Connections:
-    """All connections, by their source, owned by the server's thread.
+    """All connections by source, owned by the server's thread.
 
-    A newcomer is preferred to whoever keeps the server waiting longest: slow or half-open ones first, then idle ones. A
-    request that is being answered is dropped only where its reader does not read.
+    A new connection takes the place of the one that has kept the server waiting longest: slow or half-open ones first, then
+    idle ones. One whose request is being answered is dropped only if its client does not read.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -89,20 +89,20 @@ class Connections:
         self._all: set[Connection] = set()
         self._by_source: defaultdict[str, set[Connection]] = defaultdict(set)
         self._worst: dict[tuple[str, str], list[tuple[float, Connection]]] = {}
-        """Who was found to be next to be dropped, and what it had spent, by what needed room; the last is first."""
-        self._nobody_until: dict[tuple[str, str], float] = {}
-        """Until when nobody is looked for, since nobody was found."""
+        """The connections to drop next, each with its `spent`, by the limit that they make room under; from the end on."""
+        self._search_at: dict[tuple[str, str], float] = {}
+        """By limit, the earliest time of the next search, after one that found no connection to drop."""
 
     def __len__(self) -> int:
         return len(self._all)
 
     def add(self, connection: Connection) -> None:
-        """Count one that was accepted."""
+        """Count an accepted connection."""
         self._all.add(connection)
         self._by_source[connection.source].add(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Count it no longer."""
+        """Stop counting a connection."""
         self._all.discard(connection)
         if mine := self._by_source.get(connection.source):
             mine.discard(connection)
@@ -110,12 +110,12 @@ class Connections:
                 del self._by_source[connection.source]
 
     def forget(self) -> None:
-        """Look anew who may be dropped. Every second: nobody is kept in memory for it who has gone."""
+        """Forget the results of searches. Called every second, so that closed connections leave memory."""
         self._worst.clear()
-        self._nobody_until.clear()
+        self._search_at.clear()
 
     def make_room(self, source: str) -> bool:
-        """Whether there is room for one more of this source; others are dropped for it where they may be."""
+        """Make room for one more connection of this source, by dropping another if need be; False if that cannot be."""
         mine, limits = self._by_source.get(source, set()), self._limits
         if limits.address_handshakes and len(mine) >= limits.address_handshakes:
             half_open = [connection for connection in mine if connection.is_handshaking]
@@ -125,13 +125,13 @@ class Connections:
             return self._drop(("connections", source), mine)
         return len(self._all) < limits.connections or self._drop(("all", ""), self._all)
 
-    def may_ask(self, source: str) -> bool:
-        """Whether the source may have one more request open."""
+    def may_open_request(self, source: str) -> bool:
+        """Return whether the source may have one more request open."""
         mine, most = self._by_source.get(source, set()), self._limits.address_requests
         return not most or len(mine) < most or sum(connection.is_open_request for connection in mine) < most
 
     def fit_into_memory(self) -> None:
-        """Refuse a body that arrives, where all take too much: the largest one of the source that holds most."""
+        """Refuse an arriving body if all take too much memory: the largest one of the source that holds most."""
         held = {connection: connection.n_held for connection in self._all}
         if sum(held.values()) <= MAX_HELD:
             return
@@ -145,44 +145,45 @@ class Connections:
             largest.refuse(Refusal(503, "Service Unavailable", what, "too_busy"))
 
     def shed(self) -> None:
-        """Drop one connection, where one may be."""
+        """Drop one connection, if any may be dropped."""
         self._drop(("all", ""), self._all)
 
-    def _drop(self, purpose: tuple[str, str], candidates: Iterable[Connection]) -> bool:
+    def _drop(self, limit: tuple[str, str], candidates: Iterable[Connection]) -> bool:
+        """Drop the worst of the candidates; return whether one could be dropped."""
         now = time.monotonic()
-        # Looked for once for many: a flood would have every connection looked at for each of its own.
-        worst = self._worst.setdefault(purpose, [])
-        while now >= self._nobody_until.get(purpose, 0.0):
+        # One search serves many: in a flood, each new connection would otherwise cost a look at all the others.
+        worst = self._worst.setdefault(limit, [])
+        while now >= self._search_at.get(limit, 0.0):
             if not worst:
                 for one in candidates:
                     one.measure(now)
                 worst[:] = [(spent, one) for one in candidates if (spent := one.spent(now)) is not None]
-                # Who came just now has not used up much more, or less, than others: then it counts how much is unread.
+                # Connections of about the same age are told apart by the data that they leave unread.
                 worst.sort(key=lambda pair: (self._excess(pair[1].source), round(pair[0], 2), pair[1].n_unread, pair[0]))
-                # The better half is looked at again before one of them is dropped.
+                # The better half is measured again before one of them is dropped.
                 del worst[: len(worst) // 2]
             if not worst:
-                self._nobody_until[purpose] = now + _LOOK_AGAIN
+                self._search_at[limit] = now + _SEARCH_AGAIN
                 break
             spent, found = worst.pop()
             if found in self._all:
                 found.measure(now)
                 now_spent = found.spent(now)
-                # Not one that has gone on since.
+                # One that has made progress since is spared.
                 if now_spent is not None and now_spent >= spent:
                     found.abort()
                     return True
         return False
 
     def _excess(self, source: str) -> int:
-        """How many connections a source has beyond what a few browsers open."""
+        """The number of a source's connections beyond those that a few browsers open."""
         return max(0, len(self._by_source[source]) - _FEW)
 
 
 def allow_connections(wanted: int) -> int:
-    """As many of the wanted connections as the system has files for, beside those that the server needs for itself.
+    """The number of the wanted connections for which the system has files, beside those that the server needs itself.
 
-    The process's limit is raised where it may be.
+    Raises the process's soft limit on open files as far as it may.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + RESERVED_FILES
@@ -191,5 +192,5 @@ def allow_connections(wanted: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return wanted
-    # Where there are few files in all, half of them.
+    # Of a low limit, half.
     return min(wanted, max(soft - RESERVED_FILES, soft // 2, _LEAST))

@@ -1,4 +1,4 @@
-"""The sockets that the server listens on, and the addresses under which it can then be opened."""
+"""The sockets that the server listens on, and the URLs by which it is then reached."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-# A free port of one address may be taken at the next one.
+# A port that is free on one address may be taken on the next.
 _TRIES = 20
-# Networks of documentation (RFC 5737, RFC 3849): a datagram socket that is connected there sends nothing, and has the
-# address by which this machine reaches others.
+# Addresses reserved for documentation (RFC 5737, RFC 3849): connecting a datagram socket to one sends nothing, and gives
+# the socket the address by which this machine reaches others.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.254", socket.AF_INET6: "2001:db8::fe"}
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
-    """Bound sockets, not listening yet, one for each address of `host`, all on one port; "::" takes IPv4's too.
+    """Listening sockets, one for each address of `host`, all on one port; "::" takes IPv4 too, and `port` 0 any free port.
 
-    `port` 0 is a free one. Raises OSError, whose strerror says which setting is to be changed.
+    Raises OSError, whose strerror says which setting to change.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE)
@@ -42,7 +42,7 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def urls(scheme: str, host: str, port: int) -> list[str]:
-    """The addresses under which a browser can open the server: on this machine first, then in its network."""
+    """The URLs by which a browser reaches the server: on this machine first, then in its network."""
     families = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}.get(host)  # noqa: S104
     if families is None:
         return [_url(scheme, host, port)]
@@ -58,13 +58,13 @@ def _bind(addresses: Sequence[tuple[int, str]], port: int, bound: contextlib.Exi
             made = bound.enter_context(contextlib.closing(socket.socket(family, socket.SOCK_STREAM)))
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                # IPv4 has a socket of its own, so that no client's address has two forms.
+                # IPv4 has its own socket, so that a client's address has one form only.
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.bind((address, port))
-            # Two sockets may be bound to one port, until one of them listens.
+            # Until one of them listens, two sockets may be bound to the same port.
             made.listen()
         except OSError as error:
-            # localhost has an address of IPv6, whether the machine does or not.
+            # localhost may have an IPv6 address even if the machine has none.
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
             missing = error
@@ -91,11 +91,11 @@ def _url(scheme: str, host: str, port: int) -> str:
 
 
 def _own_address(family: socket.AddressFamily) -> str | None:
-    """This machine's address in its network; None where it has none that others could use."""
+    """This machine's address in its network; None if it has none that others could use."""
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
         asked.connect((_ELSEWHERE[family], 9))
         own = str(asked.getsockname()[0])
         address = ipaddress.ip_address(own)
-        # A link-local address is good only with the name of an interface, which no URL has.
+        # A link-local address needs the name of an interface, which no URL has.
         return None if address.is_link_local or address.is_loopback else own
     return None

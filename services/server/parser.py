@@ -1,23 +1,31 @@
-"""Reading HTTP/1.x from clients who may mean harm: waitress's parser, with what it lets pass refused (RFC 9110, RFC 9112).
+"""A strict HTTP/1.x parser for hostile clients: waitress's, refusing more than waitress does (RFC 9110, RFC 9112).
 
-What two servers could read in two ways is refused, since a proxy before this one may have read it in the other way.
+A request that two servers could read in two ways is refused, since a proxy in front may have read it the other way.
 """
 
 from __future__ import annotations
 
 import re
 
-from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
-from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
-from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge, ServerNotImplemented
+from typing_extensions import override
 
 from services.api.http.bodies import MAX_BODY, TOO_LARGE
+from services.server.waitress_internals import (
+    BadRequest,
+    ChunkedReceiver,
+    Error,
+    ParsingError,
+    RequestHeaderFieldsTooLarge,
+    ServerNotImplemented,
+    TransferEncodingNotImplemented,
+    WaitressParser,
+)
 
 MAX_FIELDS = 200
-# Bytes of the line before a chunk, and of the fields after the last.
+# The most bytes of the line before a chunk, and of the fields after the last chunk.
 _MAX_CHUNK_LINE, _MAX_TRAILER = 2**10, 2**13
-# Bytes that may stand around chunks, beyond as many as they hold, and bytes of chunks that are read in one go: the many
-# small ones in a large block take long to read.
+# A body's framing may take as many bytes as its content, and this many more. Chunked bodies are read in small pieces, since
+# a large block of many small chunks would hold the thread up.
 _MAX_FRAMING, _PIECE = 2**13, 2**10
 
 _VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
@@ -30,7 +38,7 @@ _MAX_DIGITS = 18
 
 
 class Refusal(Error, Exception):  # type: ignore[misc, unused-ignore]
-    """An answer to a request that the application never sees; `error_code` is a constant for programs, `param` a header."""
+    """An error answer to a request that the application never sees. `error_code` is for programs, `param` a header."""
 
     def __init__(
         self, code: int, reason: str, message: str, error_code: str = "bad_http", param: str | None = None
@@ -39,49 +47,45 @@ class Refusal(Error, Exception):  # type: ignore[misc, unused-ignore]
         self.code, self.reason, self.error_code, self.param = code, reason, error_code, param
 
 
-class RequestParser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
-    """One request that arrives. Owned by the server's thread until it is whole, then by the one that answers it.
+class RequestParser(WaitressParser):
+    """One arriving request. Owned by the server's thread until it is complete, then by the thread that answers it.
 
-    Once it has an error, nothing more of it is read.
+    After an error, nothing more of it is read.
     """
 
-    error: Error | None
-    body_rcv: FixedStreamReceiver | ChunkedReceiver | None
-    body_bytes_received: int
-    headers_finished: bool
-    expect_continue: bool
-
+    @override
     def received(self, data: bytes) -> int:
-        """Read on; return how many of the bytes were read."""
+        """Parse more data; return the number of bytes consumed."""
         consumed = int(super().received(data[:_PIECE] if isinstance(self.body_rcv, ChunkedReceiver) else data))
         if self.empty:
             self.error = BadRequest("the first line is not METHOD PATH HTTP/1.1")
         elif self.error is None and self.body_rcv is not None:
-            self.error = self._body_fault()
+            self.error = self._body_error()
         elif self.error is None and _LONE_LF.search(self.header_plus[-len(data) - 1 :]):
             self.error = BadRequest("a line of the header ends without CR LF")
         if self.error is not None:
             self.refuse(self.error)
-        # waitress would go on with a request that is over after "100 Continue".
+        # waitress would resume a completed request after "100 Continue".
         self.expect_continue = self.expect_continue and not self.completed and not self.body_bytes_received
         return consumed
 
     def refuse(self, error: Error) -> None:
-        """End it with this error; nothing more of it is read."""
+        """Complete the request with this error, and drop its body."""
         self.error, self.completed, self.version = error, True, "1.1"
         self._drop_body()
 
+    @override
     def parse_header(self, header_plus: bytes) -> None:
-        """Read the request line and the fields. What is wrong becomes `error`, and the body is not read."""
+        """Parse the request line and the fields. A fault becomes `error`, and the body is not read."""
         try:
             first, *lines = header_plus.removesuffix(b"\r\n").removesuffix(b"\r\n").split(b"\r\n")
             method, target, version = _request_line(first)
             fields = _fields(lines)
             _check_framing(version, fields)
-            # In the one form that waitress's patterns read in no time: with blanks to try they take minutes.
-            told = [b" ".join((method, target, version)), *(name + b":" + value for name, value in fields), b""]
-            super().parse_header(b"\r\n".join(told))
-            self._check()
+            # Without the blanks on which waitress's regular expressions backtrack for minutes.
+            normalized = [b" ".join((method, target, version)), *(name + b":" + value for name, value in fields), b""]
+            super().parse_header(b"\r\n".join(normalized))
+            self._check_headers()
             _check_host(version, target, [value for name, value in fields if name.lower() == b"host"])
         except Refusal as refusal:
             self.error = refusal
@@ -90,14 +94,14 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         except ParsingError as error:
             self.error = BadRequest(error.args[0])
         except ValueError:
-            # urlsplit's, for brackets that hold no address.
+            # From urlsplit, for brackets that hold no address.
             self.error = BadRequest("the request's target is no path")
         if self.error is not None:
             self.content_length = 0
             self._drop_body()
 
-    def _check(self) -> None:
-        """Raises Refusal for what waitress has read, and should not go on with."""
+    def _check_headers(self) -> None:
+        """Raise Refusal for an expectation, a coding or a length that waitress would accept."""
         expected = self.headers.get("EXPECT", "").lower()
         if self.version == "1.1" and expected not in ("", "100-continue"):
             raise Refusal(417, "Expectation Failed", "of the expectations only 100-continue is met here", param="Expect")
@@ -108,8 +112,8 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
         if self.content_length > MAX_BODY:
             raise _too_large()
 
-    def _body_fault(self) -> Error | None:
-        """What is wrong with as much of the body as has arrived."""
+    def _body_error(self) -> Error | None:
+        """Return the fault in the part of the body that has arrived, or None."""
         body = self.body_rcv
         assert body is not None
         if len(body) > MAX_BODY:
@@ -134,7 +138,7 @@ def _too_large() -> Refusal:
 
 
 def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """The header's fields. Raises Refusal for what is none."""
+    """The header's fields, names and values. Raises Refusal for a line that is no field."""
     if len(lines) > MAX_FIELDS:
         what = f"there are more than {MAX_FIELDS} header fields"
         raise Refusal(431, "Request Header Fields Too Large", what)
@@ -150,7 +154,7 @@ def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """The method, the target and the version. Raises Refusal for what is none."""
+    """The method, the target and the version. Raises Refusal for any other line."""
     parts = line.split(b" ")
     if len(parts) != 3 or not parts[2].startswith(b"HTTP/"):
         raise _bad("the first line is not METHOD PATH HTTP/1.1")
@@ -164,7 +168,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _check_framing(version: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    """Raises Refusal where it can be disputed how long the body is."""
+    """Raise Refusal where two servers could disagree on the body's length."""
     lengths = [value for name, value in fields if name.lower() == b"content-length"]
     codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
     if len(lengths) > 1:
@@ -183,7 +187,7 @@ def _check_framing(version: bytes, fields: list[tuple[bytes, bytes]]) -> None:
 
 
 def _check_host(version: bytes, target: bytes, hosts: list[bytes]) -> None:
-    """Raises Refusal where it is not told once, and well, which host is asked."""
+    """Raise Refusal unless the request names its host exactly once, and well."""
     if len(hosts) > 1:
         raise _bad("there is more than one", "Host")
     if version != b"HTTP/1.0" and not any(hosts):

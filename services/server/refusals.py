@@ -1,4 +1,4 @@
-"""Answering requests that the application never sees, so that their clients read why."""
+"""Error answers to requests that the application never sees, sent so that their clients can read them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask
+from typing_extensions import override
 
 from services.api.http.errors import error_body
 from services.logs import request_id
 from services.server.parser import Refusal, RequestParser
+from services.server.waitress_internals import WaitressChannel, WaitressErrorTask
 
 log = logging.getLogger("hearth.requests")
 
-# What a client may still send of a request that was refused, in bytes and seconds, before the connection is closed.
+# Bytes that a client may still send of a refused request, and seconds that it may take, before the connection is closed.
 LINGER_BYTES, LINGER_SECONDS = 2**24, 3.0
 
 
-class RefusalTask(ErrorTask):  # type: ignore[misc, unused-ignore]
-    """One answer, in the shape of all errors. The connection ends with it."""
+class RefusalTask(WaitressErrorTask):
+    """Writes one error in the API's error format, and ends the connection."""
 
+    @override
     def execute(self) -> None:
-        """Write it."""
+        """Write the answer."""
         error = self.request.error
         param, name = getattr(error, "param", None), getattr(error, "error_code", "bad_http")
         message = error.body if isinstance(error, Refusal) else f"{error.reason}: {error.body}"
@@ -48,16 +49,15 @@ class RefusalTask(ErrorTask):  # type: ignore[misc, unused-ignore]
         self.write(b"" if getattr(self.request, "command", "") == "HEAD" else body)
 
 
-class RefusingChannel(HTTPChannel):  # type: ignore[misc, unused-ignore]
-    """A connection whose requests are read with care.
+class RefusingChannel(WaitressChannel):
+    """A connection that parses requests strictly, and lingers after a refusal.
 
-    After a refusal it is closed to one side only, and what the client still sends is thrown away for a while: a system
-    that closes while something unread has come resets the connection, and the client would not read the refusal.
+    After a refusal only the sending side is closed, and the rest of the request is discarded for a while: closing a socket
+    that holds unread data resets the connection, and the client could not read the refusal.
     """
 
     parser_class = RequestParser
     error_task_class = RefusalTask
-    close_when_flushed: bool
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.is_refused = False
@@ -66,19 +66,20 @@ class RefusingChannel(HTTPChannel):  # type: ignore[misc, unused-ignore]
         super().__init__(*arguments, **named)
 
     def discard(self, data: bytes) -> None:
-        """Throw away what still comes."""
+        """Throw away data of a refused request; close the connection where it is too much."""
         self._n_discarded += len(data)
         if self._n_discarded > LINGER_BYTES:
             self.handle_close()
 
     def has_lingered(self, now: float) -> bool:
-        """Whether the client has had its time to read the refusal."""
+        """Return whether the client has had its time to read the refusal."""
         return self._linger_until is not None and now > self._linger_until
 
+    @override
     def handle_write(self) -> None:
-        """Send on, and end the connection where that was all."""
+        """Send more of the output; after a refusal, close the sending side once all is sent."""
         if self.is_refused and self.close_when_flushed and not self.will_close:
-            self._flush_exception(self._flush_some)
+            self.flush()
             if not self.total_outbufs_len and not self.will_close:
                 self.close_when_flushed = False
                 self._linger_until = time.monotonic() + LINGER_SECONDS

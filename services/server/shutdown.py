@@ -1,4 +1,4 @@
-"""How the server stops: on a signal, without a word lost, and whatever hangs."""
+"""Stopping the server on a signal: answers in flight end first, and nothing that hangs can prevent it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
-# Seconds in which everything is closed, the engine's process included, or the server leaves without.
+# Seconds for closing everything, the engine's process included, before the process exits all the same.
 CLOSE_SECONDS = 30.0
 
 
 class Shutdown:
-    """How the server stops: it takes nothing new, lets answers under way end, closes everything, and leaves.
+    """Stops the server: refuse new requests, wait for the answers in flight, close everything, exit.
 
-    Its methods are for the main thread; a thread of its own waits and closes, so that the server goes on meanwhile.
+    The main thread calls its methods; a thread of its own waits and closes, while the server goes on serving.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Shutdown:
         self._begun = False
         self._closed = False
         self._at = ""
-        """What is being closed."""
+        """The name of the part that is being closed."""
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT, and leave by SystemExit. In a thread of somebody's, signals are theirs."""
+        """Stop on SIGTERM and SIGINT, and exit by SystemExit. In another thread than the main one, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -46,7 +46,7 @@ class Shutdown:
         try:
             yield
         finally:
-            # A notebook goes on after its server has been interrupted.
+            # A notebook goes on after its server was interrupted.
             for name, handler in before.items():
                 signal.signal(name, handler)
 
@@ -56,7 +56,7 @@ class Shutdown:
                 print("Hearth stops.", flush=True)
             raise SystemExit(0)
         if self._begun:
-            # Whatever was answered is on the disk already.
+            # All completed answers are on disk already.
             os._exit(128 + number)
         self._begun = True
         self._refuse()
@@ -79,13 +79,13 @@ class Shutdown:
             try:
                 close()
             except Exception:
-                # The others have something to keep too.
+                # The other parts still have data to save.
                 log.exception("%s failed", self._at)
         self._at, self._closed = "the end", True
-        # Only a signal gets the main thread out of its loop.
+        # Only a signal interrupts the main thread's loop.
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave(self) -> None:
-        """End the process, where closing it hangs. What was answered is on the disk already."""
+        """Exit although closing hangs. All completed answers are on disk already."""
         log.error("%s was not done in %g s: the server leaves all the same", self._at, CLOSE_SECONDS)
         os._exit(1)

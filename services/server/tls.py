@@ -1,4 +1,4 @@
-"""TLS: a connection's socket that encrypts, and the certificate, which may be renewed while the server runs."""
+"""TLS: the encrypting socket of a connection, and the certificate, which may be renewed while the server runs."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks whether the certificate has been renewed.
-_LOOK_EVERY = 30.0
+# Seconds between two checks for a renewed certificate.
+_CHECK_EVERY = 30.0
 
 
 class Certificate:
     """The server's certificate and its key, owned by the server's own thread."""
 
     def __init__(self, cert: Path, key: Path) -> None:
-        """Raises OSError where the certificate or its key cannot be used."""
+        """Load both files. Raises OSError if they cannot be used."""
         self._files = (cert, key)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # A client that has no more to say may leave without TLS's own goodbye, and is answered yet. What a request means
-        # does not depend on it: HTTP says how long a request is.
+        # A client may close its side without a close_notify alert and still be answered: HTTP itself says where a request
+        # ends.
         self._context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF | ssl.OP_NO_RENEGOTIATION
         self._load()
         self._seen = self._stamps()
-        self._look_at = time.monotonic() + _LOOK_EVERY
+        self._check_at = time.monotonic() + _CHECK_EVERY
 
     def encrypt(self, connection: socket.socket) -> TlsSocket:
-        """The other side of a connection just accepted, whose handshake is still to be made. Raises OSError."""
+        """Wrap an accepted connection; its handshake is still to be made. Raises OSError."""
         connection.setblocking(False)
         wrapped = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return TlsSocket(wrapped)
 
     def refresh(self) -> None:
-        """Load the files again where they have changed; one that cannot be used is reported, and the old one stays."""
+        """Reload the files if they have changed; a certificate that cannot be used is logged, and the old one stays."""
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self._check_at:
             return
-        self._look_at = now + _LOOK_EVERY
+        self._check_at = now + _CHECK_EVERY
         if (stamps := self._stamps()) != self._seen:
             self._seen = stamps
             try:
@@ -55,7 +55,7 @@ class Certificate:
 
     def _load(self) -> None:
         try:
-            # A pair that does not fit would leave the context without any.
+            # Tried first in another context: a pair that does not match would leave this one without any.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
             self._context.load_cert_chain(*self._files)
         except ssl.SSLError as error:
@@ -73,40 +73,40 @@ class Certificate:
 
 
 class TlsSocket:
-    """A non-blocking socket that encrypts. As with a plain one, BlockingIOError says "later" and OSError "never".
+    """A non-blocking TLS socket with the methods of a plain one, whose errors it raises too: BlockingIOError and OSError.
 
-    The server's thread reads while another one writes, which OpenSSL does not take: `_lock` keeps them apart.
+    `_lock` serializes OpenSSL's calls: the server's thread reads while a worker writes.
     """
 
     def __init__(self, wrapped: ssl.SSLSocket) -> None:
         self._ssl = wrapped
         self._lock = threading.Lock()
         self._is_open = False
-        """Whether the handshake is made."""
+        """True once the handshake is complete."""
 
     @property
     def has_begun(self) -> bool:
-        """Whether the client has said what it speaks: until then a handshake costs it nothing."""
+        """True once the client has sent its ClientHello: until then a handshake costs it nothing."""
         return self._ssl.cipher() is not None
 
     def handshake(self) -> None:
-        """Go on with the handshake. Raises BlockingIOError where more has to arrive first, OSError where it failed."""
+        """Continue the handshake. Raises BlockingIOError until it is complete, OSError if it failed."""
         with self._lock, _plain_errors():
             self._ssl.do_handshake()
             self._is_open = True
 
     def recv(self, size: int) -> bytes:
-        """At most `size` bytes; b"" once the client has no more to say. Raises BlockingIOError, OSError."""
+        """Receive at most `size` bytes; b"" at the end of the client's data. Raises BlockingIOError, OSError."""
         with self._lock, _plain_errors():
             return self._ssl.recv(size)
 
     def send(self, data: bytes) -> int:
-        """How many of these bytes were taken. Raises BlockingIOError, OSError."""
+        """Send data; return the number of bytes taken. Raises BlockingIOError, OSError."""
         with self._lock, _plain_errors():
             return self._ssl.send(data)
 
     def shutdown(self, how: int) -> None:
-        """Say goodbye, and end this side of the connection; what is read from then on is not deciphered. Raises OSError."""
+        """Send close_notify, and shut the connection down; later reads are not decrypted. Raises OSError."""
         with self._lock:
             if self._is_open:
                 with contextlib.suppress(OSError, ValueError):
@@ -114,7 +114,7 @@ class TlsSocket:
             self._ssl.shutdown(how)
 
     def close(self) -> None:
-        """Say goodbye, so that the client knows that nothing was cut off, and close. Raises OSError."""
+        """Send close_notify, so that the client knows that it has everything, and close. Raises OSError."""
         with self._lock:
             if self._is_open:
                 with contextlib.suppress(OSError, ValueError):
@@ -122,19 +122,19 @@ class TlsSocket:
             self._ssl.close()
 
     def getsockopt(self, level: int, option: int) -> int:
-        """See socket.socket."""
+        """Return an option of the socket. Raises OSError."""
         return self._ssl.getsockopt(level, option)
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """See socket.socket."""
+        """Set an option of the socket. Raises OSError."""
         self._ssl.setsockopt(level, option, value)
 
     def setblocking(self, flag: bool) -> None:
-        """See socket.socket."""
+        """Set whether calls block."""
         self._ssl.setblocking(flag)
 
     def fileno(self) -> int:
-        """See socket.socket."""
+        """Return the file descriptor; -1 once closed."""
         return self._ssl.fileno()
 
 

@@ -1,4 +1,4 @@
-"""A public address for a server on this machine, by Cloudflare's own program."""
+"""A public address for a server on this machine, by Cloudflare's program cloudflared."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _PUBLIC = re.compile(r"https://[a-z0-9][a-z0-9.-]*\.trycloudflare\.com")
 
 
 class Tunnel:
-    """The program, which runs until it is closed. A thread of its own reads what it says."""
+    """The running program; a thread of its own reads its output."""
 
-    def __init__(self, url: str, tell: Callable[[str], None]) -> None:
-        """Start it before the server at `url`; `tell` gets the public address once there is one.
+    @classmethod
+    def open(cls, url: str, on_public: Callable[[str], None]) -> Tunnel:
+        """Start the program in front of the server at `url`; call `on_public` with the public address once it is known.
 
-        Raises NotFound, saying how to get the program, where it is not installed.
+        Raises NotFound, saying how to get the program, if it is not installed.
         """
         program = shutil.which(PROGRAM)
         if program is None:
@@ -33,22 +34,28 @@ class Tunnel:
             )
         command = [program, "tunnel", "--no-autoupdate", "--url", url]
         if url.startswith("https:"):
-            # The certificate is for the server's name, and the way to it stays on this machine.
+            # The certificate names the public host, and the connection stays on this machine.
             command.append("--no-tls-verify")
-        self._tell = tell
-        self._closed = False
-        self._process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            # Ctrl+C is the server's, which ends the program itself.
+            # Ctrl+C goes to the server, which then ends the program.
             start_new_session=True,
         )
+        tunnel = cls(process, on_public)
+        tunnel._thread.start()
+        return tunnel
+
+    def __init__(self, process: subprocess.Popen[str], on_public: Callable[[str], None]) -> None:
+        """For a program that was started, with its standard error piped; see `open`."""
+        self._process = process
+        self._on_public = on_public
+        self._closed = False
         self._thread = threading.Thread(target=self._read, name="tunnel", daemon=True)
-        self._thread.start()
 
     def close(self) -> None:
         """End the program."""
@@ -62,12 +69,12 @@ class Tunnel:
 
     def _read(self) -> None:
         assert self._process.stderr
-        told, last = False, ""
+        is_public, last = False, ""
         with self._process.stderr as lines:
             for line in lines:
                 last = line.strip() or last
-                if not told and (found := _PUBLIC.search(line)):
-                    told = True
-                    self._tell(found[0])
+                if not is_public and (found := _PUBLIC.search(line)):
+                    is_public = True
+                    self._on_public(found[0])
         if not self._closed:
             log.error("%s has ended, and with it the public address: %s", PROGRAM, last)

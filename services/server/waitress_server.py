@@ -1,20 +1,17 @@
-"""waitress around the application: its settings and limits, and how it takes connections."""
+"""The HTTP server around the application: waitress with this server's settings and limits, and its listening sockets."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from waitress import wasyncore
-from waitress.adjustments import Adjustments
-from waitress.server import TcpWSGIServer
+from typing_extensions import override
 
 from auth.addresses import source_of
 from services.api.http.bodies import MAX_BODY
@@ -24,81 +21,82 @@ from services.server.dispatcher import FairDispatcher
 from services.server.listening import listening_sockets
 from services.server.loop import Loop
 from services.server.tls import Certificate
+from services.server.waitress_internals import Adjustments, WaitressListener, close_sockets
 from services.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MAX_HEADER = 2**16
-# Bodies up to this size (bytes) are kept in memory: a file for each would use up the files that others need.
+# Bodies up to so many bytes are kept in memory: a temporary file for each would use up the files that others need.
 _MAX_IN_MEMORY = 3 * MAX_BODY
-# Bytes read in one go. At least a record of TLS (16 KiB): of one that was read in part, poll(2) does not tell that there is
-# more.
+# Bytes read in one go. At least one TLS record (16 KiB): poll(2) does not report the rest of one that was read in part.
 _READ = 2**16
-# Bytes that the system keeps unsent for a slow reader; by default megabytes, of which nobody knows whether they are read.
+# Bytes that the system buffers unsent for a slow reader; by default megabytes, and nobody can see whether they are read.
 _UNSENT = 2**16
 _BACKLOG = 1024
-# Connections taken in one round of the server's thread: a crowd before the door is soon through.
+# Connections accepted in one round of the server's thread: enough to work a crowd off soon.
 _ACCEPTS = 64
-_LOOK_EVERY = 1.0
-# Seconds in which nobody is taken once the system has no files, though some were kept.
+_CHECK_EVERY = 1.0
+# Seconds without accepting after the system had no file for a connection.
 _PAUSE = 1.0
-# Connections that wait until there is room, and for how long. Where so many wait, the next ones do so in the system's
-# queue; unless the first has waited longer than short answers take: then they are refused.
-_PARKED, _PARK_SECONDS, _DOOR_SECONDS = 128, 2.0, 0.5
+# Accepted connections that may wait for room, and the seconds that they may. While so many wait, the next ones stay in the
+# system's queue; if the first has waited longer than _QUEUE_SECONDS, more than short answers take, they are refused.
+_PARKED, _PARK_SECONDS, _QUEUE_SECONDS = 128, 2.0, 0.5
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
     b'{"message": "the server has as many connections as it may, and answers on all of them"}\n'
 )
 
 
-class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
-    """A socket that takes connections. The server's thread owns it; `add_task` is for any."""
+class Listener(WaitressListener):
+    """A listening socket. The server's thread owns it; any thread may call `add_task` and `pull_trigger`."""
 
     channel_class = Channel
 
     def __init__(
-        self, loop: Loop, connections: Connections, certificate: Certificate | None, *arguments: Any, **named: Any
+        self,
+        app: Callable[..., Any],
+        bound: socket.socket,
+        dispatcher: FairDispatcher,
+        adjustments: Adjustments,
+        loop: Loop,
+        connections: Connections,
+        certificate: Certificate | None,
     ) -> None:
         self.loop = loop
         self.connections = connections
         self._certificate = certificate
-        self._look_at = self._paused_until = 0.0
+        self._check_at = self._paused_until = 0.0
         self._parked: deque[tuple[socket.socket, Any, float]] = deque()
-        """Connections for which there is no room yet, and until when they wait for it."""
-        super().__init__(*arguments, map=loop.sockets, **named)
-        # A thread that waited for room in the pipe would wait for the one that empties it.
-        os.set_blocking(self.trigger.trigger, False)
+        """Accepted connections that wait for room: socket, address, deadline."""
+        super().__init__(app, bound, loop.sockets, dispatcher, adjustments)
 
     def take(self) -> None:
-        """Take those who wait, and look after those who are there. At the beginning of each round."""
+        """Accept waiting connections, and once a second check the present ones. Called at the beginning of each round."""
         now = time.monotonic()
         try:
-            if now >= self._look_at:
-                self._look_at = now + _LOOK_EVERY
+            if now >= self._check_at:
+                self._check_at = now + _CHECK_EVERY
                 self.maintenance(now)
             for _ in range(len(self._parked)):
                 self._take(*self._parked.popleft())
             if now >= self._paused_until:
                 self._accept()
         except Exception:
-            # It would end the thread that serves everybody.
+            # An exception would end the thread that serves all connections.
             log.exception("connections could not be taken")
 
+    @override
     def readable(self) -> bool:
-        """Whether to be told that somebody waits."""
+        """Return whether to poll for new connections."""
         return time.monotonic() >= self._paused_until
 
-    def pull_trigger(self) -> None:
-        """Wake the server's thread. Any thread."""
-        with contextlib.suppress(BlockingIOError):
-            # A pipe that is full wakes it, too.
-            super().pull_trigger()
-
+    @override
     def maintenance(self, now: float) -> None:
-        """End the connections whose time is over."""
+        """End the connections whose time is over, and renew the certificate if its file changed."""
         for channel in list(self.active_channels.values()):
             try:
-                channel.look(now)
+                channel.check(now)
             except Exception:
                 log.exception("a connection fails, and is closed")
                 channel.handle_close()
@@ -109,14 +107,14 @@ class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
             now = time.monotonic()
-            if len(self._parked) >= _PARKED and now < self._parked[0][2] - _PARK_SECONDS + _DOOR_SECONDS:
+            if len(self._parked) >= _PARKED and now < self._parked[0][2] - _PARK_SECONDS + _QUEUE_SECONDS:
                 return
             try:
                 connection, address = self.socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # To try at once again would be all that this thread does.
+                # Retrying at once would keep the thread busy with nothing else.
                 self._paused_until = now + _PAUSE
                 self.connections.shed()
                 log.error("a connection could not be taken: %s", error.strerror)
@@ -125,9 +123,9 @@ class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
 
     def _take(self, connection: socket.socket, address: Any, deadline: float) -> None:
         try:
-            # Before anything that costs more.
+            # First, since it is cheap.
             if not self.connections.make_room(source_of(address[0])):
-                # Where all are being answered, there is room in a moment.
+                # All are being answered, so there will be room soon.
                 if len(self._parked) < _PARKED and time.monotonic() < deadline:
                     self._parked.append((connection, address, deadline))
                 else:
@@ -135,13 +133,13 @@ class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
                 return
             self.set_socket_options(connection)
             encrypted = self._certificate.encrypt(connection) if self._certificate else connection
-            channel = Channel(self, encrypted, address, self.adj, map=self._map)
+            channel = Channel(self, encrypted, address, self.adj, map=self.loop.sockets)
         except OSError:
-            # It has left already.
+            # The client has disconnected already.
             connection.close()
             return
-        # Often its request has come meanwhile. One that has been read is not dropped for the next one.
-        self.loop.let(channel, select.POLLIN)
+        # Its request may have arrived already, and a connection with a complete request is not dropped for the next one.
+        self.loop.dispatch(channel, select.POLLIN)
 
     def _refuse(self, connection: socket.socket) -> None:
         with connection:
@@ -149,35 +147,38 @@ class Listener(TcpWSGIServer):  # type: ignore[misc, unused-ignore]
                 connection.setblocking(False)
                 with contextlib.suppress(OSError):
                     connection.send(_BUSY)
-                    # What is unread would reset it, before the client reads that.
+                    # Closing with unread data would reset the connection before the client reads the answer.
                     connection.recv(_READ)
 
 
 class Server:
-    """waitress, listening. Its methods are for the main thread."""
+    """A listening server. One thread, mostly the main one, calls its methods."""
 
-    def __init__(self, loop: Loop, dispatcher: FairDispatcher) -> None:
-        self.port = int(loop.listeners[0].effective_port)
+    def __init__(self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher, n_threads: int) -> None:
+        self.port = int(listeners[0].effective_port)
         self._loop = loop
+        self._listeners = listeners
         self._dispatcher = dispatcher
+        self._n_threads = n_threads
 
     def run(self) -> None:
-        """Serve until SystemExit or KeyboardInterrupt."""
+        """Start the worker threads, and serve until SystemExit or KeyboardInterrupt."""
+        self._dispatcher.set_thread_count(self._n_threads)
         try:
-            self._loop.run()
+            self._loop.run([listener.take for listener in self._listeners])
         except (SystemExit, KeyboardInterrupt):
             self._dispatcher.shutdown()
 
     def close(self) -> None:
-        """Close everything; for one that does not run."""
+        """End the threads, and close all sockets."""
         self._dispatcher.shutdown()
-        wasyncore.close_all(self._loop.sockets)
+        close_sockets(self._loop.sockets)
 
 
 def make_server(app: Callable[..., Any], settings: Settings) -> Server:
-    """A bound waitress server around a WSGI application.
+    """Return a listening server for a WSGI application; `run` starts it.
 
-    Raises OSError where it cannot listen there, or cannot use the certificate.
+    Raises OSError if it cannot listen there, or cannot use the certificate.
     """
     certificate = Certificate(settings.cert, settings.cert_key) if settings.cert and settings.cert_key else None
     adjustments = Adjustments(
@@ -188,7 +189,7 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         inbuf_overflow=_MAX_IN_MEMORY,
         outbuf_high_watermark=MAX_BUFFERED,
         max_request_header_size=MAX_HEADER,
-        # The parser refuses sooner.
+        # The parser refuses smaller ones already.
         max_request_body_size=_MAX_IN_MEMORY,
         url_scheme="https" if certificate else "http",
     )
@@ -199,23 +200,9 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         settings.address_requests,
         settings.address_handshakes,
     )
-    bound = listening_sockets(settings.host, settings.port)
-    dispatcher = FairDispatcher()
-    dispatcher.set_thread_count(settings.threads)
-    connections = Connections(limits)
-    loop = Loop()
-    loop.listeners = [
-        Listener(
-            loop,
-            connections,
-            certificate,
-            app,
-            _sock=sock,
-            dispatcher=dispatcher,
-            adj=adjustments,
-            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
-            bind_socket=False,
-        )
-        for sock in bound
+    dispatcher, connections, loop = FairDispatcher(), Connections(limits), Loop()
+    listeners = [
+        Listener(app, bound, dispatcher, adjustments, loop, connections, certificate)
+        for bound in listening_sockets(settings.host, settings.port)
     ]
-    return Server(loop, dispatcher)
+    return Server(loop, listeners, dispatcher, settings.threads)

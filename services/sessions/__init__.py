@@ -1,1 +1,1 @@
-"""Conversations: their messages, and where they are kept."""
+"""Conversations: their messages, and the stores that keep them."""

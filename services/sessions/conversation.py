@@ -1,4 +1,4 @@
-"""Where an exchange belongs: to a session, to one of the caller's unsaved conversations, or nowhere."""
+"""The conversation of a request: a session, one of the caller's unsaved conversations, or none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from services.backend.types import PASSING
+from services.backend.types import TEMPORARY
 from services.errors import InvalidRequest
 from services.prompts.form import Exchange
 from services.sessions.history import SessionHistory, SessionKey
@@ -15,15 +15,15 @@ from services.sessions.service import Sessions
 from services.sessions.table import Answered, RequestName
 from services.sessions.unsaved import UnsavedConversation
 
-# However large a request's memory_k, what is kept in memory only stays small.
+# Exchanges of an unsaved conversation: at most, and after the oldest are forgotten.
 MAX_UNSAVED, LAST_UNSAVED = 100, 60
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What came before a prompt, and where the answer goes. `memory_k` and `kept` count exchanges; None: all that fit.
+    """The exchanges before a prompt, and where its answer goes. `memory_k` and `kept` count exchanges; None: all that fit.
 
-    It may have a system prompt: to go on with another is to begin anew. One that never had any may be given one.
+    It may have a system prompt: another one begins it anew, unless it never had any.
     """
 
     sessions: Sessions
@@ -31,18 +31,18 @@ class Conversation:
     session_id: int | None
     memory_k: int | None
     kept: int | None
-    """How many exchanges an unsaved conversation keeps; None: as many as prompts may hold."""
+    """The number of exchanges that an unsaved conversation keeps; None: as many as prompts may hold."""
     wanted: str | None = None
-    """The system prompt that the caller wants; None: there is none to speak of."""
+    """The system prompt that the caller wants; None: the conversation's own."""
     unsaved: str = "unsaved"
-    """Which of the caller's conversations it is where it is no session."""
+    """The name of the unsaved conversation, where it is no session."""
     keep: int | None = None
-    """How many messages of the session stay before this prompt; None: all."""
+    """The number of the session's messages that stay before this prompt; None: all."""
     request: RequestName | None = None
-    """What the caller calls this request, so that it is computed once; None: nothing."""
+    """The caller's name of this request, so that it is computed once; None: it has none."""
 
     def check(self) -> None:
-        """Raises InvalidRequest where more messages are to stay than there are."""
+        """Raise InvalidRequest where more messages are to stay than there are."""
         if self.keep is None:
             return
         if self.session_id is None:
@@ -52,10 +52,10 @@ class Conversation:
 
     @property
     def name(self) -> str:
-        """What its computed state goes by; "" where there will be no next prompt."""
+        """The name of its computed state; "" where there will be no next prompt."""
         if self.session_id is not None:
             return str(self.session_id)
-        return "" if self.memory_k == 0 else f"{PASSING}{self.unsaved}"
+        return "" if self.memory_k == 0 else f"{TEMPORARY}{self.unsaved}"
 
     @cached_property
     def exchanges(self) -> list[Exchange]:
@@ -70,42 +70,42 @@ class Conversation:
 
     @property
     def start(self) -> int:
-        """How many of `exchanges` prompts leave out, since they have not fitted for a while."""
+        """The number of first `exchanges` that prompts leave out, since these no longer fit."""
         if self.memory_k == 0 or self._begins_anew:
             return 0
         start = self._unsaved.start if self.session_id is None else self._history.window_start
         return max(start - self._beyond, 0) if start else 0
 
     def keep_start(self, start: int) -> None:
-        """Keep that prompts leave out so many of `exchanges` from now on. Raises StorageFailed."""
+        """Store how many of the first `exchanges` prompts leave out from now on. Raises StorageFailed."""
         if self.session_id is not None and start != self.start:
             self._history.keep_window(self._beyond + start)
 
     def counts(self, start: int) -> dict[str, int]:
-        """Counts of messages of people and models, the new one included, of a prompt that leaves out `start` exchanges."""
+        """Count the messages, the new one included, of a prompt that leaves out `start` exchanges; no system prompts."""
         count = 0
         if not self._begins_anew:
             unsaved, session = self.memory_k != 0, self.session_id is not None
             n_unsaved = len(self._unsaved.exchanges) + self._unsaved.forgotten if unsaved and not session else 0
             count = self._history.count_said(self.keep) if session else 2 * n_unsaved
-        n_held = 2 * (len(self.exchanges) - start) + 1
-        return {"messages_in_prompt": n_held, "messages_left_out": count + 1 - n_held}
+        n_in_prompt = 2 * (len(self.exchanges) - start) + 1
+        return {"messages_in_prompt": n_in_prompt, "messages_left_out": count + 1 - n_in_prompt}
 
     @property
     def system(self) -> str | None:
         """The session's own system prompt; None where it has none, or the caller wants one."""
         return self._had if self.wanted is None else None
 
-    def store(self, exchange: Exchange, start: int = 0, told: Mapping[str, Any] | None = None) -> int:
+    def store(self, exchange: Exchange, start: int = 0, summary: Mapping[str, Any] | None = None) -> int:
         """Add the prompt and its answer, durably where it is a session; prompts leave out `start` of `exchanges` so far.
 
-        `told` is what the reply tells beside the answer, which a session keeps for who sends the same request again.
-        Returns how many of these an unsaved conversation has forgotten for it. Raises StorageFailed.
+        `summary` holds the reply's fields beside the answer, which a session keeps in case the same request comes again.
+        Returns how many of `exchanges` an unsaved conversation has forgotten for it. Raises StorageFailed.
         """
         if self.session_id is not None:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
-            request = Answered(self.request, told or {}) if self.request else None
+            request = Answered(self.request, summary or {}) if self.request else None
             self._history.add_exchange(exchange, self.wanted if is_new else None, keep, request)
         elif self.memory_k != 0 or self.wanted is not None:
             if self.memory_k is None:
@@ -125,14 +125,14 @@ class Conversation:
 
     @cached_property
     def _had(self) -> str | None:
-        """The system prompt so far; None where it has not been said yet."""
+        """The conversation's system prompt so far; None where it never had one."""
         if self.session_id is not None:
             return self._history.system(self.keep)
         return self._unsaved.system
 
     @cached_property
     def _beyond(self) -> int:
-        """How many exchanges of the session come before `exchanges`."""
+        """The number of the conversation's exchanges before `exchanges`."""
         if not self.memory_k:
             return 0
         known = self._unsaved.exchanges if self.session_id is None else self._history.exchanges(self.keep)

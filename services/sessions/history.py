@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
+from typing_extensions import override
 
 from services.errors import NotFound
 from services.prompts.form import Exchange
-from services.sessions.table import WINDOW, Answered, Kept, Message, RequestName, answer_to
+from services.sessions.table import COUNT, WINDOW, Answered, Message, RequestName, Table, answer_to
 
 MASTER = "0"
 NAME_LENGTH = 60
-# Where a table that does not hold the messages themselves says how many there are.
-COUNT = "~count"
 
 
 @dataclass(frozen=True, order=True)
 class SessionKey:
-    """Whose session it is (a key's id), and its number."""
+    """A session's owner (a key's id) and number."""
 
     owner: str
     number: int
@@ -33,57 +32,6 @@ class SessionKey:
         return str(self.number) if self.owner == MASTER else f"{self.owner}/{self.number}"
 
 
-class Table(Protocol):
-    """All sessions, by their entries; see `SessionTable`."""
-
-    def get(self, entry: str) -> Any:
-        """A session as it is now; None where there is none. Not to be changed."""
-        ...
-
-    def entries(self, owner: str | None = None) -> Mapping[str, Any]:
-        """All sessions as they are now, or those of an owner at least."""
-        ...
-
-    def kept(self, owner: str) -> Kept:
-        """How much there is of an owner's sessions, cheaply; "" are those without an owner in their entry."""
-        ...
-
-    def add(
-        self,
-        entry: str,
-        messages: list[Message],
-        name: str,
-        keep: int | None = None,
-        request: Answered | None = None,
-    ) -> None:
-        """Append to a session, durably, all or nothing; one that is not yet comes into being as `name`.
-
-        `keep` says how many of its messages stay; None: all. `request` is what the last message answers: where that is
-        answered already nothing is added.
-        """
-        ...
-
-    def settle(self, entry: str, request: str) -> None:
-        """The reply to a request of this name is kept elsewhere now."""
-        ...
-
-    def rename(self, entry: str, name: str) -> bool:
-        """Give a session another name, durably; False where there is none."""
-        ...
-
-    def set_window(self, entry: str, start: int) -> None:
-        """Keep how many of a session's first exchanges its prompts leave out, durably."""
-        ...
-
-    def remove(self, entry: str) -> bool:
-        """Forget a session, durably; False where there is none."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it."""
-        ...
-
-
 class SessionHistory(BaseChatMessageHistory):
     """One session's messages, read from and written to the table."""
 
@@ -92,10 +40,12 @@ class SessionHistory(BaseChatMessageHistory):
         self._key = key
 
     @property
+    @override
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
-        """The whole conversation; [] for a session that is not yet."""
+        """The whole conversation; [] where there is no such session yet."""
         return _messages_of(self._stored())
 
+    @override
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append, durably, all of them or none. Raises StorageFailed."""
         self._append(messages)
@@ -106,7 +56,7 @@ class SessionHistory(BaseChatMessageHistory):
             self._table.add(self._key.entry, new, self._given_name() or _name_by(new), keep, request)
 
     def _given_name(self) -> str:
-        """The name that a person has given it, which stays even if it begins anew; "" for that by its first words."""
+        """Return the name that a person has given it, which stays if it begins anew; "" where it is its first words."""
         stored = self._stored() or {}
         name = str(stored.get("name") or "")
         return "" if name == _name_by(stored_messages(stored)) else name
@@ -120,21 +70,21 @@ class SessionHistory(BaseChatMessageHistory):
     ) -> None:
         """Append a prompt and its answer, both or neither, behind a system prompt where one is given.
 
-        `keep` says how many messages stay before them; None: all. `request` is the one that they answer: where the session
-        holds the answer to it already nothing is added. Raises StorageFailed.
+        `keep` is how many messages stay before them; None: all. `request` is the one that they answer: where the session
+        answers it already nothing is added. Raises StorageFailed.
         """
         said: list[BaseMessage] = [HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)]
         self._append(said if system is None else [SystemMessage(content=system), *said], keep, request)
 
     def answered(self, name: RequestName) -> tuple[str, Mapping[str, Any]] | None:
-        """The answer to the request of this name, and what its reply told beside it; None where it is not in the session.
+        """Return the answer to the request of this name, and its reply's other fields; None where the session has none.
 
         Raises Unprocessable where another request has that name.
         """
         stored = self._stored()
         known = answer_to(stored, name)
         message = known and next(iter(stored_messages(stored)[known["at"] :]), None)
-        # Somebody may have edited the file.
+        # A person may have edited the file.
         return (message["content"], known["told"]) if known and message and message["type"] == "ai" else None
 
     def rename(self, name: str) -> None:
@@ -148,25 +98,26 @@ class SessionHistory(BaseChatMessageHistory):
         return self._stored() is not None
 
     def count(self) -> int:
-        """How many messages it has; 0 for a session that is not yet."""
+        """Return the number of its messages; 0 where there is no such session yet."""
         return len(stored_messages(self._stored() or {}))
 
     def count_said(self, upto: int | None = None) -> int:
-        """How many of its first `upto` messages people and models have said."""
+        """Return the number of its first `upto` messages, system prompts not counted."""
         return sum(message["type"] != "system" for message in stored_messages(self._stored() or {})[:upto])
 
     def system(self, upto: int | None = None) -> str | None:
-        """The system prompt that its first `upto` messages go by: the last one; None where they never had one."""
+        """Return the last system prompt among its first `upto` messages; None where there is none."""
         stored = stored_messages(self._stored() or {})[:upto]
         return next((message["content"] for message in reversed(stored) if message["type"] == "system"), None)
 
+    @override
     def clear(self) -> None:
         """Forget the session. Raises NotFound where there is none."""
         if not self._table.remove(self._key.entry):
             raise self._missing()
 
     def exchanges(self, upto: int | None = None) -> list[Exchange]:
-        """All exchanges, oldest first, of its first `upto` messages; None: of all."""
+        """Return all exchanges, oldest first, of its first `upto` messages; None: of all."""
         said = [message for message in stored_messages(self._stored() or {})[:upto] if message["type"] != "system"]
         return [
             Exchange(first["content"], second["content"])
@@ -176,15 +127,15 @@ class SessionHistory(BaseChatMessageHistory):
 
     @property
     def window_start(self) -> int:
-        """How many of its first exchanges its prompts leave out."""
+        """The number of its first exchanges that prompts leave out."""
         return int((self._stored() or {}).get(WINDOW) or 0)
 
     def keep_window(self, start: int) -> None:
-        """Keep how many exchanges prompts leave out from now on. Raises StorageFailed."""
+        """Store how many exchanges prompts leave out from now on. Raises StorageFailed."""
         self._table.set_window(self._key.entry, start)
 
     def window(self, k: int, upto: int | None = None) -> list[Exchange]:
-        """The last `k` exchanges, oldest first, of its first `upto` messages; None: of all."""
+        """Return the last `k` exchanges, oldest first, of its first `upto` messages; None: of all."""
         if not k:
             return []
         # However long the conversation, no more of it is looked at; more by a system prompt, and by half an exchange.
@@ -232,7 +183,7 @@ def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
 
 
 def _name_by(messages: Sequence[Message]) -> str:
-    """What a conversation is called by its first words."""
+    """Return a conversation's name: its first words."""
     first = next((message for message in messages if message["type"] == "human"), messages[0] if messages else None)
     return _shorten(first["content"]) if first else ""
 
@@ -247,18 +198,18 @@ def _messages_of(stored: Any, last: int = 0, upto: int | None = None) -> list[Ba
 
 
 def langchain_message(message: Message) -> BaseMessage:
-    """A message of the table as LangChain has it."""
+    """Return a message of the table as LangChain's."""
     kinds: dict[str, type[BaseMessage]] = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
     return kinds[message["type"]](content=message["content"])
 
 
 def stored_messages(stored: Any) -> list[Message]:
-    """The conversation as it stands in the table, whichever form it is stored in."""
+    """Return a stored session's messages, in whichever form it is stored."""
     return [*map(_from_line, stored.get("history", ())), *stored.get("messages", ())]
 
 
 def count_of(stored: Any) -> int:
-    """How many messages a session has."""
+    """Return the number of a stored session's messages."""
     counted: int | None = stored.get(COUNT)
     return len(stored_messages(stored)) if counted is None else counted
 

@@ -1,6 +1,6 @@
-"""An append-only file of JSON records, a line each: what is not yet folded into the file that people read.
+"""An append-only file of JSON records, a line each: the changes that are not yet folded into the file that people read.
 
-An appended record is durable. The last line may be torn by a power cut: it was never acknowledged, and is passed over.
+An appended record is durable. A power cut may tear the last line, which was never acknowledged, and is passed over.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """The records in the file. Its owner holds a lock, and one that other processes honour, at each call.
+    """The records in the file. Its owner locks it, against other processes too, for each call.
 
-    `_end` is up to where this process knows it, `_inode` which file that was.
+    `_end` is the size up to which this process has read it, `_inode` the file's number then.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.n_records = 0
-        """How many lines it held when last looked at."""
+        """The number of its lines, as last read."""
         self._end = 0
         self._inode: int | None = None
         self._draft = path.with_name(f".{path.name}.new")
 
     @property
     def is_empty(self) -> bool:
-        """Whether it held no record when last looked at."""
+        """Whether it held no record, as last read."""
         return self._end == 0
 
     @property
     def position(self) -> tuple[int | None, int]:
-        """Which file, and up to which byte."""
+        """The file's number, and the size up to which it was read."""
         return self._inode, self._end
 
     def is_the_same(self) -> bool:
-        """Whether it is the file that was read before, and has lost nothing of it."""
+        """Return whether it is the file that was read before, and no shorter."""
         inode, size = self._look()
         return inode == self._inode and size >= self._end
 
     def has_more(self) -> bool:
-        """Whether it has grown since it was last looked at; a torn line counts too."""
+        """Return whether it has grown since it was read; a torn line counts too."""
         return self._look()[1] > self._end
 
     def read_new(self) -> list[Record]:
-        """The records that came since the last call, another process's too. Raises DamagedFile with the line, OSError."""
+        """Return the records since the last call, other processes' too. Raises DamagedFile with the line, OSError."""
         _, size = self._look()
         if size <= self._end:
             return []
@@ -72,21 +72,21 @@ class Journal:
         return records
 
     def read_all(self) -> list[Record]:
-        """All records, from the first on. Raises as `read_new` does."""
+        """Return all records. Raises as `read_new` does."""
         self._inode, _ = self._look()
         self._end = self.n_records = 0
         return self.read_new()
 
     def append(self, record: Record) -> None:
-        """Add a record, durably. Raises OSError; then it is not there."""
+        """Add a record, durably, or raise OSError without a trace of it."""
         line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
         is_new = self._inode is None
         file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             if is_new:
-                # First of all: a record of which this failed would be there, and yet not acknowledged.
+                # First: where this fails, no record stands in the file that was not acknowledged.
                 sync_folder(self.path.parent)
-            # What a power cut, or a full disk, left of an earlier one.
+            # Cut off what a power cut, or a full disk, left of an earlier record.
             os.ftruncate(file, self._end)
             try:
                 _write_all(file, line, self._end)
@@ -101,7 +101,7 @@ class Journal:
         self.n_records += 1
 
     def cut(self, end: int) -> None:
-        """Remove the records up to byte `end`, which are kept elsewhere now. Raises OSError."""
+        """Remove the records up to byte `end`, which are stored elsewhere now. Raises OSError."""
         if end >= self._end:
             self.path.unlink(missing_ok=True)
             self._inode, self._end, self.n_records = None, 0, 0
@@ -118,7 +118,7 @@ class Journal:
         self._inode, self._end, self.n_records = self.path.stat().st_ino, len(rest), rest.count(b"\n")
 
     def drop_draft(self) -> None:
-        """Remove what a kill left of a `cut`."""
+        """Remove the draft that a kill has left of a `cut`."""
         self._draft.unlink(missing_ok=True)
 
     def _look(self) -> tuple[int | None, int]:

@@ -1,10 +1,10 @@
-"""How sessions stand in data/sessions.json.
+"""The format of data/sessions.json.
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
-or system; once it is long, `"window"` is how many of its first exchanges prompts leave out. Its name is the session's
-number, and for a session of another key than the master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose
-answers were stored when the server last ended and whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`,
-where `at` is the answer's message. It is left out where there are none, as nearly always.
+or system; once it is long, `"window"` counts its first exchanges that prompts leave out. Its name is the session's number,
+and for a session of another key than the master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose answers were
+stored when the server last ended, and whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`, where `at`
+is the index of the answer's message, and `told` the reply's other fields. It is nearly always empty, and left out.
 
 The older form, `"1": {"name", "history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when
 its session goes on.
@@ -27,7 +27,7 @@ _LOOSE = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class StoredMessage(BaseModel):
-    """One message as it stands in the file."""
+    """One message in the file."""
 
     model_config = _LOOSE
     type: Literal["human", "ai", "system"]
@@ -45,7 +45,7 @@ class StoredRequest(BaseModel):
 
 
 class StoredSession(BaseModel):
-    """One session as it stands in the file, in either form."""
+    """One session in the file, in either form."""
 
     model_config = _LOOSE
     name: Annotated[str, Field(repr=False)] = ""
@@ -66,12 +66,12 @@ class StoredSession(BaseModel):
 
 
 def parse_number(digits: str) -> int | None:
-    """The session number that `digits` write; None where they write none."""
+    """Return the session number that `digits` write; None where they write none."""
     return int(digits) if _NUMBER.fullmatch(digits) and int(digits) < 2**63 else None
 
 
 def key_of(entry: str) -> SessionKey | None:
-    """Whose session an entry of the file is; None for the older form's "Active"."""
+    """Return the owner and number of an entry of the file; None for the older form's "Active"."""
     owner, slash, digits = entry.rpartition("/")
     number = parse_number(digits)
     return None if number is None or bool(owner) != bool(slash) else SessionKey(owner or MASTER, number)

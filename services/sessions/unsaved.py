@@ -1,4 +1,4 @@
-"""Conversations that are kept in memory only."""
+"""Unsaved conversations: those that no session keeps, in memory only."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import threading
 from dataclasses import dataclass
 from typing import Protocol
 
+from typing_extensions import override
+
 from services.prompts.form import Exchange
 
-# Conversations that are kept in memory only; the one that went on longest ago is forgotten first.
+# Unsaved conversations at most; the one that went on longest ago is forgotten first.
 MOST_UNSAVED = 10_000
 
 
 @dataclass(frozen=True)
 class UnsavedConversation:
-    """A conversation that is kept in memory only."""
+    """A conversation that no session keeps."""
 
     exchanges: tuple[Exchange, ...] = ()
     system: str | None = None
     """Its system prompt; None where it never had one."""
     start: int = 0
-    """How many of its exchanges prompts leave out."""
+    """The number of its first exchanges that prompts leave out."""
     forgotten: int = 0
-    """How many exchanges came before these."""
+    """The number of forgotten exchanges before these."""
 
-    def and_(self, exchange: Exchange, system: str | None, last: int, start: int) -> UnsavedConversation:
-        """It with one exchange more, of which the `last` are kept; another system prompt begins it anew.
+    def followed_by(self, exchange: Exchange, system: str | None, last: int, start: int) -> UnsavedConversation:
+        """Return it with one exchange more, keeping the `last` ones; another system prompt begins it anew.
 
-        Prompts leave out `start` of the exchanges that it has had so far.
+        Prompts leave out `start` of the exchanges before the new one.
         """
         goes_on = system is None or self.system in (None, system)
         exchanges = (*(self.exchanges if goes_on else ()), exchange)
@@ -37,33 +39,33 @@ class UnsavedConversation:
 
 
 class UnsavedConversations(Protocol):
-    """The conversations that are no sessions, by their owner (a key's id) and name. Any thread may call it."""
+    """The unsaved conversations, by their owner (a key's id) and name. Any thread may call it."""
 
     def get(self, owner: str, name: str) -> UnsavedConversation:
-        """The conversation; an empty one where none has that name."""
+        """Return the conversation; an empty one where none has that name."""
         ...
 
     def add(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
-        """Add an exchange; see `UnsavedConversation.and_`."""
+        """Add an exchange, as `UnsavedConversation.followed_by` does."""
         ...
 
 
-class LocalUnsavedConversations:
+class LocalUnsavedConversations(UnsavedConversations):
     """The unsaved conversations of one server. Any thread may call it; `_lock` protects the table."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._conversations: dict[tuple[str, str], UnsavedConversation] = {}
 
+    @override
     def get(self, owner: str, name: str) -> UnsavedConversation:
-        """See `UnsavedConversations.get`."""
         with self._lock:
             return self._conversations.get((owner, name), UnsavedConversation())
 
+    @override
     def add(self, owner: str, name: str, exchange: Exchange, system: str | None, last: int, start: int) -> None:
-        """See `UnsavedConversations.add`."""
         with self._lock:
             before = self._conversations.pop((owner, name), UnsavedConversation())
-            self._conversations[owner, name] = before.and_(exchange, system, last, start)
+            self._conversations[owner, name] = before.followed_by(exchange, system, last, start)
             while len(self._conversations) > MOST_UNSAVED:
                 del self._conversations[next(iter(self._conversations))]

@@ -1,8 +1,8 @@
 """A JSON file that several threads and processes may change and a power cut may not break.
 
-The file holds one object. It is replaced whole: the new text is written beside it, synced, and renamed over it, so a
-reader sees the old file or the new one. Writers take turns by a lock file, which other processes honour too. Where the
-name is a symbolic link it stays one: all of this happens beside the file that it leads to.
+The file holds one object. It is replaced whole: the new text is written beside it, synced, and renamed over it, so that a
+reader sees the old file or the new one. Writers hold the lock of a lock file, against other processes too. A name that is a
+symbolic link stays one: all of this happens beside the file that it leads to.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from services.errors import DamagedFile, HearthError, StorageFailed, Unavailable
-from services.storage.json_text import parse_json, place_of, readable, second_of
+from services.storage.json_text import parse_json, position_of, position_of_second, readable
 
 JsonObject = dict[str, Any]
 Stamp = tuple[int, int, int]
 Check = Callable[[JsonObject], None]
-# Seconds for which a lock is waited for that another program holds; and so long after one that was not had, for how many
-# the next callers wait.
+# Seconds to wait for a lock that another program holds; after a timeout the next callers wait only `_IMPATIENCE`, for
+# `HELD_FOR` seconds.
 PATIENCE, HELD_FOR, _IMPATIENCE = 5.0, 1.0, 0.02
-_LOOK = 0.005
+# Seconds between two tries to lock.
+_RETRY = 0.005
 
 
 class SchemaError(ValueError):
-    """Raised by a file's check: what stands at `path` is not what it should be, and why."""
+    """Raised by a file's check: the value at `path` is not as it should be, for a reason."""
 
     def __init__(self, path: Sequence[str | int], reason: str) -> None:
         super().__init__(reason)
@@ -40,43 +43,47 @@ class SchemaError(ValueError):
 
 
 class JsonTable(Protocol):
-    """A JSON object that several threads and processes may change; see `JsonFile`."""
+    """A JSON object that several threads and processes may change. Any thread may call it."""
 
     def read(self) -> JsonObject:
-        """The object as it stands. Not to be changed."""
+        """Return the object as it is now. Not to be changed. Raises DamagedFile, Unavailable."""
         ...
 
     def edit(self) -> AbstractContextManager[JsonObject]:
-        """Give a shallow copy of the object to change, and store it durably on leaving."""
+        """Give a shallow copy of the object to change, and store it durably at the end of the block.
+
+        Nothing is stored where the block raises or leaves the object as it was. Raises DamagedFile where it cannot be read,
+        StorageFailed where it cannot be written, Unavailable.
+        """
         ...
 
     def clear(self) -> None:
-        """Begin with none."""
+        """Remove the object. Raises OSError, Unavailable."""
         ...
 
 
 class OpenTable(Protocol):
-    """How a table is opened: `JsonFile`, or a cluster's."""
+    """The constructor of a table: `JsonFile`, or a cluster's."""
 
     def __call__(self, path: Path, check: Check | None = None, *, private: bool = False) -> JsonTable:
-        """The table that `path` names."""
+        """Open the table that `path` names; `check` raises SchemaError, `private` keeps it from other users."""
         ...
 
 
 class _Twice(ValueError):
-    """An object has the entry `name` twice."""
+    """Raised for an object that has the entry `name` twice."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f'"{name}" stands there twice')
         self.name = name
 
 
-class JsonFile:
+class JsonFile(JsonTable):
     """One JSON object on disk, and the copy of it in memory.
 
-    Owned by its store; any thread may call it. `_lock` protects the copy, `_writing` serializes this process's writers, and
-    the lock file beside the data serializes processes. `check` gets each object read from disk and raises SchemaError.
-    Objects that `read` and `edit` give are shared: replace their entries, never change one in place.
+    Any thread may call it. `_lock` protects the copy, `_writing` serializes this process's writers, and the lock file
+    beside the data serializes processes. Objects that `read` and `edit` give are shared: replace their entries, and
+    change none in place.
     """
 
     def __init__(self, path: Path, check: Check | None = None, *, private: bool = False) -> None:
@@ -86,12 +93,13 @@ class JsonFile:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._held: dict[str, float] = {}
-        """Until when a lock is taken for one that another program keeps, by its purpose."""
+        """By a lock's purpose, the time until which another program is taken to hold it."""
         self._seen: Stamp | None = None
         self._data: JsonObject = {}
 
+    @override
     def read(self) -> JsonObject:
-        """The object as it stands on disk; {} where there is no file. Parsed again only after the file has changed.
+        """Return the object on disk; {} where there is no file. It is parsed again only after the file has changed.
 
         Raises DamagedFile with the line at fault, Unavailable while the system has no room to open it.
         """
@@ -102,15 +110,11 @@ class JsonFile:
                 self._seen = stamp
             return self._data
 
+    @override
     @contextmanager
     def edit(self) -> Iterator[JsonObject]:
-        """Give a shallow copy of the object to change, and store it durably on leaving.
-
-        Nothing is stored where the block raises or leaves the object as it was.
-        Raises DamagedFile where the file cannot be read, StorageFailed where it cannot be written, Unavailable.
-        """
-        # Whoever reads meanwhile waits for no lock of another program's.
-        with self._writing, self.alone():
+        # Without `_lock`: readers wait for no other program.
+        with self._writing, self.locked():
             before = self.read()
             data = dict(before)
             yield data
@@ -120,13 +124,13 @@ class JsonFile:
                     self.put_in_place(draft)
                     self._seen, self._data = stamp, data
 
+    @override
     def clear(self) -> None:
-        """Remove the file. Raises OSError."""
         self._target().unlink()
 
     @contextmanager
-    def alone(self, purpose: str = "lock", patience: float = PATIENCE) -> Iterator[None]:
-        """Hold a lock file, which keeps other processes from doing the same; wait `patience` seconds for it at most.
+    def locked(self, purpose: str = "lock", patience: float = PATIENCE) -> Iterator[None]:
+        """Hold the lock of a lock file, against other processes; wait at most `patience` seconds for it.
 
         Raises StorageFailed, and Unavailable where another program holds it.
         """
@@ -137,13 +141,13 @@ class JsonFile:
             raise self.unwritable(error) from error
         try:
             give_to_owner(lock, target)
-            self._take(lock, purpose, patience)
+            self._acquire(lock, purpose, patience)
             yield
         finally:
             os.close(lock)
 
-    def _take(self, lock: int, purpose: str, patience: float) -> None:
-        """Wait for a lock; while it is known that another program keeps it, hardly at all. Raises Unavailable."""
+    def _acquire(self, lock: int, purpose: str, patience: float) -> None:
+        """Wait for a lock; hardly at all soon after a timeout. Raises Unavailable."""
         started = time.monotonic()
         if started < self._held.get(purpose, 0.0):
             patience = _IMPATIENCE
@@ -160,10 +164,10 @@ class JsonFile:
                 what = f"{self.path.parent.name}/{self.path.name} cannot be changed now: another program holds its lock"
                 where = f".{self.path.name}.{purpose}"
                 raise Unavailable(f"{what}, {where}; try again, or end it", code="file_locked", retry_after=5)
-            time.sleep(_LOOK)
+            time.sleep(_RETRY)
 
     def stamp(self) -> Stamp | None:
-        """What changes with the file; None where there is none. Raises DamagedFile, Unavailable."""
+        """Return the file's stamp; None where there is no file. Raises DamagedFile, Unavailable."""
         try:
             return stamp_of(self.path.stat())
         except FileNotFoundError:
@@ -172,7 +176,7 @@ class JsonFile:
             raise unreadable(self.path, error) from error
 
     def load(self) -> JsonObject:
-        """The object as it stands on disk, parsed anew; {} where there is no file. Raises DamagedFile, Unavailable."""
+        """Parse the file, and return the object; {} where there is no file. Raises DamagedFile, Unavailable."""
         try:
             text = self._text()
         except FileNotFoundError:
@@ -182,7 +186,7 @@ class JsonFile:
         except json.JSONDecodeError as error:
             raise DamagedFile(self.path, error.msg, line=error.lineno, column=error.colno) from error
         except _Twice as error:
-            raise self._damaged(str(error), second_of(text, error.name)) from error
+            raise self._damaged(str(error), position_of_second(text, error.name)) from error
         except RecursionError as error:
             raise DamagedFile(self.path, "it is nested too deeply") from error
         if not isinstance(data, dict):
@@ -191,12 +195,12 @@ class JsonFile:
             try:
                 self._check(data)
             except SchemaError as error:
-                raise self._damaged(str(error), place_of(text, error.path)) from error
+                raise self._damaged(str(error), position_of(text, error.path)) from error
         return data
 
     def _text(self) -> str:
         try:
-            # Editors of Windows put a mark at the beginning, which is no part of the text.
+            # Editors of Windows write a byte order mark at the beginning.
             return self.path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
@@ -206,11 +210,11 @@ class JsonFile:
         except OSError as error:
             raise unreadable(self.path, error) from error
 
-    def _damaged(self, reason: str, place: tuple[int, int]) -> DamagedFile:
-        return DamagedFile(self.path, reason, line=place[0], column=place[1])
+    def _damaged(self, reason: str, position: tuple[int, int]) -> DamagedFile:
+        return DamagedFile(self.path, reason, line=position[0], column=position[1])
 
     def draft(self, pieces: Iterable[str]) -> tuple[Path, Stamp]:
-        """Write a text beside the file, durably; give the draft, and the stamp that the file will have.
+        """Write a text beside the file, durably; return the draft, and the stamp that the file will have.
 
         Raises StorageFailed.
         """
@@ -229,12 +233,12 @@ class JsonFile:
             raise self.unwritable(error) from error
 
     def drop_draft(self) -> None:
-        """Remove a draft that is not to be put in place."""
+        """Remove a draft."""
         with contextlib.suppress(OSError):
             _draft_of(self._target()).unlink()
 
     def put_in_place(self, draft: Path) -> None:
-        """Rename a draft over the file, and sync the folder, so that the new name lasts too. Raises StorageFailed."""
+        """Rename a draft over the file, durably. Raises StorageFailed."""
         try:
             target = self._target()
             draft.replace(target)
@@ -243,41 +247,41 @@ class JsonFile:
             raise self.unwritable(error) from error
 
     def unwritable(self, error: OSError) -> HearthError:
-        """What to raise where the file, or one beside it, cannot be written."""
+        """Return the error to raise where the file, or one beside it, cannot be written."""
         return unwritable(self.path, error)
 
     def _target(self) -> Path:
-        """The file itself, where the name may be a link to it. Raises OSError."""
+        """Return the file that the name leads to, which may be a symbolic link. Raises OSError."""
         return Path(os.path.realpath(self.path)) if self.path.is_symlink() else self.path
 
     def _keep_access(self, draft: int, target: Path) -> None:
-        """Give a draft the owner and the permissions of the file whose place it takes. Raises OSError."""
+        """Give a draft the owner and the permissions of the file that it replaces. Raises OSError."""
         try:
-            had = target.stat()
+            before = target.stat()
         except FileNotFoundError:
             return
         is_private = self._mode & 0o077 == 0
-        # What is to be private, and was not, is made so.
-        if not (is_private and had.st_mode & 0o007):
-            os.fchmod(draft, had.st_mode & 0o777)
+        # A private file that others could read is made private.
+        if not (is_private and before.st_mode & 0o007):
+            os.fchmod(draft, before.st_mode & 0o777)
         with contextlib.suppress(PermissionError):
-            os.fchown(draft, had.st_uid if os.geteuid() == 0 else -1, had.st_gid)
+            os.fchown(draft, before.st_uid if os.geteuid() == 0 else -1, before.st_gid)
 
 
 def unwritable(path: Path, error: OSError) -> HearthError:
-    """What to raise where `path` cannot be written: for good reasons StorageFailed, for a moment only Unavailable."""
+    """Return the error where `path` cannot be written: StorageFailed, or Unavailable where that may pass soon."""
     what = f"{path.parent.name}/{path.name} cannot be written"
     return not_now(what, error) or StorageFailed(f"{what}: {error.strerror}")
 
 
 def unreadable(path: Path, error: OSError) -> HearthError:
-    """The same where it cannot be read: DamagedFile, or Unavailable, which says nothing against the file."""
+    """Return the error where `path` cannot be read: DamagedFile, or Unavailable where that may pass soon."""
     what = f"{path.parent.name}/{path.name} cannot be read"
     return not_now(what, error) or DamagedFile(path, f"cannot be read: {error.strerror}")
 
 
 def not_now(what: str, error: OSError) -> Unavailable | None:
-    """What to raise where the system, not the file, is at fault: too many files are open, or memory is short."""
+    """Return the error where the system, not the file, is at fault: too many open files, or no memory; else None."""
     if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return None
     return Unavailable(f"{what} at the moment: {error.strerror}; try again", code="no_resources", retry_after=2)
@@ -288,14 +292,14 @@ def _draft_of(target: Path) -> Path:
 
 
 def give_to_owner(file: int, path: Path) -> None:
-    """Where root has opened a new file, give it to whoever owns the folder of `path`: the server may be a user's own."""
+    """As root, give a new file to the owner of its folder: the server may run as that user otherwise."""
     if os.geteuid() == 0:
         owner = path.parent.stat()
         os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that were added to a folder last. Raises OSError."""
+    """Make changes of a folder's names durable. Raises OSError."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -304,7 +308,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
-    """An object whose names differ: of two equal ones JSON would drop the first without a word."""
+    """Make an object of pairs. Raises _Twice for a name that comes twice, of which `dict` would drop the first."""
     data = dict(pairs)
     if len(data) < len(pairs):
         names = [name for name, _ in pairs]
@@ -314,5 +318,5 @@ def _once_each(pairs: list[tuple[str, Any]]) -> JsonObject:
 
 
 def stamp_of(found: os.stat_result) -> Stamp:
-    """What changes whenever a file does: every write of ours is a new inode."""
+    """Return a value that changes whenever a file does: each write of ours is a new inode."""
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,4 +1,4 @@
-"""Strict JSON, and where in its text things stand."""
+"""Strict JSON, and the positions of values in its text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 Path = Sequence[str | int]
-# What people and programs nest; whatever walks through a value may call itself as often.
+# Levels of nesting at most: functions that walk through a value call themselves as often.
 DEEPEST = 100
 
 _DECODER = json.JSONDecoder()
@@ -18,9 +18,9 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[A-Za-z]+|-?[0-9][0-9.eE+-]*')
 
 
 def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """`json.loads`, as strict as RFC 8259: no NaN or Infinity, and no \\u escape that is half a character.
+    """Parse as `json.loads`, as strict as RFC 8259: no NaN or Infinity, and no \\u escape that is half a character.
 
-    Raises JSONDecodeError with the place, RecursionError where it is nested too deeply, and what the hook raises.
+    Raises JSONDecodeError with the position, RecursionError where it is nested too deeply, and what the hook raises.
     """
     try:
         data = json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse_constant)
@@ -41,7 +41,7 @@ def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
 
 
 def read_json_text(text: str) -> Any:
-    """What a text says that somebody else wrote, a model for instance; None where it is no JSON that can be used."""
+    """Parse a text of unknown origin, such as a model's; return None where it is no JSON, or nested too deeply."""
     try:
         data = parse_json(text)
         return None if is_deeper(data, DEEPEST) else data
@@ -50,7 +50,7 @@ def read_json_text(text: str) -> Any:
 
 
 def is_deeper(data: Any, levels: int) -> bool:
-    """Whether lists and objects stand in one another more than so many levels deep."""
+    """Return whether lists and objects are nested more than so many levels deep."""
     level = [data]
     for _ in range(levels):
         inner = [each for each in level if isinstance(each, list | dict)]
@@ -61,9 +61,10 @@ def is_deeper(data: Any, levels: int) -> bool:
 
 
 def readable(data: dict[str, Any]) -> Iterator[str]:
-    """The text of an object for people, an entry a piece: two levels have a line for each name, and so have lists there.
+    """Yield the text of an object for people, an entry a piece.
 
-    What is deeper stands in one line, which the standard library encodes fast.
+    Names of the two upper levels, and items of lists there, have a line each. Deeper values are one line, which the
+    standard library encodes fast.
     """
     yield "{"
     for number, (name, value) in enumerate(data.items()):
@@ -83,8 +84,8 @@ def _items(value: Any) -> str:
     return "[" + ",".join(f"\n      {_ENCODE(item)}" for item in value) + "\n    ]"
 
 
-def place_of(text: str, path: Path) -> tuple[int, int]:
-    """The line and column, from 1, at which `path` stands in a text that is JSON; as much of it as is there.
+def position_of(text: str, path: Path) -> tuple[int, int]:
+    """Return the line and column, from 1, of the value at `path` in a text that is JSON, as far as the path leads.
 
     Parts of the path that name no entry are passed over: a missing field, or the branch of a union.
     """
@@ -97,8 +98,8 @@ def place_of(text: str, path: Path) -> tuple[int, int]:
     return _line_and_column(text, key_at)
 
 
-def second_of(text: str, name: str) -> tuple[int, int]:
-    """The line and column at which an object has `name` for the second time, in a text that is JSON and has such."""
+def position_of_second(text: str, name: str) -> tuple[int, int]:
+    """Return the line and column at which an object has `name` for the second time, in a text that is JSON."""
     return _line_and_column(text, _second(text, _skip_space(text, 0), name) or 0)
 
 
@@ -114,7 +115,7 @@ def _second(text: str, at: int, name: str) -> int | None:
 
 
 def _entries(text: str, at: int) -> Iterator[tuple[str | int, int, int]]:
-    """Each entry of the object or array that begins at `at`: its name or index, where that stands, where its value does."""
+    """Yield the entries of the object or array that begins at `at`: name or index, its position, and its value's."""
     if text[at] not in "{[":
         return
     is_object, number = text[at] == "{", 0
@@ -141,7 +142,7 @@ def _line_and_column(text: str, at: int) -> tuple[int, int]:
 
 
 def _first(text: str, test: Callable[[str], bool]) -> int:
-    """Where the first token stands that passes the test."""
+    """Return the position of the first token that passes the test."""
     return next((token.start() for token in _TOKEN.finditer(text) if test(token[0])), 0)
 
 

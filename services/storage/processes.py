@@ -12,13 +12,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def runs(pid: int) -> bool:
-    """Whether another process of this number runs."""
+    """Return whether another process of this number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        # It is somebody else's.
+        # It is another user's.
         return True
     return pid != os.getpid()
 
@@ -26,7 +26,7 @@ def runs(pid: int) -> bool:
 def end_with_parent() -> None:
     """Have the system kill this process once the thread that started it has ended, even while this one is stopped.
 
-    Only Linux does; see prctl(2), PR_SET_PDEATHSIG.
+    Only Linux can (prctl(2), PR_SET_PDEATHSIG).
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

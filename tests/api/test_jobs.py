@@ -122,7 +122,7 @@ def test_an_answer_outlives_the_server(serve: Callable[..., Server]) -> None:
     again = serve(data=server.data)
     again.key = server.key
     assert keyed(again, "kept", body).json() == first
-    assert (server.data / "jobs.sqlite").stat().st_mode & 0o077 == 0
+    assert (server.data / "hearth.sqlite").stat().st_mode & 0o077 == 0
 
 
 def test_jobs_are_computed_in_their_turn(slow: Server) -> None:
@@ -177,7 +177,7 @@ def test_who_follows_a_job_that_is_stopped_is_told(slow: Server) -> None:
 
 def test_what_cannot_be_stored_is_told_all_the_same(slow: Server) -> None:
     slow.post("/generate", {"job_id": "before", "meta": {"tokens_limit": 2, "temperature": 0}, "content": "Hi"})
-    with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+    with sqlite3.connect(slow.data / "hearth.sqlite") as db:
         # As a full disk would: nothing more can be written.
         db.execute("CREATE TRIGGER full BEFORE INSERT ON jobs BEGIN SELECT RAISE(ABORT, 'disk full'); END")
     db.close()
@@ -202,7 +202,7 @@ def test_a_job_that_somebody_waited_for_is_durable_too(serve: Callable[..., Serv
 
 
 def test_what_could_not_be_stored_is_stored_later(slow: Server) -> None:
-    db = sqlite3.connect(slow.data / "jobs.sqlite", isolation_level=None)
+    db = sqlite3.connect(slow.data / "hearth.sqlite", isolation_level=None)
     slow.post("/jobs", {"job_id": "q", "meta": {"tokens_limit": 300, "temperature": 0}, "content": "Hi"})
     db.execute("BEGIN IMMEDIATE")
     done = wait_for(slow, "q", "done")
@@ -218,7 +218,7 @@ def test_what_could_not_be_stored_is_stored_later(slow: Server) -> None:
     rows: dict[str, str] = {}
     deadline = time.monotonic() + 20
     while rows != wanted and time.monotonic() < deadline:
-        with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+        with sqlite3.connect(slow.data / "hearth.sqlite") as db:
             rows = dict(db.execute("SELECT id, state FROM jobs").fetchall())
         db.close()
         time.sleep(0.1)
@@ -252,7 +252,7 @@ def test_neither_keys_nor_what_is_over_stays_on_disk(slow: Server) -> None:
         slow.post("/jobs", {"job_id": f"gone{n}", **long})
     for n in range(5):
         slow.delete(f"/jobs/gone{n}")
-    left = b"".join(path.read_bytes() for path in slow.data.glob("jobs.sqlite*"))
+    left = b"".join(path.read_bytes() for path in slow.data.glob("hearth.sqlite*"))
     assert slow.key.encode() not in left
     assert b"secret sentence" not in left
 
@@ -275,10 +275,20 @@ def test_followers_leave_threads_for_others(serve: Callable[..., Server], models
 
 def test_a_server_that_cannot_listen_leaves_the_jobs_alone(serve: Callable[..., Server], slow: Server) -> None:
     slow.post("/jobs", {"job_id": "one", "meta": {"tokens_limit": 900, "temperature": 0}, "content": "Hi"})
+    with pytest.raises(AssertionError, match="another program has port"):
+        serve("--port", slow.url.rsplit(":", 1)[1], data=slow.data, models=slow.models)
+    wait_for(slow, "one", "done")
+    with sqlite3.connect(slow.data / "hearth.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+    db.close()
+
+
+def test_a_second_server_leaves_the_jobs_of_the_first_alone(serve: Callable[..., Server], slow: Server) -> None:
+    slow.post("/jobs", {"job_id": "one", "meta": {"tokens_limit": 900, "temperature": 0}, "content": "Hi"})
     other = serve("--log-level", "INFO", data=slow.data, models=slow.models)
     other.key = slow.key
     wait_for(slow, "one", "done")
-    with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+    with sqlite3.connect(slow.data / "hearth.sqlite") as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     db.close()
 
@@ -320,7 +330,7 @@ def test_a_revoked_keys_jobs_end(slow: Server) -> None:
     slow.delete(f"/auth/key/{id_}")
     for n in range(5):
         slow.delete(f"/jobs/mine{n}")
-    with sqlite3.connect(slow.data / "jobs.sqlite") as db:
+    with sqlite3.connect(slow.data / "hearth.sqlite") as db:
         deadline = time.monotonic() + 30
         while db.execute("SELECT status FROM jobs WHERE id = 'job:theirs'").fetchone() != (401,):
             assert time.monotonic() < deadline
@@ -344,9 +354,9 @@ def test_a_body_that_does_not_fit_gets_422(server: Server, body: Any, param: str
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
-    (tmp_path / "jobs.sqlite").write_bytes(b"no table at all" * 100)
-    with pytest.raises(DamagedFile, match=r"jobs\.sqlite: is no table of jobs"):
-        JobStore(tmp_path / "jobs.sqlite")
+    (tmp_path / "hearth.sqlite").write_bytes(b"no table at all" * 100)
+    with pytest.raises(DamagedFile, match=r"hearth\.sqlite: is no database of Hearth"):
+        JobStore(tmp_path / "hearth.sqlite")
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from auth.authentication import MASTERS, PUBLIC, SCOPE_OF
+from auth.access import PUBLIC
 from auth.hashing import sha256
-from auth.identity import MASTER, Terms, duration, moment
+from auth.identity import Terms, duration, moment
 from auth.keys import KeyStore
-from services.app import create_app
-from services.engine.pool import EnginePool
+from services.api.routes import ROUTES
 from services.errors import DamagedFile, InvalidRequest, NotAuthenticated
-from services.settings import Settings
-from tests.support.serving import ROOT, Server
+from tests.support.clock import Clock
+from tests.support.in_process import Client
 
-Serve = Callable[..., Server]
+Open = Callable[..., Client]
 # One request for each scope, which a key without it does not get to make.
 ASKING: dict[str, tuple[str, str, Any]] = {
     "answer": ("POST", "/answer", {"prompt": "Count to 3."}),
@@ -35,52 +31,47 @@ ASKING: dict[str, tuple[str, str, Any]] = {
 
 
 @pytest.mark.parametrize("scope", ASKING)
-def test_a_key_does_what_its_scopes_name_and_nothing_else(server: Server, scope: str) -> None:
-    key, _ = server.mint(scopes=[scope])
+def test_a_key_does_what_its_scopes_name_and_nothing_else(client: Client, scope: str) -> None:
+    key, _ = client.mint(scopes=[scope])
     for name, (method, path, body) in ASKING.items():
-        reply = server.request(method, path, json=body, key=key)
+        reply = client.request(method, path, json=body, key=key)
         if name == scope:
             assert reply.status_code not in (401, 403), reply.text
         else:
             assert (reply.status_code, reply.json()["error"]["type"]) == (403, "permission_error")
             assert name in reply.json()["message"]
-    assert server.get("/auth/me", key=key).json()["scopes"] == [scope]
+    assert client.get("/auth/me", key=key).json()["scopes"] == [scope]
 
 
-def test_a_key_without_any_scope_is_good_and_may_do_nothing(server: Server) -> None:
-    key, _ = server.mint(scopes=[])
-    assert server.get("/auth", key=key).json() == {"auth": True}
+def test_a_key_without_any_scope_is_good_and_may_do_nothing(client: Client) -> None:
+    key, _ = client.mint(scopes=[])
+    assert client.get("/auth", key=key).json() == {"auth": True}
     for method, path, body in ASKING.values():
-        assert server.request(method, path, json=body, key=key).status_code == 403
+        assert client.request(method, path, json=body, key=key).status_code == 403
 
 
-def test_every_route_needs_a_key_but_for_the_public_ones(server: Server, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "config.json").write_text((ROOT / "data" / "config.example.json").read_text())
-    app = create_app(Settings(data=data), EnginePool())
-    for route in app.url_map.iter_rules():
-        path = route.rule.replace("<path:name>", "x").replace("<path:job_id>", "x")
-        path = path.replace("<number>", "1").replace("<owner>", "o").replace("<id_>", "i")
-        assert "<" not in path
-        for method in (route.methods or set()) - {"OPTIONS", "HEAD"}:
-            status = server.http.request(method, server.url + path).status_code
-            is_public = route.endpoint in PUBLIC
-            assert (status == 401) != is_public, f"{method} {path}: {status}"
-        # A new endpoint is the master's until somebody says who else may use it.
-        assert route.endpoint in PUBLIC | MASTERS | SCOPE_OF.keys(), route.endpoint
-    assert sorted(PUBLIC) == ["docs", "docs_file", "health", "healthz", "openapi", "page", "page_file", "readyz"]
+def test_every_route_needs_a_key_but_for_the_public_ones(client: Client) -> None:
+    for route in ROUTES:
+        for rule in route.paths:
+            path = rule.replace("<path:name>", "x").replace("<path:job_id>", "x")
+            path = path.replace("<number>", "1").replace("<owner>", "o").replace("<id_>", "i")
+            assert "<" not in path
+            for method in route.resource.methods:
+                status = client.http.request(method, client.url + path).status_code
+                assert (status == 401) != (route.needs == PUBLIC), f"{method} {path}: {status}"
+    public = sorted(route.name for route in ROUTES if route.needs == PUBLIC)
+    assert public == ["docs", "docs_file", "document", "health", "healthz", "page", "page_file", "readyz"]
 
 
-def test_an_expired_key_is_told_so(server: Server) -> None:
-    key, id_ = server.mint(expires="1s")
-    assert server.get("/auth", key=key).status_code == 200
-    time.sleep(1.1)
-    reply = server.get("/auth", key=key)
+def test_an_expired_key_is_told_so(client: Client, clock: Clock) -> None:
+    key, id_ = client.mint(expires="1s")
+    assert client.get("/auth", key=key).status_code == 200
+    clock.forward(2)
+    reply = client.get("/auth", key=key)
     assert (reply.status_code, reply.json()["error"]["code"]) == (401, "key_expired")
     assert key not in reply.text
-    assert server.request("PATCH", f"/auth/key/{id_}", json={"expires": None}).json()["expires"] is None
-    assert server.get("/auth", key=key).status_code == 200
+    assert client.request("PATCH", f"/auth/key/{id_}", json={"expires": None}).json()["expires"] is None
+    assert client.get("/auth", key=key).status_code == 200
 
 
 def test_times_are_read_as_people_write_them() -> None:
@@ -112,22 +103,22 @@ def test_times_are_read_as_people_write_them() -> None:
         ({"name": ""}, "name"),
     ],
 )
-def test_wrong_terms_are_refused_by_name(server: Server, terms: dict[str, Any], param: str) -> None:
-    _, id_ = server.mint()
-    for reply in (server.post("/auth/key", terms), server.request("PATCH", f"/auth/key/{id_}", json=terms)):
+def test_wrong_terms_are_refused_by_name(client: Client, terms: dict[str, Any], param: str) -> None:
+    _, id_ = client.mint()
+    for reply in (client.post("/auth/key", terms), client.request("PATCH", f"/auth/key/{id_}", json=terms)):
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 
-def test_a_key_is_changed_field_by_field(server: Server) -> None:
-    key, id_ = server.mint("Ana", limits={"parallel": 2, "max_tokens": 5}, profiles=["Guide"], expires="9d")
-    before = server.get("/auth/me", key=key).json()
-    changed = server.request("PATCH", f"/auth/key/{id_}", json={"limits": {"max_tokens": None, "tokens_per_day": 9}}).json()
+def test_a_key_is_changed_field_by_field(client: Client) -> None:
+    key, id_ = client.mint("Ana", limits={"parallel": 2, "max_tokens": 5}, profiles=["Guide"], expires="9d")
+    before = client.get("/auth/me", key=key).json()
+    changed = client.request("PATCH", f"/auth/key/{id_}", json={"limits": {"max_tokens": None, "tokens_per_day": 9}}).json()
     assert changed["limits"] == {"parallel": 2, "tokens_per_day": 9}
     assert {name: changed[name] for name in ("name", "profiles", "expires")} == {
         name: before[name] for name in ("name", "profiles", "expires")
     }
     fields = {"limits": None, "profiles": None, "expires": None, "name": None, "scopes": ["answer"]}
-    bare = server.request("PATCH", f"/auth/key/{id_}", json=fields).json()
+    bare = client.request("PATCH", f"/auth/key/{id_}", json=fields).json()
     assert (bare["limits"], bare["profiles"], bare["expires"], bare["name"], bare["scopes"]) == (
         {},
         None,
@@ -135,52 +126,51 @@ def test_a_key_is_changed_field_by_field(server: Server) -> None:
         None,
         ["answer"],
     )
-    assert server.get("/auth", key=key).status_code == 200
-    assert server.request("PATCH", "/auth/key/0", json={"name": "x"}).status_code == 400
-    assert server.request("PATCH", "/auth/key/none", json={"name": "x"}).status_code == 404
+    assert client.get("/auth", key=key).status_code == 200
+    assert client.request("PATCH", "/auth/key/0", json={"name": "x"}).status_code == 400
+    assert client.request("PATCH", "/auth/key/none", json={"name": "x"}).status_code == 404
 
 
-def test_a_rotated_key_keeps_its_sessions_and_its_old_form_for_a_while(server: Server) -> None:
-    old, id_ = server.mint("Ana")
-    server.ask("My name is Ana.", key=old, session_id=1)
-    new = server.post(f"/auth/key/{id_}/rotate", {"grace": "1s"}).json()["key"]
+def test_a_rotated_key_keeps_its_sessions_and_its_old_form_for_a_while(client: Client, clock: Clock) -> None:
+    old, id_ = client.mint("Ana")
+    client.ask("My name is Ana.", key=old, session_id=1)
+    new = client.post(f"/auth/key/{id_}/rotate", {"grace": "1s"}).json()["key"]
     for key in (old, new):
-        assert server.get("/auth/me", key=key).json()["id"] == id_
-    assert server.ask("What is my name?", key=new, session_id=1)["result"] == "Your name is Ana."
-    time.sleep(1.1)
-    assert server.get("/auth", key=old).status_code == 401
-    newest = server.post(f"/auth/key/{id_}/rotate", {"grace": "0s"}).json()["key"]
-    assert [server.get("/auth", key=key).status_code for key in (old, new, newest)] == [401, 401, 200]
-    assert server.post(f"/auth/key/{id_}/rotate", {"grace": "long"}).json()["error"]["param"] == "grace"
-    assert server.post("/auth/key/none/rotate", {}).status_code == 404
+        assert client.get("/auth/me", key=key).json()["id"] == id_
+    assert client.ask("What is my name?", key=new, session_id=1)["result"] == "Your name is Ana."
+    clock.forward(2)
+    assert client.get("/auth", key=old).status_code == 401
+    newest = client.post(f"/auth/key/{id_}/rotate", {"grace": "0s"}).json()["key"]
+    assert [client.get("/auth", key=key).status_code for key in (old, new, newest)] == [401, 401, 200]
+    assert client.post(f"/auth/key/{id_}/rotate", {"grace": "long"}).json()["error"]["param"] == "grace"
+    assert client.post("/auth/key/none/rotate", {}).status_code == 404
 
 
-def test_a_form_that_leaked_ends_with_a_rotation_without_grace(server: Server) -> None:
-    leaked, id_ = server.mint("Ana")
-    second = server.post(f"/auth/key/{id_}/rotate", {"grace": "7d"}).json()["key"]
-    third = server.post(f"/auth/key/{id_}/rotate", {"grace": "0s"}).json()["key"]
-    assert [server.get("/auth", key=key).status_code for key in (leaked, second, third)] == [401, 401, 200]
+def test_a_form_that_leaked_ends_with_a_rotation_without_grace(client: Client) -> None:
+    leaked, id_ = client.mint("Ana")
+    second = client.post(f"/auth/key/{id_}/rotate", {"grace": "7d"}).json()["key"]
+    third = client.post(f"/auth/key/{id_}/rotate", {"grace": "0s"}).json()["key"]
+    assert [client.get("/auth", key=key).status_code for key in (leaked, second, third)] == [401, 401, 200]
 
 
-def test_a_key_of_some_profiles_switches_to_no_other_model(serve: Serve, models: Path) -> None:
-    server = serve(models=models)
-    key, _ = server.mint(profiles=["Guide"], scopes=["models:switch"])
-    reply = server.post("/models/model", {"model": "random.gguf", "model_config": "Guide"}, key=key)
+def test_a_key_of_some_profiles_switches_to_no_other_model(open_client: Open, model_folder: Path) -> None:
+    client = open_client(models=model_folder)
+    key, _ = client.mint(profiles=["Guide"], scopes=["models:switch"])
+    reply = client.post("/models/model", {"model": "random.gguf", "model_config": "Guide"}, key=key)
     assert (reply.status_code, reply.json()["error"]["code"]) == (403, "profile_not_permitted")
-    assert server.post("/models/model", {"model": "guide.gguf", "model_config": "Guide"}, key=key).status_code == 200
+    assert client.post("/models/model", {"model": "guide.gguf", "model_config": "Guide"}, key=key).status_code == 200
 
 
-def test_the_master_key_can_be_rotated(serve: Serve) -> None:
-    server = serve()
-    first = server.key
-    server.key = server.post("/auth/key/0/rotate", {"grace": "0s"}).json()["key"]
-    assert server.get("/auth/key").status_code == 200
-    assert server.get("/auth", key=first).status_code == 401
+def test_the_master_key_can_be_rotated(client: Client) -> None:
+    first = client.key
+    client.key = client.post("/auth/key/0/rotate", {"grace": "0s"}).json()["key"]
+    assert client.get("/auth/key").status_code == 200
+    assert client.get("/auth", key=first).status_code == 401
 
 
-def test_who_may_mint_gives_no_more_than_they_have(server: Server) -> None:
+def test_who_may_mint_gives_no_more_than_they_have(client: Client) -> None:
     terms = {"scopes": ["answer", "keys"], "profiles": ["Guide"], "limits": {"parallel": 2}, "expires": "9d"}
-    head, _ = server.mint("Head", **terms)
+    head, _ = client.mint("Head", **terms)
     good = {"scopes": ["answer"], "profiles": ["Guide"], "limits": {"parallel": 1}, "expires": "8d"}
     for wrong, param in (
         ({"scopes": ["answer", "models:read"]}, "scopes"),
@@ -191,29 +181,29 @@ def test_who_may_mint_gives_no_more_than_they_have(server: Server) -> None:
         ({"expires": "10d"}, "expires"),
         ({"expires": None}, "expires"),
     ):
-        reply = server.post("/auth/key", {**good, **wrong}, key=head)
+        reply = client.post("/auth/key", {**good, **wrong}, key=head)
         assert (reply.status_code, reply.json()["error"]["param"]) == (403, param)
-    minted = server.post("/auth/key", good, key=head).json()
+    minted = client.post("/auth/key", good, key=head).json()
     assert (
-        server.request("PATCH", f"/auth/key/{minted['id']}", json={"limits": {"parallel": 9}}, key=head).status_code == 403
+        client.request("PATCH", f"/auth/key/{minted['id']}", json={"limits": {"parallel": 9}}, key=head).status_code == 403
     )
-    assert server.get("/auth", key=minted["key"]).status_code == 200
+    assert client.get("/auth", key=minted["key"]).status_code == 200
     # It manages these, and knows of no others: not of the master's, nor of itself.
-    other = server.mint("Other")[1]
-    me = server.get("/auth/me", key=head).json()["id"]
-    assert [each["id"] for each in server.get("/auth/key", key=head).json()["keys"]] == [minted["id"]]
+    other = client.mint("Other")[1]
+    me = client.get("/auth/me", key=head).json()["id"]
+    assert [each["id"] for each in client.get("/auth/key", key=head).json()["keys"]] == [minted["id"]]
     for id_ in (other, me):
-        assert server.delete(f"/auth/key/{id_}", key=head).status_code == 404
-        assert server.post(f"/auth/key/{id_}/rotate", {}, key=head).status_code == 404
-    assert server.post("/auth/key/0/rotate", {}, key=head).status_code == 404
-    assert server.delete(f"/auth/key/{minted['id']}", key=head).json() == {"deleted": True}
+        assert client.delete(f"/auth/key/{id_}", key=head).status_code == 404
+        assert client.post(f"/auth/key/{id_}/rotate", {}, key=head).status_code == 404
+    assert client.post("/auth/key/0/rotate", {}, key=head).status_code == 404
+    assert client.delete(f"/auth/key/{minted['id']}", key=head).json() == {"deleted": True}
 
 
-def test_a_key_uses_its_profiles_and_no_others(server: Server) -> None:
-    key, _ = server.mint(profiles=["Pirate"], scopes=["answer", "models:read", "models:switch"])
-    assert server.ask("What is the capital of France?", key=key, memory_k=0)["profile"] == "Pirate"
-    assert server.get("/models", key=key).json()["profiles"] == ["Pirate"]
-    assert [each["id"] for each in server.get("/v1/models", key=key).json()["data"]] == ["Pirate"]
+def test_a_key_uses_its_profiles_and_no_others(client: Client) -> None:
+    key, _ = client.mint(profiles=["Pirate"], scopes=["answer", "models:read", "models:switch"])
+    assert client.ask("What is the capital of France?", key=key, memory_k=0)["profile"] == "Pirate"
+    assert client.get("/models", key=key).json()["profiles"] == ["Pirate"]
+    assert [each["id"] for each in client.get("/v1/models", key=key).json()["data"]] == ["Pirate"]
     chat = {"messages": [{"role": "user", "content": "Hi"}]}
     for path, body in (
         ("/answer", {"prompt": "Hi", "model": "Guide"}),
@@ -222,9 +212,9 @@ def test_a_key_uses_its_profiles_and_no_others(server: Server) -> None:
         ("/v1/embeddings", {"input": "Hi", "model": "Guide"}),
         ("/models/model", {"model": "guide.gguf", "model_config": "Guide"}),
     ):
-        reply = server.post(path, body, key=key)
+        reply = client.post(path, body, key=key)
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "profile_not_permitted"), path
-    assert server.post("/v1/chat/completions", {**chat, "model": "Pirate"}, key=key).status_code == 200
+    assert client.post("/v1/chat/completions", {**chat, "model": "Pirate"}, key=key).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -245,12 +235,12 @@ def test_wrong_terms_in_the_file_are_told_with_their_line(tmp_path: Path, entry:
         KeyStore(path)
 
 
-def test_a_store_tells_what_is_over(tmp_path: Path) -> None:
+def test_a_store_tells_what_is_over(tmp_path: Path, clock: Clock) -> None:
     store = KeyStore(tmp_path / "api_keys.json")
     with pytest.raises(InvalidRequest, match="over"):
         store.mint(Terms(expires="2001-01-01"))
     minted = store.mint(Terms(expires="1s"))
-    time.sleep(1.05)
+    clock.forward(2)
     with pytest.raises(NotAuthenticated, match="expired"):
         store.check(minted.key)
     with pytest.raises(NotAuthenticated, match="expired"):
@@ -277,45 +267,3 @@ def test_near_misses_are_looked_up_as_any_other_guess(tmp_path: Path, monkeypatc
         # What is looked up are digests under a secret of each store: nobody can guess one that is half right.
         assert [len(each) for each in looked_up] == [32, 32]
         assert looked_up[0] != looked_up[1]
-
-
-def test_keys_are_managed_on_the_command_line(serve: Serve) -> None:
-    server = serve()
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        command = [sys.executable, "main.py", "keys", *arguments, "--data", str(server.data)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        return done.returncode, done.stdout, done.stderr
-
-    status, said, _ = run("mint", "--name", "Ana", "--expires", "30d", "--parallel", "2", "--scopes", "answer")
-    assert status == 0
-    key = next(line.strip() for line in said.splitlines() if line.strip().startswith("hearth-"))
-    id_ = server.get("/auth/me", key=key).json()["id"]
-    assert f"the key {id_}" in said
-    assert server.ask("Count to 3.", key=key)["result"] == "1, 2, 3."
-    assert "Ana" in run("list")[1]
-    assert run("change", id_, "--parallel", "none", "--max-tokens", "3")[0] == 0
-    assert server.get("/auth/me", key=key).json()["limits"] == {"max_tokens": 3}
-    said = run("rotate", id_, "--grace", "0s")[1]
-    new = next(line.strip() for line in said.splitlines() if line.strip().startswith("hearth-"))
-    assert [server.get("/auth", key=each).status_code for each in (key, new)] == [401, 200]
-    drawn = run("usage")[1]
-    assert "█" in drawn
-    assert id_ in drawn
-    assert run("usage", id_, "--csv")[1].startswith("key,name,day,requests")
-    assert json.loads(run("usage", "--json")[1])["usage"][0]["key"] == id_
-    assert run("revoke", id_)[0] == 0
-    assert server.get("/auth", key=new).status_code == 401
-    for wrong, says in (
-        (("revoke", id_), "there is no key"),
-        (("revoke", MASTER), "master"),
-        (("mint", "--scopes", "fly"), "scopes.0"),
-        (("mint", "--parallel", "x"), "limits.parallel"),
-        (("rotate", MASTER, "--grace", "long"), "--grace"),
-    ):
-        status, _, error = run(*wrong)
-        assert status != 0
-        assert says in error
-        assert "Traceback" not in error
-    done = [json.loads(line)["did"] for line in (server.data / "audit.jsonl").read_text().splitlines()]
-    assert [each for each in done if each != "refused"] == ["mint", "change", "rotate", "revoke"]

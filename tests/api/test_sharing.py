@@ -10,21 +10,8 @@ from services.answers.admission import Admission
 from services.api.http import sharing
 
 
-class Places:
-    def __init__(self) -> None:
-        self.admission = Admission(2, 1)
-
-    def account(self, owner: str) -> str:
-        return owner
-
-
-class Answers:
-    def __init__(self) -> None:
-        self.places = Places()
-
-
 def test_a_thread_is_given_back_where_another_hook_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    app, answers = Flask("x"), Answers()
+    app, admission = Flask("x"), Admission(2, 1)
     monkeypatch.setattr(sharing, "caller_or_none", lambda: Identity(MASTER, None))
     fails = [True]
 
@@ -34,7 +21,7 @@ def test_a_thread_is_given_back_where_another_hook_fails(monkeypatch: pytest.Mon
             raise OSError("a hook that fails")
         return response
 
-    sharing.share_threads(app, answers)  # type: ignore[arg-type]
+    sharing.share_threads(app, admission, lambda identity: identity.id)
     app.add_url_rule("/", "whole", view_func=lambda: "Hi")
     app.add_url_rule("/stream", "stream", view_func=lambda: Response(iter(["H", "i"])))
     client = app.test_client()
@@ -43,10 +30,10 @@ def test_a_thread_is_given_back_where_another_hook_fails(monkeypatch: pytest.Mon
         reply = client.get(path)
         assert (reply.status_code, reply.get_data()[:3]) == (500, b"<!d")
         reply.close()
-        assert not answers.places.admission._served
+        assert not admission._served
     fails[0] = False
     assert client.get("/").status_code == 200
     stream = client.get("/stream", buffered=False)
-    assert answers.places.admission._served == {MASTER: 1}
+    assert admission._served == {MASTER: 1}
     stream.close()
-    assert not answers.places.admission._served
+    assert not admission._served

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from tests.support.serving import Server
-from tests.support.tiny import write_parrot_model
+from tests.support.fake_backend import FakeBackend
+from tests.support.in_process import Client
+from tests.support.serving import Api, Server
+from tests.support.tiny import GUIDE
 
-Serve = Callable[..., Server]
 
-
-@pytest.fixture
-def endless(serve: Serve, models: Path) -> Server:
-    server = serve(models=models)
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
+    """A server whose model goes on talking, one answer at a time; each test has sessions of its own numbers."""
+    folder = tmp_path_factory.mktemp("stop")
+    (folder / "models").mkdir()
+    for file in (GUIDE, random_model):
+        (folder / "models" / file.name).hardlink_to(file)
+    server = Server(folder / "data", models=folder / "models")
     server.edit_config(
         "Random", model="random.gguf", template="{chat_history}\n{input}", max_tokens=4000, n_parallel=1, n_ctx=4096
     )
     server.select("Random")
+    server.start()
     server.ask("hi", max_tokens=1)
-    return server
+    yield server
+    server.kill()
 
 
-def stop(server: Server, session: int, **more: Any) -> bool:
+def stop(server: Api, session: int, **more: Any) -> bool:
     return bool(server.post(f"/answer/{session}/stop", **more).json()["stopped"])
 
 
-def messages(server: Server, session: int) -> list[str]:
+def messages(server: Api, session: int) -> list[str]:
     reply = server.get(f"/answer/{session}")
     return [message["content"] for message in reply.json()["messages"]] if reply.ok else []
 
@@ -154,13 +161,12 @@ def test_nobody_stops_anothers(endless: Server) -> None:
     assert not stop(endless, 999)
 
 
-def test_json_beside_tools_is_an_answer_like_any_other(serve: Serve, models: Path) -> None:
+def test_json_beside_tools_is_an_answer_like_any_other(client: Client, backend: FakeBackend) -> None:
     """Only half a call is none: what is whole and calls nothing is stored."""
     said = '{"colour": "red", "size": 5}'
-    write_parrot_model(models / "parrot.gguf", said)
-    server = serve(models=models)
+    backend.reply(said)
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    asked = {"model": "parrot.gguf", "messages": [{"role": "user", "content": "Which?"}], "tools": [tool], "session_id": 1}
-    reply = server.post("/v1/chat/completions", {**asked, "temperature": 0, "max_tokens": 100})
+    asked = {"messages": [{"role": "user", "content": "Which?"}], "tools": [tool], "session_id": 1}
+    reply = client.post("/v1/chat/completions", {**asked, "temperature": 0, "max_tokens": 100})
     assert reply.json()["choices"][0]["message"]["content"] == said
-    assert messages(server, 1) == ["Which?", said]
+    assert messages(client, 1) == ["Which?", said]

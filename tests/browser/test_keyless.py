@@ -22,7 +22,6 @@ from services.bootstrap import open_keys, open_usage
 from services.errors import Forbidden, RateLimitExceeded
 from services.settings import Settings
 from tests.server.test_hearth import Script, host
-from tests.support.browsing import chromium
 from tests.support.serving import ROOT
 
 PAGE = "https://chat.example"
@@ -137,13 +136,6 @@ def test_with_a_key_everything_is_as_before(server: Any) -> None:
     for path, body in (("/answer", b'{"prompt": "Count to 3."}'), ("/api", b'{"inputs": "Count to 3."}')):
         assert requests.post(server.url + path, data=body, headers=form, timeout=60).status_code == 200
     assert server.post("/answer", {"prompt": "Hi"}, headers={"Origin": "https://evil.example"}).status_code == 200
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    """One of this test's own: with the shared one, its event loop would stay in the thread of all later tests."""
-    with chromium() as started:
-        yield started
 
 
 def test_a_page_in_a_browser_gets_nothing(browser: Browser, keyless: Keyless) -> None:

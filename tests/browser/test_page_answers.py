@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,12 +75,14 @@ def parrots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def parrot(serve: Serve, parrots: Path) -> Server:
-    server = serve(models=parrots)
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory: pytest.TempPathFactory, parrots: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("parrot") / "data", models=parrots)
     for name in ("evil", "code", "thinking"):
         server.edit_config(name, model=f"{name}.gguf", template="{input}", temperature=0, max_tokens=1000)
-    return server
+    server.start()
+    yield server
+    server.stop()
 
 
 def test_what_a_model_writes_runs_nothing_and_loads_nothing(parrot: Server, visit: Visit) -> None:
@@ -156,7 +158,7 @@ def test_a_reasoning_models_thoughts_are_folded(parrot: Server, visit: Visit) ->
     expect(chat.answers.locator("strong")).to_have_text("42")
     thoughts = chat.page.get_by_text("First <i>this</i>, then that.")
     expect(thoughts).to_be_hidden()
-    chat.page.get_by_text("PrefetchQueue").click()
+    chat.page.get_by_text("Thoughts").click()
     expect(thoughts).to_be_visible()
 
 

@@ -190,8 +190,7 @@ def test_signing_out_in_one_page_signs_out_in_all(server: Server, visit: Visit) 
     expect(other.get_by_label("Key", exact=True)).to_be_visible()
 
 
-def test_a_server_that_is_away_is_said_and_the_key_is_kept(serve: Serve, visit: Visit) -> None:
-    server = serve()
+def test_a_server_that_is_away_is_said_and_the_key_is_kept(server: Server, visit: Visit) -> None:
     chat = visit(server).enter()
     chat.page.route("**/auth", lambda route: route.abort())
     chat.page.reload()
@@ -250,7 +249,7 @@ def test_deleting_a_conversation_leaves_no_word_of_it(serve: Serve, visit: Visit
     server = serve()
     chat = visit(server).enter()
     chat.ask("My name is Zebulon.")
-    assert any(b"Zebulon" in path.read_bytes() for path in server.data.glob("jobs.sqlite*"))
+    assert any(b"Zebulon" in path.read_bytes() for path in server.data.glob("hearth.sqlite*"))
     server.delete(f"/answer/{chat.session}")
     server.stop()
     for path in server.data.rglob("*"):

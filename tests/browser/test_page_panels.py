@@ -49,8 +49,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.close()
 
 
-def test_settings_are_kept_for_each_conversation(serve: Serve, visit: Visit) -> None:
-    server = serve()
+def test_settings_are_kept_for_each_conversation(server: Server, visit: Visit) -> None:
     chat = visit(server).enter()
     panel = chat.panel("Settings")
     expect(panel.get_by_label("Temperature")).to_have_attribute("placeholder", "0")
@@ -257,8 +256,8 @@ def test_an_empty_chat_says_that_its_model_is_tiny(serve: Serve, visit: Visit) -
     expect(line).to_be_hidden()
 
 
-def test_the_line_below_an_answer_counts_what_was_left_out(serve: Serve, visit: Visit) -> None:
-    chat = visit(serve()).enter()
+def test_the_line_below_an_answer_counts_what_was_left_out(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
     chat.ask("Count to 3.")
     expect(chat.page.locator(".figures")).not_to_contain_text("left out")
     panel = chat.panel("Settings")
@@ -268,8 +267,8 @@ def test_the_line_below_an_answer_counts_what_was_left_out(serve: Serve, visit: 
     expect(chat.page.locator(".figures").last).to_contain_text("2 earlier messages left out")
 
 
-def test_the_help_of_the_system_prompt_is_about_the_profile(serve: Serve, visit: Visit) -> None:
-    chat = visit(serve()).enter()
+def test_the_help_of_the_system_prompt_is_about_the_profile(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
     panel = chat.panel("Settings")
     system, memory = panel.get_by_label("System prompt"), panel.get_by_label("Memory")
     tip = panel.locator("#help-system_prompt")
@@ -335,7 +334,9 @@ def test_keys_are_made_shown_once_and_revoked(serve: Serve, visit: Visit) -> Non
     assert server.get("/auth", key=key).status_code == 401
 
 
-def test_the_status_is_drawn_as_it_happens(endless: Server, visit: Visit) -> None:
+def test_the_status_is_drawn_as_it_happens(shared_endless: Server, visit: Visit) -> None:
+    # The memory is the master's to see.
+    endless = shared_endless
     chat = visit(endless).enter()
     panel = chat.panel("Status")
     plots = panel.locator("figure")

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from services.backend.codec import from_json
-from services.cluster.registry import WorkerHeartbeat
-from tests.support.clustering import Cluster, Rabbit, Redis
-from tests.support.serving import ENDLESS, Server, Stream, wait_for
-
-
-def talkative(server: Server) -> None:
-    """A profile whose model goes on talking, beside the guide."""
-    server.edit_config("Random", **{**ENDLESS, "n_parallel": 2})
-
-
-@pytest.fixture(scope="module")
-def shared(
-    tmp_path_factory: pytest.TempPathFactory, rabbit: Rabbit, redis: Redis, cluster_models: Path
-) -> Iterator[Cluster]:
-    """Two API nodes and three workers that tests share: they kill none of them."""
-    made = Cluster(tmp_path_factory.mktemp("cluster"), rabbit, redis, cluster_models)
-    for _ in range(3):
-        made.worker(config=talkative)
-    for _ in range(2):
-        made.node(config=talkative)
-    yield made
-    made.close()
+from tests.support.clustering import Cluster, heartbeats, running
+from tests.support.serving import Server, Stream, wait_for
 
 
 def test_any_node_serves_any_caller(shared: Cluster) -> None:
@@ -90,10 +67,6 @@ def test_many_conversations_at_once_stay_apart(shared: Cluster) -> None:
         said = shared.nodes[0].get(f"/answer/{100 + n}").json()["messages"]
         assert [message["content"] for message in said][::2] == [f"My number is {n}.", "What is my number?"]
         assert said[3]["content"] == answers[n]
-
-
-def running(cluster: Cluster) -> int:
-    return int(cluster.nodes[0].get("/status").json()["answers"]["running"])
 
 
 def test_who_hangs_up_is_computed_no_further(shared: Cluster) -> None:
@@ -174,16 +147,6 @@ def test_a_switch_is_for_all_nodes(shared: Cluster) -> None:
     refused = one.post("/models/model", {"model": "nothing.gguf", "model_config": "Guide"})
     assert refused.status_code == 404
     assert "no worker" in refused.json()["message"]
-
-
-def heartbeats(cluster: Cluster) -> list[WorkerHeartbeat]:
-    import redis
-
-    client: Any = redis.Redis.from_url(cluster.redis.url)
-    keys = sorted(client.scan_iter(f"test{cluster.number}:workers:*"))
-    found = [client.get(key) for key in keys]
-    client.close()
-    return [from_json(WorkerHeartbeat, json.loads(text)) for text in found if text]
 
 
 def test_a_pickled_message_is_refused(shared: Cluster, tmp_path: Path) -> None:

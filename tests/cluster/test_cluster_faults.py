@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_cluster import heartbeats, running, talkative
-from tests.support.clustering import Cluster, Rabbit, Redis, Worker
+from tests.support.clustering import QUICK, Cluster, Rabbit, Redis, Worker, heartbeats, running, talkative
 from tests.support.serving import Server, Stream, wait_for
 
 # How many kills in a row, under load; a long run is more.
@@ -38,9 +37,7 @@ def text_of(events: list[Any]) -> str:
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.2, "seed": 5, "repeat_penalty": 1.1}])
 def test_another_worker_goes_on_with_a_killed_one_s_answer(cluster: Cluster, sampling: dict[str, Any]) -> None:
-    for _ in range(2):
-        cluster.worker(config=talkative)
-    node = cluster.node(config=talkative)
+    node = cluster.start(workers=2, config=talkative)
     undisturbed = node.ask(**LONG, **sampling, memory_k=0)["result"]
     stream = Stream(node.post("/answer", {**LONG, **sampling, "session_id": 3, "stream": True}, stream=True))
     events = [stream.next() for _ in range(40)]
@@ -56,8 +53,8 @@ def test_another_worker_goes_on_with_a_killed_one_s_answer(cluster: Cluster, sam
 
 
 def test_a_crash_of_a_worker_s_engine_costs_nothing(cluster: Cluster) -> None:
-    worker = cluster.worker(config=talkative)
-    node = cluster.node(config=talkative)
+    node = cluster.start(config=talkative)
+    [worker] = cluster.workers
     undisturbed = node.ask(**LONG, temperature=0, memory_k=0)["result"]
     stream = Stream(node.post("/answer", {**LONG, "temperature": 0, "session_id": 3, "stream": True}, stream=True))
     events = [stream.next() for _ in range(20)]
@@ -67,8 +64,8 @@ def test_a_crash_of_a_worker_s_engine_costs_nothing(cluster: Cluster) -> None:
 
 
 def test_an_engine_that_crashes_again_and_again_ends_the_answer_with_an_error(cluster: Cluster) -> None:
-    worker = cluster.worker(config=talkative)
-    node = cluster.node(config=talkative)
+    node = cluster.start(config=talkative)
+    [worker] = cluster.workers
     node.ask("Hi", model="Random", max_tokens=2, memory_k=0)
     stream = Stream(node.post("/answer", {**LONG, "max_tokens": 4000, "session_id": 3, "stream": True}, stream=True))
     stream.next()
@@ -100,7 +97,7 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
     from services.cluster.settings import ClusterSettings
     from services.cluster.streams import Streams
 
-    worker = cluster.worker("Guide", config=talkative)
+    worker = cluster.worker("Guide", config=talkative, ready=False)
     node = cluster.node(config=talkative)
     named = cluster.environ("test")
     settings = ClusterSettings(
@@ -124,8 +121,8 @@ def test_what_does_not_fit_is_refused_and_logs_no_words(cluster: Cluster) -> Non
 
 
 def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun(cluster: Cluster) -> None:
-    first = cluster.worker(config=talkative)
-    node = cluster.node(config=talkative)
+    node = cluster.start(config=talkative)
+    [first] = cluster.workers
     stream = Stream(node.post("/answer", {**LONG, "session_id": 3, "stream": True}, stream=True))
     events = [stream.next() for _ in range(5)]
     second = cluster.worker(config=talkative)
@@ -144,8 +141,8 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun(cluster: Cluster) 
 
 
 def test_a_node_that_dies_is_computed_for_no_longer(cluster: Cluster) -> None:
-    cluster.worker(config=talkative)
-    doomed, node = cluster.node(config=talkative), cluster.node(config=talkative)
+    doomed = cluster.start(nodes=2, config=talkative)
+    node = cluster.nodes[1]
     stream = Stream(doomed.post("/answer", {**LONG, "max_tokens": 4000, "session_id": 3, "stream": True}, stream=True))
     stream.next()
     doomed.kill()
@@ -175,10 +172,9 @@ def own_redis(tmp_path: Path) -> Any:
 def test_what_redis_has_forgotten_is_no_answer(
     tmp_path: Path, rabbit: Rabbit, own_redis: Redis, cluster_models: Path
 ) -> None:
-    cluster = Cluster(tmp_path, rabbit, own_redis, cluster_models)
+    cluster = Cluster(tmp_path, rabbit, own_redis, cluster_models, QUICK)
     try:
-        cluster.worker(config=talkative)
-        node = cluster.node(config=talkative)
+        node = cluster.start(config=talkative)
         stream = Stream(node.post("/answer", {**LONG, "max_tokens": 4000, "memory_k": 0, "stream": True}, stream=True))
         stream.next()
         own_redis.kill()
@@ -193,10 +189,9 @@ def test_what_redis_has_forgotten_is_no_answer(
 
 
 def test_redis_may_be_away(tmp_path: Path, rabbit: Rabbit, own_redis: Redis, cluster_models: Path) -> None:
-    cluster = Cluster(tmp_path, rabbit, own_redis, cluster_models)
+    cluster = Cluster(tmp_path, rabbit, own_redis, cluster_models, QUICK)
     try:
-        cluster.worker(config=talkative)
-        node = cluster.node(config=talkative)
+        node = cluster.start(config=talkative)
         undisturbed = node.ask(**LONG, temperature=0, memory_k=0)["result"]
         stream = Stream(node.post("/answer", {**LONG, "temperature": 0, "session_id": 3, "stream": True}, stream=True))
         events = [stream.next() for _ in range(10)]
@@ -219,10 +214,9 @@ def test_redis_may_be_away(tmp_path: Path, rabbit: Rabbit, own_redis: Redis, clu
 
 
 def test_the_broker_may_be_away(tmp_path: Path, own_rabbit: Rabbit, redis: Redis, cluster_models: Path) -> None:
-    cluster = Cluster(tmp_path, own_rabbit, redis, cluster_models)
+    cluster = Cluster(tmp_path, own_rabbit, redis, cluster_models, QUICK)
     try:
-        cluster.worker(config=talkative)
-        node = cluster.node(config=talkative)
+        node = cluster.start(config=talkative)
         undisturbed = node.ask(**LONG, temperature=0, memory_k=0)["result"]
         stream = Stream(node.post("/answer", {**LONG, "temperature": 0, "session_id": 3, "stream": True}, stream=True))
         events = [stream.next() for _ in range(10)]
@@ -270,9 +264,8 @@ class Caller(threading.Thread):
 
 def test_workers_are_killed_under_load(cluster: Cluster) -> None:
     rng = random.Random(int(os.environ.get("HEARTH_SEED", "0")))
-    for _ in range(3):
-        cluster.worker(config=talkative)
-    nodes = [cluster.node(config=talkative) for _ in range(2)]
+    cluster.start(workers=3, nodes=2, config=talkative)
+    nodes = cluster.nodes
     expected = {
         n: nodes[0].ask(f"Hi {n}", model="Random", max_tokens=60, temperature=0, memory_k=0)["result"] for n in range(3)
     }

@@ -1,4 +1,4 @@
-"""docs/cluster.md: the walk from zero to two workers, typed as written, its output compared."""
+"""docs/cluster.md: the quick start, run as written, its output compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.serving import ROOT, wait_for
 from tests.support.tiny import GUIDE
 
 PAGE = "docs/cluster.md"
-# Names, numbers and addresses of the machine, and what depends on which worker was free.
+# Names, numbers and addresses of the machine, and values that depend on which worker was free.
 CHANGING = [
     (r'"(name|host)":"[\w-]+"', r'"\1":"…"'),
     (r'"(pid|began|memory|answers)":[\d.]+', r'"\1":0'),
@@ -36,24 +36,24 @@ def plain(text: str) -> str:
 
 
 def wait_for_workers(cluster: Cluster) -> None:
-    """Until those that run are those that are there."""
+    """Wait until the node lists exactly the workers that run."""
     n_running = sum(worker.process.poll() is None for worker in cluster.workers)
     wait_for(lambda: len(cluster.nodes[0].get("/cluster").json()["workers"]) == n_running)
 
 
 def test_the_walk_works_as_written(cluster: Cluster, tmp_path: Path) -> None:
-    # The guide alone, whatever models a person has fetched into this checkout.
+    # Only the guide, whatever models this checkout has.
     cluster.models = tmp_path / "models"
     cluster.models.mkdir()
     (cluster.models / GUIDE.name).symlink_to(GUIDE)
-    walked = (ROOT / PAGE).read_text(encoding="utf-8").split("## What turns it on")[0]
+    walked = (ROOT / PAGE).read_text(encoding="utf-8").split("## Configuration")[0]
     n_compared = 0
     for piece in pieces(walked):
         command = piece.typed
         if command.startswith(("sudo ", "./setup.sh", "source ", "KEY=")):
             continue
         if command.startswith("export "):
-            # Both are the tests' own here, with names of their own.
+            # The tests set both to servers of their own.
             assert re.findall(r"(\w+)=", command) == ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"]
         elif command == "python3 main.py":
             node = cluster.node(ready=False)

@@ -32,31 +32,31 @@ TOLD = {
 }
 
 
-def link_to(cluster_environ: dict[str, str]) -> RedisClient:
+def client_of(cluster_environ: dict[str, str]) -> RedisClient:
     settings = read_cluster(cluster_environ)
     assert settings
     return RedisClient(settings)
 
 
 @pytest.fixture
-def link(redis_url: str) -> RedisClient:
+def redis_client(redis_url: str) -> RedisClient:
     environ = {"CELERY_BROKER_URL": "amqp://nobody", "CELERY_RESULT_BACKEND": redis_url}
-    return link_to({**environ, "REDIS_PREFIX": f"once{time.time_ns()}", "NODE_NAME": "node"})
+    return client_of({**environ, "REDIS_PREFIX": f"once{time.time_ns()}", "NODE_NAME": "node"})
 
 
-def sessions_of(link: RedisClient) -> Sessions:
+def sessions_of(redis_client: RedisClient) -> Sessions:
     from services.cluster.stores.sessions import RedisSessionTable
 
-    return Sessions(Path(), RedisSessionTable(link))
+    return Sessions(Path(), RedisSessionTable(redis_client))
 
 
-def test_an_exchange_is_stored_once_with_its_requests_name(link: RedisClient) -> None:
+def test_an_exchange_is_stored_once_with_its_requests_name(redis_client: RedisClient) -> None:
     key = SessionKey("ab12", 1)
     names = [RequestName(f"key:{n}", f"digest {n}") for n in range(3)]
     for n, name in enumerate(names):
-        for node in (sessions_of(link), sessions_of(link)):
+        for node in (sessions_of(redis_client), sessions_of(redis_client)):
             node.history(key).add_exchange(Exchange(f"q{n}", f"ä{n}"), request=Answered(name, TOLD))
-    sessions = sessions_of(link)
+    sessions = sessions_of(redis_client)
     history = sessions.history(key)
     assert history.count() == 6
     assert [history.answered(name) for name in names] == [(f"ä{n}", TOLD) for n in range(3)]
@@ -74,8 +74,8 @@ def test_an_exchange_is_stored_once_with_its_requests_name(link: RedisClient) ->
     assert sessions.kept(MASTER) == Kept(1, 2)
 
 
-def test_jobs_are_counted_until_they_are_forgotten(link: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = RedisJobTable(link, "node")
+def test_jobs_are_counted_until_they_are_forgotten(redis_client: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = RedisJobTable(redis_client, "node")
 
     def add(id_: str, finished: float | None, body: bytes = b"12345", reply: bytes = b"123") -> None:
         request = JobRequest("/generate", body, "digest")
@@ -94,13 +94,12 @@ def test_jobs_are_counted_until_they_are_forgotten(link: RedisClient, monkeypatc
     assert table.kept("a") == Kept()
 
 
-def test_what_a_killed_node_has_stored_is_what_another_answers(cluster: Cluster) -> None:
-    cluster.worker()
-    node = cluster.node()
-    body: dict[str, Any] = {"prompt": "My name is Ana.", "session_id": 5}
+def test_what_a_killed_node_has_stored_is_what_another_answers(shared: Cluster) -> None:
+    cluster, node = shared, shared.nodes[0]
+    body: dict[str, Any] = {"prompt": "My name is Ana.", "session_id": 55}
     digest = hashlib.sha256(b"/answer\0" + json.dumps(body, sort_keys=True).encode()).hexdigest()
     # As a node leaves it that is killed before it has kept the reply.
-    history = sessions_of(link_to(cluster.environ("gone"))).history(SessionKey(MASTER, 5))
+    history = sessions_of(client_of(cluster.environ("gone"))).history(SessionKey(MASTER, 55))
     stored = Answered(RequestName("key:lost", digest), {**TOLD, "messages_in_prompt": 1, "messages_left_out": 0})
     history.add_exchange(Exchange("My name is Ana.", "Said before the kill."), request=stored)
     replies = [node.post("/answer", body, headers={"Idempotency-Key": "lost"}) for _ in range(2)]
@@ -112,9 +111,8 @@ def test_what_a_killed_node_has_stored_is_what_another_answers(cluster: Cluster)
     assert history.answered(stored.name) is None
 
 
-def test_caps_hold_in_a_cluster(cluster: Cluster) -> None:
-    cluster.worker()
-    node = cluster.node()
+def test_caps_hold_in_a_cluster(shared: Cluster) -> None:
+    node = shared.nodes[0]
     key, _ = node.mint(limits={"sessions": 2})
     statuses = [
         node.post("/answer", {"prompt": "Hi", "session_id": n, "max_tokens": 2}, key=key).status_code for n in (1, 2, 3, 1)

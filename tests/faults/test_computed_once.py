@@ -1,4 +1,4 @@
-"""kill -9 between an exchange's record in the journal and its reply in jobs.sqlite: what was named is computed once."""
+"""kill -9 between an exchange's record in the journal and its reply in hearth.sqlite: what was named is computed once."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def answers(server: Server, number: int) -> list[str]:
 
 @contextmanager
 def no_reply_is_kept(server: Server) -> Iterator[None]:
-    """Another program holds jobs.sqlite meanwhile, so that the window between the two files stays open."""
-    db = sqlite3.connect(server.data / "jobs.sqlite", isolation_level=None)
+    """Another program holds hearth.sqlite meanwhile, so that the window between the two files stays open."""
+    db = sqlite3.connect(server.data / "hearth.sqlite", isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -84,7 +84,7 @@ def test_a_kill_before_the_reply_is_kept_stores_nothing_twice(serve: Callable[..
         first = [text_of(send(server, *each)) for each in asked]
         # Some are folded into sessions.json by now, and some only in the journal.
         server.kill()
-    kept = sqlite3.connect(server.data / "jobs.sqlite").execute("SELECT count(*) FROM jobs").fetchone()
+    kept = sqlite3.connect(server.data / "hearth.sqlite").execute("SELECT count(*) FROM jobs").fetchone()
     assert kept == (0,)
     server.start()
     again = [send(server, *each) for each in asked]
@@ -180,5 +180,5 @@ def test_replies_that_another_program_keeps_from_being_kept_delay_nobody_for_lon
         send(server, "other", "/answer", {"prompt": "Hello", "session_id": 2})
         assert time.monotonic() - began < 4
     assert server.stop() == 0
-    rows = sqlite3.connect(server.data / "jobs.sqlite").execute("SELECT id, state FROM jobs ORDER BY id").fetchall()
+    rows = sqlite3.connect(server.data / "hearth.sqlite").execute("SELECT id, state FROM jobs ORDER BY id").fetchall()
     assert rows == [("key:late", "done"), ("key:other", "done")]

@@ -14,9 +14,8 @@ from typing import Any
 
 from auth.usage import UsageStore
 from services.backend.types import Spent
-from services.sessions.history import stored_messages
-from services.sessions.records import check_sessions
-from services.sessions.table import Answered, RequestName, SessionTable
+from services.sessions.file_table import SessionTable
+from services.sessions.table import Answered, RequestName
 from tests.support.serving import Server
 
 
@@ -69,7 +68,7 @@ def test_a_lock_that_another_program_keeps_stops_nobody(serve: Callable[..., Ser
 
 
 def test_what_could_not_be_counted_at_the_end_is_counted_at_the_next_start(tmp_path: Path) -> None:
-    path = tmp_path / "usage.sqlite"
+    path = tmp_path / "hearth.sqlite"
     store = UsageStore(path)
     store.add("a", Spent(3, 1, 4, 0.5), ["a", "b"])
     other = sqlite3.connect(path, isolation_level=None)
@@ -91,7 +90,7 @@ def test_what_could_not_be_counted_at_the_end_is_counted_at_the_next_start(tmp_p
 def test_the_file_soon_no_longer_names_a_request_whose_reply_is_kept(tmp_path: Path) -> None:
     """Else a job that was deleted would be answered by its session, after a kill."""
     path = tmp_path / "sessions.json"
-    table = SessionTable(path, check_sessions, stored_messages)
+    table = SessionTable(path)
     said = [{"type": "human", "content": "Hi"}, {"type": "ai", "content": "Hello"}]
     table.add("1", said, "Hi", None, Answered(RequestName("job:a", "digest"), {}))
     deadline = time.monotonic() + 10

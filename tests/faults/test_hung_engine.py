@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from services.engine.loop.step_clock import StepClock
-from services.engine.process.heartbeat import BEAT, LONGEST_STEP, START_SECONDS, CpuWork, Heartbeat, work_of
+from services.engine.process.watchdog import LONGEST_STEP, PING_SECONDS, START_SECONDS, Watchdog
+from services.engine.process_stat import CpuWork, work_of
 from tests.support.serving import ENDLESS, ROOT, Server, child_of
 
 Serve = Callable[..., Server]
@@ -55,11 +56,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 def talker(serve: Serve, models: Path, *flags: str, **profile: Any) -> Server:
     """A server whose model goes on talking."""
-    server = serve("--engine-timeout", TIMEOUT, *flags, models=models)
-    server.edit_config("Random", **{**ENDLESS, **profile})
-    server.select("Random")
-    server.ask("Hi", max_tokens=1, memory_k=0)
-    return server
+    return serve("--engine-timeout", TIMEOUT, *flags, models=models, endless=profile)
 
 
 def test_a_stopped_engine_is_found_and_started_anew(serve: Serve, models: Path) -> None:
@@ -247,49 +244,49 @@ def watch(server: Server, over: threading.Event, took: list[float]) -> None:
         took.append(time.monotonic() - started)
 
 
-def test_silence_is_counted_in_beats_and_swapping_is_slow() -> None:
-    silent = Heartbeat(10 * BEAT)
+def test_silence_is_counted_in_pings_and_swapping_is_slow() -> None:
+    silent = Watchdog(10 * PING_SECONDS)
     for round_ in range(2):
         reasons = [silent.missed(CpuWork(1, 1)) for _ in range(9)]
         assert (set(reasons), silent.is_silent) == ({""}, True)
         assert silent.answered(0, 0) == ""
         assert not silent.is_silent, round_
     reasons = [silent.missed(CpuWork(1, 1)) for _ in range(10)]
-    assert (reasons[-1], set(reasons[:-1])) == (f"it did not answer for {10 * BEAT:g} s", {""})
+    assert (reasons[-1], set(reasons[:-1])) == (f"it did not answer for {10 * PING_SECONDS:g} s", {""})
     # Its pages come back from the disk.
-    swapping = Heartbeat(10 * BEAT)
+    swapping = Watchdog(10 * PING_SECONDS)
     swapping.missed(CpuWork(1, 0))
     assert not any(swapping.missed(CpuWork(1, n)) for n in range(1, 44))
     assert any(swapping.missed(CpuWork(1, n)) for n in range(44, 50))
     # Others take the CPUs.
-    starved = Heartbeat(10 * BEAT)
+    starved = Watchdog(10 * PING_SECONDS)
     starved.missed(CpuWork(1, 1))
     assert not any(starved.missed(CpuWork(1, 1, starved=n * 600_000_000)) for n in range(1, 44))
     assert any(starved.missed(CpuWork(1, 1, starved=44 * 600_000_000)) for _ in range(10))
-    assert not any(Heartbeat(0).missed(CpuWork(1, 1)) for _ in range(100))
+    assert not any(Watchdog(0).missed(CpuWork(1, 1)) for _ in range(100))
 
 
 def test_a_start_that_does_nothing_hangs_and_one_that_never_ends_too() -> None:
-    still = Heartbeat(10 * BEAT)
-    reasons = [still.start(CpuWork(7, 7)) for _ in range(11)]
+    still = Watchdog(10 * PING_SECONDS)
+    reasons = [still.starting(CpuWork(7, 7)) for _ in range(11)]
     assert (bool(reasons[-1]), set(reasons[:-1])) == (True, {""})
-    busy = Heartbeat(10 * BEAT)
-    reasons = [busy.start(CpuWork(n, 0)) for n in range(int(START_SECONDS / BEAT))]
+    busy = Watchdog(10 * PING_SECONDS)
+    reasons = [busy.starting(CpuWork(n, 0)) for n in range(int(START_SECONDS / PING_SECONDS))]
     assert (bool(reasons[-1]), set(reasons[:-1])) == (True, {""})
 
 
 def test_a_step_hangs_that_uses_no_time_or_never_ends() -> None:
-    heart = Heartbeat(10 * BEAT)
-    assert heart.answered(100, 9) == ""
-    assert f"stood still for {10 * BEAT:g} s" in heart.answered(100, 10)
-    assert heart.answered(int(LONGEST_STEP / BEAT) - 1, 0) == ""
-    assert f"did not end in {LONGEST_STEP:g} s" in heart.answered(int(LONGEST_STEP / BEAT), 0)
-    assert Heartbeat(0).answered(10**6, 10**6) == ""
+    watchdog = Watchdog(10 * PING_SECONDS)
+    assert watchdog.answered(100, 9) == ""
+    assert f"stood still for {10 * PING_SECONDS:g} s" in watchdog.answered(100, 10)
+    assert watchdog.answered(int(LONGEST_STEP / PING_SECONDS) - 1, 0) == ""
+    assert f"did not end in {LONGEST_STEP:g} s" in watchdog.answered(int(LONGEST_STEP / PING_SECONDS), 0)
+    assert Watchdog(0).answered(10**6, 10**6) == ""
 
 
 def test_a_step_clock_tells_work_from_standing_still() -> None:
-    clock, go_on, looks = StepClock(), threading.Event(), []
-    assert clock.look() == (0, 0)
+    clock, go_on, observed = StepClock(), threading.Event(), []
+    assert clock.observe() == (0, 0)
 
     def step() -> None:
         with clock:
@@ -297,19 +294,19 @@ def test_a_step_clock_tells_work_from_standing_still() -> None:
 
     waiting = threading.Thread(target=step)
     waiting.start()
-    while not clock.look()[0]:
+    while not clock.observe()[0]:
         time.sleep(0.05)
-    looks = [clock.look() for _ in range(3)]
-    assert looks[2][1] >= 2
-    assert looks[2][0] >= looks[2][1]
+    observed = [clock.observe() for _ in range(3)]
+    assert observed[2][1] >= 2
+    assert observed[2][0] >= observed[2][1]
     go_on.set()
     waiting.join()
-    assert clock.look() == (0, 0)
+    assert clock.observe() == (0, 0)
     with clock:
-        clock.look()
+        clock.observe()
         for n in range(1, 4):
             sum(range(200_000))
-            assert clock.look() == (n, 0)
+            assert clock.observe() == (n, 0)
 
 
 def wait_in_the_kernel(fifo: Path) -> None:
@@ -336,15 +333,15 @@ def test_a_step_that_waits_for_a_disk_does_not_hang(tmp_path: Path) -> None:
     waiting.start()
     try:
         wait_until(lambda: bool((work := work_of(os.getpid())) and work.waits_for_disk))
-        looks = [clock.look() for _ in range(5)]
-        assert (looks[-1][0] >= 4, [still for _, still in looks]) == (True, [0] * 5)
-        heart, work = Heartbeat(10 * BEAT), work_of(os.getpid())
-        assert not any(heart.missed(work) for _ in range(40))
-        assert not any(heart.start(work) for _ in range(40))
+        observed = [clock.observe() for _ in range(5)]
+        assert (observed[-1][0] >= 4, [still for _, still in observed]) == (True, [0] * 5)
+        watchdog, work = Watchdog(10 * PING_SECONDS), work_of(os.getpid())
+        assert not any(watchdog.missed(work) for _ in range(40))
+        assert not any(watchdog.starting(work) for _ in range(40))
     finally:
         os.close(os.open(fifo, os.O_WRONLY))
         waiting.join()
-    assert any(heart.missed(work_of(os.getpid())) for _ in range(10))
+    assert any(watchdog.missed(work_of(os.getpid())) for _ in range(10))
 
 
 def test_a_wrong_timeout_is_refused_by_name() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ from typing import Any
 import gguf
 import pytest
 
-from services.models.sources import OllamaModel, ollama_blob
+from services.models.local_caches import ollama_blob
+from services.models.sources import OllamaModel
 from tests.support.serving import ROOT, Server
 from tests.support.tiny import GUIDE, write_parrot_model
-from tests.unit.test_imports import FILES
 
 Serve = Callable[..., Server]
 
@@ -69,22 +67,6 @@ def test_the_time_of_an_answer_tells_nothing_of_others_prompts(server: Server) -
     mallory = server.mint("Mallory")[0]
     assert cached(mallory) == before
     assert cached(ana) > 50
-
-
-def test_the_time_of_a_refusal_tells_nothing_of_a_key(server: Server) -> None:
-    """CVE-2025-59425 (vLLM): a key was compared letter by letter. test_key_terms.py counts comparisons; this, time."""
-    key, _ = server.mint()
-    guesses = {"far": "x" * len(key), "near": key[:-1] + ("A" if key[-1] != "A" else "B")}
-    times: dict[str, list[float]] = {name: [] for name in guesses}
-    for n in range(300):
-        for name in sorted(guesses, reverse=bool(n % 2)):
-            started = time.perf_counter()
-            assert server.http.get(f"{server.url}/auth", headers={"X-Api-Key": guesses[name]}).status_code == 401
-            times[name].append(time.perf_counter() - started)
-    near, far = (statistics.median(times[name]) for name in ("near", "far"))
-    spread = statistics.pstdev(times["far"])
-    # 46 letters compared one by one take less than a microsecond: what is seen is noise, and no more than noise.
-    assert abs(near - far) < max(spread, 0.0005)
 
 
 def test_headers_are_bounded_in_size_and_number(server: Server) -> None:
@@ -152,7 +134,9 @@ def test_manifests_of_another_program_are_read_with_care(tmp_path: Path, monkeyp
 
 def test_nothing_that_is_read_can_be_code() -> None:
     """CVE-2025-32444 (vLLM) and many more: what came from elsewhere was unpickled. Nothing here knows how to."""
-    for path in [*FILES, *ROOT.glob("examples/*.py"), *ROOT.glob("*.py")]:
+    files = [path for folder in ("auth", "services", "examples") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    for path in [*files, *ROOT.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in getattr(node, "names", ())] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -49,7 +49,7 @@ class Leaver:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[EngineProcess]:
-    made = EngineProcess(EngineOptions(tmp_path / "states", timeout=0), tmp_path / "tried.json")
+    made = EngineProcess.open(EngineOptions(tmp_path / "states", timeout=0), tmp_path / "hearth.sqlite")
     yield made
     made.close()
 

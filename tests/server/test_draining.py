@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.serving import ENDLESS, Server
+from tests.support.serving import Server
 
 Serve = Callable[..., Server]
 
@@ -22,11 +22,7 @@ def talker(serve: Serve, models: Path) -> Callable[..., Server]:
     """Starts servers whose model goes on talking for as many tokens as it may."""
 
     def start(*flags: str) -> Server:
-        server = serve(*flags, models=models)
-        server.edit_config("Random", **{**ENDLESS, "n_parallel": 2})
-        server.select("Random")
-        server.ask("Hi", max_tokens=1, memory_k=0)
-        return server
+        return serve(*flags, models=models, endless={"n_parallel": 2})
 
     return start
 
@@ -102,11 +98,3 @@ def test_an_answer_takes_no_longer_than_it_may(talker: Callable[..., Server]) ->
     assert 3 <= time.monotonic() - started < 30
     assert answer["finish_reason"] in ("cancelled", "length")
     assert answer["result"]
-    # Who gets no slot within the time is told so, and nothing is stored.
-    streams = [server.stream("Hi") for _ in range(2)]
-    reply = server.post("/answer", {"prompt": "Hi", "session_id": 4})
-    if reply.status_code != 200:
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "timeout")
-        assert server.get("/answer/4").status_code == 404
-    for stream in streams:
-        stream.close()

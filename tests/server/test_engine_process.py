@@ -120,10 +120,11 @@ def ask_on(server: Server, session: int, over: threading.Event, seen: Counter[st
 
 def test_a_reply_that_nobody_has_taken_yet_keeps_no_process_from_starting(tmp_path: Path) -> None:
     """A crash at that moment once left the server without an engine for good."""
-    engine = EngineProcess(EngineOptions(tmp_path / "states"), tmp_path / "tried.json")
+    engine = EngineProcess.open(EngineOptions(tmp_path / "states"), tmp_path / "hearth.sqlite")
     with engine.lease(LoadSettings(GUIDE, 256)) as model:
         assert model.tokenize(Prompt("Hi"))
-    connection, taken = engine._connection, Future[Any]()
+    connection, taken, restarted = engine._connection, Future[Any](), threading.Event()
+    engine.add_restart_listener(restarted.set)
     taken.set_result(None)
     connection._replies[10**6] = taken
     os.kill(engine.pid, signal.SIGKILL)
@@ -131,6 +132,7 @@ def test_a_reply_that_nobody_has_taken_yet_keeps_no_process_from_starting(tmp_pa
     while engine._connection is connection:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert restarted.wait(10)
     with engine.lease(LoadSettings(GUIDE, 256)) as model:
         assert model.tokenize(Prompt("Hi"))
     engine.close()
@@ -168,7 +170,7 @@ def test_a_file_that_ends_llama_cpp_ends_nothing_here(serve: Serve, models: Path
 
 
 def test_a_file_whose_error_is_longer_than_a_pipe_holds_is_told(serve: Serve, models: Path) -> None:
-    """llama.cpp repeats what stands in the file: more than 64 KB of it once kept the trial, and all others, waiting."""
+    """llama.cpp repeats what stands in the file: more than 64 KB of it once kept the probe, and all others, waiting."""
     writer = gguf.GGUFWriter(models / "long.gguf", "x" * 200_000)
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float16))
     writer.write_header_to_file()
@@ -219,7 +221,7 @@ def test_a_model_larger_than_the_memory_is_refused_with_both_numbers(serve: Serv
     assert server.ask("Count to 3.")["result"] == "1, 2, 3."
 
 
-def test_a_trial_is_remembered(tmp_path: Path) -> None:
+def test_a_good_probe_is_remembered(tmp_path: Path) -> None:
     tried: list[LoadSettings] = []
 
     def run(settings: LoadSettings, _embeds: bool) -> None:
@@ -227,19 +229,19 @@ def test_a_trial_is_remembered(tmp_path: Path) -> None:
 
     settings, other = LoadSettings(GUIDE, 256), LoadSettings(GUIDE, 512)
     for _ in range(2):
-        probes = Probes(tmp_path / "tried.json", run)
+        probes = Probes(tmp_path / "hearth.sqlite", run)
         for _ in range(2):
             probes.check(settings)
     assert tried == [settings]
     probes.check(other)
     probes.check(settings, embeds=True)
     assert tried == [settings, other, settings]
-    (tmp_path / "tried.json").write_text("nonsense")
-    Probes(tmp_path / "tried.json", run).check(settings)
+    (tmp_path / "hearth.sqlite").write_text("nonsense")
+    Probes(tmp_path / "hearth.sqlite", run).check(settings)
     assert len(tried) == 4
 
 
-def test_what_went_wrong_is_not_tried_at_once_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_probe_is_not_repeated_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, tried = 1000.0, 0
     monkeypatch.setattr("time.monotonic", lambda: now)
 
@@ -248,7 +250,7 @@ def test_what_went_wrong_is_not_tried_at_once_again(tmp_path: Path, monkeypatch:
         tried += 1
         raise BadModelFile("no")
 
-    probes = Probes(tmp_path / "tried.json", run)
+    probes = Probes(tmp_path / "hearth.sqlite", run)
     for seconds in (0, 1, BAD_FOR + 1):
         now += seconds
         with pytest.raises(BadModelFile, match="no"):

@@ -407,7 +407,7 @@ def test_a_hub_cannot_lead_to_what_only_this_machine_can_reach(hub: Hub, folder:
 
 def test_models_come_from_the_hosts_that_are_allowed(folder: Path) -> None:
     """Without HF_ENDPOINT the hub itself is one of them, and nothing is asked of a host that is not."""
-    from services.models.hub import _is_public
+    from services.models.hub_hosts import is_public
 
     config = folder.parent / "data"
     config.mkdir()
@@ -418,5 +418,5 @@ def test_models_come_from_the_hosts_that_are_allowed(folder: Path) -> None:
     done = subprocess.run([*command, *flags], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert "models are fetched from models.example only" in done.stderr
     private = ("10.0.0.1", "127.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1")
-    assert not any(map(_is_public, (*private, "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:0a00:0001::")))
-    assert all(map(_is_public, ("8.8.8.8", "2606:4700:4700::1111")))
+    assert not any(map(is_public, (*private, "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:0a00:0001::")))
+    assert all(map(is_public, ("8.8.8.8", "2606:4700:4700::1111")))

@@ -1,4 +1,4 @@
-"""The README and the pages in docs: each command and script is typed, in order, to a fresh server, its output compared."""
+"""The README and the pages in docs: each command and script runs, in order, on a fresh server; its output is compared."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.support.serving import ROOT, Server
 from tests.support.tiny import GUIDE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# The section whose commands are typed to the model that the first start fetches (test_first_start.py).
-REAL = "Talk to a model"
-# Langformers' own module, without the package around it, which would import torch.
+# The section whose commands run with the model that the first start downloads (test_first_start.py).
+REAL = "Quick start"
+# Langformers' own module, without its package, which would import torch.
 LIGHT_LANGFORMERS = """
 import importlib.util, sys, types
 folder = importlib.util.find_spec("langformers").submodule_search_locations[0]
@@ -31,9 +31,9 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 sys.modules["langformers.generators"].StreamProcessor = module.StreamProcessor
 """
-# What differs each time: times, keys, ids, dates.
+# Times, keys, ids and dates differ each time.
 CHANGING = [
-    # How much was read ahead depends on how fast the next prompt came.
+    # The prefetched part depends on how fast the next prompt came.
     (r'"cached_tokens": ?\d+', '"cached_tokens":0'),
     (r'_ms": ?[\d.]+', '_ms":0'),
     (r"hearth-[\w-]{43}", "hearth-…"),
@@ -42,7 +42,7 @@ CHANGING = [
     (r'"state":"(queued|running)","place":[01]', '"state":"queued","place":1'),
     (r'"(created|finished)":[\d.]+', '"created":0'),
     (r"\d{4}-\d\d-\d\dT[\d:+]+", "…"),
-    # What fits depends on the machine.
+    # The models that fit depend on the machine.
     (r'"catalog":\[.*?"here":(true|false)\}\]', '"catalog":[…]'),
     # A line of usage as CSV.
     (r",\d{4}-\d\d-\d\d,(\d+),(\d+),\d+,(\d+),[\d.]+\r?", r",…,\1,\2,0,\3,0"),
@@ -57,7 +57,7 @@ def masked(text: str) -> str:
 
 
 class Piece(NamedTuple):
-    """What a page has somebody type, and the output shown below it."""
+    """A command or script of a page, and the output shown below it."""
 
     kind: str
     typed: str
@@ -65,12 +65,12 @@ class Piece(NamedTuple):
 
 
 def section(title: str) -> str:
-    """The README's section of this title."""
+    """Return the README's section with this title."""
     return README[README.index(f"## {title}\n") :].split("\n## ")[0]
 
 
 def pieces(text: str) -> list[Piece]:
-    """In their order: each `$ command` of a console block, and each Python block that has its output below it."""
+    """Return, in order, each `$ command` of a console block and each Python block with output below it."""
     found = []
     blocks = r"```console\n(?P<console>.*?)```|```python\n(?P<python>[^`]*)```\n\n```text\n(?P<text>.*?)```"
     for block in re.finditer(blocks, text, re.DOTALL):
@@ -84,9 +84,9 @@ def pieces(text: str) -> list[Piece]:
 
 
 def run(piece: Piece, server: Server, minted: str = "") -> str:
-    """Type it to a server; return what it says. ID is the id of the key that was `minted` last."""
+    """Run it on a server; return its output. ID is the id of the key that was `minted` last."""
     if piece.kind == "console":
-        # As "localhost" where it is a host, and with no progress of curl's.
+        # -s: without curl's progress.
         typed = ["bash", "-c", re.sub(r"curl ", "curl -s ", piece.typed.replace("localhost:5000", server.url), count=1)]
     else:
         address, port = server.url.removeprefix("http://").split(":")
@@ -102,14 +102,14 @@ def test_every_command_gives_the_output_shown(serve: Callable[..., Server], tmp_
     text = (ROOT / page).read_text(encoding="utf-8")
     found = pieces(text.replace(section(REAL), ""))
     assert len(found) > 6
-    # Of the models folder, the guide alone.
+    # A models folder with only the guide.
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / GUIDE.name).symlink_to(GUIDE)
     type_all(found, serve(models=tmp_path / "models"))
 
 
 def type_all(typed: list[Piece], server: Server) -> None:
-    """Type all to a server, and compare what it says."""
+    """Run all on a server, and compare the outputs."""
     minted = ""
     for piece in typed:
         if not piece.typed.startswith(("KEY=", "ID=")):

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import requests
 
-from services.app import create_app
+from services.app import build_application, create_app
 from services.backend.types import GenerationRequest, Prompt
 from services.engine.llama.vocabulary import Vocabulary
 from services.engine.llama.vocabulary_file import load_vocabulary
 from services.settings import Settings
+from services.stores import file_stores
 from tests.support.ports import free_port
 from tests.support.real_models import smollm2
 from tests.support.serving import ROOT, Server
@@ -183,9 +184,11 @@ def posted(tmp_path: Path, folder: Path, vocabulary: Vocabulary) -> Post:
     backend = RecordingBackend(vocabulary)
     config = json.loads((ROOT / "data" / "config.example.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "SelectedModel": "SmolLM2"}))
-    app = create_app(Settings(data=tmp_path, models=folder), backend)
-    key = app.extensions["hearth"]["keys"].mint_master().key
-    client = app.test_client()
+    settings = Settings(data=tmp_path, models=folder)
+    application = build_application(settings, backend, file_stores(settings))
+    minted = application.stores.keys.mint_master()
+    assert minted
+    key, client = minted.key, create_app(application).test_client()
 
     def post(path: str, body: dict[str, Any]) -> tuple[int, ...]:
         backend.requests.clear()

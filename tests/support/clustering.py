@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -14,11 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from services.backend.codec import from_json
+from services.cluster.registry import WorkerHeartbeat
 from tests.support.ports import free_port
-from tests.support.serving import ROOT, Server
+from tests.support.serving import ENDLESS, ROOT, Server
 
 _numbers = itertools.count(1)
 START_SECONDS = 90
+MAIN = ("main.py",)
+QUICK = ("-m", "tests.support.quick_cluster")
 
 
 class Service:
@@ -139,10 +144,12 @@ class Rabbit(Service):
 class Worker:
     """`main.py worker`."""
 
-    def __init__(self, folder: Path, environ: dict[str, str], models: Path, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, environ: dict[str, str], models: Path, *arguments: str, program: tuple[str, ...] = MAIN
+    ) -> None:
         self.name = environ["NODE_NAME"]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **environ}
-        self._command = [sys.executable, "main.py", "worker", *arguments]
+        self._command = [sys.executable, *program, "worker", *arguments]
         self._command += ["--data", str(folder), "--models", str(models)]
         self._log = folder.parent / f"{folder.name}.log"
         self.output = ""
@@ -153,7 +160,7 @@ class Worker:
             self.process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, stderr=log, text=True
             )
-        is_ready = threading.Event()
+        self._is_ready = is_ready = threading.Event()
 
         def read() -> None:
             assert self.process.stdout
@@ -167,9 +174,13 @@ class Worker:
         self._reader = threading.Thread(target=read, daemon=True)
         self._reader.start()
         if ready:
-            assert is_ready.wait(START_SECONDS)
-            assert self.process.poll() is None, self.log()
+            self.wait()
         return self
+
+    def wait(self) -> None:
+        """Wait until it takes tasks."""
+        assert self._is_ready.wait(START_SECONDS)
+        assert self.process.poll() is None, self.log()
 
     def log(self) -> str:
         return self.output + self._log.read_text()
@@ -195,11 +206,12 @@ class Worker:
 class Cluster:
     """API nodes and workers that share a RabbitMQ and a Redis, with names of their own in both."""
 
-    def __init__(self, folder: Path, rabbit: Rabbit, redis: Redis, models: Path) -> None:
+    def __init__(self, folder: Path, rabbit: Rabbit, redis: Redis, models: Path, program: tuple[str, ...] = MAIN) -> None:
         self.number = f"{os.getpid()}-{next(_numbers)}"
         self.folder = folder
         self.rabbit, self.redis = rabbit, redis
         self.models = models
+        self.program = program
         self.nodes: list[Server] = []
         self.workers: list[Worker] = []
         self.key = ""
@@ -219,6 +231,7 @@ class Cluster:
         name = f"node{len(self.nodes) + 1}"
         made = Server(self.folder / name, *flags, models=self.folder / "no models", key=self.key)
         made.environ = self.environ(name, **more)
+        made.program = self.program
         if config:
             config(made)
         self.nodes.append(made)
@@ -235,9 +248,21 @@ class Cluster:
         home = Server(self.folder / name)
         if config:
             config(home)
-        made = Worker(home.data, self.environ(name, **more), self.models, *arguments)
+        made = Worker(home.data, self.environ(name, **more), self.models, *arguments, program=self.program)
         self.workers.append(made)
         return made.start(ready)
+
+    def start(self, workers: int = 1, nodes: int = 1, config: Callable[[Server], Any] | None = None) -> Server:
+        """Start so many at once; return the first node when all are ready."""
+        for _ in range(workers):
+            self.worker(ready=False, config=config)
+        for _ in range(nodes):
+            self.node(ready=False, config=config)
+        for worker in self.workers:
+            worker.wait()
+        for node in self.nodes:
+            node.wait_for("ready")
+        return self.nodes[0]
 
     def close(self) -> None:
         """End all of it."""
@@ -247,3 +272,24 @@ class Cluster:
         for node in self.nodes:
             if hasattr(node, "process") and node.process.poll() is None:
                 node.kill()
+
+
+def talkative(server: Server) -> None:
+    """A profile whose model goes on talking, beside the guide."""
+    server.edit_config("Random", **{**ENDLESS, "n_parallel": 2})
+
+
+def running(cluster: Cluster) -> int:
+    """How many answers are computed."""
+    return int(cluster.nodes[0].get("/status").json()["answers"]["running"])
+
+
+def heartbeats(cluster: Cluster) -> list[WorkerHeartbeat]:
+    """Of its workers, by their names."""
+    import redis
+
+    client: Any = redis.Redis.from_url(cluster.redis.url)
+    keys = sorted(client.scan_iter(f"test{cluster.number}:workers:*"))
+    found = [client.get(key) for key in keys]
+    client.close()
+    return [from_json(WorkerHeartbeat, json.loads(text)) for text in found if text]

@@ -24,7 +24,7 @@ from services.errors import BadModelFile
 # Seconds that reading one header may take, and between two trials in llama.cpp.
 SLOW, TRIAL_EVERY = 2.0, 5.0
 _folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-_engine = EngineProcess(EngineOptions(_folder / "states"), _folder / "tried.json")
+_engine = EngineProcess.open(EngineOptions(_folder / "states"), _folder / "hearth.sqlite")
 _counts = {"refused": 0, "described": 0, "tried": 0, "refused by llama.cpp": 0}
 _tried_at = 0.0
 

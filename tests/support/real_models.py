@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import pytest
 
-from benchmarks.peer import unpack_source
+from benchmarks.harness.peer import unpack_source
 from tests.support.serving import ROOT
 
 FOLDER = ROOT / "tests" / ".models"

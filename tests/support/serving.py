@@ -30,26 +30,85 @@ ENDLESS: dict[str, Any] = {
 }
 
 
-class Server:
-    """`main.py` on a free port, over a data folder of its own."""
+class Api:
+    """Requests to a server, whose settings, files and keys lie in the folder `data`."""
 
-    def __init__(self, data: Path, *flags: str, models: Path = ROOT / "models", key: str = "") -> None:
+    def __init__(self, data: Path, models: Path = ROOT / "models", key: str = "") -> None:
         self.data = data
         self.models = models
-        self.flags = flags
         self.key = key
-        self.output = ""
-        self.prefix: list[str] = []
-        """What the command stands behind: unshare, prlimit."""
-        self.environ: dict[str, str] = {}
+        self.url = ""
         data.mkdir(exist_ok=True)
         if not (data / "config.json").exists():
             shutil.copy(ROOT / "data" / "config.example.json", data / "config.json")
 
+    def send(self, method: str, url: str, **arguments: Any) -> requests.Response:
+        """Send a request as `requests.request` does."""
+        # A session of requests is not meant for several threads.
+        return requests.request(method, url, timeout=60, **arguments)
+
+    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        """Send a request with the key `key`, or else the server's own."""
+        headers = {"Authorization": arguments.pop("key", self.key), **arguments.pop("headers", {})}
+        return self.send(method, self.url + path, headers=headers, **arguments)
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("GET", path, **arguments)
+
+    def patch(self, path: str, json: Any = None, **arguments: Any) -> requests.Response:
+        return self.request("PATCH", path, json=json, **arguments)
+
+    def delete(self, path: str, **arguments: Any) -> requests.Response:
+        return self.request("DELETE", path, **arguments)
+
+    def post(self, path: str, json: Any = None, **arguments: Any) -> requests.Response:
+        return self.request("POST", path, json=json, **arguments)
+
+    def ask(self, prompt: str, key: str | None = None, **fields: Any) -> dict[str, Any]:
+        """The whole answer to a prompt, which must succeed."""
+        reply = self.post("/answer", {"prompt": prompt, **fields}, key=key or self.key)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def stream(self, prompt: str, **fields: Any) -> Stream:
+        """An answer's stream, just begun."""
+        return Stream(self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True))
+
+    def mint(self, name: str | None = None, **terms: Any) -> tuple[str, str]:
+        """A new key, and its id."""
+        reply = self.post("/auth/key", {"name": name, **terms})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["key"], reply.json()["id"]
+
+    def edit_config(self, profile: str = "Guide", **changes: Any) -> None:
+        """Change a profile as a person with an editor would."""
+        path = self.data / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config[profile] = {**config.get(profile, {}), **changes}
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    def select(self, profile: str) -> None:
+        path = self.data / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "SelectedModel": profile}), encoding="utf-8")
+
+
+class Server(Api):
+    """`main.py` on a free port, over a data folder of its own."""
+
+    def __init__(self, data: Path, *flags: str, models: Path = ROOT / "models", key: str = "") -> None:
+        super().__init__(data, models, key)
+        self.flags = flags
+        self.output = ""
+        self.prefix: list[str] = []
+        """What the command stands behind: unshare, prlimit."""
+        self.program: tuple[str, ...] = ("main.py",)
+        self.environ: dict[str, str] = {}
+
     def start(self, ready: bool = True) -> Server:
         """Start, wait until it listens and, unless told otherwise, until its model is loaded."""
         folders = ["--data", str(self.data), "--models", str(self.models)]
-        command = [*self.prefix, sys.executable, "main.py", "--port", "0", *folders, *self.flags]
+        command = [*self.prefix, sys.executable, *self.program, "--port", "0", *folders, *self.flags]
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True)
@@ -96,48 +155,6 @@ class Server:
         self._log.close()
         self.http.close()
         return status
-
-    def request(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        headers = {"Authorization": arguments.pop("key", self.key), **arguments.pop("headers", {})}
-        # A session of requests is not meant for several threads.
-        return requests.request(method, self.url + path, headers=headers, timeout=60, **arguments)
-
-    def get(self, path: str, **arguments: Any) -> requests.Response:
-        return self.request("GET", path, **arguments)
-
-    def delete(self, path: str, **arguments: Any) -> requests.Response:
-        return self.request("DELETE", path, **arguments)
-
-    def post(self, path: str, json: Any = None, **arguments: Any) -> requests.Response:
-        return self.request("POST", path, json=json, **arguments)
-
-    def ask(self, prompt: str, key: str | None = None, **fields: Any) -> dict[str, Any]:
-        """The whole answer to a prompt, which must succeed."""
-        reply = self.post("/answer", {"prompt": prompt, **fields}, key=key or self.key)
-        assert reply.status_code == 200, reply.text
-        return dict(reply.json())
-
-    def stream(self, prompt: str, **fields: Any) -> Stream:
-        """An answer's stream, just begun."""
-        return Stream(self.post("/answer", {"prompt": prompt, "stream": True, **fields}, stream=True))
-
-    def mint(self, name: str | None = None, **terms: Any) -> tuple[str, str]:
-        """A new key, and its id."""
-        reply = self.post("/auth/key", {"name": name, **terms})
-        assert reply.status_code == 200, reply.text
-        return reply.json()["key"], reply.json()["id"]
-
-    def edit_config(self, profile: str = "Guide", **changes: Any) -> None:
-        """Change a profile as a person with an editor would."""
-        path = self.data / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config[profile] = {**config.get(profile, {}), **changes}
-        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
-
-    def select(self, profile: str) -> None:
-        path = self.data / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**config, "SelectedModel": profile}), encoding="utf-8")
 
 
 class Stream:

@@ -1,4 +1,4 @@
-"""The benchmark: its texts, its reading of streams, its arithmetic. What it measures is not tested."""
+"""The benchmark's texts, stream reader and arithmetic. The measurements themselves are not tested."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from random import Random
 
 import pytest
 
-from benchmarks.bench import Pair
-from benchmarks.clients import Flight
-from benchmarks.document import BEGIN, END, kept_remarks, write_document
-from benchmarks.figures import AT_LEAST, AT_MOST, DIFFERENCE, VALUE, Figure, measure_up
-from benchmarks.model import vocabulary
-from benchmarks.peer import pinned
-from benchmarks.results import Results
-from benchmarks.rows import ROWS
-from benchmarks.talk import TEMPLATE, WINDOW, Talk
-from benchmarks.words import make_text
+from benchmarks.harness.clients import Flight
+from benchmarks.harness.model import vocabulary
+from benchmarks.harness.peer import pinned
+from benchmarks.harness.talk import TEMPLATE, WINDOW, Talk
+from benchmarks.harness.words import make_text
+from benchmarks.single.bench import Pair
+from benchmarks.single.document import BEGIN, END, kept_remarks, write_document
+from benchmarks.single.figures import AT_LEAST, AT_MOST, DIFFERENCE, VALUE, Figure, measure_up
+from benchmarks.single.results import Results
+from benchmarks.single.rows import ROWS
 from services.prompts.form import Exchange
 from services.prompts.template import fill_template
 from tests.support.serving import Server
@@ -104,7 +104,7 @@ def test_results_are_merged_row_by_row_and_drawn(tmp_path: Path) -> None:
     docs.mkdir()
     page = write_document(Results(tmp_path / "results.json"), docs)
     text = page.read_text(encoding="utf-8")
-    assert "| single | One user: tokens a second behind the first | 123.4 tokens/s | 120.0 | 1.03 |" in text
+    assert "| single | One user: decoding speed | 123.4 tokens/s | 120.0 | 1.03 |" in text
     assert "(performance/stall.svg)" in text
     assert not {name for name in ("{plot", "{table}", "{machine}") if name in text}
 
@@ -120,7 +120,7 @@ def test_remarks_are_an_empty_place_at_first() -> None:
 
 
 def test_every_row_is_explained() -> None:
-    page = Path("benchmarks/page.md").read_text(encoding="utf-8")
+    page = Path("benchmarks/single/page.md").read_text(encoding="utf-8")
     assert not [row for row in ROWS if row != "kernels" and f"(`{row}`)" not in page]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -9,18 +10,18 @@ from flask_restful import Resource
 from pydantic import BaseModel, Field
 
 from auth.audit import AuditLog
-from auth.authentication import caller
-from services.answers.request import AnswerRequest, Question
+from services.answers.client import Client
+from services.answers.request import AnswerRequest, sampling_of
 from services.answers.service import Answers
-from services.api.http.disconnect import disconnect_poll
-from services.api.http.idempotency import idempotent
+from services.api.http.computation import Reply
+from services.api.http.idempotency import Respond
 from services.api.http.schemas import replies, spec
 from services.api.openai.schemas import MOST_MESSAGES, ChatMessages, prompts_of
 from services.errors import InvalidRequest, NotFound, NotPermitted
 from services.logs import request_id
 from services.models.config import not_permitted
 from services.models.downloads import Pulls
-from services.models.files import ModelFiles
+from services.models.files import AvailableModels
 from services.models.profile import Profile
 from services.models.sources import hub_file
 from services.prompts.chat import words_of
@@ -29,7 +30,7 @@ from services.validation import MaxTokens, NCtx, Share, Strict, Temperature, Top
 
 
 class Parameters(Strict):
-    """How to choose the answer's tokens. What is left out the profile decides."""
+    """How to choose the answer's tokens. A field that is left out the profile decides."""
 
     max_tokens: MaxTokens | None = None
     top_k: TopK | None = None
@@ -38,7 +39,7 @@ class Parameters(Strict):
 
 
 class Options(Strict):
-    """What the request takes of the model as it is loaded, which none of it changes.
+    """The request's share of the model as it is loaded, which no field changes.
 
     `ctx_length` counts tokens, up to those of the model's profile; `ctx_lenght` is how many of API Host's users spell it.
     `use_gpu` is to be what the profile says.
@@ -50,7 +51,7 @@ class Options(Strict):
     chat_format: str | None = None
 
     def context(self, profile: Profile, n_ctx: int) -> int:
-        """See `AnswerRequest.context`."""
+        """Return how many tokens of context the request takes, as `AnswerRequest.context`. Raises InvalidRequest."""
         has_gpu = profile.n_gpu_layers != 0
         if self.use_gpu is not None and self.use_gpu != has_gpu:
             place = "on a GPU" if has_gpu else "without a GPU"
@@ -77,7 +78,7 @@ class HostBody(Strict):
 
 
 class Said(BaseModel):
-    """What the model said."""
+    """The model's message."""
 
     role: str
     content: str
@@ -92,65 +93,78 @@ class HostAnswer(BaseModel):
 class ApiHostResource(Resource):
     """Prompts and chats."""
 
-    def __init__(self, answers: Answers, files: ModelFiles, pulls: Pulls, audit: AuditLog) -> None:
-        self._answers = answers
-        self._audit = audit
-        self._files = files
-        self._pulls = pulls
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
 
     @spec.validate(json=HostBody, resp=replies(HostAnswer, 400, 403, 404, 413, 422, 500, 502, 503))
-    @idempotent
     def post(self, json: HostBody) -> Any:
         """Answer a chat (a list of messages), or go on with a text, by any model file.
 
         One that is not there is fetched from `repo_id` of the hub first, for keys that may fetch models. The key may stand
         in `token`.
         """
-        ask = _ask(json, self._model(json))
-        answer = self._answers.open(caller().id, ask, disconnect_poll())
+        return self._respond(json)
+
+
+@dataclass(frozen=True)
+class ApiHost:
+    """Computes the replies to POST /api. Any thread may call it."""
+
+    answers: Answers
+    files: AvailableModels
+    pulls: Pulls
+    audit: AuditLog
+
+    def compute(self, body: HostBody, client: Client) -> Reply:
+        """Fetch the model file where it is missing, and answer. Raises as `Answers.open` and `Pulls.start` do."""
+        answer = self.answers.open(client, _answer_request(body, self._model(body, client)))
         return {"answer": {"role": "assistant", "content": answer.whole()}}
 
-    def _model(self, json: HostBody) -> str | None:
-        """The model file's name in the models folder, where it is now if it was not before."""
-        if json.file_name is None:
+    def _model(self, body: HostBody, client: Client) -> str | None:
+        """Return the model file's name in the models folder, fetched where it was not there; None: the selected one."""
+        if body.file_name is None:
             return None
-        known = self._answers.files_of(caller().profiles)
+        identity = client.identity
+        known = self.answers.models.files_of(identity.profiles)
         missing: NotFound | None = None
-        for name in (json.file_name, PurePosixPath(json.file_name).name):
+        for name in (body.file_name, PurePosixPath(body.file_name).name):
             if known is not None and name not in known:
                 continue
             try:
-                return self._files.check(name).name
+                return self.files.check(name).name
             except NotFound as error:
                 missing = error
         if missing is None:
-            raise not_permitted(json.file_name, caller().profiles or ())
-        if not json.repo_id:
+            raise not_permitted(body.file_name, identity.profiles or ())
+        if not body.repo_id:
             raise NotFound(missing.message, param="file_name", code=missing.code)
-        source = hub_file(json.repo_id, json.file_name, "repo_id, file_name")
-        if not caller().may("models:pull"):
-            what = f"{json.file_name} is not in the models folder, and this key may not fetch models"
+        source = hub_file(body.repo_id, body.file_name, "repo_id, file_name")
+        if not identity.may("models:pull"):
+            what = f"{body.file_name} is not in the models folder, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
-        with self._answers.places.metered(caller().id, disconnect_poll()) as deadline:
-            self._audit.note("pull", caller().id, source=str(source), request_id=request_id.get() or None)
+        with self.answers.admit_metered(client) as deadline:
+            self.audit.note("pull", identity.id, source=str(source), request_id=request_id.get() or None)
             deadline.slot.begin()
-            return self._pulls.start(source).wait(deadline.look).name
+            return self.pulls.start(source).wait(deadline.check).name
 
 
-def _ask(json: HostBody, model: str | None) -> AnswerRequest:
-    name, is_text = json.options.chat_format or "", isinstance(json.inputs, str)
-    messages = [] if isinstance(json.inputs, str) else [message.plain() for message in json.inputs]
-    words = json.inputs if isinstance(json.inputs, str) else words_of(messages)
-    stop = list(check_format(name, "options.chat_format").stop) if name and messages else None
+def _answer_request(body: HostBody, model: str | None) -> AnswerRequest:
+    name, is_text = body.options.chat_format or "", isinstance(body.inputs, str)
+    messages = [] if isinstance(body.inputs, str) else [message.plain() for message in body.inputs]
+    words = body.inputs if isinstance(body.inputs, str) else words_of(messages)
+    stop = check_format(name, "options.chat_format").stop if name and messages else None
     if not words.strip():
         raise InvalidRequest("inputs: there is nothing to answer", param="inputs")
-    question = Question(prompt=words, memory_k=0, stop=stop, **json.parameters.model_dump())
     return AnswerRequest(
-        question,
+        words,
         model=model,
+        memory_k=0,
+        max_tokens=body.parameters.max_tokens,
+        stop=None if stop is None else tuple(stop),
+        sampling=sampling_of(body.parameters),
         messages=tuple(messages),
         text=prompts_of(words)[0] if is_text else None,
-        format=name if messages else "",
-        context=json.options.context,
+        chat_format=name if messages else "",
+        context=body.options.context,
         trims=not is_text,
     )

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from flask_restful import Resource
 from pydantic import BaseModel, Field
+from typing_extensions import override
 
-from auth.authentication import caller
-from services.answers.request import AnswerRequest, Question
+from services.answers.client import Client
+from services.answers.request import AnswerRequest, sampling_of
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
-from services.api.http.disconnect import disconnect_poll
-from services.api.http.idempotency import idempotent
+from services.api.http.idempotency import Respond
 from services.api.http.schemas import replies, spec
 from services.validation import Keep, MaxTokens, Prompt, SessionId, Share, Strict
 
 _TOLD = ("finish_reason", "usage", "timings", "messages_in_prompt", "messages_left_out")
-# What Langformers takes where a body leaves it out.
+# Langformers' defaults.
 MEMORY_K, TEMPERATURE, TOP_P, MAX_LENGTH = 10, 0.5, 1.0, 5000
 
 
@@ -48,39 +48,48 @@ class Chunk(BaseModel):
 class LangformersResource(Resource):
     """A conversation."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
 
     @spec.validate(json=GenerateBody, resp=replies(Chunk, 400, 413, 422, 500, 503))
-    @idempotent
     def post(self, json: GenerateBody) -> Any:
         """Go on with the caller's conversation, or with the session of that id; another system prompt begins it anew.
 
         The reply is text/event-stream: `data: {"chunk": …}` for each piece. The last event has an empty chunk, and
         beside it how the answer ended and its counts of tokens; an error on the way is an event of its own, and the last.
         """
-        question = Question(
-            prompt=json.prompt,
-            session_id=json.session_id,
-            keep=json.keep,
-            memory_k=json.memory_k // 2,
-            temperature=json.temperature,
-            top_p=json.top_p,
-            max_tokens=json.max_length,
-        )
-        messages = [{"role": "system", "content": json.system_prompt}] if json.system_prompt else []
-        messages.append({"role": "user", "content": json.prompt})
-        ask = AnswerRequest(question, messages=tuple(messages), system=json.system_prompt, talk="generate")
-        answer = self._answers.open(caller().id, ask, disconnect_poll())
-        return sse.stream(_events(answer), answer.close)
+        return self._respond(json)
 
 
-def _events(answer: Answer) -> Iterator[str]:
-    silences = sse.Silences()
-    for chunk in answer.chunks():
-        if chunk:
-            yield sse.event({"chunk": chunk})
-        elif comment := silences.comment(answer.queue_position):
-            yield comment
-    told = {name: answer.summary[name] for name in _TOLD}
-    yield sse.event({"chunk": "", **told})
+def compute_langformers(answers: Answers, body: GenerateBody, client: Client) -> sse.EventStream:
+    """Compute the reply to POST /api/generate. Raises as `Answers.open` does."""
+    messages = [{"role": "system", "content": body.system_prompt}] if body.system_prompt else []
+    messages.append({"role": "user", "content": body.prompt})
+    request = AnswerRequest(
+        body.prompt,
+        session_id=body.session_id,
+        keep=body.keep,
+        memory_k=body.memory_k // 2,
+        max_tokens=body.max_length,
+        sampling=sampling_of(body),
+        messages=tuple(messages),
+        system=body.system_prompt,
+        conversation="generate",
+    )
+    answer = answers.open(client, request)
+    return sse.EventStream(sse.written([_LangformersShaper(answer)], done=""), answer.close)
+
+
+class _LangformersShaper(sse.Shaper):
+    """Shapes an answer as Langformers' chunks; the last one is empty, and tells how the answer ended."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    @override
+    def text(self, chunk: str) -> Iterable[sse.Data]:
+        return [{"chunk": chunk}]
+
+    @override
+    def end(self) -> Iterable[sse.Data]:
+        return [{"chunk": "", **{name: self.answer.summary[name] for name in _TOLD}}]

@@ -1,1 +1,1 @@
-"""What all endpoints share: errors, event streams, headers, limits."""
+"""The parts that all endpoints share: errors, event streams, headers, limits."""

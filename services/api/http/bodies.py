@@ -1,4 +1,4 @@
-"""How large the body of a request may be."""
+"""The size limit of a request's body."""
 
 from __future__ import annotations
 

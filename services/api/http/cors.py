@@ -1,4 +1,4 @@
-"""Whose pages may ask this server from a browser: none, but for the origins that its owner names."""
+"""CORS: no web page may send requests from a browser, except pages of the origins that the server's owner allows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TOLD = [
 
 
 def allow_origins(app: Flask, origins: Sequence[str]) -> None:
-    """Let the pages of these origins ask `app`, with a key that they have; "*" is every page.
+    """Let pages of these origins send requests to `app`; "*" allows every page.
 
-    Never with credentials of the browser's own: a page has to know a key.
+    The browser's own credentials are never allowed: a page has to know a key.
     """
     if origins:
         CORS(app, origins=list(origins), expose_headers=_TOLD, max_age=600, supports_credentials=False, vary_header=True)

@@ -14,7 +14,7 @@ from services.logs import redacted
 
 log = logging.getLogger(__name__)
 
-# Our errors' statuses; a class that is not here has the one of its parent.
+# Our errors' statuses; a class that is missing has the status of its parent.
 STATUSES: dict[type[errors.HearthError], int] = {
     errors.HearthError: 500,
     errors.InvalidRequest: 400,
@@ -26,7 +26,7 @@ STATUSES: dict[type[errors.HearthError], int] = {
     errors.BadModelFile: 422,
     # Another server, behind this one, is at fault.
     errors.PullFailed: 502,
-    # nginx's "client closed request": nobody reads it, but it tells in a log.
+    # nginx's "client closed request": nobody reads the reply, but the log has its status.
     errors.ClientDisconnected: 499,
     errors.Unavailable: 503,
     errors.RateLimitExceeded: 429,
@@ -36,31 +36,31 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The shape, for an error of this HTTP status."""
+    """Return the body of an error of this HTTP status."""
     message = redacted(message)
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def body_of(error: errors.HearthError) -> dict[str, Any]:
-    """The shape, for one of our errors."""
+    """Return the body of one of our errors."""
     return error_body(status_of(error), error.message, error.param, error.code)
 
 
 def unforeseen_body() -> dict[str, Any]:
-    """The shape, for what went wrong without being foreseen."""
+    """Return the body of an error that nobody has foreseen."""
     return error_body(500, "something went wrong in the server; its log says what", code="internal_error")
 
 
 def status_of(error: errors.HearthError) -> int:
-    """The HTTP status of one of our errors."""
+    """Return the HTTP status of one of our errors."""
     if isinstance(error, errors.Forbidden):
         return error.status
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def handle_errors(app: Flask) -> None:
-    """Answer every error of `app` in the one shape."""
+    """Make `app` reply to every error in the one shape."""
 
     @app.errorhandler(errors.HearthError)
     def ours(error: errors.HearthError) -> Response:

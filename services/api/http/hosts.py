@@ -1,4 +1,4 @@
-"""Under which names the server is asked: a page of elsewhere whose name is made to lead here (DNS rebinding) is refused."""
+"""The names of the server in the Host header: other names are refused, against DNS rebinding by web pages."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from services.errors import Forbidden
 
 # Misdirected Request (RFC 9110).
 _STATUS = 421
-# Headers may be as many as somebody likes.
+# Host headers whose check is remembered; a client may invent as many as it likes.
 _MOST_KNOWN = 100
 
 
 class Hosts:
-    """The names of this server.
+    """The names of this server. Any thread may call it.
 
-    They are localhost, this machine's name, the address that it listens on, and those that its owner names. Where others
-    reach it, any address in numbers is good as well: no name was made to lead there.
+    They are localhost, this machine's name, the address that it listens on, and the names that its owner allows. Where
+    other machines reach it, any numeric address is accepted as well: DNS rebinding needs a name.
     """
 
     def __init__(self, listens_on: str, named: Iterable[str] = ()) -> None:
@@ -29,16 +29,16 @@ class Hosts:
         self._takes_any = "*" in self._names
         address = _address(listens_on)
         self._known: dict[str, bool] = {}
-        """What was found out about a Host header before."""
+        """Whether each of the last Host headers was accepted."""
         self._is_local = listens_on == "localhost" or bool(address and address.is_loopback)
 
     def add(self, name: str) -> None:
-        """Take this name, too."""
+        """Accept this name, too."""
         self._names.add(name.lower())
         self._known.clear()
 
     def takes(self, host: str) -> bool:
-        """Whether a Host header names this server; "" is what a client of HTTP/1.0 sends."""
+        """Return whether a Host header names this server; "" stands for the missing header of HTTP/1.0."""
         if self._takes_any or not host:
             return True
         name = _without_port(host).lower().rstrip(".")
@@ -48,7 +48,7 @@ class Hosts:
         return bool(address and (address.is_loopback or not self._is_local))
 
     def check_requests(self, app: Flask) -> None:
-        """Refuse every request to `app` under another name."""
+        """Make `app` refuse every request whose Host header is another name."""
 
         @app.before_request
         def check() -> None:

@@ -1,128 +1,81 @@
-"""Requests that are computed once, by their Idempotency-Key or the job_id in their body, however often they are sent."""
+"""Idempotency: requests that are computed once, however often sent, by their Idempotency-Key or job_id."""
 
 from __future__ import annotations
 
 import hashlib
-import json as json_module
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
-from typing import Any, cast, get_type_hints
+from functools import partial
+from typing import Any
 
-from flask import Flask, Response, current_app, g, request
+from flask import Response, request
+from pydantic import BaseModel
 
-from auth.authentication import KEY_IN_BODY, caller, check_scope
-from auth.keys import KeyStore
-from services.answers.admission import Poll
-from services.answers.replay import named
-from services.answers.stream import Deadline
+from services.answers.deadline import Deadline
+from services.answers.service import Answers
 from services.api.http import sse
-from services.api.http.disconnect import disconnect_poll
+from services.api.http.client import current_client
+from services.api.http.computation import Computation
 from services.api.http.schemas import read_json
-from services.errors import ClientDisconnected, InvalidRequest, NotAuthenticated
+from services.errors import InvalidRequest
 from services.jobs.job import Job
 from services.jobs.jobs import Jobs
 from services.jobs.store import JobKey, JobRequest, Reply
-from services.sessions.table import RequestName
 
 HEADER = "Idempotency-Key"
-_COMPUTING = "hearth.computing"
 _MAX_NAME = 256
 
+Respond = Callable[[Any], Any]
+"""Returns the reply to a body that has been checked, as a resource's method returns it."""
 
-def idempotent(view: Callable[..., Any]) -> Callable[..., Any]:
-    """A resource's method that computes a request of one name once: the callers that come later get the same reply."""
 
-    @wraps(view)
-    def keyed(self: Any, json: Any) -> Any:
-        name = f"job:{json.job_id}" if hasattr(json, "job_id") else _header_name()
+class Idempotency:
+    """Replies to the requests of endpoints that can be computed later. Any thread may call it."""
+
+    def __init__(self, jobs: Jobs, answers: Answers) -> None:
+        self._jobs = jobs
+        self._answers = answers
+
+    def respond_by(self, computation: Computation) -> Respond:
+        """Return the function by which the endpoint's resource replies."""
+        return partial(self._respond, computation)
+
+    def _respond(self, computation: Computation, body: BaseModel) -> Any:
+        """Reply to the request that is being served: at once, or by the job of its name.
+
+        The thread is held meanwhile, as by any answer; the thread that computes a job is none of the server's.
+        """
+        client, name = current_client(), _name_of(body)
         # A guest has no name to keep a job by.
-        if not name or _COMPUTING in request.environ or caller().is_guest:
-            return view(self, json=json)
-        key, asked = JobKey(caller().id, name), job_request(request.path.rstrip("/"))
+        if not name or client.identity.is_guest:
+            reply = computation.compute(body, client)
+            return sse.respond(reply) if isinstance(reply, sse.EventStream) else reply
+        key, asked = JobKey(client.identity.id, name), current_job(computation.path, computation.access.key_in_body)
         with ExitStack() as stack:
-            # First of all: what is refused is not computed either. A thread is held meanwhile, as by any answer; the
-            # thread that computes holds none of the server's.
-            answers = current_app.extensions["hearth"]["answers"]
-            deadline = stack.enter_context(answers.places.place(caller().id, disconnect_poll()))
-            return _follow(current_jobs().once(key, asked), deadline, stack)
-
-    # SpecTree goes by the annotations, and would look the names in them up in this module.
-    keyed.__annotations__ = {"json": get_type_hints(view)["json"]}
-    return keyed
+            # First of all: a request that is refused is not computed either.
+            deadline = stack.enter_context(self._answers.admit(client))
+            return _follow(self._jobs.follow(key, asked), deadline, stack)
 
 
-def current_jobs() -> Jobs:
-    """The application's jobs."""
-    return cast(Jobs, current_app.extensions["hearth"]["jobs"])
+def current_job(path: str, key_in_body: bool = False) -> JobRequest:
+    """Return the request that is being served as a job for `path`. Bodies that say the same have one digest.
 
-
-def job_request(path: str) -> JobRequest:
-    """The request that is being served, as one to `path`. Bodies that say the same have one digest."""
+    `key_in_body`: its `token` is left out.
+    """
     asked = read_json(request)
-    if isinstance(asked, dict) and request.endpoint in KEY_IN_BODY:
+    if isinstance(asked, dict) and key_in_body:
         # Keys are kept as hashes only.
         asked.pop("token", None)
-    body = json_module.dumps(asked, sort_keys=True, ensure_ascii=False).encode()
+    body = json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()
     session = str(asked.get("session_id", "")) if isinstance(asked, dict) else ""
     return JobRequest(path, body, hashlib.sha256(path.encode() + b"\0" + body).hexdigest(), session)
 
 
-class Performer:
-    """Computes jobs by the application's own resources, as their callers. Any thread may call it."""
-
-    def __init__(self, app: Flask, keys: KeyStore) -> None:
-        self._app = app
-        self._keys = keys
-
-    def __call__(self, key: JobKey, asked: JobRequest, poll: Poll, background: bool) -> _Performed:
-        """See `Perform`."""
-
-        def has_left() -> bool:
-            try:
-                poll()
-            except ClientDisconnected:
-                return True
-            return False
-
-        overrides = {"waitress.client_disconnected": has_left, _COMPUTING: True}
-        with self._app.test_request_context(
-            asked.path, method="POST", data=asked.body, content_type="application/json", environ_overrides=overrides
-        ):
-            try:
-                g.identity = self._keys.identity(key.owner)
-                if g.identity is None:
-                    raise NotAuthenticated("the key that sent this job has been revoked")
-                check_scope(g.identity)
-                name = RequestName(key.id, asked.digest)
-                with self._app.extensions["hearth"]["answers"].places.needing_none(background), named(name):
-                    response = self._app.make_response(self._app.dispatch_request())
-            except Exception as error:
-                response = self._app.make_response(self._app.handle_user_exception(error))
-        return _Performed(response)
-
-
-class _Performed:
-    """See `Running`."""
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = {
-            name: value for name, value in response.headers.items() if name in ("Content-Type", "Retry-After")
-        }
-        self.failed = False
-
-    def parts(self) -> Iterator[bytes]:
-        try:
-            for part in cast(Iterator[str | bytes], self._response.response):
-                self.failed = isinstance(part, sse.Failure)
-                yield part.encode() if isinstance(part, str) else part
-        finally:
-            self._response.close()
-
-
-def _header_name() -> str:
+def _name_of(body: BaseModel) -> str:
+    """Return the name by which the request is computed once; "" for none. Raises InvalidRequest for a bad header."""
+    if job_id := getattr(body, "job_id", None):
+        return f"job:{job_id}"
     name = request.headers.get(HEADER)
     if name is None:
         return ""
@@ -132,7 +85,7 @@ def _header_name() -> str:
 
 
 def _follow(job: Job | Reply, deadline: Deadline, stack: ExitStack) -> Response:
-    """The reply of a job: at once where it is known, else as it comes. A stream takes over what `stack` holds.
+    """Return the reply of a job: at once where it is known, else as it comes. A stream takes over what `stack` holds.
 
     Before it begins it may have to give way, and `deadline` raises Unavailable; the job goes on for whoever asks again.
     """
@@ -141,8 +94,9 @@ def _follow(job: Job | Reply, deadline: Deadline, stack: ExitStack) -> Response:
         response.headers["Idempotent-Replayed"] = "true"
         return response
     stack.callback(job.leave)
-    status, headers = job.head(deadline.look)
+    status, headers = job.head(deadline.check)
     deadline.slot.begin()
     if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
-        return sse.stream(job.parts(deadline.look), stack.pop_all().close)
-    return Response(b"".join(job.parts(deadline.look)), status, headers=dict(headers))
+        events = map(bytes.decode, job.parts(deadline.check))
+        return sse.respond(sse.EventStream(events, stack.pop_all().close))
+    return Response(b"".join(job.parts(deadline.check)), status, headers=dict(headers))

@@ -1,4 +1,4 @@
-"""What every request and reply has: an id, headers that keep browsers careful, the limits, and its lines in the logs."""
+"""Every request's id, security headers, rate limit headers, and lines in the request log, the audit log and the metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from flask import Flask, Response, g, request
 
+from auth.access import Access, access_of
 from auth.audit import AuditLog
-from auth.authentication import ACTIONS, SCOPE_OF, caller_or_none
+from auth.authentication import caller_or_none
 from auth.rate_limits import Meter
-from services.api.metrics import Metrics
 from services.errors import HearthError
 from services.logs import request_id
 
@@ -30,15 +31,25 @@ _SAFE = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _UNLESS_SET = {
-    # The pages have policies of their own; nothing else here is to be shown as one.
+    # The pages have policies of their own; no other reply is shown as one.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     # An answer is the caller's alone.
     "Cache-Control": "no-store",
 }
 
 
-def log_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is_tls: bool = False) -> None:
-    """Give every reply of `app` its headers, and write down who did what, and who was refused."""
+def log_requests(
+    app: Flask,
+    access: Mapping[str, Access],
+    meter: Meter,
+    audit: AuditLog,
+    note_request: Callable[[str, int, float], None],
+    is_tls: bool = False,
+) -> None:
+    """Give every reply of `app` its headers, and log it; `access` is by the endpoint's name.
+
+    `note_request` is called with the route, the status and the seconds of each request.
+    """
     safe = {**_SAFE, **({"Strict-Transport-Security": "max-age=31536000"} if is_tls else {})}
 
     @app.before_request
@@ -53,32 +64,33 @@ def log_requests(app: Flask, meter: Meter, audit: AuditLog, metrics: Metrics, is
         response.headers.extend(safe)
         for name, value in _UNLESS_SET.items():
             response.headers.setdefault(name, value)
-        who = caller_or_none()
-        if who and request.endpoint and request.method == "POST" and SCOPE_OF.get(request.endpoint) == "answer":
+        declared = access_of(request.endpoint, access)
+        identity = caller_or_none()
+        if identity and request.method == "POST" and declared.needs == "answer":
             # The answer is there, and stored: it goes out without them where they cannot be had.
             with suppress(HearthError):
-                response.headers.extend(meter.headers(who.id))
-        _note(audit, metrics, response)
+                response.headers.extend(meter.headers(identity.id))
+        _log(declared, audit, note_request, response)
         return response
 
 
 def _route() -> str:
-    """The route that is asked for, as it is declared: what stands in its place may be private."""
+    """Return the rule of the requested route: the path itself may be private."""
     return request.url_rule.rule if request.url_rule else "none"
 
 
-def _note(audit: AuditLog, metrics: Metrics, response: Response) -> None:
-    who = caller_or_none()
-    key, status, route = who.id if who else None, response.status_code, _route()
-    account = who.account if who else ""
+def _log(declared: Access, audit: AuditLog, note_request: Callable[[str, int, float], None], response: Response) -> None:
+    identity = caller_or_none()
+    key, status, route = identity.id if identity else None, response.status_code, _route()
+    account = identity.account if identity else ""
     what = {"status": status, "address": request.remote_addr, "request_id": request_id.get()}
     if status in _REFUSED:
-        # What a client invents is not worth a line.
+        # A method that a client invents may be of any length.
         method = request.method if len(request.method) < 10 else "other"
         audit.note_refusal(key, account, method=method, route=route, **what)
-    elif action := ACTIONS.get((request.endpoint or "", request.method)):
+    elif action := declared.audited.get(request.method):
         audit.note(action, key, account, **g.get("audited", {}), **what)
     seconds = round(time.perf_counter() - g.get("began", time.perf_counter()), 4)
-    metrics.note_request(route, status, seconds)
-    told = {"method": request.method, "route": route, "key": key, "status": status, "seconds": seconds}
-    log.info("%s %s %d", request.method, route, status, extra=told)
+    note_request(route, status, seconds)
+    fields = {"method": request.method, "route": route, "key": key, "status": status, "seconds": seconds}
+    log.info("%s %s %d", request.method, route, status, extra=fields)

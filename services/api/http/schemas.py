@@ -1,25 +1,39 @@
-"""The bodies of requests and answers, and SpecTree, which checks the first and publishes both as OpenAPI."""
+"""The bodies of requests and replies, and SpecTree, which checks requests and publishes both as OpenAPI."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from flask import Request, make_response
-from pydantic import BaseModel, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from spectree import Response, SecurityScheme, SpecTree
 from spectree.models import InType, SecureType, SecuritySchemeData
 from spectree.plugins.base import Context
 from spectree.plugins.flask_plugin import FlaskPlugin
+from spectree.utils import get_model_key
+from typing_extensions import override
 
-from services.answers.request import Question
+from services.api.http.prompt_fields import PromptFields
 from services.errors import InvalidRequest
 from services.storage.json_text import DEEPEST, is_deeper, parse_json
 from services.validation import Prompt as PromptText
 from services.validation import Strict, explain
 
 
-class AnswerBody(Question):
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for parameter in schema["properties"].values():
+        parameter.pop("default", None)
+
+
+class Query(BaseModel):
+    """The parameters of a path's query, all of them texts that may be left out. Those of other names are ignored."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+
+class AnswerBody(PromptFields):
     """The body of POST /answer."""
 
     prompt: PromptText
@@ -27,7 +41,7 @@ class AnswerBody(Question):
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """A profile, or a file of the models folder. None: the selected profile."""
     system_prompt: str = ""
-    """Where there is one, the conversation is written by a chat template instead of the profile's template."""
+    """With a system prompt, the conversation is written by a chat template instead of the profile's template."""
 
 
 class TokenUsage(BaseModel):
@@ -53,7 +67,7 @@ class AnswerResult(BaseModel):
 
 
 class WrittenPrompt(BaseModel):
-    """A prompt as the model reads it. `tokens` are its ids, `n_ctx` how many the context holds."""
+    """A prompt as the model reads it. `tokens` are its ids, `n_ctx` is the size of the context in tokens."""
 
     prompt: str
     tokens: list[int]
@@ -70,7 +84,7 @@ class SessionNames(RootModel[dict[str, str]]):
 
 
 class SessionEntry(BaseModel):
-    """A session, as it is listed; `messages` is how many it has."""
+    """A session in a list; `messages` is the number of its messages."""
 
     session_id: int
     name: str
@@ -80,15 +94,21 @@ class SessionEntry(BaseModel):
 
 
 class SessionList(BaseModel):
-    """The caller's own sessions, the one that went on last first."""
+    """The caller's own sessions, the last used first."""
 
     sessions: list[SessionEntry]
 
 
 class Stopped(BaseModel):
-    """Whether there was an answer to stop."""
+    """The result of a stop: false where no answer was in flight."""
 
     stopped: bool
+
+
+class SessionsQuery(Query):
+    """The query of GET /sessions."""
+
+    q: Annotated[str, Field(description="Words that the session's name, or one of its messages, has.")] = ""
 
 
 class SessionName(Strict):
@@ -98,7 +118,7 @@ class SessionName(Strict):
 
 
 class Message(BaseModel):
-    """What one side said."""
+    """One message of a conversation."""
 
     type: str
     content: str
@@ -115,13 +135,13 @@ class ConversationBody(BaseModel):
 
 
 class Deleted(BaseModel):
-    """It is gone."""
+    """The deletion is done."""
 
     deleted: bool
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong; `param` names the field or header at fault."""
+    """The reason of an error; `param` names the field or header at fault."""
 
     message: str
     type: str
@@ -137,14 +157,20 @@ class ErrorBody(BaseModel):
 
 
 Body = TypeVar("Body", bound=BaseModel)
-# What any request may get: no key, not with this key, not under this name, too often.
+# The errors of every endpoint: no key, not with this key, not under this host name, too often.
 _USUAL_ERRORS = (401, 403, 421, 429)
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds after which it may be worth asking again.",
+        "schema": {"type": "integer"},
+    }
+}
 
 
 def read_json(request: Request) -> Any:
-    """The body as JSON, whatever its Content-Type says; {} for an empty one.
+    """Parse the body as JSON, whatever its Content-Type says; {} for an empty body.
 
-    Raises InvalidRequest for what is not JSON, NaN and Infinity included.
+    Raises InvalidRequest for anything else than JSON, NaN and Infinity included.
     """
     try:
         text = request.get_data().decode("utf-8")
@@ -164,22 +190,23 @@ def read_json(request: Request) -> Any:
 
 
 class StrictFlask(FlaskPlugin):
-    """SpecTree's Flask plugin, but for two things: a bad body raises our error, and replies pass as they are.
+    """SpecTree's Flask plugin, except that a bad body raises our own error, and that replies are not checked.
 
-    The original takes malformed JSON for an empty object, and reads replies to check them, streams included.
+    The original takes malformed JSON for an empty object, and reads whole streams to check them.
     """
 
     def request_validation(self, request: Any, query: Any, json: Any, form: Any, headers: Any, cookies: Any) -> None:
-        """Check the body against the resource's model. Raises InvalidRequest."""
-        request.context = Context(None, validated(json, read_json(request)) if json else None, None, None, None)
+        """Check the query and the body against the resource's models. Raises InvalidRequest."""
+        asked = validated(query, request.args.to_dict()) if query else None
+        request.context = Context(asked, validated(json, read_json(request)) if json else None, None, None, None)
 
     def validate_response(self, resp: Any, *_: Any) -> Any:
-        """Make a response of what the resource returned."""
+        """Make a response of the resource's return value."""
         return make_response(resp), None
 
 
 def validated(model: type[Body], data: Any) -> Body:
-    """The body that `data` is, which should be an object. Raises InvalidRequest, naming the field at fault."""
+    """Return `data` as a body of this model. Raises InvalidRequest, naming the field at fault."""
     if not isinstance(data, dict):
         raise InvalidRequest("the body should be a JSON object: { … }", code="malformed_json")
     try:
@@ -209,7 +236,27 @@ spec = SpecTree(
 )
 
 
-def replies(body: type[BaseModel], *errors: int, good: int = 200) -> Response:
-    """The replies of a resource's method, for OpenAPI: `body`, and the shape of errors for these statuses and the usual."""
+class Replies(Response):
+    """SpecTree's description of a method's replies, and what that cannot describe: text, and Retry-After."""
+
+    def __init__(self, text: str, **models: type[BaseModel] | None) -> None:
+        super().__init__(**models)
+        self._text = text
+
+    @override
+    def generate_spec(self, naming_strategy: Callable[[Any], str] = get_model_key) -> dict[str, Any]:
+        responses = super().generate_spec(naming_strategy)
+        if self._text:
+            responses["200"].setdefault("content", {})[self._text] = {"schema": {"type": "string"}}
+        if "503" in responses:
+            responses["503"]["headers"] = _RETRY_AFTER
+        return responses
+
+
+def replies(body: type[BaseModel] | None, *errors: int, good: int = 200, text: str = "") -> Replies:
+    """Describe the replies of a resource's method: `body` with the status `good`, errors of these statuses and the usual.
+
+    `text` is the media type of a reply in plain text, beside `body` or in its place.
+    """
     statuses = sorted({*_USUAL_ERRORS, *errors})
-    return Response(**{f"HTTP_{good}": body}, **{f"HTTP_{status}": ErrorBody for status in statuses})
+    return Replies(text, **{f"HTTP_{good}": body}, **{f"HTTP_{status}": ErrorBody for status in statuses})

@@ -1,25 +1,30 @@
-"""The threads that serve requests, shared by key: no key has all of them at work, whatever it asks for."""
+"""The threads that serve requests, shared by account: no key has all of them at work, whatever it asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from flask import Flask, Response, g
 
 from auth.authentication import caller_or_none
-from services.answers.service import Answers
+from auth.identity import Identity
+from services.answers.admission import Admission
 
 
-def share_threads(app: Flask, answers: Answers) -> None:
-    """Refuse requests of a key that has as many under way already as may be answered at once; after the guard of `app`."""
+def share_threads(app: Flask, admission: Admission, account: Callable[[Identity], str]) -> None:
+    """Refuse requests of an account that has as many in flight as may be answered at once; after the guard of `app`.
+
+    `account` returns the account of an identity, as `Meter.account` does.
+    """
 
     @app.before_request
     def arrive() -> None:
         if who := caller_or_none():
-            account = answers.places.account(who.id)
-            answers.places.admission.arrive(account)
+            id_ = account(who)
+            admission.arrive(id_)
             g.departure = ExitStack()
-            g.departure.callback(answers.places.admission.depart, account)
+            g.departure.callback(admission.depart, id_)
 
     @app.after_request
     def stay(response: Response) -> Response:

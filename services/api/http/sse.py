@@ -1,14 +1,16 @@
-"""Server-sent events, as the HTML standard defines them: `data: …` and an empty line for each."""
+"""Server-sent events, as the HTML standard defines them: `data: …` and an empty line for each. One writer for all APIs."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from flask import Response
 
+from services.answers.stream import Answer
 from services.api.http.errors import body_of, unforeseen_body
 from services.errors import ClientDisconnected, HearthError
 
@@ -18,27 +20,94 @@ log = logging.getLogger(__name__)
 WAITING = ": waiting\n\n"
 QUEUED = ": queued {}\n\n"
 MIMETYPE = "text/event-stream"
+CONTENT_TYPE = f"{MIMETYPE}; charset=utf-8"
 DONE = "data: [DONE]\n\n"
 
+Data = dict[str, Any]
+"""One event's JSON object."""
 
-def event(data: dict[str, Any]) -> str:
-    """One event that carries a JSON object on one line."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+class Shaper(Protocol):
+    """Shapes one answer as the events of a client's API. Owned by the thread that streams."""
+
+    answer: Answer
+
+    def begin(self) -> Iterable[Data]:
+        """Return the events before the answer's first text."""
+        return ()
+
+    def queued(self, queue_position: int) -> Iterable[Data]:
+        """Return the events that tell a new position in the queue, beside the comment; 0: the answer has its slot."""
+        return ()
+
+    def text(self, chunk: str) -> Iterable[Data]:
+        """Return the events for a piece of text."""
+        ...
+
+    def end(self) -> Iterable[Data]:
+        """Return the events after the answer's last text."""
+        ...
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """A reply that comes as events. `close` is due at its end, however it ends, even if it never begins."""
+
+    events: Iterable[str]
+    close: Callable[[], None]
+
+    def guarded(self) -> Iterator[str]:
+        """Yield the events; where one cannot be had, the last is a `Failure` that tells the error."""
+        try:
+            yield from self.events
+        except ClientDisconnected:
+            return
+        except HearthError as error:
+            yield Failure(event(body_of(error)))
+        except Exception as error:
+            log.error("a stream failed", exc_info=error)
+            yield Failure(event(unforeseen_body()))
 
 
 class Failure(str):
     """The event that ends a stream which failed."""
 
 
-class Silences:
-    """What to tell the reader of one stream while there is no text. Owned by the thread that streams."""
+def written(shapers: Iterable[Shaper], ending: Callable[[], Iterable[Data]] = tuple, done: str = DONE) -> Iterator[str]:
+    """Write the answers of `shapers`, one after the other, as events, with comments in their silences.
+
+    The data of `ending` come after the last answer, then `done`.
+    """
+    silences = _Silences()
+    for shaper in shapers:
+        yield from map(event, shaper.begin())
+        for chunk in shaper.answer.chunks():
+            queue_position = shaper.answer.queue_position
+            if chunk:
+                yield from map(event, shaper.text(chunk))
+            elif comment := silences.comment(queue_position):
+                yield comment
+                yield from map(event, shaper.queued(queue_position or 0))
+        yield from map(event, shaper.end())
+    yield from map(event, ending())
+    if done:
+        yield done
+
+
+def event(data: Data) -> str:
+    """Return one event that carries a JSON object on one line."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+class _Silences:
+    """The comments for the reader of one stream while there is no text. Owned by the thread that streams."""
 
     def __init__(self) -> None:
         self._count = 0
         self._told: int | None = None
 
     def comment(self, queue_position: int | None) -> str:
-        """A comment, or "", for a quarter of a second without text; `queue_position` is which in line the answer is."""
+        """Return a comment, or "", for a quarter of a second without text in which the answer had this queue position."""
         count, self._count = self._count, self._count + 1
         if queue_position is not None and queue_position != (self._told or 0):
             self._told = queue_position
@@ -47,26 +116,11 @@ class Silences:
         return WAITING if count % 40 == 0 else ""
 
 
-def stream(events: Iterable[str] | Iterable[bytes], close: Callable[[], None]) -> Response:
-    """A response that sends events as they come; where one cannot be had, one that tells the error is the last.
-
-    `close` is called at its end, however it ends, even if never begun.
-    """
-    response = Response(_guarded(events), mimetype=MIMETYPE)
+def respond(stream: EventStream) -> Response:
+    """Return a response that sends the events of a stream as they come, and an error on the way as the last event."""
+    response = Response(stream.guarded(), mimetype=MIMETYPE)
     response.headers["Cache-Control"] = "no-cache"
     # nginx would collect the events.
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(close)
+    response.call_on_close(stream.close)
     return response
-
-
-def _guarded(events: Iterable[str] | Iterable[bytes]) -> Iterator[Any]:
-    try:
-        yield from events
-    except ClientDisconnected:
-        return
-    except HearthError as error:
-        yield Failure(event(body_of(error)))
-    except Exception as error:
-        log.error("a stream failed", exc_info=error)
-        yield Failure(event(unforeseen_body()))

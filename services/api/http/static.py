@@ -1,4 +1,4 @@
-"""The pages' files: compressed, and sent again only when they have changed."""
+"""The static files of the pages: compressed, and sent again only when they have changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flask import Response, request
 from werkzeug.exceptions import NotFound
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "web" / "static"
-# Not what the system's own table says, which may be anything.
+# The system's own table may say anything.
 _TYPES = {
     ".js": "text/javascript",
     ".mjs": "text/javascript",
@@ -28,17 +28,17 @@ _lock = threading.Lock()
 
 
 class StaticFiles:
-    """Some of the files in services/web/static, and no others, whatever lies beside them."""
+    """Files of services/web/static by name, and no others, whatever lies beside them. Any thread may call it."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
 
     def response(self, name: str) -> Response:
-        """The file, or that the browser's copy is still good. Raises NotFound."""
+        """Return the file, or status 304 where the browser's copy is still good. Raises NotFound."""
         if name not in self._names:
             raise NotFound
         try:
-            # Many may ask for a file that nobody has asked for before: it is compressed once.
+            # Many requests may want a file that is not cached yet: it is compressed once.
             with _lock:
                 plain, packed, tag = _read(name, (FOLDER / name).stat().st_mtime_ns)
         except OSError:
@@ -57,6 +57,6 @@ class StaticFiles:
 
 @cache
 def _read(name: str, _changed: int) -> tuple[bytes, bytes, str]:
-    """A file as it is, compressed, and what changes with it."""
+    """Return a file's bytes, the same compressed, and its ETag."""
     plain = (FOLDER / name).read_bytes()
     return plain, gzip.compress(plain, 9, mtime=0), hashlib.sha256(plain).hexdigest()[:32]

@@ -10,7 +10,7 @@ from services.api.openai.schemas import CallOfAssistant
 
 
 class PromptDetails(BaseModel):
-    """How many of the prompt's tokens were computed already."""
+    """The number of the prompt's tokens that were computed already."""
 
     cached_tokens: int
 
@@ -125,7 +125,7 @@ class OpenAIModel(BaseModel):
 
 
 class OpenAIModels(BaseModel):
-    """All of them."""
+    """All profiles and files that the key may use."""
 
     object: Literal["list"]
     data: list[OpenAIModel]

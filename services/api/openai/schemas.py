@@ -1,6 +1,6 @@
-"""The bodies of OpenAI's API, as its reference describes them: what we honour, and what we refuse by name.
+"""The bodies of requests of OpenAI's API, as its reference describes them: fields are honoured, or refused by name.
 
-Fields that we know nothing of are passed over, since its clients send many that change nothing of an answer.
+Unknown fields are ignored, since its clients send many that change nothing of an answer.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Lenient(Private):
-    """Converts nothing silently, and passes unknown fields over."""
+    """A model that converts nothing silently, and ignores unknown fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TextPart(Lenient):
-    """A part of a message. Only text can be read."""
+    """A part of a message: text, the only kind that is honoured."""
 
     type: Literal["text", "input_text", "output_text", "refusal"]
     text: str = ""
@@ -83,7 +83,7 @@ class ChatMessage(Lenient):
     tool_call_id: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """As chat templates take it: one text, and the arguments of calls as objects."""
+        """Return the message as chat templates take it: one text, and the arguments of calls as objects."""
         content = self.content or ""
         message: dict[str, Any] = {
             "role": "system" if self.role == "developer" else self.role,
@@ -110,7 +110,7 @@ class FunctionOfTool(Lenient):
 
 
 class Tool(Lenient):
-    """A tool; only functions are."""
+    """A tool: a function, the only kind that is honoured."""
 
     type: Literal["function"]
     function: FunctionOfTool
@@ -141,7 +141,7 @@ class SchemaOfFormat(Lenient):
 
 
 class ResponseFormat(Lenient):
-    """What form the answer has to have."""
+    """The form that the answer has to have."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaOfFormat | None = None
@@ -153,20 +153,20 @@ class ResponseFormat(Lenient):
         return self
 
     def schema_text(self) -> str:
-        """The schema as JSON; "" for any text."""
+        """Return the schema as JSON; "" for any text."""
         if self.type == "json_schema" and self.json_schema:
             return json.dumps(self.json_schema.schema_)
         return json.dumps({"type": "object"}) if self.type == "json_object" else ""
 
 
 class StreamOptions(Lenient):
-    """What a stream tells besides."""
+    """The options of a stream."""
 
     include_usage: bool | None = None
 
 
 class Generating(Lenient):
-    """What chats and completions have in common. `session_id`, `top_k` and the like go beyond OpenAI's."""
+    """The fields that chats and completions share. `session_id`, `top_k` and the like go beyond OpenAI's."""
 
     model: Name | None = None
     stream: bool | None = None
@@ -218,7 +218,7 @@ class ChatRequest(Generating):
 
 
 Texts = Annotated[list[str], Field(min_length=1, max_length=8)]
-# As many as OpenAI takes at once.
+# OpenAI's own limit.
 MOST_INPUTS = 2048
 ManyTexts = Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
 TokenIds = Annotated[list[int], Field(min_length=1)]
@@ -266,7 +266,7 @@ class EmbeddingsRequest(Lenient):
 
 
 def prompts_of(given: Any, parse_special: bool = True) -> list[Prompt]:
-    """A text, token ids, or a list of either, as prompts; `parse_special`: special tokens may stand in a text."""
+    """Return a text, token ids, or a list of either, as prompts; `parse_special`: special tokens may stand in a text."""
     if isinstance(given, str):
         return [Prompt(given, () if parse_special else ((0, len(given)),))]
     if given and isinstance(given[0], int):
@@ -275,6 +275,6 @@ def prompts_of(given: Any, parse_special: bool = True) -> list[Prompt]:
 
 
 def _object(call: CallOfAssistant) -> Any:
-    """The arguments as an object where they are one, as templates expect them."""
+    """Return the arguments as an object where they are one, as templates expect them."""
     arguments = read_json_text(call.function.arguments)
     return arguments if isinstance(arguments, dict) else call.function.arguments

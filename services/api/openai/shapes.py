@@ -1,4 +1,4 @@
-"""Replies and events as OpenAI's API writes them."""
+"""The parts of replies and chunks, as OpenAI's API writes them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from services.answers.stream import Answer
 from services.backend.types import TokenChoice
 from services.replies.tools import ToolCall
 
-# Minus infinity is no JSON; OpenAI's own reference says so for what is as good as impossible.
+# Minus infinity is no JSON; OpenAI's reference has this number for tokens that are as good as impossible.
 LEAST = -9999.0
 
 
 class Shape:
-    """What all parts of one reply have in common."""
+    """The shape of one reply, or of a stream's chunks, which have their id, model and time in common."""
 
-    def __init__(self, kind: str, prefix: str, model: str, n: int = 1) -> None:
-        """`n` is how many answers each prompt has."""
+    def __init__(self, kind: str, prefix: str, model: str, n: int = 1, with_usage: bool = False) -> None:
+        """`n` is how many answers each prompt has; `with_usage`: a stream's last chunk tells the usage."""
         self._n = n
+        self._with_usage = with_usage
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
     def whole(self, choices: list[dict[str, Any]], answers: Sequence[Answer]) -> dict[str, Any]:
-        """The reply to a request that does not stream."""
+        """Return the reply to a request that does not stream."""
         return {**self._head, "choices": choices, "usage": usage_of(answers, self._n), **window_of(answers[0])}
 
-    def part(self, choice: dict[str, Any], with_usage: bool) -> dict[str, Any]:
-        """An event of a stream."""
-        return {**self._head, "choices": [choice], **({"usage": None} if with_usage else {})}
+    def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """Return a stream's chunk with a piece of an answer."""
+        return {**self._head, "choices": [choice], **({"usage": None} if self._with_usage else {})}
 
-    def end(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The event that tells the usage."""
+    def usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return a stream's chunk with the usage."""
         return {**self._head, "choices": [], "usage": usage_of(answers, self._n)}
 
 
 def window_of(answer: Answer) -> dict[str, int]:
-    """How many of a session's messages the prompt held and left out; {} where the client sends all messages itself."""
+    """Return how many of a session's messages the prompt held and left out; {} where the client sends all messages."""
     if answer.summary.get("session_id") is None:
         return {}
     return {name: answer.summary[name] for name in ("messages_in_prompt", "messages_left_out")}
 
 
 def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
-    """The tokens of all answers, `n` to each prompt, which counts once."""
+    """Return the counts of tokens of all answers, `n` to each prompt, which counts once."""
     read = sum(answer.finish.prompt_tokens for answer in answers[::n])
     written = sum(answer.finish.completion_tokens for answer in answers)
     return {
@@ -56,18 +57,18 @@ def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
 
 
 def message_of(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The assistant's message."""
+    """Return the assistant's message."""
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
     return {**message, "tool_calls": [call.described() for call in calls]} if calls else message
 
 
 def calls_delta(calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The calls as a piece of a streamed message."""
+    """Return the calls as a piece of a streamed message."""
     return {"tool_calls": [{"index": index, **call.described()} for index, call in enumerate(calls)]}
 
 
 def chat_logprobs(choices: Iterable[TokenChoice]) -> dict[str, Any]:
-    """A chat's `logprobs`."""
+    """Return a chat's `logprobs`."""
     return {
         "content": [
             {
@@ -81,7 +82,7 @@ def chat_logprobs(choices: Iterable[TokenChoice]) -> dict[str, Any]:
 
 
 def completion_logprobs(choices: Iterable[TokenChoice], offset: int) -> dict[str, Any]:
-    """A completion's `logprobs`; its first token stands at `offset` (in characters)."""
+    """Return a completion's `logprobs`; its first token stands at `offset` (in characters)."""
     tokens, offsets = [], []
     for choice in choices:
         tokens.append(choice)

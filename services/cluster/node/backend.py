@@ -1,4 +1,4 @@
-"""The backend of an API node: what is asked of it goes to workers, over the broker, and comes back through Redis."""
+"""The backend of an API node: requests go to workers over the broker, and their text comes back through Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from services.backend.codec import error_from_json, from_json, to_json
+from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Counts, Room, Status
 from services.backend.types import (
     EVERYBODY,
@@ -27,33 +30,34 @@ from services.backend.types import (
     Spent,
 )
 from services.cluster.broker import CALL, GENERATE, Broker
-from services.cluster.node.generation import StreamGeneration
-from services.cluster.node.vocabularies import Tokenizer, Vocabularies
+from services.cluster.node.generation import Sender, StreamGeneration
+from services.cluster.node.vocabularies import Vocabularies
+from services.cluster.orders import CHANNEL, Order
 from services.cluster.redis_client import RedisClient, is_away, reached
 from services.cluster.registry import TEXT, ServedModel, WorkerHeartbeat
 from services.cluster.routing import Routing
 from services.cluster.stores.files import NO_WORKER, ClusterFiles
 from services.cluster.streams import Streams
+from services.cluster.text_tokens import Tokenizer
 from services.errors import EngineFailure, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
-ORDERS = "orders"
-# Seconds for which a request waits for a worker that may be about to come, as one that is started anew.
+# Seconds for which a request waits for a worker that may be starting.
 _COMING = 5.0
+# Where each character is a token, about so many are one token of a model.
 CHARACTERS_A_TOKEN = 3
-# The context in tokens where the profile leaves it to the server: workers must agree on one, and their memory differs.
+# The context in tokens where the profile names none: workers must agree on one, and their memory differs.
 CONTEXT = 8192
 
 
-class ClusterModel:
-    """A model that workers serve; see `Model` and `Embedder`. Any thread may call it."""
+class ClusterModel(Model, Embedder):
+    """A model that workers serve. Any thread may call it."""
 
     def __init__(
         self, backend: ClusterBackend, settings: LoadSettings, served: ServedModel, tokenizer: Tokenizer, embeds: bool
     ) -> None:
         settings = replace(settings, n_ctx=settings.n_ctx or min(served.info.context_length or CONTEXT, CONTEXT))
-        # Where a token is a character, about so many are one.
         self.n_ctx = settings.n_ctx * (CHARACTERS_A_TOKEN if served.vocabulary == TEXT else 1)
         self.n_ctx = min(self.n_ctx, served.info.context_length or self.n_ctx)
         self.chat_format: ChatFormat = tokenizer.chat_format
@@ -63,30 +67,30 @@ class ClusterModel:
         self._tokenizer = tokenizer
         self._embeds = embeds
 
+    @override
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Model.tokenize`."""
         return self.tokenize_all([prompt])[0]
 
+    @override
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """See `Model.tokenize_all`."""
         if self._embeds:
             return [list(self._call("tokenize", to_json(prompt))) for prompt in prompts]
         return [self._tokenizer.tokenize(prompt) for prompt in prompts]
 
+    @override
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        """See `Model.pieces`."""
         return self._tokenizer.pieces(tokens)
 
+    @override
     def submit_all(self, requests: Sequence[GenerationRequest]) -> list[StreamGeneration]:
-        """See `Model.submit_all`."""
         return self._backend.submit_all(self._settings, self._served, requests)
 
+    @override
     def prefetch(self, request: PrefetchRequest) -> None:
-        """See `Model.prefetch`."""
         self._backend.prefetch(self._settings, request)
 
+    @override
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """See `Embedder.embed`."""
         vector, spent = self._call("embed", list(tokens), poll)
         return list(vector), from_json(Spent, spent)
 
@@ -94,14 +98,14 @@ class ClusterModel:
         return self._backend.call(self._settings, self._served, do, argument, poll)
 
 
-class ClusterBackend:
-    """See `Backend`. Any thread may call it; `_lock` protects what waits for a worker."""
+class ClusterBackend(Backend, Sender):
+    """The cluster's workers. Any thread may call it; `_lock` protects the sets of this node's requests."""
 
     def __init__(
-        self, name: str, client: RedisClient, broker: Broker, files: ClusterFiles, vocabularies: Vocabularies
+        self, node: str, client: RedisClient, broker: Broker, files: ClusterFiles, vocabularies: Vocabularies
     ) -> None:
-        """`name` is that of the API node's process."""
-        self._name = name
+        """`node` is the name of this API node's process."""
+        self._node = node
         self._client = client
         self._broker = broker
         self._registry = files.registry
@@ -111,23 +115,22 @@ class ClusterBackend:
         self.files = files
         self._lock = threading.Lock()
         self._waiting: set[str] = set()
-        self._undone: list[StreamGeneration] = []
+        self._to_forget: list[StreamGeneration] = []
         self.is_closed = False
-        self.on_restart: Callable[[], None] = lambda: None
 
     @property
     def n_waiting(self) -> int:
-        """How many requests of this node no worker has begun."""
+        """The number of this node's requests that no worker has begun."""
         return len(self._waiting)
 
+    @override
     @contextmanager
     def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ClusterModel]:
-        """See `Backend.lease`."""
         yield self._model(settings, False, poll)
 
+    @override
     @contextmanager
     def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ClusterModel]:
-        """See `Backend.lease_embedder`."""
         yield self._model(settings, True, poll)
 
     def _model(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> ClusterModel:
@@ -136,7 +139,7 @@ class ClusterBackend:
             return ClusterModel(self, settings, served, self._vocabularies.get(served), embeds)
 
     def _serving(self, name: str, poll: Callable[[], None] = lambda: None) -> tuple[ServedModel, list[WorkerHeartbeat]]:
-        """Who serves a model, waiting a little for somebody who does. Raises Unavailable."""
+        """Find a model and its workers, waiting a little for one to start. Raises Unavailable."""
         deadline = time.monotonic() + _COMING
         while True:
             try:
@@ -150,7 +153,7 @@ class ClusterBackend:
     def submit_all(
         self, settings: LoadSettings, served: ServedModel, requests: Sequence[GenerationRequest]
     ) -> list[StreamGeneration]:
-        """See `Model.submit_all`."""
+        """Send requests to the workers that serve a model. Raises Unavailable; then none is left in the queue."""
         made: list[StreamGeneration] = []
         try:
             with reached():
@@ -169,7 +172,7 @@ class ClusterBackend:
         id_ = uuid.uuid4().hex
         generation = StreamGeneration(self, id_, request)
         try:
-            self.streams.open(id_, self._name)
+            self.streams.open(id_, self._node)
             priority = self._routing.enter(id_, request)
             _, workers = self._serving(served.name)
             worker = self._routing.choose(id_, request, served, workers)
@@ -177,19 +180,19 @@ class ClusterBackend:
                 self._waiting.add(id_)
             self._broker.send(GENERATE, id_, [id_, to_json(settings), to_json(request)], served, worker, priority)
         except BaseException:
-            # Should the broker have taken it after all, nobody begins it any more.
-            self.done(generation)
+            # Should the broker have taken it after all, no worker begins it any more.
+            self.note_read(generation)
             raise
         return generation
 
     def call(self, settings: LoadSettings, served: ServedModel, do: str, argument: Any, poll: Callable[[], None]) -> Any:
-        """Have a worker do something with a model that takes no slot; return what came of it, or raise what that raises.
+        """Have a worker "tokenize" or "embed" (`do`), without a slot; return the result, or raise the worker's error.
 
-        `poll` is called each second meanwhile, and gives up by what it raises.
+        `poll` is called each second meanwhile, and gives up by raising.
         """
         with reached():
             id_ = uuid.uuid4().hex
-            self.streams.open(id_, self._name)
+            self.streams.open(id_, self._node)
             try:
                 self._broker.send(CALL, id_, [id_, to_json(settings), do, argument], served, "", 9)
                 return self._result_of(id_, poll)
@@ -208,78 +211,83 @@ class ClusterBackend:
                     return event["result"]
         raise Unavailable("no worker has answered in time", code="timeout", retry_after=5)
 
-    def begun(self, generation: StreamGeneration) -> None:
-        """A worker has begun it."""
+    @override
+    def note_begun(self, generation: StreamGeneration) -> None:
         with self._lock:
             self._waiting.discard(generation.id)
 
-    def done(self, generation: StreamGeneration) -> None:
-        """Nobody reads it any more."""
-        self.begun(generation)
+    @override
+    def note_read(self, generation: StreamGeneration) -> None:
+        self.note_begun(generation)
         with self._lock:
-            self._undone.append(generation)
-        self.settle()
+            self._to_forget.append(generation)
+        self.forget_read()
 
-    def settle(self) -> None:
-        """Let Redis forget what nobody reads any more; what it cannot be told now is told again later."""
+    def forget_read(self) -> None:
+        """Remove from Redis the requests that are read no more; while that is away, they are kept for the next call."""
         with self._lock:
-            undone, self._undone = self._undone, []
-        for n, generation in enumerate(undone):
+            generations, self._to_forget = self._to_forget, []
+        for n, generation in enumerate(generations):
             try:
                 self.streams.drop(generation.id)
                 self._routing.leave(generation.id, generation.request)
             except Exception as error:
                 with self._lock:
-                    self._undone += undone[n:]
+                    self._to_forget += generations[n:]
                 if not is_away(error):
                     raise
                 return
 
+    @override
     def stop(self, owner: str, session: str) -> bool:
-        """See `Backend.stop`."""
         with reached():
             id_ = self._routing.answering(owner, session)
             if id_ is None:
                 return False
-            self.order(id_, "stop")
+            self.order(id_, Order.STOP)
         return True
 
-    def order(self, id_: str, order: str) -> int:
-        """Want a request to "stop" or "cancel"; return how many workers have begun it."""
+    @override
+    def order(self, id_: str, order: Order) -> int:
         attempts = self.streams.order(id_, order)
         if attempts:
-            self._tell({"do": order, "id": id_})
+            self._publish(order, id=id_)
         return attempts
 
     def prefetch(self, settings: LoadSettings, request: PrefetchRequest) -> None:
-        """Have the worker that has the conversation read on; for the beginning of a template, all that serve the model."""
+        """Have the worker prefetch that has the conversation; for the beginning of a template, all that serve the model."""
         with contextlib.suppress(Exception):
             home = "" if request.owner == EVERYBODY else self._routing.home(request.owner, request.session)
             if home is not None:
-                self._tell({"do": "prefetch", "worker": home, "settings": to_json(settings), "prefetch": to_json(request)})
+                self._publish(Order.PREFETCH, worker=home, settings=to_json(settings), prefetch=to_json(request))
 
+    @override
     def forget(self, owner: str, session: str) -> None:
-        """See `Backend.forget`. Workers that are away forget it when they are back."""
         with reached():
             self._routing.forget(owner, session)
-            self._tell({"do": "forget", "owner": owner, "session": session})
+            # A worker that is away forgets it when it is back.
+            self._publish(Order.FORGET, owner=owner, session=session)
 
+    @override
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
-        """See `Backend.retain`: each worker sees to it when it starts."""
+        # Each worker does so when it starts.
+        pass
 
+    @override
     def loaded(self) -> list[Path]:
-        """See `Backend.loaded`."""
         with reached():
             return [Path(model.file) for worker in self._registry.workers() for model in worker.status.models]
 
+    @override
     def unload(self, file: Path) -> bool:
-        """See `Backend.unload`: all workers are told to, and one that answers with it just then keeps it."""
         with reached():
-            self._tell({"do": "unload", "file": file.as_posix()})
+            # A worker that answers with it just then keeps it.
+            self._publish(Order.UNLOAD, file=file.as_posix())
             return file in self.loaded()
 
+    @override
     def status(self) -> Status:
-        """See `Backend.status`: of all workers together."""
+        """Return the sums over all workers."""
         try:
             workers, nodes = self._registry.workers(), self._registry.nodes()
         except Exception as error:
@@ -302,8 +310,8 @@ class ClusterBackend:
             server=sum(part.server for part in parts),
         )
 
+    @override
     def health(self) -> Health:
-        """See `Backend.health`."""
         try:
             return "ready" if self._registry.workers() else "loading"
         except Exception as error:
@@ -311,10 +319,11 @@ class ClusterBackend:
                 raise EngineFailure(f"the cluster cannot be asked: {error}") from error
             return "down"
 
+    @override
     def close(self) -> None:
-        """See `Backend.close`: who waits is told so, and the workers give up what nobody reads."""
+        # Readers poll `is_closed`; the workers give up what is read no more.
         self.is_closed = True
         self._broker.close()
 
-    def _tell(self, order: dict[str, Any]) -> None:
-        self._client.redis.publish(self._client.key(ORDERS), json.dumps(order))
+    def _publish(self, order: Order, **fields: Any) -> None:
+        self._client.redis.publish(self._client.key(CHANNEL), json.dumps({"do": order.value, **fields}))

@@ -1,4 +1,4 @@
-"""A generation on some worker, read from its stream."""
+"""A generation on some worker, read from its stream in Redis."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
+from typing_extensions import override
+
 from services.backend.codec import Message, choice_from_json, error_from_json, from_json
+from services.backend.protocols import Generation
 from services.backend.types import Finish, GenerationRequest, Spent, TokenChoice
+from services.cluster.orders import Order
 from services.cluster.redis_client import away, is_away
 from services.cluster.streams import Streams
 from services.errors import Unavailable
@@ -17,60 +21,66 @@ from services.errors import Unavailable
 log = logging.getLogger(__name__)
 
 _POLL_MS = 250
-# Seconds for which Redis may be away before whoever waits is told.
+# Seconds for which Redis may be away before the answer fails.
 _MOST_AWAY = 120.0
-# Seconds between two looks whether Redis still knows of a request of which it says nothing.
+# Seconds without an event after which Redis is asked whether it still has the request.
 _LOOK = 5.0
-# Seconds that a caller who leaves waits for what its answer has cost.
+# Seconds that a cancelled generation waits for its cost.
 _LAST_STEP = 3.0
 
 
-class Requests(Protocol):
-    """Who has sent a request."""
+class Sender(Protocol):
+    """The backend that has sent a request."""
 
     streams: Streams
     is_closed: bool
     """Whether this node stops."""
 
-    def order(self, id_: str, order: str) -> int:
-        """Want a request to "stop" or "cancel"; return how many workers have begun it."""
+    def order(self, id_: str, order: Order) -> int:
+        """Order that a request stops or is cancelled; return how many workers have begun it."""
         ...
 
-    def begun(self, generation: StreamGeneration) -> None:
-        """A worker has begun it."""
+    def note_begun(self, generation: StreamGeneration) -> None:
+        """Note that a worker has begun it."""
         ...
 
-    def done(self, generation: StreamGeneration) -> None:
-        """Nobody reads it any more."""
+    def note_read(self, generation: StreamGeneration) -> None:
+        """Note that it is read no more."""
         ...
 
 
-class StreamGeneration:
-    """See `Generation`. The thread that submitted it reads it; any may stop it."""
+class StreamGeneration(Generation):
+    """A request in Redis. The thread that submitted it reads it; any may stop it."""
 
-    def __init__(self, requests: Requests, id_: str, request: GenerationRequest) -> None:
+    def __init__(self, sender: Sender, id_: str, request: GenerationRequest) -> None:
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
         self.queue_position: int | None = None
-        self.spent = Spent()
+        self._spent = Spent()
         self.id = id_
         self.request = request
-        self._requests = requests
+        self._sender = sender
         self._after, self._number = "0", 0
         self._is_over = False
         self._never_began = False
-        self._is_dropped = False
+        self._is_cancelled = False
 
+    @property
+    @override
+    def spent(self) -> Spent:
+        return self._spent
+
+    @override
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        """See `Generation.chunks`. Raises Unavailable too, where Redis is away for long or has forgotten the request."""
+        """Yield the text. Raises Unavailable too, where Redis is away for long or has forgotten the request."""
         looked = last = time.monotonic()
         while self.finish is None:
             poll()
-            if self._requests.is_closed:
+            if self._sender.is_closed:
                 raise Unavailable("the server is stopping", code="stopping", retry_after=5)
             if self._never_began:
-                # It was stopped in the queue, where it now stays until somebody throws it away.
+                # It was stopped in the queue: the worker that takes it from there drops it.
                 self.finish, self._is_over = Finish("cancelled", len(self.request.tokens), 0, 0), True
                 return
             try:
@@ -88,27 +98,28 @@ class StreamGeneration:
                 if text := self._take(event):
                     yield text
 
+    @override
     def stop(self) -> None:
-        """See `Generation.stop`."""
-        self._never_began = self._order("stop") == 0
+        self._never_began = self._order(Order.STOP) == 0
 
+    @override
     def cancel(self) -> None:
-        """See `Generation.cancel`; it returns once it is known what the answer has cost, and forgets it."""
-        if self._is_dropped:
+        """Break it off; return once its cost is known, or after seconds, and forget it."""
+        if self._is_cancelled:
             return
-        self._is_dropped = True
-        if not self._is_over and self._order("cancel"):
+        self._is_cancelled = True
+        if not self._is_over and self._order(Order.CANCEL):
             self._await_end()
-        self._requests.done(self)
+        self._sender.note_read(self)
 
-    def _order(self, order: str) -> int:
-        """Tell whoever computes it; return how many workers have begun it. Where Redis is away, nobody can be told."""
+    def _order(self, order: Order) -> int:
+        """Give the order; return how many workers have begun the request. Where Redis is away it is not given."""
         try:
-            return self._requests.order(self.id, order)
+            return self._sender.order(self.id, order)
         except Exception as error:
             if not is_away(error):
                 raise
-            log.warning("a request could not be told to %s: %s", order, error)
+            log.warning("a request could not be ordered to %s: %s", order.value, error)
             return 1
 
     def _await_end(self) -> None:
@@ -118,11 +129,11 @@ class StreamGeneration:
                 for event in self._read(_POLL_MS):
                     self._take(event)
         except Exception as error:
-            log.debug("what a request has cost is not known: %s", error)
+            log.debug("the cost of a request is not known: %s", error)
 
     def _read(self, milliseconds: int) -> list[Message]:
         events = []
-        for entry, number, event in self._requests.streams.read(self.id, self._after, milliseconds):
+        for entry, number, event in self._sender.streams.read(self.id, self._after, milliseconds):
             self._after = entry
             if number > self._number + 1:
                 raise lost()
@@ -132,14 +143,14 @@ class StreamGeneration:
         return events
 
     def _check_known(self) -> None:
-        look = self._requests.streams.look(self.id)
+        look = self._sender.streams.look(self.id)
         if look is None:
             raise lost()
         # Another node may have stopped it.
-        self._never_began = self._never_began or (look.order == "cancel" and not look.attempts)
+        self._never_began = self._never_began or (look.order == Order.CANCEL and not look.attempts)
 
     def _bear(self, error: Exception, last: float) -> None:
-        """Go on where Redis is away for a while: what is written is there when it is back."""
+        """Go on where Redis is away for a while: the events are there when it is back."""
         if not is_away(error):
             raise error
         if time.monotonic() - last > _MOST_AWAY:
@@ -147,26 +158,26 @@ class StreamGeneration:
         time.sleep(_POLL_MS / 1000)
 
     def _take(self, event: Message) -> str:
-        """Take an event in, and return its text. Raises what the worker has raised."""
+        """Apply an event, and return its text. Raises what the worker has raised."""
         if "worker" in event:
             self.queue_position = 0
-            self._requests.begun(self)
+            self._sender.note_begun(self)
         self.tokens += event.get("tokens", ())
         self.choices += [choice_from_json(choice) for choice in event.get("choices", ())]
         if text := event.get("text", ""):
-            self.spent = replace(self.spent, completion_tokens=len(self.tokens))
+            self._spent = replace(self._spent, completion_tokens=len(self.tokens))
         if "spent" in event:
-            self.spent, self._is_over = from_json(Spent, event["spent"]), True
+            self._spent, self._is_over = from_json(Spent, event["spent"]), True
         if "finish" in event:
             self.finish = from_json(Finish, event["finish"])
         if "error" in event:
             self._is_over = True
-        if self._is_over and not self.finish and not self._is_dropped:
+        if self._is_over and not self.finish and not self._is_cancelled:
             raise error_from_json(event["error"]) if "error" in event else lost()
         return str(text)
 
 
 def lost() -> Unavailable:
-    """What a caller gets whose request is not there any more."""
+    """Return the error for a request that is not in Redis any more."""
     what = "the cluster has lost this request; nothing was stored, and asking again is safe"
     return Unavailable(what, code="request_lost", retry_after=2)

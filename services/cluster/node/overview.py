@@ -1,4 +1,4 @@
-"""What a cluster is at, as /cluster tells it."""
+"""The state of a cluster, for GET /cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Overview:
         self._broker = broker
 
     def __call__(self) -> dict[str, Any]:
-        """All of it. Raises Unavailable where Redis is away; a broker that is away is told as such."""
+        """Return the nodes, workers and queues. Raises Unavailable where Redis is away; a broker that is away is "down"."""
         with reached():
             workers, nodes = self._registry.workers(), self._registry.nodes()
             busy = {worker.name: self._routing.busy(worker.name) for worker in workers}

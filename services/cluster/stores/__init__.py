@@ -1,1 +1,1 @@
-"""What the API nodes of a cluster keep in Redis."""
+"""The stores of a cluster's API nodes, in Redis."""

@@ -1,6 +1,6 @@
-"""LangChain's message history in Redis: how a cluster's sessions keep their messages.
+"""LangChain's message history in Redis, which keeps the messages of a cluster's sessions.
 
-What LangChain's own programs read with `RedisChatMessageHistory(ENTRY, url, key_prefix=f"{PREFIX}:session:")`.
+LangChain's own programs read it by `RedisChatMessageHistory(ENTRY, url, key_prefix=f"{PREFIX}:session:")`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class CommonHistory(RedisChatMessageHistory):
     """The messages of one session. Its methods raise what Redis's client raises."""
 
     def __init__(self, client: RedisClient, entry: str) -> None:
-        # LangChain's own would connect anew for each session.
+        # LangChain's constructor would open a connection for each session.
         self.redis_client: Any = client.raw
         self.session_id = quoted(entry)
         self.key_prefix = client.key("session", "")
@@ -31,5 +31,5 @@ class CommonHistory(RedisChatMessageHistory):
 
 
 def written(message: BaseMessage) -> str:
-    """A message as LangChain writes it."""
+    """Return a message as LangChain writes it."""
     return json.dumps(message_to_dict(message))

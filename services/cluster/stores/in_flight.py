@@ -1,23 +1,23 @@
-"""What is under way of each key on all API nodes together."""
+"""The requests in flight of each key, on all API nodes together."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from redis import RedisError
+from typing_extensions import override
 
+from auth.in_flight import InFlight
 from services.cluster.redis_client import RedisClient, is_away, reached
 from services.errors import Unavailable
 
-log = logging.getLogger(__name__)
-
-# Seconds after which what an API node has left behind counts no more, unless it renews it.
+# Seconds after which a ticket that is not renewed counts no more: its API node is gone.
 _LOST_AFTER = 60
-# KEYS: tickets by when they are lost, tokens by ticket.
+# KEYS: tickets by the time at which they are lost, tokens by ticket. ARGV: the time now, when the ticket is lost, the
+# ticket, how many there may be (0: any number).
 _BEGIN = """
 for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])) do
   redis.call('ZREM', KEYS[1], ticket)
@@ -28,7 +28,8 @@ if most > 0 and not redis.call('ZSCORE', KEYS[1], ARGV[3]) and redis.call('ZCARD
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
 return 1
 """
-_HELD = """
+# The same KEYS. ARGV: the time now.
+_RESERVED = """
 local sum = 0
 for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf')) do
   sum = sum + tonumber(redis.call('HGET', KEYS[2], ticket) or 0)
@@ -37,32 +38,34 @@ return sum
 """
 
 
-class RedisInFlight:
-    """See `InFlight`. All raise Unavailable where Redis is away. `_lock` protects the tickets, which a thread renews."""
+class RedisInFlight(InFlight):
+    """The counts in Redis. All raise Unavailable where Redis is away.
+
+    Any thread may call it; `_lock` protects this node's tickets, which are lost unless `renew` is called.
+    """
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._redis = client.redis
         self._begin = self._redis.register_script(_BEGIN)
-        self._reserved = self._redis.register_script(_HELD)
+        self._reserved = self._redis.register_script(_RESERVED)
         self._lock = threading.Lock()
-        self._mine: set[tuple[str, str]] = set()
-        threading.Thread(target=self._keep, name="tickets", daemon=True).start()
+        self._tickets: set[tuple[str, str]] = set()
 
+    @override
     def begin(self, key: str, ticket: str, most: int | None) -> bool:
-        """See `InFlight.begin`."""
         now = time.time()
         with reached():
             begun = bool(self._begin(self._keys(key), [now, now + _LOST_AFTER, ticket, most or 0]))
         if begun:
             with self._lock:
-                self._mine.add((key, ticket))
+                self._tickets.add((key, ticket))
         return begun
 
+    @override
     def end(self, key: str, ticket: str) -> None:
-        """See `InFlight.end`. Where Redis is away it ends by itself."""
         with self._lock:
-            self._mine.discard((key, ticket))
+            self._tickets.discard((key, ticket))
         tickets, tokens = self._keys(key)
         try:
             pipe = self._redis.pipeline()
@@ -70,27 +73,28 @@ class RedisInFlight:
             pipe.hdel(tokens, ticket)
             pipe.execute()
         except Exception as error:
+            # Where Redis is away the ticket ends by itself.
             if not is_away(error):
                 raise
 
+    @override
     def count(self, key: str) -> int:
-        """See `InFlight.count`."""
         with reached():
             return int(self._redis.zcount(self._keys(key)[0], time.time(), "+inf"))
 
+    @override
     def reserved(self, key: str) -> int:
-        """See `InFlight.reserved`."""
         with reached():
             return int(self._reserved(self._keys(key), [time.time()]))
 
+    @override
     def reserve(self, key: str, ticket: str, n_tokens: int) -> None:
-        """See `InFlight.reserve`."""
         with reached():
             self._redis.hincrby(self._keys(key)[1], ticket, n_tokens)
 
+    @override
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """See `InFlight.alone`. Raises Unavailable too where others take too long."""
         lock = self._redis.lock(f"{self._keys(key)[0]}:lock", timeout=5, blocking_timeout=5, sleep=0.01)
         with reached():
             if not lock.acquire():
@@ -98,24 +102,19 @@ class RedisInFlight:
         try:
             yield
         finally:
-            # One that took too long has ended, as it does by itself where Redis is away.
+            # It may have timed out, as it does where Redis is away.
             with suppress(RedisError):
                 lock.release()
+
+    def renew(self) -> None:
+        """Renew this node's tickets. Raises what Redis's client raises."""
+        with self._lock:
+            tickets = list(self._tickets)
+        for key, ticket in tickets:
+            self._redis.zadd(self._keys(key)[0], {ticket: time.time() + _LOST_AFTER}, xx=True)
 
     def _keys(self, key: str) -> list[str]:
         return [
             self._client.key("under_way", f"{{{key}}}", "tickets"),
             self._client.key("under_way", f"{{{key}}}", "tokens"),
         ]
-
-    def _keep(self) -> None:
-        """The thread that renews."""
-        while True:
-            time.sleep(_LOST_AFTER / 6)
-            with self._lock:
-                mine = list(self._mine)
-            try:
-                for key, ticket in mine:
-                    self._redis.zadd(self._keys(key)[0], {ticket: time.time() + _LOST_AFTER}, xx=True)
-            except Exception as error:
-                log.warning("what is under way cannot be renewed: %s", error)

@@ -10,23 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import redis
+from typing_extensions import override
 
 from services.cluster.redis_client import RedisClient, reached
 from services.cluster.registry import Liveness
-from services.sessions.locks import LocalSessionLocks
+from services.sessions.locks import LocalSessionLocks, SessionLocks
 
-# Seconds after which a lock that nobody renews is released, longer than Redis may be away. A lock of an API node that is
-# gone is released sooner.
+# Seconds after which a lock that is not renewed ends: longer than Redis may be away. One of an API node that is gone is
+# released sooner.
 HELD_FOR = 180
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 0"
 
 
-class RedisSessionLocks:
-    """Locks in Redis. Any thread may call it; `_lock` protects the table of those held here, which a thread renews."""
+class RedisSessionLocks(SessionLocks):
+    """Locks in Redis, which end unless `renew` is called. Any thread may call it; `_lock` protects the tables of locks."""
 
     def __init__(self, client: RedisClient, node: str, liveness: Liveness) -> None:
-        """`node` is this API node's name."""
+        """`node` is the name of this API node's process."""
         self._client = client
         self._node = node
         self._liveness = liveness
@@ -35,33 +36,42 @@ class RedisSessionLocks:
         self._renew = client.redis.register_script(_RENEW)
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
-        self._left: dict[str, str] = {}
-        """Locks that are released, and of which Redis is still to be told."""
-        threading.Thread(target=self._keep, name="session locks", daemon=True).start()
+        """By their names in Redis, the tokens of the locks that this node holds."""
+        self._released: dict[str, str] = {}
+        """The same of released locks that may still stand in Redis."""
 
+    @override
     @contextmanager
     def lock(self, entry: str, poll: Callable[[], None]) -> Iterator[None]:
-        """See `SessionLocks.lock`."""
         key, token = self._client.key("turn", entry), f"{self._node} {uuid.uuid4().hex}"
         with self._here.lock(entry, poll):
             try:
                 with reached():
-                    self._wait(key, token, poll)
+                    self._acquire(key, token, poll)
                 with self._lock:
                     self._held[key] = token
                 yield
             finally:
                 with self._lock:
                     self._held.pop(key, None)
-                    self._left[key] = token
-                self._let_go()
+                    self._released[key] = token
+                with suppress(redis.RedisError):
+                    self._release_all()
 
-    def _wait(self, key: str, token: str, poll: Callable[[], None]) -> None:
+    def renew(self) -> None:
+        """Renew the locks that this node holds, and release those that it could not. Raises what Redis's client raises."""
+        with self._lock:
+            held = dict(self._held)
+        for key, token in held.items():
+            self._renew([key], [token, HELD_FOR])
+        self._release_all()
+
+    def _acquire(self, key: str, token: str, poll: Callable[[], None]) -> None:
         for n in itertools.count(1):
-            # Redis may have taken it before, and its reply been lost.
             if self._client.redis.set(key, token, nx=True, ex=HELD_FOR):
                 return
             holder = self._client.redis.get(key)
+            # Redis may have set it before, and its reply been lost.
             if holder == token:
                 return
             if n % 5 == 0:
@@ -70,23 +80,11 @@ class RedisSessionLocks:
                 self._release([key], [holder])
             time.sleep(0.05)
 
-    def _keep(self) -> None:
-        """The thread that renews."""
-        while True:
-            time.sleep(5)
-            with self._lock:
-                held = dict(self._held)
-            for key, token in held.items():
-                with suppress(redis.RedisError):
-                    self._renew([key], [token, HELD_FOR])
-            self._let_go()
-
-    def _let_go(self) -> None:
+    def _release_all(self) -> None:
         with self._lock:
-            left = dict(self._left)
-        for key, token in left.items():
-            with suppress(redis.RedisError):
-                self._release([key], [token])
-                with self._lock:
-                    if self._left.get(key) == token:
-                        del self._left[key]
+            released = dict(self._released)
+        for key, token in released.items():
+            self._release([key], [token])
+            with self._lock:
+                if self._released.get(key) == token:
+                    del self._released[key]

@@ -1,7 +1,7 @@
-"""`main.py migrate`: what a server has kept in its files goes into a cluster's Redis, and back.
+"""`main.py migrate`: copies a server's files into a cluster's Redis, and back.
 
-What is copied is left where it was. What is there already stays; where it differs it is named, and the rest is copied. So a
-migration can be interrupted, and run again.
+The source is left as it is. An entry that the target has already stays; one that differs is named, and the rest is copied.
+So a migration can be interrupted, and run again.
 """
 
 from __future__ import annotations
@@ -14,37 +14,40 @@ from pathlib import Path
 from typing import Any
 
 from auth.key_file import check_keys
+from auth.key_use import LastUse, LocalLastUse
 from auth.keys import KeyStore
 from auth.usage import UsageRow, UsageStore, UsageTable, Used
 from services.cluster.redis_client import RedisClient
 from services.cluster.stores.jobs import RedisJobTable
+from services.cluster.stores.last_use import RedisLastUse
 from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.stores import cluster_keys
 from services.cluster.stores.table import RedisTable
 from services.cluster.stores.usage import RedisUsage
 from services.jobs.store import JobStore, StoredJob
+from services.sessions.file_table import SessionTable
 from services.sessions.history import stored_messages
 from services.sessions.records import check_sessions, key_of
-from services.sessions.table import SessionTable
 from services.settings import Settings
+from services.storage.database import NAME
 from services.storage.json_file import JsonFile, JsonTable
 
-_SESSIONS, _KEYS, _USE = "sessions.json", "api_keys.json", "key_use.json"
+_SESSIONS, _KEYS = "sessions.json", "api_keys.json"
 
 
 @dataclass
 class Copied:
-    """What came of it: how many of each kind were copied, how many were there already, and which differ there."""
+    """The result of a migration: the entries that were copied, those that the target had already, and those that differ."""
 
     replaces: bool
-    """Whether what differs is replaced, and what is only there removed."""
+    """Whether entries that differ are replaced, and those that only the target has removed."""
     new: dict[str, int] = field(default_factory=dict)
     same: int = 0
     differ: list[str] = field(default_factory=list)
     only_there: list[str] = field(default_factory=list)
 
     def note(self, kind: str, name: str, found: object, wanted: object) -> bool:
-        """Note one entry, given what is there (None: nothing) and what is to be; return whether to copy it."""
+        """Note one entry, given the target's (None: it has none) and the source's; return whether to copy it."""
         if found is None:
             self.new[kind] = self.new.get(kind, 0) + 1
             return True
@@ -56,12 +59,12 @@ class Copied:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all is there now as it was where it came from."""
+        """Whether the target now is as the source was."""
         return self.replaces or not (self.differ or self.only_there)
 
 
 def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> Copied:
-    """Copy the files' sessions, keys, usage and jobs into Redis. `replace`: what differs there is replaced.
+    """Copy the files' sessions, keys, usage and jobs into Redis. `replace`: entries that differ there are replaced.
 
     Raises DamagedFile, StorageFailed, Unavailable.
     """
@@ -76,11 +79,10 @@ def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> C
                 there.remove(entry)
             times = session["created"] or "", session["updated"] or ""
             there.restore(entry, session["messages"], json.dumps(session["name"]), *times)
-    for name, check in ((_KEYS, check_keys), (_USE, None)):
-        kind = "keys" if name == _KEYS else "times of use"
-        source = JsonFile(settings.data / name, check).read()
-        _copy_entries(source, RedisTable(client, Path(name), check), copied, kind)
-    store, usage = UsageStore(settings.data / "usage.sqlite"), RedisUsage(client)
+    keys = JsonFile(settings.data / _KEYS, check_keys).read()
+    _copy_entries(keys, RedisTable(client, Path(_KEYS), check_keys), copied, "keys")
+    _copy_last_use(LocalLastUse(settings.data / NAME), RedisLastUse(client))
+    store, usage = UsageStore(settings.data / NAME), RedisUsage(client)
     _copy_usage(store.rows(), usage.rows(), usage.add_row, copied)
     store.begin_charges(KeyStore(settings.data / _KEYS).ancestors)
     _copy_charges(store, usage)
@@ -91,26 +93,24 @@ def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> C
 
 
 def migrate_back(settings: Settings, client: RedisClient, replace: bool = False) -> Copied:
-    """The same from Redis into the files. Raises as `migrate` does."""
+    """Copy from Redis into the files, as `migrate` does the other way."""
     copied = Copied(replace)
     there = RedisSessionTable(client)
     sessions = {entry: _plain(session) for entry, session in there.entries().items()}
-    # What the journal holds goes into the file first.
+    # This folds the journal into the file.
     _session_file(settings).close()
     _copy_entries(
         sessions, JsonFile(settings.data / _SESSIONS, check_sessions, private=True), copied, "sessions", names=True
     )
-    for name, check in ((_KEYS, check_keys), (_USE, None)):
-        kind = "keys" if name == _KEYS else "times of use"
-        source = RedisTable(client, Path(name), check).read()
-        _copy_entries(source, JsonFile(settings.data / name, check, private=True), copied, kind, names=True)
-    here = UsageStore(settings.data / "usage.sqlite")
-    usage = RedisUsage(client)
+    keys = RedisTable(client, Path(_KEYS), check_keys).read()
+    _copy_entries(keys, JsonFile(settings.data / _KEYS, check_keys, private=True), copied, "keys", names=True)
+    _copy_last_use(RedisLastUse(client), LocalLastUse(settings.data / NAME))
+    here, usage = UsageStore(settings.data / NAME), RedisUsage(client)
     _copy_usage(usage.rows(), here.rows(), here.add_row, copied)
     usage.begin_charges(cluster_keys(client).ancestors)
     _copy_charges(usage, here)
     here.close()
-    jobs = JobStore(settings.data / "jobs.sqlite")
+    jobs = JobStore(settings.data / NAME)
     for job in RedisJobTable(client, "migrate").everything():
         _copy_job(job, jobs.get(job.key), jobs.add, copied)
     jobs.close()
@@ -118,11 +118,11 @@ def migrate_back(settings: Settings, client: RedisClient, replace: bool = False)
 
 
 def _session_file(settings: Settings) -> SessionTable:
-    return SessionTable(settings.data / _SESSIONS, check_sessions, stored_messages)
+    return SessionTable(settings.data / _SESSIONS)
 
 
 def _plain(session: Mapping[str, Any]) -> dict[str, Any]:
-    """A session as both keep it."""
+    """Return a session's fields that both stores have."""
     created = session.get("created") or None
     about = {"created": created, "updated": session.get("updated") or created}
     return {"name": session.get("name") or "", **about, "messages": stored_messages(session)}
@@ -133,25 +133,30 @@ def _known(session: Any) -> dict[str, Any] | None:
 
 
 def _copy_entries(source: Mapping[str, Any], target: JsonTable, copied: Copied, kind: str, names: bool = False) -> None:
-    """`names`: what is only in the target was forgotten or revoked where it comes from, and is named, or removed."""
+    """`names`: entries that only the target has were removed from the source, and are named, or removed too."""
     with target.edit() as data:
         for name, entry in source.items():
             found = data.get(name)
             known = _plain(found) if found is not None and kind == "sessions" else found
-            if kind == "times of use":
-                data[name] = max(found or entry, entry)
-            elif copied.note(kind, name, known, entry):
+            if copied.note(kind, name, known, entry):
                 data[name] = entry
-        for name in sorted(data.keys() - source.keys()) if names and kind != "times of use" else ():
+        for name in sorted(data.keys() - source.keys()) if names else ():
             copied.only_there.append(f"{kind} {name}")
             if copied.replaces:
                 del data[name]
 
 
+def _copy_last_use(source: LastUse, target: LastUse) -> None:
+    times = source.read()
+    target.write(times, {*times, *target.read()})
+    source.close()
+    target.close()
+
+
 def _copy_usage(
     source: Iterable[UsageRow], target: Iterable[UsageRow], add: Callable[[UsageRow], None], copied: Copied
 ) -> None:
-    """A day that has grown is added to."""
+    """Copy rows; to one that has grown in the source the difference is added."""
     known = {(row.key, row.day): row.used for row in target}
     for row in source:
         found = known.get((row.key, row.day))
@@ -163,8 +168,8 @@ def _copy_usage(
 
 
 def _copy_charges(source: UsageTable, target: UsageTable) -> None:
-    """What accounts are charged for today, by keys too that are no more."""
-    # Those that it would begin with are copied.
+    """Copy today's charges, those by revoked keys included."""
+    # None of the target's own: they are copied.
     target.begin_charges(dict)
     known = target.charges()
     for account, n_tokens in source.charges().items():
@@ -173,22 +178,22 @@ def _copy_charges(source: UsageTable, target: UsageTable) -> None:
 
 
 def _copy_jobs(settings: Settings, table: RedisJobTable, copied: Copied) -> None:
-    store = JobStore(settings.data / "jobs.sqlite")
+    store = JobStore(settings.data / NAME)
     for job in store.everything():
         _copy_job(job, table.get(job.key), table.add, copied)
     store.close()
 
 
 def _copy_job(job: StoredJob, found: StoredJob | None, add: Callable[[StoredJob], None], copied: Copied) -> None:
-    """One that is done takes the place of one that is not: it is not to be computed again."""
+    """Copy a job; one that is done replaces one that is not, so that it is not computed again."""
     same = found is not None and found.request.digest == job.request.digest
     is_newly_done = found is not None and same and job.finished is not None and found.finished is None
     if is_newly_done or copied.note("jobs", job.key.id, found and found.request.digest, job.request.digest):
         add(job)
 
 
-def told(copied: Copied) -> Iterator[str]:
-    """What to say of it, line by line."""
+def report(copied: Copied) -> Iterator[str]:
+    """Yield the lines that tell a person of a migration."""
     if not any(copied.new.values()) and not copied.same and not copied.differ:
         yield "There was nothing to copy."
     for kind, count in copied.new.items():

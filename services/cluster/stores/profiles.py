@@ -1,4 +1,4 @@
-"""Which profile is selected in a cluster: each API node has a config.json of its own, and a switch is for all of them."""
+"""The profile that is selected in a cluster: each API node has a config.json of its own, and a switch holds for all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from services.cluster.redis_client import RedisClient, is_away, reached
 from services.errors import InvalidRequest
 from services.models.config import Config, Profiles, unknown_profile
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class ClusterProfiles(Profiles):
-    """See `Profiles`. A switch holds until somebody changes in a file what was selected when it was made."""
+    """Profiles of one API node. A switch holds until the selection that it replaced is changed in this node's file."""
 
     def __init__(self, path: Path, client: RedisClient, preferred: Chosen | None = None) -> None:
         super().__init__(path, preferred)
@@ -26,8 +28,9 @@ class ClusterProfiles(Profiles):
         self._key = client.key("selected")
         self._last: str | None = None
 
+    @override
     def config(self) -> Config:
-        """See `Profiles.config`. Where Redis is away, what was last known holds."""
+        """Return the configuration with the cluster's selection; while Redis is away, with the last one known."""
         config = super().config()
         try:
             self._last = self._client.redis.get(self._key)
@@ -43,13 +46,15 @@ class ClusterProfiles(Profiles):
         profile = config.profiles[name].model_copy(update={"model": chosen["model"]})
         return replace(config, selected=name, profiles={**config.profiles, name: profile})
 
+    @override
     def add(self, name: str, entry: Mapping[str, Any]) -> None:
-        """See `Profiles.add`: here it is refused, since each API node has profiles of its own."""
+        """Raise InvalidRequest: each API node has profiles of its own."""
         what = f"no profile has the model {entry['model']}: in a cluster a new one is written into each node's config.json"
         raise InvalidRequest(what, param="model_config")
 
+    @override
     def select(self, name: str, model: str) -> None:
-        """See `Profiles.select`; for all API nodes. Raises Unavailable too."""
+        """Select a profile for all API nodes. Raises NotFound, Unavailable."""
         config = super().config()
         if name not in config.profiles:
             raise unknown_profile(name)

@@ -1,4 +1,4 @@
-"""A cluster's sessions in Redis: the messages as LangChain keeps them, and about each session a hash beside them."""
+"""A cluster's sessions in Redis: the messages as LangChain keeps them, and a hash of each session's other fields."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from datetime import datetime, timezone
 from typing import Any
 
 from langchain_core.messages import BaseMessage
+from typing_extensions import override
 
 from services.cluster.redis_client import RedisClient, reached
 from services.cluster.stores.history import CommonHistory, written
 from services.errors import Unavailable
-from services.sessions.history import COUNT, MASTER, langchain_message
-from services.sessions.table import GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, size_of
+from services.sessions.history import MASTER, langchain_message
+from services.sessions.table import COUNT, GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, Table, size_of
 
-# Sessions whose messages are in memory, for the next look.
+# Sessions whose messages are kept in memory.
 _KEPT = 1000
-# Seconds for which an exchange waits for a Redis that is away.
+# Seconds for which storing an exchange waits while Redis is away.
 _STORING = 60.0
-# KEYS: messages (the newest first), about, those of the owner, the owners, the requests that are answered ("AT JSON", by
-# their names), how many bytes each owner's messages are. What was added is not added again, nor what its request asks.
+# KEYS of all three scripts: the messages (the newest first), the session's hash, the owner's sessions, the owners, the
+# requests that the session answers ("AT JSON", by their names), the bytes of each owner's messages.
+# ARGV: a token of this call, created, updated, name (JSON), how many messages stay (-1: all), the session, its owner, the
+# request's name ("": none), what is kept of it, the time from which on a request's name is good, the bytes of the new
+# messages, these. Neither the same call nor the same request adds twice.
 _ADD = """
 local had = redis.call('LLEN', KEYS[1])
 local last = redis.call('HGET', KEYS[2], 'last')
@@ -79,8 +83,11 @@ return was
 """
 
 
-class RedisSessionTable:
-    """See `Table`. Any thread may call it; `_lock` protects the copies. All raise Unavailable where Redis is away."""
+class RedisSessionTable(Table):
+    """The sessions in Redis. All raise Unavailable where that is away.
+
+    Any thread may call it; `_lock` protects the copies.
+    """
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -92,8 +99,8 @@ class RedisSessionTable:
         self._lock = threading.Lock()
         self._copies: OrderedDict[str, tuple[dict[str, str], list[Message]]] = OrderedDict()
 
+    @override
     def get(self, entry: str) -> Any:
-        """See `Table.get`."""
         with reached():
             pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(self._about(entry))
@@ -102,34 +109,37 @@ class RedisSessionTable:
             session = self._session(entry, about)
         if session and requests:
             parted = {id_: each.partition(" ") for id_, each in requests.items()}
-            session[REQUESTS] = {id_: {**json.loads(told), "at": int(at)} for id_, (at, _, told) in parted.items()}
+            session[REQUESTS] = {id_: {**json.loads(text), "at": int(at)} for id_, (at, _, text) in parted.items()}
         return session
 
+    @override
     def entries(self, owner: str | None = None) -> Mapping[str, Any]:
-        """See `Table.entries`. The messages are read where they are asked for."""
+        """List the sessions; the messages of one are read on access."""
         with reached():
             owners = self._redis.smembers(self._client.key("owners")) if owner is None else [owner]
-            entries = [entry for each in sorted(owners) for entry in sorted(self._redis.smembers(self._mine(each)))]
+            entries = [entry for each in sorted(owners) for entry in sorted(self._redis.smembers(self._sessions_of(each)))]
             pipe = self._redis.pipeline(transaction=False)
             for entry in entries:
                 pipe.hgetall(self._about(entry))
                 pipe.llen(self._messages(entry))
-            told = pipe.execute() if entries else []
+            found = pipe.execute() if entries else []
         return {
             entry: _Listed(self, entry, about, count)
-            for entry, about, count in zip(entries, told[::2], told[1::2], strict=True)
+            for entry, about, count in zip(entries, found[::2], found[1::2], strict=True)
             if about
         }
 
+    @override
     def kept(self, owner: str) -> Kept:
-        """See `Table.kept`. What was stored before there was a count is not counted in bytes."""
+        """Return the sums; sessions stored by versions that did not count have no bytes in them."""
         with reached():
             pipe = self._redis.pipeline(transaction=False)
-            pipe.scard(self._mine(owner or MASTER))
+            pipe.scard(self._sessions_of(owner or MASTER))
             pipe.hget(self._sizes, owner or MASTER)
             count, n_bytes = pipe.execute()
         return Kept(count, int(n_bytes or 0))
 
+    @override
     def add(
         self,
         entry: str,
@@ -138,12 +148,11 @@ class RedisSessionTable:
         keep: int | None = None,
         request: Answered | None = None,
     ) -> None:
-        """See `Table.add`."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.restore(entry, messages, json.dumps(name), now, now, keep, request)
 
+    @override
     def settle(self, entry: str, request: str) -> None:
-        """See `Table.settle`."""
         with reached():
             self._redis.hdel(self._requests(entry), request)
 
@@ -157,7 +166,7 @@ class RedisSessionTable:
         keep: int | None = None,
         request: Answered | None = None,
     ) -> None:
-        """The same, of a session that has its times already; `name` is JSON."""
+        """Append as `add` does, to a session that has its times already (ISO 8601); `name` is JSON."""
         owner = _owner_of(entry)
         said = [written(langchain_message(message)) for message in messages]
         kept = -1 if keep is None else keep
@@ -167,7 +176,7 @@ class RedisSessionTable:
         keys, arguments = self._keys(entry, owner), [*about, *said]
         deadline = time.monotonic() + _STORING
         while True:
-            # What was said is not lost for a Redis that is away for a moment.
+            # An exchange is not lost because Redis is away for a moment.
             try:
                 with reached():
                     self._add(keys, arguments)
@@ -177,27 +186,29 @@ class RedisSessionTable:
                     raise
                 time.sleep(0.25)
 
+    @override
     def rename(self, entry: str, name: str) -> bool:
-        """See `Table.rename`."""
         with reached():
             return bool(self._rename([self._about(entry)], [json.dumps(name)]))
 
+    @override
     def set_window(self, entry: str, start: int) -> None:
-        """See `Table.set_window`."""
         with reached():
             self._set_window([self._about(entry)], [start])
 
+    @override
     def remove(self, entry: str) -> bool:
-        """See `Table.remove`."""
         with reached():
             owner = _owner_of(entry)
             return bool(self._remove(self._keys(entry, owner), [entry, owner]))
 
+    @override
     def close(self) -> None:
-        """See `Table.close`."""
+        # The client is its node's.
+        pass
 
     def _session(self, entry: str, about: dict[str, str]) -> dict[str, Any] | None:
-        """A session, of what is told about it; its messages are read again only once they have changed."""
+        """Return a session, given its hash; None where that is empty. Its messages are read again after a change."""
         if not about:
             with self._lock:
                 self._copies.pop(entry, None)
@@ -212,7 +223,7 @@ class RedisSessionTable:
                 self._copies.move_to_end(entry)
                 while len(self._copies) > _KEPT:
                     self._copies.popitem(last=False)
-        return {**_told(about), "messages": known[1]}
+        return {**_fields(about), "messages": known[1]}
 
     def _messages(self, entry: str) -> str:
         return self._client.key("session", entry)
@@ -228,21 +239,21 @@ class RedisSessionTable:
         return self._client.key("session_bytes")
 
     def _keys(self, entry: str, owner: str) -> list[str]:
-        """The names in Redis that the scripts take."""
-        of_session, of_all = [self._messages(entry), self._about(entry)], self._client.key("owners")
-        return [*of_session, self._mine(owner), of_all, self._requests(entry), self._sizes]
+        """Return the names in Redis that the scripts take."""
+        of_session, owners = [self._messages(entry), self._about(entry)], self._client.key("owners")
+        return [*of_session, self._sessions_of(owner), owners, self._requests(entry), self._sizes]
 
-    def _mine(self, owner: str) -> str:
+    def _sessions_of(self, owner: str) -> str:
         return self._client.key("sessions", owner)
 
 
 class _Listed(Mapping[str, Any]):
-    """A session of a list, whose messages are read only where they are asked for."""
+    """A session of a list, whose messages are read on access."""
 
     def __init__(self, table: RedisSessionTable, entry: str, about: dict[str, str], count: int) -> None:
         self._table = table
         self._entry = entry
-        self._known = {**_told(about), COUNT: count}
+        self._known = {**_fields(about), COUNT: count}
 
     def __getitem__(self, name: str) -> Any:
         if name == "messages":
@@ -256,9 +267,9 @@ class _Listed(Mapping[str, Any]):
         return len(self._known) + 1
 
 
-def _told(about: Mapping[str, str]) -> dict[str, Any]:
-    told = {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
-    return {**told, **({WINDOW: int(about[WINDOW])} if WINDOW in about else {})}
+def _fields(about: Mapping[str, str]) -> dict[str, Any]:
+    fields = {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
+    return {**fields, **({WINDOW: int(about[WINDOW])} if WINDOW in about else {})}
 
 
 def _owner_of(entry: str) -> str:

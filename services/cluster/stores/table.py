@@ -1,4 +1,4 @@
-"""A JSON object in Redis, in the place of a file: each entry is a field of a hash, and a number grows with each change."""
+"""JSON objects in Redis, in the place of files: each entry is a field of a hash; a version grows with each change."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from typing_extensions import override
 
 from services.cluster.redis_client import RedisClient, reached
 from services.errors import DamagedFile, Unavailable
-from services.storage.json_file import Check, JsonObject, SchemaError
+from services.storage.json_file import Check, JsonObject, JsonTable, SchemaError
 
-# Seconds that a writer may take, and that the next waits for it.
+# Seconds that a writer may take, and that the next one waits for it.
 _WRITING = 10.0
 
 
-class RedisTable:
-    """See `JsonTable`. Any thread may call it; `_lock` protects the copy. All raise Unavailable where Redis is away."""
+class RedisTable(JsonTable):
+    """One hash in Redis. Any thread may call it; `_lock` protects the copy. All raise Unavailable where Redis is away."""
 
     def __init__(self, client: RedisClient, path: Path, check: Check | None = None, *, private: bool = True) -> None:
-        """`path` is that of the file in whose place it stands: the table is called by its name. All of it is private."""
+        """`path` is that of the file in whose place it stands, which names the hash. Redis is private."""
         self._client = client
         self._path = Path("redis") / path.stem
         self._check = check
@@ -33,8 +34,9 @@ class RedisTable:
         self._seen: str | None = "never"
         self._data: JsonObject = {}
 
+    @override
     def read(self) -> JsonObject:
-        """See `JsonTable.read`. Raises DamagedFile where somebody has written there what does not belong."""
+        """Return the object. Raises DamagedFile where `check` refuses it."""
         with reached():
             version = self._client.redis.get(self._version_key)
             with self._lock:
@@ -42,9 +44,9 @@ class RedisTable:
                     return self._data
         return self._load()[1]
 
+    @override
     @contextmanager
     def edit(self) -> Iterator[JsonObject]:
-        """See `JsonTable.edit`."""
         lock = self._client.redis.lock(f"{self._key}:lock", timeout=_WRITING, blocking_timeout=_WRITING, sleep=0.02)
         with reached():
             if not lock.acquire():
@@ -56,7 +58,7 @@ class RedisTable:
             changed = {name: json.dumps(value) for name, value in data.items() if before.get(name) != value}
             self._store(version, changed, before.keys() - data.keys())
         finally:
-            # One that took too long has ended, as it does by itself where Redis is away.
+            # It may have timed out, as it does where Redis is away.
             with suppress(redis.RedisError):
                 lock.release()
 
@@ -65,7 +67,7 @@ class RedisTable:
             return
         try:
             with reached(), self._client.redis.pipeline() as pipe:
-                # A writer that took too long has lost its lock.
+                # The lock may have timed out, and another writer come.
                 pipe.watch(self._version_key)
                 if pipe.get(self._version_key) != version:
                     raise _busy()
@@ -79,8 +81,8 @@ class RedisTable:
         except redis.WatchError:
             raise _busy() from None
 
+    @override
     def clear(self) -> None:
-        """See `JsonTable.clear`."""
         with reached():
             self._client.redis.unlink(self._key)
             self._client.redis.incr(self._version_key)
@@ -98,7 +100,7 @@ class RedisTable:
 
     def _parsed(self, fields: dict[str, str]) -> JsonObject:
         try:
-            # Redis keeps no order.
+            # A hash keeps no order.
             data = {name: json.loads(fields[name]) for name in sorted(fields)}
             data = dict(sorted(data.items(), key=_age))
             if self._check:
@@ -114,5 +116,5 @@ def _busy() -> Unavailable:
 
 
 def _age(entry: tuple[str, Any]) -> str:
-    """When an entry was made, where it says so."""
+    """Return when an entry was made (ISO 8601); "" where it has no such time."""
     return str(entry[1].get("created", "")) if isinstance(entry[1], dict) else ""

@@ -1,4 +1,4 @@
-"""Who used how much, on all API nodes together: a hash a key and day in Redis, and one a day of accounts' charges."""
+"""The usage of keys on all API nodes together: in Redis a hash a key and day, and a hash a day of accounts' charges."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 
-from auth.usage import Entry, UsageRow, Used, row_name, today, used_by
+from typing_extensions import override
+
+from auth.usage import Entry, UsageRow, UsageTable, Used, row_name, today, used_by
 from auth.write_behind import WriteBehind
 from services.backend.types import Spent
 from services.cluster.redis_client import RedisClient, reached
 
 _COUNTS = tuple(field.name for field in fields(Used))
-# Seconds for which what a day's accounts are charged for is kept.
+# Seconds for which a day's charges are kept.
 _CHARGED_FOR = 3 * 86_400
-# KEYS: the row, the key's total, the rows, the keys, a mark that it is counted, what accounts are charged for. ARGV: the
-# key, the day, for how long charges are kept, how many tokens, how many accounts, these, then names and counts. What was
-# counted is not counted twice where its reply was lost.
+# KEYS: the row, the key's total, the key's days, the keys, a mark that this entry is counted, the day's charges. ARGV: the
+# key, the day, for how long charges are kept, the tokens, the number of accounts, these, then names and counts. Thanks to
+# the mark an entry that is sent again, since its reply was lost, counts once.
 _ADD = """
 if not redis.call('SET', KEYS[5], '1', 'NX', 'EX', 600) then return 0 end
 local n_accounts = tonumber(ARGV[5])
@@ -31,7 +33,7 @@ redis.call('SADD', KEYS[3], ARGV[2])
 redis.call('SADD', KEYS[4], ARGV[1])
 return 1
 """
-# KEYS: a mark that charges have begun, what accounts are charged for. ARGV: for how long that is kept, accounts and tokens.
+# KEYS: a mark that charges have begun, the day's charges. ARGV: for how long they are kept, accounts and tokens.
 _BEGIN = """
 if not redis.call('SET', KEYS[1], '1', 'NX') then return 0 end
 for i = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1]) end
@@ -48,10 +50,10 @@ class _Marked:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
-class RedisUsage:
-    """See `UsageTable`. All but `add` raise Unavailable where Redis is away; what it does not take is added later.
+class RedisUsage(UsageTable):
+    """The usage in Redis. All but `add` raise Unavailable where Redis is away; what it does not take is added later.
 
-    Any thread may call it: what is added is stored by a thread of its own.
+    Any thread may call it: a thread of its own stores what is added.
     """
 
     def __init__(self, client: RedisClient) -> None:
@@ -59,38 +61,39 @@ class RedisUsage:
         self._redis = client.redis
         self._add = self._redis.register_script(_ADD)
         self._begin = self._redis.register_script(_BEGIN)
-        self._unkept = WriteBehind[_Marked]("usage", threading.Lock(), self._keep)
+        self._pending = WriteBehind[_Marked]("usage", threading.Lock(), self._store)
 
+    @override
     def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
-        """See `UsageTable.add`."""
-        self._unkept.add(_Marked(Entry(UsageRow(row_name(key), today(), used_by(spent)), tuple(accounts))))
+        self._pending.add(_Marked(Entry(UsageRow(row_name(key), today(), used_by(spent)), tuple(accounts))))
 
     def add_row(self, row: UsageRow) -> None:
-        """Add to what a key used on a day."""
-        self._unkept.add(_Marked(Entry(row)), waits=False)
+        """Add to a key's usage of a day."""
+        self._pending.add(_Marked(Entry(row)), waits=False)
 
+    @override
     def charged(self, account: str) -> int:
-        """See `UsageTable.charged`. What Redis has not taken yet counts too."""
+        # Entries that Redis has not taken yet count too.
         day = today()
         with reached():
             stored = int(self._redis.hget(self._charges(day), account) or 0)
-        with self._unkept.waiting() as entries:
+        with self._pending.waiting() as entries:
             rows = (each.entry.row for each in entries if account in each.entry.accounts)
             return stored + sum(row.used.tokens for row in rows if row.day == day)
 
+    @override
     def charges(self) -> dict[str, int]:
-        """See `UsageTable.charges`."""
         with reached():
             return {account: int(n) for account, n in self._redis.hgetall(self._charges(today())).items()}
 
+    @override
     def charge(self, account: str, n_tokens: int) -> None:
-        """See `UsageTable.charge`."""
         with reached():
             self._redis.hincrby(self._charges(today()), account, n_tokens)
             self._redis.expire(self._charges(today()), _CHARGED_FOR)
 
+    @override
     def begin_charges(self, ancestors: Callable[[], Mapping[str, Sequence[str]]]) -> None:
-        """See `UsageTable.begin_charges`."""
         mark = self._client.key("usage", "charges", "begun")
         with reached():
             if self._redis.exists(mark):
@@ -102,13 +105,8 @@ class RedisUsage:
         with reached():
             self._begin([mark, self._charges(today())], [_CHARGED_FOR, *charges])
 
-    def on(self, key: str, day: str) -> Used:
-        """See `UsageTable.on`."""
-        with reached():
-            return _used(self._redis.hgetall(self._row(row_name(key), day)))
-
+    @override
     def rows(self, key: str | None = None, first: str = "", last: str = "9999") -> list[UsageRow]:
-        """See `UsageTable.rows`."""
         with reached():
             keys = self._redis.smembers(self._client.key("usage")) if key is None else [row_name(key)]
             wanted = [
@@ -118,19 +116,19 @@ class RedisUsage:
             for day, each in sorted(wanted):
                 pipe.hgetall(self._row(each, day))
             found = pipe.execute() if wanted else []
-        return [UsageRow(each, day, _used(told)) for (day, each), told in zip(sorted(wanted), found, strict=True)]
+        return [UsageRow(each, day, _used(fields)) for (day, each), fields in zip(sorted(wanted), found, strict=True)]
 
+    @override
     def totals(self) -> dict[str, Used]:
-        """See `UsageTable.totals`."""
         with reached():
             keys = sorted(self._redis.smembers(self._client.key("usage")))
             return {key: _used(self._redis.hgetall(self._total(key))) for key in keys}
 
+    @override
     def close(self) -> None:
-        """See `UsageTable.close`."""
-        self._unkept.close()
+        self._pending.close()
 
-    def _keep(self, entries: Sequence[_Marked]) -> None:
+    def _store(self, entries: Sequence[_Marked]) -> None:
         for each in entries:
             row, accounts = each.entry.row, each.entry.accounts
             names = [self._row(row.key, row.day), self._total(row.key), self._days(row.key), self._client.key("usage")]
@@ -155,6 +153,6 @@ class RedisUsage:
         return self._client.key("usage", "charges", "of", day)
 
 
-def _used(told: Mapping[str, str]) -> Used:
-    whole = {name: int(float(told.get(name, 0))) for name in _COUNTS if name != "cpu_seconds"}
-    return Used(**whole, cpu_seconds=float(told.get("cpu_seconds", 0)))
+def _used(fields: Mapping[str, str]) -> Used:
+    whole = {name: int(float(fields.get(name, 0))) for name in _COUNTS if name != "cpu_seconds"}
+    return Used(**whole, cpu_seconds=float(fields.get("cpu_seconds", 0)))

@@ -1,1 +1,1 @@
-"""A worker: it computes what the broker hands it."""
+"""A worker, which computes the requests that it takes from the broker."""

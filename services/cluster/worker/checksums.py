@@ -1,4 +1,4 @@
-"""Which model files have the same contents, wherever they lie: what one worker has computed another may go on from."""
+"""Checksums of model files: workers that have the same file, wherever it lies, share computed states."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from services.storage.json_file import JsonFile, Stamp
 log = logging.getLogger(__name__)
 
 # Bytes that are read at once.
-_PIECE = 2**20
+_CHUNK = 2**20
 
 
 class Checksums:
-    """The files' SHA-256, each computed once and remembered in a file. Any thread may call it; `_lock` lets one compute."""
+    """The files' SHA-256, each computed once and stored in a file. Any thread may call it; `_lock` lets one compute."""
 
     def __init__(self, path: Path) -> None:
         self._file = JsonFile(path)
@@ -27,7 +27,7 @@ class Checksums:
         self._known: dict[str, Stamp] = {}
 
     def stamp(self, model: CheckedModel) -> Stamp:
-        """A number of a file's contents, of 21 bytes. The first time it takes as long as reading it. Raises OSError."""
+        """Return 21 bytes of a model's checksum, as three numbers. The first call reads the model. Raises OSError."""
         name = f"{model.path} {model.stamp}"
         with self._lock:
             if name not in self._known:
@@ -46,8 +46,8 @@ class Checksums:
         digest = hashlib.sha256()
         for part in part_paths(path):
             with part.open("rb") as file:
-                while piece := file.read(_PIECE):
-                    digest.update(piece)
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
         try:
             with self._file.edit() as data:
                 data[name] = digest.hexdigest()

@@ -1,6 +1,6 @@
-"""A worker that computes nothing itself: it passes its work to another server with OpenAI's API (INNER_LLM_URL).
+"""The backend of a worker that computes nothing itself: an upstream server with OpenAI's API (INNER_LLM_URL).
 
-The other server has a tokenizer of its own, so it is sent text: in this cluster each character counts as a token.
+The upstream has a tokenizer of its own, so it is sent text: in this cluster each character counts as a token.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from typing_extensions import override
 
 from services.backend.delivery import Delivery
+from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Counts, LoadedModel, Room, Status
 from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, PrefetchRequest, Spent
 from services.cluster.text_tokens import TextTokenizer
@@ -26,60 +28,63 @@ from services.models.gguf import GgufInfo
 
 log = logging.getLogger(__name__)
 
-# Seconds to connect in, and those for which the other server may say nothing.
+# Seconds to connect in, and those for which the upstream may send nothing.
 _CONNECT, _SILENCE = 5.0, 300.0
-# Seconds for which its list of models is good enough.
+# Seconds for which its list of models is fresh enough.
 _LISTED = 30.0
 
 
 class NamedFiles(ModelFiles):
-    """Models that are only names here: the other server has them. See `ModelFiles`."""
+    """Models that are only names here: the upstream has them."""
 
     info = GgufInfo(None, "elsewhere", 0, "", None, None, 0)
 
     def __init__(self) -> None:
         super().__init__(Path())
 
+    @override
     def list(self) -> list[ModelFile]:
-        """See `ModelFiles.list`."""
         return []
 
+    @override
     def check(self, name: str) -> CheckedModel:
-        """See `ModelFiles.check`."""
         return CheckedModel(name, Path(name), (0, 0, 0))
 
+    @override
     def check_adapter(self, name: str) -> CheckedModel:
-        """See `ModelFiles.check_adapter`. Raises InvalidRequest: the other server has none of ours."""
+        """Raise InvalidRequest: the upstream has none of our adapters."""
         raise InvalidRequest(f"{name}: a server elsewhere applies no adapters", param="lora")
 
 
 class UpstreamGeneration(Delivery):
-    """One request to the other server, which a thread of its own reads."""
+    """One request to the upstream, which a thread of its own reads once it is started."""
 
     def __init__(self, backend: UpstreamBackend, model: str, request: GenerationRequest) -> None:
         super().__init__()
-        self.spent = Spent()
         self._backend = backend
         self._request = request
         self._model = model
         self._stopped = threading.Event()
         self._cancelled = threading.Event()
+
+    def start(self) -> None:
+        """Send the request; once only."""
         threading.Thread(target=self._read, name="upstream", daemon=True).start()
 
+    @override
     def stop(self) -> None:
-        """See `Generation.stop`."""
         self._stopped.set()
 
+    @override
     def cancel(self) -> None:
-        """See `Generation.cancel`."""
         self._cancelled.set()
 
     def _read(self) -> None:
-        began, first, pieces, usage = time.perf_counter(), None, 0, None
+        began, first, n_chunks, usage = time.perf_counter(), None, 0, None
         reason: Any = "stop"
-        if owed := "".join(map(chr, self._request.resume_tokens))[self._request.delivered :]:
-            # What the other worker had, and its caller has not.
-            self.put(owed)
+        if undelivered := "".join(map(chr, self._request.resume_tokens))[self._request.delivered :]:
+            # An earlier attempt had it, and did not deliver it.
+            self.put(undelivered)
         try:
             with self._backend.stream(self._model, self._request) as lines:
                 for event in lines:
@@ -90,18 +95,18 @@ class UpstreamGeneration(Delivery):
                         reason = choice.get("finish_reason") or reason
                         if text := choice.get("text"):
                             first = first or time.perf_counter()
-                            pieces += 1
+                            n_chunks += 1
                             self.tokens += map(ord, text)
-                            self.spent = Spent(len(self._request.tokens), 0, pieces)
+                            self._spent = Spent(len(self._request.tokens), 0, n_chunks)
                             self.put(text)
                     if self._stopped.is_set():
                         reason = "cancelled"
                         break
             usage = usage or {}
             n_prompt = int(usage.get("prompt_tokens") or len(self._request.tokens))
-            n_completion = int(usage.get("completion_tokens") or pieces)
+            n_completion = int(usage.get("completion_tokens") or n_chunks)
             cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-            self.spent = Spent(n_prompt, cached, n_completion)
+            self._spent = Spent(n_prompt, cached, n_completion)
             reason = reason if reason in ("stop", "length", "cancelled") else "stop"
             first = first or time.perf_counter()
             ended = time.perf_counter()
@@ -115,24 +120,30 @@ class UpstreamGeneration(Delivery):
             self.put(_away(str(error)))
 
 
-class UpstreamModel(TextTokenizer):
-    """One of its models; see `Model`. Any thread may call it."""
-
-    n_ctx = 0
+class UpstreamModel(TextTokenizer, Model, Embedder):
+    """One of the upstream's models. Any thread may call it."""
 
     def __init__(self, backend: UpstreamBackend, model: str) -> None:
+        super().__init__()
+        self.n_ctx = 0
         self._backend = backend
         self._model = model
 
+    @override
     def submit_all(self, requests: Sequence[GenerationRequest]) -> list[UpstreamGeneration]:
-        """See `Model.submit_all`."""
-        return [UpstreamGeneration(self._backend, self._model, request) for request in requests]
+        generations = [UpstreamGeneration(self._backend, self._model, request) for request in requests]
+        for generation in generations:
+            generation.start()
+        return generations
 
+    @override
     def prefetch(self, request: PrefetchRequest) -> None:
-        """See `Model.prefetch`: the other server does not."""
+        # The upstream has no such request.
+        pass
 
+    @override
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """See `Embedder.embed`; the other server takes a text at once."""
+        # A request cannot be broken off.
         poll()
         body = {"model": self._backend.name_of(self._model), "input": self.text(tokens)}
         reply = self._backend.post("embeddings", body)
@@ -140,8 +151,8 @@ class UpstreamModel(TextTokenizer):
         return vector, Spent(int(reply.get("usage", {}).get("prompt_tokens", len(tokens))))
 
 
-class UpstreamBackend:
-    """The other server; see `Backend`. Any thread may call it; `_lock` protects the list of its models."""
+class UpstreamBackend(Backend):
+    """The upstream server. Any thread may call it; `_lock` protects the list of its models."""
 
     def __init__(self, url: str, key: str = "") -> None:
         """`url` is that of its API, with or without its /v1."""
@@ -153,18 +164,19 @@ class UpstreamBackend:
         self._models: list[str] = []
         self._listed = -_LISTED
 
+    @override
     @contextmanager
     def lease(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[UpstreamModel]:
-        """See `Backend.lease`. Nothing is loaded here."""
+        # Nothing is loaded here.
         yield UpstreamModel(self, settings.file.as_posix())
 
+    @override
     @contextmanager
     def lease_embedder(self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None) -> Iterator[UpstreamModel]:
-        """See `Backend.lease_embedder`."""
         yield UpstreamModel(self, settings.file.as_posix())
 
     def name_of(self, model: str) -> str:
-        """What the other server calls a model: the same, or without .gguf; else its first model. Raises Unavailable."""
+        """Return the upstream's name of a model: the same, or without .gguf; else its first model. Raises Unavailable."""
         names = self._names()
         stem = model.removesuffix(".gguf")
         found = [name for name in names if name in (model, stem) or name.rpartition("/")[2] in (model, stem)]
@@ -173,7 +185,7 @@ class UpstreamBackend:
         return (found or names)[0]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """What it says to one request. Raises Unavailable, InvalidRequest."""
+        """Send one request, and return the reply's JSON. Raises Unavailable, InvalidRequest."""
         try:
             reply = self._http.post(path, json=body)
             _check(reply)
@@ -183,12 +195,12 @@ class UpstreamBackend:
 
     @contextmanager
     def stream(self, model: str, request: GenerationRequest) -> Iterator[Iterator[dict[str, Any]]]:
-        """The events of one completion, as they come. Raises Unavailable, InvalidRequest."""
+        """Stream the events of one completion. Raises Unavailable, InvalidRequest."""
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self.name_of(model),
             "prompt": "".join(map(chr, (*request.tokens, *request.resume_tokens))),
-            # What has been said already counts, about.
+            # The text so far counts, roughly.
             "max_tokens": max(request.max_tokens - len(request.resume_tokens) // 4, 1),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -223,40 +235,45 @@ class UpstreamBackend:
                     raise _away(str(error)) from error
             return self._models
 
+    @override
     def loaded(self) -> list[Path]:
-        """See `Backend.loaded`."""
         return []
 
+    @override
     def unload(self, _file: Path) -> bool:
-        """See `Backend.unload`: the other server keeps its models."""
+        # The upstream decides.
         return False
 
+    @override
     def status(self) -> Status:
-        """See `Backend.status`."""
         none = Room(0, 0)
         return Status(Counts(), 0, 0, 0, none, none, none, [LoadedModel(name, 0) for name in self._models])
 
+    @override
     def forget(self, owner: str, session: str) -> None:
-        """See `Backend.forget`: nothing is kept."""
+        # No state is kept.
+        pass
 
+    @override
     def stop(self, _owner: str, _session: str) -> bool:
-        """See `Backend.stop`."""
         return False
 
+    @override
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
-        """See `Backend.retain`."""
+        # No state is kept.
+        pass
 
+    @override
     def health(self) -> Health:
-        """See `Backend.health`."""
         return "ready"
 
+    @override
     def close(self) -> None:
-        """See `Backend.close`."""
         self._http.close()
 
 
 def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The events of a stream, up to its end. Raises Unavailable where it says that something went wrong."""
+    """Parse a stream's events, up to its end. Raises Unavailable for an error event, and where the end is missing."""
     for line in lines:
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data == "[DONE]":
@@ -272,10 +289,10 @@ def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 def _check(reply: httpx2.Response) -> None:
     if reply.status_code < 400:
         return
-    said = reply.text[:500]
+    text = reply.text[:500]
     if reply.status_code in (400, 404, 413, 422):
-        raise InvalidRequest(f"the server at INNER_LLM_URL refuses this: {said}", code="inner_refused")
-    raise _away(f"status {reply.status_code}: {said}")
+        raise InvalidRequest(f"the server at INNER_LLM_URL refuses this: {text}", code="inner_refused")
+    raise _away(f"status {reply.status_code}: {text}")
 
 
 def _away(why: str) -> Unavailable:

@@ -1,4 +1,4 @@
-"""What a worker does: it computes what the broker hands it, and writes what comes into the request's stream."""
+"""The tasks of a worker: it computes the requests that it takes from the broker, and writes the text into their streams."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from services.backend.codec import Message, choice_to_json, error_to_json, from_
 from services.backend.protocols import Backend, Generation, Model
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.cluster.node.generation import lost
+from services.cluster.orders import Order
 from services.cluster.redis_client import RedisClient, is_away
 from services.cluster.registry import Registry
 from services.cluster.routing import Routing
 from services.cluster.streams import Begun, Streams
 from services.cluster.worker.checksums import Checksums
 from services.errors import BadModelFile, HearthError, NotFound, Unavailable
-from services.models.files import CheckedModel, ModelFiles
+from services.models.files import AvailableModels, CheckedModel
 from services.storage.json_file import Stamp
 
 log = logging.getLogger(__name__)
 
-# How often an answer is begun at most: one that has ended so many engines would end the next too.
+# Attempts at one answer: a request over which so many engines went down would end the next too.
 MOST_ATTEMPTS = 4
-# Seconds between two looks while no words come, and between two whether the API node is there that waits for the answer.
+# Seconds between two looks for an order while no text comes, and between two whether the API node is alive.
 _LOOK, _LOOK_FOR_NODE = 0.2, 5.0
 # Seconds for which Redis may be away before an answer is given back to the broker.
 _MOST_AWAY = 300.0
-# What another engine may do better.
+# Errors after which a new engine may succeed.
 _CRASHES = frozenset({"engine_crashed", "engine_down"})
 T = TypeVar("T")
 
 
 class GiveBack(Exception):
-    """This worker cannot do it: another is to."""
+    """Raised where the task goes back to the broker, for another worker."""
 
 
 class TaskRunner:
-    """The tasks of one worker. Any thread may call it; `_lock` protects the table of what is under way."""
+    """Runs the tasks of one worker. Any thread may call it; `_lock` protects the table of requests in flight."""
 
     def __init__(
         self,
@@ -49,10 +50,10 @@ class TaskRunner:
         client: RedisClient,
         registry: Registry,
         backend: Backend,
-        files: ModelFiles,
+        files: AvailableModels,
         checksums: Checksums | None = None,
     ) -> None:
-        """`checksums` tells the models' contents apart, where workers share what they have computed."""
+        """`checksums` identifies the models, where workers share computed states; None where they do not."""
         self.name = name
         self.checksums = checksums
         self._streams = Streams(client)
@@ -61,24 +62,25 @@ class TaskRunner:
         self._backend = backend
         self._files = files
         self._lock = threading.Lock()
-        self._under_way: dict[str, tuple[threading.Event, list[Generation]]] = {}
+        self._in_flight: dict[str, tuple[threading.Event, list[Generation]]] = {}
+        """By request: an event for its end, and its generation once there is one."""
 
     @property
     def n_running(self) -> int:
-        """How many requests are under way."""
-        return len(self._under_way)
+        """The number of requests in flight."""
+        return len(self._in_flight)
 
-    def generate(self, id_: str, settings: Message, asked: Message) -> None:
-        """Compute a request, from where another worker has left it. Raises GiveBack."""
+    def generate(self, id_: str, settings: Message, request: Message) -> None:
+        """Compute a request, resuming where another worker has left it. Raises GiveBack."""
         with self._working(id_):
             try:
-                wanted, request = from_json(LoadSettings, settings), from_json(GenerationRequest, asked)
+                parsed = from_json(LoadSettings, settings), from_json(GenerationRequest, request)
             except ValueError:
-                # Not what it says: that has words of the request in it.
+                # The error itself is not told: it may quote the prompt.
                 what = f"the worker {self.name} cannot read this request: is it of another version?"
                 return self._refuse(id_, Unavailable(what, code="worker_version", retry_after=5))
             try:
-                while self._attempt(id_, wanted, request):
+                while self._attempt(id_, *parsed):
                     time.sleep(0.5)
             finally:
                 with suppress(Exception):
@@ -86,32 +88,32 @@ class TaskRunner:
 
     @contextmanager
     def _working(self, id_: str) -> Iterator[None]:
-        """While a request is under way here. One that is already is waited for.
+        """Count a request as in flight; wait where it already is.
 
-        Where the broker was away, it hands out again what it thinks is lost; what was done is then found to be.
+        After the broker was away, it hands out again the tasks that it takes for lost; the stream then shows what is done.
         """
         over = threading.Event()
         while True:
             with self._lock:
-                known = self._under_way.get(id_)
+                known = self._in_flight.get(id_)
                 if not known:
-                    self._under_way[id_] = (over, [])
+                    self._in_flight[id_] = (over, [])
                     break
             known[0].wait()
         try:
             yield
         finally:
             with self._lock:
-                del self._under_way[id_]
+                del self._in_flight[id_]
             over.set()
 
     def _refuse(self, id_: str, error: Exception) -> None:
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
-        if begun.order not in ("gone", "cancel"):
+        if begun.order not in ("gone", Order.CANCEL):
             self.write_events(id_, begun.attempt, begun.written, [{"error": error_to_json(error)}])
 
     def call(self, id_: str, settings: Message, do: str, argument: Any) -> None:
-        """Tokenize or embed something, and write what came of it. Raises GiveBack."""
+        """Write the result of "tokenize" or "embed" (`do`), or the error. Raises GiveBack."""
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
         if begun.order == "gone":
             return
@@ -127,36 +129,41 @@ class TaskRunner:
         self.write_events(id_, begun.attempt, begun.written, [event])
 
     def _check_wanted(self, id_: str) -> None:
-        """Raise Unavailable where nobody waits for a request any more."""
+        """Raise Unavailable where the API node has forgotten the request."""
         if self._patiently(lambda: self._streams.look(id_)) is None:
             raise Unavailable("nobody waits for it any more", code="cancelled")
 
     def obey(self, order: Message) -> None:
-        """Do what an API node tells all workers: stop, cancel, prefetch, forget or unload. What fails is not told."""
-        do = order.get("do")
-        if do in ("stop", "cancel"):
-            for generation in self._under_way.get(str(order.get("id")), (None, []))[1]:
-                generation.stop() if do == "stop" else generation.cancel()
-        elif do == "forget":
-            self._backend.forget(str(order["owner"]), str(order["session"]))
-        elif do == "unload":
-            with suppress(HearthError):
-                self._backend.unload(self._files.check(str(order["file"])).path)
-        elif do == "prefetch" and order.get("worker") in ("", self.name):
-            # A beginning is for all that have the model.
-            with (
-                suppress(HearthError),
-                self._backend.lease(self._here(from_json(LoadSettings, order["settings"]))) as model,
-            ):
-                model.prefetch(from_json(PrefetchRequest, order["prefetch"]))
+        """Carry out an order of an API node (see `Order`); no reply tells that it failed."""
+        match order.get("do"):
+            case Order.STOP:
+                for generation in self._generations(order):
+                    generation.stop()
+            case Order.CANCEL:
+                for generation in self._generations(order):
+                    generation.cancel()
+            case Order.FORGET:
+                self._backend.forget(str(order["owner"]), str(order["session"]))
+            case Order.UNLOAD:
+                with suppress(HearthError):
+                    self._backend.unload(self._files.check(str(order["file"])).path)
+            case Order.PREFETCH if order.get("worker") in ("", self.name):
+                self._prefetch(order)
+
+    def _generations(self, order: Message) -> list[Generation]:
+        return self._in_flight.get(str(order.get("id")), (None, []))[1]
+
+    def _prefetch(self, order: Message) -> None:
+        with suppress(HearthError), self._backend.lease(self._here(from_json(LoadSettings, order["settings"]))) as model:
+            model.prefetch(from_json(PrefetchRequest, order["prefetch"]))
 
     def _attempt(self, id_: str, settings: LoadSettings, request: GenerationRequest) -> bool:
-        """Go on with a request; return whether to try again."""
+        """Make one attempt at a request; return whether to make another."""
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
-        if begun.order in ("gone", "cancel") or any("finish" in event or "error" in event for event in begun.events):
+        if begun.order in ("gone", Order.CANCEL) or any("finish" in event or "error" in event for event in begun.events):
             return False
         if begun.attempt > MOST_ATTEMPTS:
-            # It may be the request that ends the workers.
+            # The request may be what ends the engines.
             what = f"{MOST_ATTEMPTS} workers went down over this request; nothing was stored"
             error = Unavailable(what, code="engine_crashed", retry_after=10)
             self.write_events(id_, begun.attempt, begun.written, [{"error": error_to_json(error)}])
@@ -172,8 +179,8 @@ class TaskRunner:
             with self._backend.lease(self._here(settings)) as model:
                 generation = watch.generation = self._submit(model, request, watch)
                 with self._lock:
-                    self._under_way[id_][1][:] = [generation]
-                if begun.order == "stop":
+                    self._in_flight[id_][1][:] = [generation]
+                if begun.order == Order.STOP:
                     generation.stop()
                 watch.deliver(generation)
         except GiveBack:
@@ -190,7 +197,7 @@ class TaskRunner:
         return False
 
     def _submit(self, model: Model, request: GenerationRequest, watch: _Watch) -> Generation:
-        """Begin to compute; wait where others have all the slots."""
+        """Begin to compute, waiting for a slot."""
         while True:
             try:
                 return model.submit_all([request])[0]
@@ -203,29 +210,29 @@ class TaskRunner:
                 raise lost()
 
     def has_reader(self, id_: str) -> bool:
-        """Whether the API node is there that waits for a request."""
+        """Return whether the API node that waits for a request is alive. Raises GiveBack."""
         look = self._patiently(lambda: self._streams.look(id_))
         return look is not None and self._patiently(lambda: self._registry.has_node(look.node))
 
     def write_events(self, id_: str, attempt: int, written: int, events: list[Message]) -> str:
-        """See `Streams.write`; waits while Redis is away. Raises GiveBack."""
+        """Write events as `Streams.write` does, waiting while Redis is away. Raises GiveBack."""
         return self._patiently(lambda: self._streams.write(id_, attempt, written, events))
 
     def _here(self, settings: LoadSettings) -> LoadSettings:
-        """The settings with this machine's files. Raises what `ModelFiles.check` raises."""
+        """Return the settings with this machine's files. Raises as `AvailableModels.check` does."""
         model = self._files.check(settings.file.as_posix())
         adapters = []
         for adapter in settings.lora:
-            mine = self._files.check_adapter(adapter.file.as_posix())
-            adapters.append(replace(adapter, file=mine.path, stamp=self._stamp(mine)))
+            here = self._files.check_adapter(adapter.file.as_posix())
+            adapters.append(replace(adapter, file=here.path, stamp=self._stamp(here)))
         return replace(settings, file=model.path, stamp=self._stamp(model), lora=tuple(adapters))
 
     def _stamp(self, model: CheckedModel) -> Stamp:
-        """Where workers share states, what is the same for the same file on every machine."""
+        """Return a stamp of the model's file; where workers share states, the same for the same file on every machine."""
         return self.checksums.stamp(model) if self.checksums else model.stamp
 
     def _explained(self, error: Exception) -> Exception:
-        """An error as the caller is to see it: what is wrong with a worker's files is none of its fault."""
+        """Return an error as the caller is to see it: a fault of a worker's files is not the caller's."""
         if isinstance(error, BadModelFile | NotFound):
             what = f"the worker {self.name} cannot load the model: {error.message}"
             return Unavailable(what, param="model", code="no_model", retry_after=5)
@@ -234,7 +241,7 @@ class TaskRunner:
         return error
 
     def _patiently(self, do: Callable[[], T]) -> T:
-        """Do something in Redis, waiting while that is away. Raises GiveBack where it stays so."""
+        """Do something in Redis, waiting while that is away. Raises GiveBack where it stays away."""
         deadline = time.monotonic() + _MOST_AWAY
         while True:
             try:
@@ -249,10 +256,10 @@ class TaskRunner:
 
 
 class _Watch:
-    """One attempt's writing, and what is wanted of it meanwhile. Owned by the thread that computes it."""
+    """Writes one attempt's events, and heeds the request's order meanwhile. Owned by the thread that computes it."""
 
-    def __init__(self, work: TaskRunner, id_: str, begun: Begun) -> None:
-        self._work = work
+    def __init__(self, runner: TaskRunner, id_: str, begun: Begun) -> None:
+        self._runner = runner
         self._id = id_
         self._attempt = begun.attempt
         self._written = begun.written
@@ -260,10 +267,10 @@ class _Watch:
         self._missed = 0
         self.generation: Generation | None = None
         self.is_over = False
-        """Whether nobody wants it."""
+        """Whether the attempt is to end: it was cancelled or forgotten, or a later one has begun."""
 
     def deliver(self, generation: Generation) -> None:
-        """Write what comes until it ends, or nobody wants it any more."""
+        """Write the text as it comes, until it ends or `is_over`."""
         n_tokens = n_choices = 0
         for text in generation.chunks(self.look):
             if text:
@@ -278,32 +285,32 @@ class _Watch:
             if self.is_over:
                 generation.cancel()
                 break
-        # Should its API node be there after all, it is not to wait for more.
-        how = {"finish": to_json(generation.finish)} if generation.finish else {"error": error_to_json(lost())}
-        self.write({**how, "spent": to_json(generation.spent)})
+        # Should the API node be alive after all, it is not to wait for more.
+        end = {"finish": to_json(generation.finish)} if generation.finish else {"error": error_to_json(lost())}
+        self.write({**end, "spent": to_json(generation.spent)})
 
     def write(self, event: Message) -> None:
         """Write an event."""
-        self._heed(self._work.write_events(self._id, self._attempt, self._written, [event]))
+        self._heed(self._runner.write_events(self._id, self._attempt, self._written, [event]))
         self._written += 1
 
     def look(self) -> None:
-        """What is called while nothing comes: look what is wanted, and whether somebody waits."""
+        """Look for an order, and whether the API node is alive; called while no text comes."""
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
-        self._heed(self._work.write_events(self._id, self._attempt, self._written, []))
+        self._heed(self._runner.write_events(self._id, self._attempt, self._written, []))
         if now - self._seen > _LOOK_FOR_NODE:
             self._seen = now
-            self._missed = 0 if self._work.has_reader(self._id) else self._missed + 1
+            self._missed = 0 if self._runner.has_reader(self._id) else self._missed + 1
             # Twice, since a node's heartbeat may have ended while Redis was away.
             if self._missed > 1:
-                log.info("nobody waits for a request any more: its API node is gone")
+                log.info("a request is given up: its API node is gone")
                 self.is_over = True
 
     def _heed(self, order: str) -> None:
         self._looked = time.monotonic()
-        if order in ("gone", "stale", "cancel"):
+        if order in ("gone", "stale", Order.CANCEL):
             self.is_over = True
-        elif order == "stop" and self.generation:
+        elif order == Order.STOP and self.generation:
             self.generation.stop()

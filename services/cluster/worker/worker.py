@@ -23,9 +23,10 @@ from celery.signals import worker_ready, worker_shutting_down
 from services.backend.protocols import Backend
 from services.backend.status import Counts, Room, Status
 from services.cluster.broker import CALL, GENERATE, make_celery, model_queue, worker_queue
-from services.cluster.node.backend import ORDERS
+from services.cluster.heartbeat import INTERVALS, Heartbeat, Intervals
+from services.cluster.orders import CHANNEL
 from services.cluster.redis_client import RedisClient, is_away
-from services.cluster.registry import RENEW, TEXT, Registry, ServedModel, WorkerHeartbeat
+from services.cluster.registry import TEXT, Registry, ServedModel, WorkerHeartbeat
 from services.cluster.routing import Routing
 from services.cluster.settings import ClusterSettings
 from services.cluster.stores.sessions import RedisSessionTable
@@ -43,26 +44,32 @@ log = logging.getLogger(__name__)
 
 # Slots where no profile says how many.
 _SLOTS = 8
-# Seconds between two looks which models there are.
-_LOOK = 10.0
 
 
 class Worker:
-    """One worker. Celery's own threads run its tasks; one renews its heartbeat, and one hears what API nodes tell."""
+    """One worker. Celery's threads run its tasks; while it runs, others renew its heartbeat, and take orders and models."""
 
-    def __init__(self, cluster: ClusterSettings, backend: Backend, settings: Settings, names: Sequence[str]) -> None:
-        """It serves the models of the profiles `names`, or where none are named all that are in the models folder.
+    def __init__(
+        self,
+        cluster: ClusterSettings,
+        backend: Backend,
+        settings: Settings,
+        names: Sequence[str],
+        intervals: Intervals = INTERVALS,
+    ) -> None:
+        """It serves the models of the profiles `names`; with no names all models of the folder.
 
-        Where another server computes, the models are only named: those of the profiles. Raises NotFound for an unknown
-        profile, and for one whose model is not there.
+        Where an upstream computes, it serves the models that the profiles name. Raises NotFound for an unknown profile, and
+        for one whose model is not there.
         """
         self._settings = cluster
         self._backend = backend
         files = self._files = NamedFiles() if cluster.upstream else ModelFiles(settings.models)
         self._client = RedisClient(cluster)
-        self._registry = Registry(self._client)
+        self._intervals = intervals
+        self._registry = Registry(self._client, intervals)
         checksums = Checksums(settings.data / "contents.json") if settings.states else None
-        self._work = TaskRunner(cluster.name, self._client, self._registry, backend, files, checksums)
+        self._runner = TaskRunner(cluster.name, self._client, self._registry, backend, files, checksums)
         file = settings.data / "config.json"
         # A second worker on one machine has a folder of its own, and the same profiles.
         config = Profiles(file if file.exists() else HOME / "data" / "config.json").config()
@@ -80,12 +87,12 @@ class Worker:
         self._celery_worker: Any = None
 
     def run(self) -> int:
-        """Work until SIGTERM, and end what is under way first; a second one ends at once. Return the exit status."""
+        """Work until SIGTERM, then finish the requests in flight; a second one ends at once. Return the exit status."""
         celery = make_celery(self._settings)
-        # Celery takes the signals over once it works; what comes before ends the process.
+        # Celery handles the signals once it works; before that SIGTERM ends the process.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._add_tasks(celery)
-        # At its lowest level it tells what tasks were sent, words included.
+        # At its lowest level it logs the tasks' arguments, which are people's words.
         logging.getLogger("celery.concurrency").setLevel(logging.INFO)
         self._wait_for_redis()
         self._registry.take_name(self._settings.name, WorkerHeartbeat)
@@ -107,10 +114,18 @@ class Worker:
         worker_shutting_down.connect(self._drain)
         worker_ready.connect(self._say_ready)
         self._celery_worker = worker
-        for name, do in (("heartbeat", self._keep_heartbeat), ("models", self._keep_looking), ("orders", self._hear)):
-            threading.Thread(target=do, name=name, daemon=True).start()
+        heartbeats = (
+            Heartbeat("heartbeat", self._intervals.node, self._renew),
+            # A thread of its own: a slow folder delays no heartbeat.
+            Heartbeat("models", self._intervals.models, lambda: self._serve(self._models())),
+        )
+        for heartbeat in heartbeats:
+            heartbeat.start()
+        threading.Thread(target=self._take_orders, name="orders", daemon=True).start()
         worker.start()
-        self._say_goodbye()
+        for heartbeat in heartbeats:
+            heartbeat.stop()
+        self._leave()
         return int(worker.exitcode or 0)
 
     def _add_tasks(self, celery: Celery) -> None:
@@ -122,14 +137,14 @@ class Worker:
 
         @celery.task(name=GENERATE)
         def generate(*arguments: Any) -> None:
-            run(self._work.generate, *arguments)
+            run(self._runner.generate, *arguments)
 
         @celery.task(name=CALL)
         def call(*arguments: Any) -> None:
-            run(self._work.call, *arguments)
+            run(self._runner.call, *arguments)
 
     def _models(self) -> list[ServedModel]:
-        """What it serves, once its vocabularies are where API nodes find them."""
+        """Return the models that it serves, after publishing their vocabularies."""
         if self._settings.upstream:
             return [ServedModel(name, TEXT, 0, NamedFiles.info) for name in sorted(self._only)]
         served = []
@@ -171,29 +186,12 @@ class Worker:
             none = Room(0, 0)
             return Status(Counts(), 0, 0, 0, none, none, none)
 
-    def _keep_heartbeat(self) -> None:
-        """The heartbeat's thread."""
-        while True:
-            try:
-                self._heartbeat = self._make_heartbeat(self._heartbeat.models)
-                self._registry.renew(self._heartbeat)
-            except Exception as error:
-                if not is_away(error):
-                    log.exception("the worker's heartbeat could not be renewed")
-            time.sleep(RENEW)
-
-    def _keep_looking(self) -> None:
-        """The thread that looks which models there are: a slow folder holds nothing else up."""
-        while True:
-            time.sleep(_LOOK)
-            try:
-                self._serve(self._models())
-            except Exception as error:
-                if not is_away(error):
-                    log.exception("the models folder could not be looked through")
+    def _renew(self) -> None:
+        self._heartbeat = self._make_heartbeat(self._heartbeat.models)
+        self._registry.renew(self._heartbeat)
 
     def _serve(self, models: Sequence[ServedModel]) -> None:
-        """Take from the queues of the models that there are now, and of no others."""
+        """Take tasks from the queues of these models, and of no others."""
         if not (consumer := self._consumer()):
             return
         queues = self._queues(models)
@@ -205,65 +203,66 @@ class Worker:
         self._heartbeat = self._make_heartbeat(models)
 
     def _queues(self, models: Sequence[ServedModel]) -> dict[str, Any]:
-        """The models' queues, by name; an adapter has none, since it is asked for with a model."""
+        """Return the models' queues, by name; an adapter has none, since it is used with a model."""
         queues = (model_queue(self._settings, model) for model in models if not model.info.adapter)
         return {queue.name: queue for queue in queues}
 
     def _consumer(self) -> Any:
-        """Celery's consumer, once it is connected."""
+        """Return Celery's consumer; None before it is connected."""
         consumer = getattr(self._celery_worker, "consumer", None)
         return consumer if consumer and getattr(consumer, "task_consumer", None) else None
 
-    def _hear(self) -> None:
-        """The thread that hears what API nodes tell everybody."""
+    def _take_orders(self) -> None:
+        """The thread that carries out the orders of API nodes."""
         while True:
             try:
-                with self._client.redis.pubsub(ignore_subscribe_messages=True) as heard:
-                    heard.subscribe(self._client.key(ORDERS))
-                    # What was forgotten meanwhile is not to be found here either.
+                with self._client.redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                    subscription.subscribe(self._client.key(CHANNEL))
+                    # Orders to forget conversations may have been missed.
                     self._backend.retain(self._sessions.names_of_all())
                     while True:
-                        if message := heard.get_message(timeout=5.0):
+                        if message := subscription.get_message(timeout=5.0):
                             self._obey(message["data"])
             except Exception as error:
                 if not is_away(error):
-                    log.exception("the worker cannot hear what it is told")
+                    log.exception("the worker cannot receive orders")
                 time.sleep(0.5)
 
     def _obey(self, text: str) -> None:
         try:
-            self._work.obey(json.loads(text))
+            self._runner.obey(json.loads(text))
         except Exception:
-            log.exception("the worker could not do what it was told")
+            log.exception("the worker could not carry out an order")
 
     def _wait_for_redis(self) -> None:
-        told = False
+        is_waiting = False
         while not self._client.is_there():
-            if not told:
-                told = True
+            if not is_waiting:
+                is_waiting = True
                 print("The worker waits for Redis, which cannot be reached.", flush=True)
             time.sleep(0.5)
 
     def _drain(self, **_: Any) -> None:
         self._draining.set()
-        n_running = self._work.n_running
+        n_running = self._runner.n_running
         first = f", and ends {n_running} answers first" if n_running else ""
         print(f"The worker takes nothing new{first}.", flush=True)
-        threading.Thread(target=self._renew_once, name="drain", daemon=True).start()
+        # Here, in a signal handler, no lock may be waited for.
+        threading.Thread(target=self._announce_draining, name="drain", daemon=True).start()
 
-    def _renew_once(self) -> None:
+    def _announce_draining(self) -> None:
         try:
             self._registry.renew(self._make_heartbeat(self._heartbeat.models))
         except Exception as error:
-            log.debug("nobody can be told: %s", error)
+            log.debug("that the worker stops is not announced: %s", error)
 
     def _say_ready(self, **_: Any) -> None:
         names = ", ".join(model.name for model in self._heartbeat.models)
         print(f"The worker {self._settings.name} serves {names} with {self._slots} slots (Ctrl+C stops it).", flush=True)
 
-    def _say_goodbye(self) -> None:
+    def _leave(self) -> None:
         try:
             self._registry.leave(self._heartbeat)
         except Exception as error:
-            log.debug("nobody can be told: %s", error)
+            log.debug("the heartbeat stays until it ends by itself: %s", error)
         print("The worker stops.", flush=True)

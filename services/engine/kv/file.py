@@ -32,7 +32,7 @@ class DamagedState(ValueError):
 
 
 class Header(BaseModel):
-    """What a state file says of itself; `file` is the model's path."""
+    """The header of a state file; `file` is the model's path."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     model: str
@@ -44,7 +44,7 @@ class Header(BaseModel):
 
     @property
     def key(self) -> StateKey:
-        """Which conversation it belongs to."""
+        """The conversation that it belongs to."""
         return StateKey(self.model, self.owner, self.session)
 
 
@@ -59,9 +59,9 @@ class Saved:
 
 
 def write_state(folder: Path, state: State, file: str) -> Saved:
-    """Write `state` of the model `file` into `folder`, in the place of an older one of the same conversation.
+    """Write `state` of the model `file` into `folder`, replacing an older one of the same conversation.
 
-    The file is whole or not there. Raises OSError.
+    The file is whole or does not exist. Raises OSError.
     """
     n_tokens = len(state.tokens) // TOKEN_BYTES
     header = Header(file=file, **state.key._asdict(), n_tokens=n_tokens, n_bytes=len(state.data))
@@ -83,7 +83,7 @@ def write_state(folder: Path, state: State, file: str) -> Saved:
 
 
 def read_saved(path: Path) -> Saved:
-    """What the file holds, but for its data. Raises DamagedState where its length shows that it is not whole; OSError."""
+    """Read a file but for its data. Raises DamagedState where its length shows that it is not whole; OSError."""
     with path.open("rb") as file:
         header = _read_header(file)
         size = file.tell() + TOKEN_BYTES * header.n_tokens + header.n_bytes + _DIGEST
@@ -93,7 +93,7 @@ def read_saved(path: Path) -> Saved:
 
 
 def read_state(saved: Saved, used: float) -> State:
-    """All of a state, checked. Raises DamagedState where anything is not as it was written; OSError."""
+    """Read all of a state, and check it. Raises DamagedState where it is not as it was written; OSError."""
     content = memoryview(bytearray(saved.size))
     with saved.path.open("rb") as file:
         if file.readinto(content) != saved.size or file.read(1):

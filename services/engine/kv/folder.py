@@ -1,4 +1,4 @@
-"""The computed states on disk: a folder of files within a cap of bytes, those used least removed first."""
+"""The computed states on disk: a folder of files within a cap of bytes, the least recently used evicted first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.storage.json_file import Stamp, stamp_of
 
 log = logging.getLogger(__name__)
 
-# Disks are never filled beyond this many free bytes.
+# The free bytes that stay on a disk.
 FREE_DISK = 2**29
 # Seconds after which nobody writes a draft any more.
 _OLD_DRAFT = 3600.0
@@ -29,13 +29,13 @@ class StateFolder:
     """The files, and the list of them in memory.
 
     Any thread may call it. `_lock` protects the list, `_writing` lets one thread at a time write, and `_reading` read.
-    Where the folder is shared, other processes write there too: then it is looked through again before each search.
+    Other processes may write to a shared folder, which is scanned again before each search.
     """
 
     def __init__(self, folder: Path, n_bytes: int, shared: bool = False) -> None:
-        """List what an earlier run has left, and remove what is no whole state. With no bytes to use, remove everything.
+        """List the states of earlier runs, and remove files that are not whole. With no bytes to use, remove everything.
 
-        Of a folder that is `shared` nothing is removed but what is too old for the cap.
+        From a `shared` folder only states beyond the cap are removed.
         """
         self._folder = folder
         self._n_bytes = n_bytes
@@ -60,7 +60,7 @@ class StateFolder:
 
     @property
     def room(self) -> Room:
-        """The same, and how many they may be."""
+        """The bytes of all files, and their limit."""
         return Room(self._used, self._n_bytes)
 
     def __contains__(self, key: StateKey) -> bool:
@@ -76,14 +76,15 @@ class StateFolder:
         spare: int,
         skip: Callable[[StateKey], bool],
     ) -> State | None:
-        """Read the owner's state that has most of `tokens` in common, more than `beyond`, unless `skip` says otherwise.
+        """Read the owner's state with the longest prefix in common with `tokens`, longer than `beyond`.
 
-        `rule` and `spare` are as in `best_match`. A file that turns out not to be whole is removed.
+        States for whose keys `skip` returns True are passed over. `rule` and `spare` are as in `best_match`. A file that
+        turns out not to be whole is removed.
         """
-        # One at a time: what many ask for at once is read once, if `skip` knows what was read.
+        # One at a time: a state that several callers need at once is read once, if `skip` knows it then.
         with self._reading:
             if self.is_shared:
-                self._look_again()
+                self._rescan()
             with self._lock:
                 mine = [saved for key, saved in self._listed.items() if key[:2] == (model, owner) and not skip(key)]
                 saved, _ = best_match(mine, tokens, beyond, rule, spare)
@@ -102,14 +103,14 @@ class StateFolder:
                 self._listed.move_to_end(state.key)
             return state
 
-    def write(self, state: State, file: str, still: Callable[[], bool] = lambda: True) -> None:
-        """Write a state of the model `file`, if that is `still` wanted when its turn comes. What cannot be is lost."""
+    def write(self, state: State, file: str, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Write a state of the model `file`, if it `is_wanted` once no other is written. One that cannot be is lost."""
         with self._writing:
-            if not still() or not self.is_usable or state.key.is_passing or state.n_bytes > self._n_bytes:
+            if not is_wanted() or not self.is_usable or state.key.is_temporary or state.n_bytes > self._n_bytes:
                 return
             try:
                 if self.is_shared:
-                    self._look_again()
+                    self._rescan()
                 self._make_room(state.n_bytes)
                 if shutil.disk_usage(self._folder).free - state.n_bytes < FREE_DISK:
                     raise OSError("the disk is almost full")
@@ -120,9 +121,9 @@ class StateFolder:
                 log.warning("a computed state cannot be kept on disk: %s", error)
 
     def remove_where(self, unwanted: Callable[[Saved], bool]) -> None:
-        """Remove the files that are unwanted, after what is being written."""
+        """Remove the files that are `unwanted`, once the write under way is done."""
         if self.is_shared:
-            self._look_again()
+            self._rescan()
         with self._writing, self._lock:
             for saved in list(self._listed.values()):
                 if unwanted(saved):
@@ -132,11 +133,11 @@ class StateFolder:
         if self.is_shared:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for draft in self._folder.glob("*.new"):
-                # What a kill has left; a younger one may be being written.
+                # Left by a process that was killed; a younger one may be being written.
                 with contextlib.suppress(OSError):
                     if time.time() - draft.stat().st_mtime > _OLD_DRAFT:
                         draft.unlink()
-            self._look_again()
+            self._rescan()
             return
         if not self.is_usable:
             for path in self._folder.glob(f"*{SUFFIX}"):
@@ -153,8 +154,8 @@ class StateFolder:
                 path.unlink()
         self._make_room(0)
 
-    def _look_again(self) -> None:
-        """Take in what other processes have written and removed. What is not whole may be on its way."""
+    def _rescan(self) -> None:
+        """Update the list by the files that other processes have written and removed, passing over unfinished ones."""
         try:
             found = {
                 entry.name: stamp_of(entry.stat()) for entry in os.scandir(self._folder) if entry.name.endswith(SUFFIX)

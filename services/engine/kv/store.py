@@ -1,8 +1,8 @@
-"""Computed states that lie on no slot: in RAM, and those of stored sessions on disk too, each within a cap of bytes.
+"""Computed states that are on no slot: in RAM, and those of stored sessions on disk too, each within a cap of bytes.
 
-Of each conversation the newest state counts: on its slot, else in RAM, else on disk. What is used least leaves first. A
-thread of its own writes to disk what has rested a while, and what RAM is about to let go, which stays in RAM until then as
-far as `OVER` goes; what the thread cannot keep up with is lost, since it can be computed again.
+Of each conversation the newest state counts: on its slot, else in RAM, else on disk. The least recently used is evicted
+first. A thread of its own writes to disk the states that have rested a while, and those that RAM is about to evict, which
+stay in RAM until then, up to `OVER` bytes too many; beyond that they are lost, since they can be computed again.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from services.engine.kv.folder import StateFolder
 from services.engine.kv.state import CUT_ANYWHERE, FILE_PART, CutRule, State, StateKey, best_match
 from services.engine.machine import free_memory
 
-# The share of the free memory that states may take, unless told otherwise: 1 / RAM_SHARE.
+# The share of the free memory that states may take by default: 1 / RAM_SHARE.
 RAM_SHARE = 4
-# A state is written once it has rested for as long as this many bytes a second take, so that disks last.
+# A state is written once it has rested for as long as writing at so many bytes a second takes, so that disks last.
 REST_BYTES_PER_SECOND = 10e6
 REST_SECONDS = 2.0
-# How many bytes more than they may states take in RAM for the moment: what is on its way to disk, or to a slot.
+# Bytes beyond the cap that states may take in RAM for the moment, on their way to disk or to a slot.
 OVER = 2**25
 
 
 class StateStore:
-    """All states that lie on no slot, of all models.
+    """All states that are on no slot, of all models.
 
     Any thread may call it. `_lock` protects the tables; the folder protects itself, and is never called while holding
-    `_lock`, since it asks back.
+    `_lock`, since it calls back.
     """
 
     def __init__(
         self, folder: Path | None = None, ram_bytes: int | None = None, disk_bytes: int = 0, shared: bool = False
     ) -> None:
-        """States are kept in `folder`, if there is one, which other processes may share.
+        """`folder` keeps states on disk, and may be shared by other processes; None keeps none there.
 
         `ram_bytes` None: a share of the free memory.
         """
@@ -48,58 +48,62 @@ class StateStore:
         self._files: dict[str, str] = {}
         self._ram: OrderedDict[StateKey, State] = OrderedDict()
         self._ram_used = 0
-        self._aside = 0
+        self._weights = 0
         self._unsaved: OrderedDict[StateKey, State] = OrderedDict()
         self._on_slot: set[StateKey] = set()
         self._fetched: set[StateKey] = set()
-        """What RAM has from the disk."""
+        """States in RAM that were read from disk."""
         self._closing = False
         self._writer: threading.Thread | None = None
+
+    def start(self) -> StateStore:
+        """Begin to write states to disk, where they are kept there; return the store itself."""
         if self.keeps_files:
             self._writer = threading.Thread(target=self._write_rested, name="state writer", daemon=True)
             self._writer.start()
+        return self
 
     @property
     def keeps_files(self) -> bool:
-        """Whether states are kept on disk."""
+        """True if states are kept on disk."""
         return self._folder is not None and self._folder.is_usable
 
     @property
     def can_save(self) -> bool:
-        """Whether states are kept on disk, and none waits to be written."""
+        """True if states are kept on disk, and none is queued for writing."""
         return self.keeps_files and not self._unsaved
 
     def rooms(self) -> tuple[Room, Room]:
-        """What the states take, and may take: in RAM, and on disk."""
+        """The bytes that the states take, and may take: in RAM, and on disk."""
         on_disk = self._folder.room if self._folder and self._folder.is_usable else Room(0, 0)
         with self._lock:
-            handed = sum(state.n_bytes for key, state in self._unsaved.items() if key not in self._ram)
-        return Room(self._ram_used + handed, self._ram_cap()), on_disk
+            queued = sum(state.n_bytes for key, state in self._unsaved.items() if key not in self._ram)
+        return Room(self._ram_used + queued, self._ram_cap()), on_disk
 
-    def set_aside(self, n_bytes: int) -> None:
-        """Take note of what the weights of loaded models take: mapped files, which the system counts as free memory."""
-        self._aside = n_bytes
+    def set_weights(self, n_bytes: int) -> None:
+        """Note the bytes of the weights of loaded models: mapped files, which the system counts as free memory."""
+        self._weights = n_bytes
 
     def bind(self, model: str, file: Path) -> None:
-        """Take note that `model` is the fingerprint of `file`, and remove the states of what the file was before.
+        """Note that `model` is the fingerprint of `file`, and remove the states of the file's earlier contents.
 
-        What was computed with the same file, loaded in another way, is of use once it is loaded so again.
+        States of the same file, loaded with other settings, stay: it may be loaded so again.
         """
         self._files[model] = str(file)
 
         def is_outdated(saved: Saved) -> bool:
             return saved.header.file == str(file) and saved.header.model[:FILE_PART] != model[:FILE_PART]
 
-        # In a shared folder they may be another process's, and good.
+        # In a shared folder they may belong to another process, and be good.
         if self._folder and not self._folder.is_shared:
             self._folder.remove_where(is_outdated)
 
     def find(
         self, model: str, owner: str, tokens: bytes, beyond: int = 0, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0
     ) -> tuple[State | None, int]:
-        """The state in RAM that has most of `tokens` (packed) in common, and how many: more than `beyond`, else none.
+        """Return the state in RAM with the longest prefix in common with `tokens` (packed), and the length of that prefix.
 
-        Only one that serves by the model's `rule` counts, of which the last `spare` of `tokens` are no part.
+        (None, 0) unless that is more than `beyond`. `rule` and `spare` are as in `best_match`.
         """
         with self._lock:
             mine = [s for key, s in self._ram.items() if key.model == model and key.owner in (owner, EVERYBODY)]
@@ -109,96 +113,96 @@ class StateStore:
         return best, n_shared
 
     def fetch(self, model: str, owner: str, tokens: bytes, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0) -> None:
-        """Bring into RAM the state on disk that has most of `tokens` in common, unless one in RAM has as many."""
+        """Read the state on disk with the longest prefix in common with `tokens` into RAM, unless RAM has as long a one."""
         _, n_shared = self.find(model, owner, tokens, rule=rule, spare=spare)
         if self._folder and (state := self._folder.fetch(model, owner, tokens, n_shared, rule, spare, self._is_newer)):
             with self._lock:
                 if not self._is_newer(state.key):
-                    self._keep(state, fetched=True)
+                    self._add(state, fetched=True)
             if state.key not in self._folder:
                 # Forgotten meanwhile.
                 self.drop(state.key)
 
     def tier_of(self, key: StateKey) -> Tier:
-        """Where a state in RAM came from last."""
+        """Return where a state in RAM came from last."""
         return "disk" if key in self._fetched else "ram"
 
     def has(self, key: StateKey) -> bool:
-        """Whether the state is in RAM."""
+        """Return whether the state is in RAM."""
         with self._lock:
             return key in self._ram
 
     def put(self, state: State, saved: bool = False) -> None:
-        """Take a state from its slot into RAM; `saved`: it is on disk, or handed over to be."""
+        """Add a state to RAM that leaves its slot; `saved`: it is on disk, or queued for writing."""
         with self._lock:
             self._on_slot.discard(state.key)
-            wanted = not saved or state.key in self._unsaved
-            self._keep(state)
-            if wanted and not state.key.is_passing and self.keeps_files:
+            unsaved = not saved or state.key in self._unsaved
+            self._add(state)
+            if unsaved and not state.key.is_temporary and self.keeps_files:
                 self._unsaved[state.key] = state
                 self._lock.notify_all()
 
-    def hand_over(self, state: State) -> None:
-        """Have a state written that stays on its slot."""
+    def queue_write(self, state: State) -> None:
+        """Queue a state for writing that stays on its slot."""
         with self._lock:
             self._unsaved[state.key] = state
             self._lock.notify_all()
 
-    def lay_out(self, key: StateKey) -> None:
-        """Take note that the conversation's state now lies on a slot."""
+    def mark_on_slot(self, key: StateKey) -> None:
+        """Note that the conversation's state is on a slot now, and drop the one in RAM."""
         with self._lock:
             self._drop(key)
             self._on_slot.add(key)
 
-    def take_away(self, key: StateKey) -> None:
-        """Take note that it lies there no more, and is nowhere else but perhaps, older, on disk."""
+    def mark_off_slot(self, key: StateKey) -> None:
+        """Note that it is on no slot any more, and nowhere else but perhaps, older, on disk."""
         with self._lock:
             self._on_slot.discard(key)
 
     def drop(self, key: StateKey) -> None:
-        """Let go of a state in RAM, since another conversation goes on with it, or it is of no use."""
+        """Drop a state in RAM, since another conversation continues it, or it cannot be used."""
         with self._lock:
             self._drop(key)
 
     def save(self, state: State) -> None:
-        """Write a state to disk now, on this thread, if it belongs there. What cannot be written is lost."""
+        """Write a state to disk now, on this thread, if it belongs there. One that cannot be written is lost."""
         if self._folder:
             self._folder.write(state, self._files.get(state.key.model, ""))
 
     def forget(self, owner: str, session: str) -> None:
-        """Remove the states of a conversation, of all models, in RAM and on disk. None may lie on a slot any more."""
+        """Remove the states of a conversation, of all models, in RAM and on disk. None may be on a slot any more."""
         self._drop_session(owner, session)
         if self._folder:
             self._folder.remove_where(lambda saved: saved.header.key[1:] == (owner, session))
-            # What was read from the disk meanwhile.
+            # One may have been read from the disk meanwhile.
             self._drop_session(owner, session)
 
     def retain(self, sessions: set[tuple[str, str]]) -> None:
-        """Remove the files of all but these (owner, session): others were deleted by hand, or half by a kill."""
+        """Remove the files of all but these (owner, session): others were deleted by hand, or before a crash."""
         if self._folder:
             self._folder.remove_where(lambda saved: saved.header.key[1:] not in sessions)
 
     def close(self, seconds: float = 5.0) -> None:
-        """Write what is not on disk yet, the last used first, for `seconds` at most, and stop."""
+        """Write the states that are not on disk yet, the last used first, for `seconds` at most, and stop."""
         deadline = time.monotonic() + seconds
         with self._lock:
             self._closing = True
             self._lock.notify_all()
             unsaved = list(reversed(self._unsaved.values()))
         if self._writer:
-            # It is a daemon, and what it leaves half written is a draft.
+            # It is a daemon, and a file that it leaves half written is a draft.
             self._writer.join(timeout=seconds)
         for state in unsaved:
             if time.monotonic() < deadline:
                 self._save_unsaved(state)
 
     def _is_newer(self, key: StateKey) -> bool:
-        """Whether the conversation's state is on a slot or in RAM, so that the one on disk is older or the same."""
+        """Return whether the state is on a slot or in RAM, so that the one on disk is older or the same."""
         with self._lock:
             return key in self._on_slot or key in self._ram
 
-    def _keep(self, state: State, fetched: bool = False) -> None:
-        """Put it into RAM, and let go of what that has no room for."""
+    def _add(self, state: State, fetched: bool = False) -> None:
+        """Add a state to RAM, and evict others that it leaves no room for."""
         self._drop(state.key)
         self._ram[state.key] = state
         self._ram_used += state.n_bytes
@@ -207,7 +211,7 @@ class StateStore:
         self._make_room()
 
     def _make_room(self) -> None:
-        """Let go of what RAM has no room for, what is on disk first; the last one stays, unless it is large.
+        """Evict the states that RAM has no room for, those on disk first; the last one stays, unless it is large.
 
         One that was fetched for a request stays whatever its size.
         """
@@ -234,7 +238,7 @@ class StateStore:
     def _ram_cap(self) -> int:
         if self._ram_bytes is not None:
             return self._ram_bytes
-        return max(free_memory() + self._ram_used - self._aside, 0) // RAM_SHARE
+        return max(free_memory() + self._ram_used - self._weights, 0) // RAM_SHARE
 
     def _write_rested(self) -> None:
         """The writer's thread."""
@@ -248,7 +252,7 @@ class StateStore:
             self._save_unsaved(state)
 
     def _rested(self) -> State | None:
-        """The state to write next: the one longest unused, if it has rested or RAM is about to let it go."""
+        """Return the state to write next: the one longest unused, if it has rested or RAM is about to evict it."""
         state = next(iter(self._unsaved.values()), None)
         if state and (has_rested(state.n_bytes, state.used) or 4 * self._ram_used > 3 * self._ram_cap()):
             return state
@@ -257,7 +261,7 @@ class StateStore:
     def _save_unsaved(self, state: State) -> None:
         """Write a state unless it was forgotten, or a newer one has come, by the time that the disk is free."""
 
-        def still() -> bool:
+        def is_wanted() -> bool:
             with self._lock:
                 if self._unsaved.get(state.key) is not state:
                     return False
@@ -265,11 +269,11 @@ class StateStore:
                 return True
 
         if self._folder:
-            self._folder.write(state, self._files.get(state.key.model, ""), still)
+            self._folder.write(state, self._files.get(state.key.model, ""), is_wanted)
         with self._lock:
             self._make_room()
 
 
 def has_rested(n_bytes: float, used: float) -> bool:
-    """Whether a state that was last worked on at `used` (time.monotonic) is worth writing."""
+    """Return whether a state that was last used at `used` (time.monotonic) is to be written now."""
     return time.monotonic() - used > max(REST_SECONDS, n_bytes / REST_BYTES_PER_SECOND)

@@ -1,1 +1,1 @@
-"""llama.cpp: the only modules that import llama_cpp."""
+"""llama.cpp, by llama-cpp-python's C bindings; no other package imports llama_cpp."""

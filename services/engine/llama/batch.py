@@ -1,4 +1,4 @@
-"""llama.cpp's batch over arrays of numpy, which are filled a run of tokens at a time."""
+"""llama.cpp's batch over NumPy arrays, which are filled a run of tokens at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens of one slot to compute: they stand from position `start` on, and `sampled` asks for the last one's logits."""
+    """Tokens of one slot to compute, from position `start` on; `sampled` asks for the logits after the last one."""
 
     slot: int
     start: int
@@ -23,12 +23,14 @@ class Run:
 
 
 class Batch:
-    """Room for `capacity` tokens. Owned by the engine's thread.
+    """A batch of tokens. Owned by the engine's thread.
 
-    Format: llama.h, struct llama_batch. Each token is of one sequence, so that its list of them is one entry of `_slots`.
+    Format: llama.h, struct llama_batch. Each token belongs to one sequence, so its list of sequences is one entry of
+    `_slots`.
     """
 
     def __init__(self, capacity: int) -> None:
+        """Allocate room for `capacity` tokens."""
         self._tokens = np.zeros(capacity, np.int32)
         self._positions = np.zeros(capacity, np.int32)
         self._slots = np.zeros(capacity, np.int32)
@@ -43,7 +45,7 @@ class Batch:
         self.native.logits = _pointer(self._sampled, ctypes.c_int8)
 
     def fill(self, runs: Many[Run], all_rows: bool = False) -> list[int]:
-        """Hold these runs; return each one's last row. `all_rows`: something is wanted of every token."""
+        """Replace the batch's content by these runs; return each run's last row. `all_rows`: compute outputs for all."""
         row, last = 0, []
         for run in runs:
             end = row + len(run.tokens)

@@ -1,7 +1,7 @@
-"""Where a long text may be cut, so that a SentencePiece tokenizer makes the same tokens of its parts.
+"""Cutting a long text where a SentencePiece tokenizer makes the same tokens of the parts.
 
 llama.cpp copies all tokens so far for each letter that it has to spell in bytes (src/llama-vocab.cpp,
-llm_tokenizer_spm_session): for a hundred thousand of them that takes seconds, and four times as long for twice as many.
+llm_tokenizer_spm_session): a hundred thousand such letters take seconds, and twice as many take four times as long.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from itertools import pairwise
 from services.engine.llama.fragments import SPACE
 from services.errors import InvalidRequest
 
-# Letters of a part at least, and the most that are spelled in bytes in one that cannot be cut.
+# The fewest letters of a part, and the most letters spelled in bytes in a part that cannot be cut.
 PART, MOST_SPELLED = 1_000, 20_000
 
 
 class Cuts:
-    """Finds them for one vocabulary. Any thread may call it."""
+    """Finds the cuts for one vocabulary. Any thread may call it."""
 
     def __init__(self, tokens: Iterable[str], added: Iterable[str]) -> None:
-        """`tokens` are the texts of all tokens, `added` those that are found in a text before anything else."""
+        """`tokens` are the texts of all tokens, `added` those of the added tokens, which are looked for first."""
         self._joining = set("".join(added))
-        """The letters that stand in some token beside others."""
+        """The letters that occur in tokens of several letters."""
         self._alone: set[str] = set(" ")
-        """Those that are tokens themselves."""
+        """The letters that are tokens."""
         for text in tokens:
             if len(text) > 1:
                 self._joining.update(text)
@@ -33,12 +33,12 @@ class Cuts:
                 self._alone.add(text)
 
     def parts(self, text: str, has_special: bool) -> Iterator[tuple[str, str]]:
-        """The parts of a text, and in front of each a letter that keeps away the space which some vocabularies put there.
+        """Yield the parts of a text, each with a guard: a letter to put in front, where some vocabularies insert a space.
 
-        A letter that stands in no token with others joins nothing: beside it the text may be cut, and it joins nothing in
-        front of a part either. Raises InvalidRequest for what would take too long.
+        A letter that occurs in no token with others is never merged: the text may be cut beside it, and it is a safe guard.
+        Raises InvalidRequest for a text that would take too long.
         """
-        # White space is left out beside some special tokens.
+        # White space is dropped beside some special tokens.
         loners = set(text) - self._joining - set(SPACE if has_special else " ")
         cuts, at = [0], 0
         if loners:

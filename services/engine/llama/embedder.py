@@ -1,4 +1,4 @@
-"""Embeddings: one vector for a text, from a model and a context of their own."""
+"""Embeddings: one vector a text, from a model and a context for embeddings alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
+from services.backend.protocols import Embedder
 from services.backend.types import LoadSettings, Prompt, Spent
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
@@ -25,21 +27,21 @@ from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavail
 
 # llama.h, enum llama_pooling_type.
 _NONE, _MEAN, _CLS, _LAST, _RANK = 0, 1, 2, 3, 4
-# With causal attention a text can be taken in pieces. llama.cpp makes logits for each token too, and keeps a copy, which
-# takes memory: of a large vocabulary the pieces are smaller, so that a piece has so many logits at most.
+# With causal attention a text can be computed in pieces of so many tokens. llama.cpp computes and copies logits for each
+# token too: with a large vocabulary the pieces are smaller, so that a piece has MOST_LOGITS at most.
 PIECE, LEAST_PIECE = 128, 16
 MOST_LOGITS = 2**23
-# Seconds after which somebody who waits for another's text is asked whether the wait goes on.
+# Seconds between two polls of a caller that waits for another's text.
 _POLL_SECONDS = 0.25
-# The most tokens that a text may be where nobody says, since a context of all that a model was trained on may be too large.
+# The most tokens of a text if the profile leaves the context open: a model's whole training context may be too large.
 LONGEST_CHOSEN = 8192
 
 
-class LlamaEmbedder:
-    """A loaded model that makes embeddings, a text at a time.
+class LlamaEmbedder(Embedder):
+    """A loaded model that computes embeddings, one text at a time.
 
-    Any thread may call it; `_lock` protects the context. One thread computes, since OpenMP keeps a team of its own for
-    every thread that ever did. Where a model does not say how its tokens' vectors become one, their mean is taken.
+    Any thread may call it; `_lock` protects the context. One worker thread computes, since OpenMP keeps a team of threads
+    for every thread that ever did. If a model names no pooling, the mean of its tokens' vectors is taken.
     """
 
     def __init__(self, settings: LoadSettings) -> None:
@@ -48,7 +50,7 @@ class LlamaEmbedder:
         self._worker = ThreadPoolExecutor(1, "embedder")
         self._context: Any = None
         self.clock = StepClock()
-        """Entered for each piece."""
+        """Measures the time of each piece."""
         self._model = load_model(settings)
         try:
             self._vocabulary = Vocabulary(self._model)
@@ -57,7 +59,7 @@ class LlamaEmbedder:
             self.n_ctx = min(settings.n_ctx or LONGEST_CHOSEN, trained or LONGEST_CHOSEN)
             size = self._vocabulary.size
             self._piece = min(self.n_ctx, PIECE, max(LEAST_PIECE, MOST_LOGITS // size))
-            # A small one tells of which kind the model is.
+            # A small context reveals the model's pooling.
             default = llama_cpp.llama_context_default_params().pooling_type
             self._context = self._make_context(settings, default, self._piece)
             self._pooling = _NONE
@@ -96,16 +98,16 @@ class LlamaEmbedder:
 
     @property
     def is_open(self) -> bool:
-        """Whether it works."""
+        """True while the model is in memory."""
         return self._context is not None
 
+    @override
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Embedder.tokenize`."""
         self._vocabulary.check(prompt.ids, "input")
         return self._vocabulary.tokenize(prompt) + (self._vocabulary.ending if not prompt.ids else [])
 
+    @override
     def embed(self, tokens: Many[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """See `Embedder.embed`."""
         if not tokens:
             raise InvalidRequest("the input holds no tokens", param="input")
         if len(tokens) > self.n_ctx:
@@ -128,7 +130,7 @@ class LlamaEmbedder:
         return [float(value) for value in (vector / length if length else vector)], spent
 
     def _embed_pieces(self, tokens: Many[int], poll: Callable[[], None]) -> list[tuple[npt.NDArray[np.float32], int]]:
-        """The vectors of a text's parts, and of how many tokens each is. On the worker's thread; `poll` may give up."""
+        """The vectors of a text's pieces, each with its number of tokens. Runs on the worker; `poll` may raise."""
         if self._memory:
             llama_cpp.llama_memory_clear(self._memory, True)
         pieces = []
@@ -139,7 +141,7 @@ class LlamaEmbedder:
         return pieces
 
     def _embed_piece(self, start: int, tokens: Many[int]) -> npt.NDArray[np.float32]:
-        """The vector of a part of the text, which begins at token `start`."""
+        """The vector of a piece of the text, which begins at token `start`."""
         self._batch.fill([Run(0, start, tokens, sampled=True)], all_rows=True)
         compute = llama_cpp.llama_decode if self._memory else llama_cpp.llama_encode
         with self.clock:
@@ -152,10 +154,10 @@ class LlamaEmbedder:
         return np.array(np.ctypeslib.as_array(first, (self._width,)))
 
     def forget(self, owner: str, session: str) -> None:
-        """Nothing of any conversation is kept."""
+        """Do nothing: no state of a conversation is kept."""
 
     def stop(self) -> None:
-        """What is under way ends first."""
+        """Close it, after the text that is being computed."""
         self.close()
 
     def close(self) -> None:

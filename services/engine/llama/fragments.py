@@ -1,7 +1,7 @@
-"""Cutting a text at the tokens that a model's makers added to its vocabulary, as llama.cpp would.
+"""Cutting a text at a vocabulary's added tokens, with the same result as llama.cpp.
 
-llama.cpp looks for each of these tokens in the whole text, and walks through all that it has found so far whenever it finds
-one (src/llama-vocab.cpp, tokenizer_st_partition): for thousands of both that takes minutes. Here all are found in one pass.
+llama.cpp searches the whole text for each of these tokens, and walks through all fragments so far at each match
+(src/llama-vocab.cpp, tokenizer_st_partition): thousands of both take minutes. Here one pass finds all.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from services.backend.special_text import special_pattern
 
-# What C's isspace knows, and llama.cpp strips beside some tokens.
+# The white space of C's isspace, which llama.cpp strips beside some tokens.
 SPACE = " \t\n\v\f\r"
 
 
 @dataclass(frozen=True)
 class Added:
-    """A token that is found in a text before anything else, and whether white space beside it is left out.
+    """An added token, which is looked for in a text first, and the sides on which it strips white space.
 
-    `is_control`: only where special tokens are wanted.
+    A control token is looked for only where special tokens are parsed.
     """
 
     id: int
@@ -32,7 +32,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Fragment:
-    """A text between such tokens. `has_special`: llama.cpp has to look for control tokens in it."""
+    """The text between two added tokens. `has_special`: llama.cpp has to look for control tokens in it."""
 
     text: str
     has_special: bool
@@ -47,7 +47,7 @@ class Fragments:
         self._shown = _Finder([each for each in tokens if not each.is_control])
 
     def split(self, text: str, parse_special: bool) -> Iterator[int | Fragment]:
-        """The ids of a text's added tokens, and what stands between them."""
+        """Yield the ids of a text's added tokens, and the fragments between them."""
         return (self._all if parse_special else self._shown).split(text, parse_special)
 
 
@@ -60,13 +60,13 @@ class _Finder:
                 twice.add(each.text)
             self._tokens[each.text] = each
         if any(each.strips_left or each.strips_right for each in tokens):
-            # What is white space, and whether it is a token or left out, depends on the order in which they are looked for.
+            # A white-space token may be stripped by another, depending on the order of llama.cpp's search.
             twice |= {text for text in self._tokens if not text.strip(SPACE)}
         self._left_alone = twice
-        """Texts that llama.cpp has to find itself."""
+        """Texts that are left to llama.cpp to find."""
         self._pattern = special_pattern(self._tokens)
         self._begun: dict[str, int] = {}
-        """By what tokens begin with, the length in bytes of the longest one."""
+        """By each proper prefix of a token, the length in bytes of the longest token with that prefix."""
         for text in self._tokens:
             for end in range(1, len(text)):
                 self._begun[text[:end]] = max(self._begun.get(text[:end], 0), len(text.encode()))
@@ -91,10 +91,7 @@ class _Finder:
             yield Fragment(rest, has_special)
 
     def _end_of_longer(self, match: re.Match[str], text: str) -> int:
-        """Where a longer token ends that begins within this one and goes beyond; 0: there is none.
-
-        llama.cpp takes the longest first.
-        """
+        """The end of a longer token that overlaps this one's end; 0 if there is none. llama.cpp takes the longest first."""
         length, end = len(match[0].encode()), 0
         for at in range(match.start() + 1, match.end()):
             if self._begun.get(text[at : match.end()], 0) > length:

@@ -1,4 +1,4 @@
-"""From a JSON schema to llama.cpp's grammar (GBNF), by llama-cpp-python's converter."""
+"""JSON schemas as llama.cpp's grammars (GBNF): checked, simplified, and converted by llama-cpp-python's converter."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from llama_cpp import llama_grammar
-
-from services.engine.llama.json_pattern import rule_of
+from services.engine.llama.llama_cpp_internals import SchemaConverter
 from services.errors import InvalidRequest
 
 LONGEST_SCHEMA = 2**16
 LONGEST_GRAMMAR = 2**20
 # llama.cpp refuses a rule that is repeated more than 2,000 times, and the converter writes each repetition out.
 MOST_REPEATED = 1_000
-# Whole numbers between two bounds are written out, up to so many; the converter knows no bounds.
+# The most integers between two bounds that are written out, since the converter knows no bounds.
 MOST_NUMBERS = 1_000
-# A character of a JSON text (RFC 8259, section 7): the library's rule lets control characters through.
-_CHAR = r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])'
-_ESCAPES = {"\\": r"\\", '"': r"\"", "\x7f": r"\x7F"}
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
-# What holds schemas by name, in a list, and alone.
+# Keywords that hold schemas by name, in a list, and one schema.
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _ALONE = ("items", "additionalProperties", "not")
@@ -30,65 +25,25 @@ _ALONE = ("items", "additionalProperties", "not")
 
 @lru_cache(maxsize=64)
 def grammar_of(schema: str) -> str:
-    """GBNF for the texts that fit a schema, itself given as JSON. Raises InvalidRequest where it cannot be made."""
+    """Return the GBNF of the texts that fit a schema, given as JSON. Raises InvalidRequest if it cannot be converted."""
     if len(schema) > LONGEST_SCHEMA:
         raise _refused(f"it is larger than {LONGEST_SCHEMA} bytes")
     try:
-        grammar = _Converter.convert(json.loads(schema))
+        grammar = SchemaConverter().convert(_plain(_rooted(json.loads(schema)), "schema"))
     except RecursionError:
         raise _refused("it is nested too deeply") from None
     except (ValueError, AssertionError) as error:
         raise _refused(str(error) or "it is no schema") from None
     except Exception as error:
-        # The converter raises whatever it stumbles over.
+        # The converter may raise any exception on an unusual schema.
         raise _refused(f"a part of it is not supported ({type(error).__name__}: {error})") from None
     if len(grammar) > LONGEST_GRAMMAR:
         raise _refused("it is too large")
     return grammar
 
 
-class _Converter(llama_grammar.SchemaConverter):  # type: ignore[misc, unused-ignore]
-    """llama-cpp-python's converter, mended where what it lets through is no JSON, or not what the schema says."""
-
-    _ref_rules: dict[str, str]
-    _begun: bool
-
-    @classmethod
-    def convert(cls, schema: Any) -> str:
-        """GBNF for a schema."""
-        converter = cls(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-        converter._ref_rules = {}
-        converter._begun = False
-        schema = converter.resolve_refs(_plain(_rooted(schema), "schema"), "schema")
-        converter.visit(schema, "")
-        if "char" in converter._rules:
-            converter._rules["char"] = _CHAR
-        return str(converter.format_grammar())
-
-    def visit(self, schema: Any, name: str) -> Any:
-        """See the library. The rule of a property without a name must not be the root's."""
-        name = name or ("" if not self._begun else "empty")
-        self._begun = True
-        return super().visit(schema, name)
-
-    def _format_literal(self, literal: str) -> str:
-        """A JSON value as it is to be written; backslashes in it are its own, and no escapes of the grammar."""
-        text = json.dumps(json.loads(literal), ensure_ascii=False)
-        return '"' + "".join(_ESCAPES.get(char, char) for char in text) + '"'
-
-    def _visit_pattern(self, pattern: str, name: str) -> Any:
-        return self._add_rule(name, f'"\\"" ({rule_of(pattern)}) "\\"" space')
-
-    def _resolve_ref(self, ref: str) -> Any:
-        """The rule of a reference. The library names it by the reference's end, which two may have in common."""
-        if ref not in self._ref_rules:
-            self._ref_rules[ref] = f"ref-{len(self._ref_rules)}"
-            self._ref_rules[ref] = self.visit(self._refs[ref], self._ref_rules[ref])
-        return self._ref_rules[ref]
-
-
 def _rooted(schema: Any) -> Any:
-    """The schema with what its root refers to in the root's place: the converter looks for no reference there."""
+    """The schema with its root's reference resolved: the converter looks for none there. Raises ValueError."""
     seen: set[str] = set()
     while isinstance(schema, dict) and isinstance(ref := schema.get("$ref"), str) and ref.startswith("#/"):
         if ref in seen:
@@ -105,7 +60,7 @@ def _rooted(schema: Any) -> Any:
 
 
 def _plain(schema: Any, where: str) -> Any:
-    """The schema in words that the converter knows. Raises ValueError, naming the part, where that cannot be."""
+    """The schema in keywords that the converter knows. Raises ValueError, naming the part, if that is impossible."""
     if schema is True:
         return {}
     if not isinstance(schema, Mapping):
@@ -135,7 +90,7 @@ def _count(value: Any, where: str) -> int:
 
 
 def _bounded(schema: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same, with bounds that the converter does not know put in another way."""
+    """The schema with bounds that the converter does not know expressed by others. Raises ValueError if nothing fits."""
     for least, most in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
         if least in schema and most in schema and schema[least] > schema[most]:
             raise ValueError(f"{where}.{least} is more than {most}: nothing fits that")

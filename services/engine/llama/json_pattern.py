@@ -1,7 +1,7 @@
 """Regular expressions of JSON schemas as rules of llama.cpp's grammar (GBNF), for the inside of a JSON string.
 
-Python's own parser reads them. What has to be escaped in JSON is written escaped where the pattern asks for just that, and
-is left out of sets that merely allow it.
+Python's own parser reads them. A character that JSON escapes is written escaped where the pattern names it, and is left out
+of sets that merely include it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-try:
-    from re import _constants as ops  # type: ignore[attr-defined]
-    from re import _parser as parser  # type: ignore[attr-defined]
-except ImportError:  # Python 3.10
-    import sre_constants as ops  # type: ignore[import-not-found, no-redef, unused-ignore]
-    import sre_parse as parser  # type: ignore[import-not-found, no-redef, unused-ignore]
+from services.engine.llama.re_internals import ops, parse_regex
 
-# Characters that may be left out, in a row: llama.cpp follows all ways through them, for each token.
+# The most optional characters in a row: llama.cpp follows all paths through them, for each token.
 MOST_OPTIONAL = 32
-# Characters that a pattern may come to, written out.
+# The most characters of a pattern with its repetitions written out.
 MOST_WRITTEN = 4_000
-# First and last code points that cannot stand in a JSON string as they are, and halves of characters.
+# Ranges of code points that cannot stand in a JSON string unescaped, and of surrogates.
 _FORBIDDEN = ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F), (0xD800, 0xDFFF))
 _LAST = 0x10FFFF
 _CATEGORIES = {
@@ -39,10 +34,10 @@ Ranges = list[tuple[int, int]]
 
 
 class Rule(NamedTuple):
-    """A part of a pattern in GBNF, and what it costs.
+    """A part of a pattern in GBNF, and its cost.
 
-    `before`, `behind` and `longest` count parts in a row that may be left out: at its beginning, its end, and anywhere; all
-    of them are the same where it may be empty as a whole. `written` counts characters.
+    `before`, `behind` and `longest` count optional parts in a row: at its beginning, at its end, and anywhere; all three
+    are the same if it may be empty as a whole. `written` counts characters.
     """
 
     text: str
@@ -54,13 +49,13 @@ class Rule(NamedTuple):
 
 
 def rule_of(pattern: str) -> str:
-    """GBNF for the texts in which the pattern is found, as they stand in JSON between the quotes.
+    """Return the GBNF of the texts in which the pattern is found, as they stand in JSON between the quotes.
 
-    Raises ValueError, saying what cannot be kept to.
+    Raises ValueError, naming the part of the pattern that is not supported.
     """
     try:
-        parsed = list(parser.parse(pattern))
-    except (parser.error, RecursionError, OverflowError) as error:
+        parsed = parse_regex(pattern)
+    except ValueError as error:
         raise ValueError(f"the pattern cannot be read: {error}") from None
     whole = _whole(parsed)
     if whole.longest > MOST_OPTIONAL:
@@ -71,7 +66,7 @@ def rule_of(pattern: str) -> str:
 
 
 def _whole(parsed: list[Any]) -> Rule:
-    """A pattern, and whatever may stand before and behind it where it is not anchored; each side of a branch for itself."""
+    """A pattern, with any text before and behind it unless it is anchored; each side of a branch separately."""
     if len(parsed) == 1 and parsed[0][0] is ops.BRANCH:
         return _branch([_whole(list(side)) for side in parsed[0][1][1]])
     anywhere = Rule(f"{_set(_complement([]))}*", True, 1, 1, 1, 1)
@@ -126,7 +121,7 @@ def _branch(sides: Sequence[Rule]) -> Rule:
     text, empty = "(" + " | ".join(side.text for side in sides) + ")", any(side.empty for side in sides)
     before, behind, longest = (max(getattr(side, name) for side in sides) for name in ("before", "behind", "longest"))
     if empty:
-        # Each side is a way of its own.
+        # Each side is a separate path.
         before = behind = longest = max(longest, 1) * len(sides)
     return Rule(text, empty, before, behind, longest, sum(side.written for side in sides))
 
@@ -147,7 +142,7 @@ def _repeated(item: Rule, least: int, most: int | None) -> Rule:
 
 
 def _literal(code: int) -> str:
-    """A character as it is written in JSON, in quotation marks of the grammar."""
+    """A character as JSON writes it, as a literal or a set of the grammar."""
     if any(first <= code <= last for first, last in _FORBIDDEN):
         return _escape(code)
     return _set([(code, code)])
@@ -161,7 +156,7 @@ def _escape(code: int) -> str:
 
 
 def _class(items: Sequence[tuple[Any, Any]]) -> str:
-    """A set in brackets. One that names a quote, a backslash or a control character takes its escape too."""
+    """A set in brackets. If it names a quote, a backslash or a control character, the escape of that is allowed too."""
     negated = bool(items) and items[0][0] is ops.NEGATE
     ranges: Ranges = []
     escapes: list[str] = []
@@ -184,7 +179,7 @@ def _class(items: Sequence[tuple[Any, Any]]) -> str:
 
 
 def _cut(ranges: Ranges) -> Ranges:
-    """The ranges without what is forbidden."""
+    """The ranges without the forbidden code points."""
     kept = sorted(ranges)
     for low, high in _FORBIDDEN:
         kept = [
@@ -197,7 +192,7 @@ def _cut(ranges: Ranges) -> Ranges:
 
 
 def _complement(ranges: Ranges) -> Ranges:
-    """All characters but these."""
+    """All allowed code points outside of these ranges."""
     kept, at = [], 0
     for first, last in sorted(ranges):
         if at < first:
@@ -209,5 +204,5 @@ def _complement(ranges: Ranges) -> Ranges:
 
 
 def _set(ranges: Ranges) -> str:
-    """A set in GBNF, its ends escaped."""
+    """A set in GBNF, with escaped bounds."""
     return "[" + "".join(f"\\U{first:08X}-\\U{last:08X}" for first, last in ranges) + "]"

@@ -1,4 +1,4 @@
-"""Loading a model into llama.cpp: its weights and adapters, and the parameters of its context."""
+"""Loading a model into llama.cpp: its weights, its adapters, and the parameters of its context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from services.engine.kv.state import FILE_PART
 from services.engine.llama import log as native_log
 from services.engine.machine import free_memory, usable_cores
 from services.errors import BadModelFile
-from services.models.gguf import TENSOR_TYPES, BadGguf, GgufInfo
+from services.models.gguf import BadGguf, GgufInfo
+from services.models.gguf_types import TENSOR_TYPES
 from services.models.memory import Fit, batch_capacity, fit, ubatch
 from services.models.split import part_paths, read_model
 
@@ -24,9 +25,9 @@ _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, Tru
 
 
 def _check_room(settings: LoadSettings) -> None:
-    """Raises BadModelFile, with both numbers, where the weights are larger than the memory that is free."""
+    """Raise BadModelFile, with both numbers, if the weights are larger than the free memory."""
     files = (*part_paths(settings.file), *(adapter.file for adapter in settings.lora))
-    # What is not there llama.cpp will say.
+    # Missing files are reported by llama.cpp.
     size, free = sum(file.stat().st_size for file in files if file.is_file()), free_memory()
     if size > free:
         what = f"{settings.file.name} takes {size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
@@ -34,7 +35,7 @@ def _check_room(settings: LoadSettings) -> None:
 
 
 def load_model(settings: LoadSettings) -> Any:
-    """The model's weights, as llama.cpp's pointer. Raises BadModelFile with llama.cpp's own words where that fails."""
+    """Load the model's weights; return llama.cpp's pointer to the model. Raises BadModelFile with llama.cpp's reason."""
     _check_room(settings)
     native_log.show_all(settings.verbose)
     native_log.take_errors()
@@ -46,7 +47,7 @@ def load_model(settings: LoadSettings) -> Any:
 
 
 def apply_adapters(settings: LoadSettings, model: Any, context: Any) -> None:
-    """Have a context compute with the settings' LoRA adapters, which are freed with the model. Raises BadModelFile."""
+    """Apply the settings' LoRA adapters to a context; they are freed with the model. Raises BadModelFile."""
     wanted = [adapter for adapter in settings.lora if adapter.scale]
     if not wanted:
         return
@@ -62,7 +63,7 @@ def apply_adapters(settings: LoadSettings, model: Any, context: Any) -> None:
 
 
 def info_of(settings: LoadSettings) -> GgufInfo:
-    """What the file's header says. Raises BadModelFile."""
+    """Read the headers of the model's files. Raises BadModelFile."""
     try:
         return read_model(settings.file)
     except BadGguf as error:
@@ -72,10 +73,10 @@ def info_of(settings: LoadSettings) -> GgufInfo:
 def fit_of(
     settings: LoadSettings, info: GgufInfo, free: int, budget: int | None, weights: int, trained: int | None = None
 ) -> Fit:
-    """How a model fits into `free` bytes, and into the `budget` that loaded models have, if that was said.
+    """Fit a model into `free` bytes, and into the `budget` of bytes for loaded models if there is one.
 
-    `weights` are the bytes of its files or tensors, without adapters; `trained` is the context in tokens that llama.cpp
-    knows of, where it is loaded.
+    `weights` are the bytes of its files or tensors, without adapters; `trained` is the training context in tokens that
+    llama.cpp reports of a loaded model.
     """
     return fit(
         replace(info, context_length=trained or info.context_length),
@@ -93,7 +94,7 @@ def fit_of(
 
 
 def fingerprint(settings: LoadSettings, n_ctx: int) -> str:
-    """A name for the model file (its first FILE_PART characters), and for all that changes what is computed with it."""
+    """A hash of the model file (its first FILE_PART characters), and of all settings that change its computed states."""
     return _digest(settings.file.name, settings.stamp) + _digest(
         llama_cpp.__version__,
         *((adapter.file.name, adapter.stamp, adapter.scale) for adapter in settings.lora),
@@ -118,7 +119,7 @@ def _model_params(settings: LoadSettings) -> Any:
 
 
 def context_params(settings: LoadSettings, n_ctx: int, n_slots: int, capacity: int) -> Any:
-    """The parameters of a context of `n_slots` streams of `n_ctx` tokens, of which `capacity` are computed in a batch."""
+    """The parameters of a context of `n_slots` KV streams of `n_ctx` tokens each, and of batches of `capacity` tokens."""
     cores = usable_cores()
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = n_ctx * n_slots
@@ -137,5 +138,5 @@ def context_params(settings: LoadSettings, n_ctx: int, n_slots: int, capacity: i
 
 
 def reason() -> str:
-    """What llama.cpp last said of its failure."""
+    """llama.cpp's last error messages, as the reason of a failure."""
     return native_log.take_errors() or "it gives no reason"

@@ -1,4 +1,4 @@
-"""llama.cpp's own messages, sent to Python's log, and its last errors kept for ours."""
+"""llama.cpp's log messages, forwarded to Python's log; its last errors and cache sizes are kept for the caller."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import llama_cpp
 
 log = logging.getLogger("llama.cpp")
 
-# ggml.h, enum ggml_log_level; 5 goes on with the message before it.
+# ggml.h, enum ggml_log_level; 5 continues the previous message.
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _errors: deque[str] = deque(maxlen=4)
-# What llama.cpp says of each KV cache and of recurrent layers' states when a context is made.
+# The message about each KV cache, and about recurrent layers' states, when a context is made.
 _CACHE_SIZE = re.compile(r"llama_(?:kv_cache|memory_recurrent)[\w:]*: size = +([\d.]+) MiB")
 _cache_sizes: list[float] = []
 
 
 def show_all(verbose: bool) -> None:
-    """Let every message through (a profile's `verbose`), or only what is worse than a warning."""
+    """Show every message (a profile's `verbose`), or none: errors are reported by their callers."""
     log.setLevel(logging.DEBUG if verbose else logging.CRITICAL)
 
 
 def take_errors() -> str:
-    """The errors since the last call, as one line; "" where there were none."""
+    """Return the errors since the last call, as one line; "" if there were none."""
     text = "; ".join(_errors)
     _errors.clear()
     return text
 
 
 def take_cache_bytes() -> int:
-    """The bytes of the caches that llama.cpp has made since the last call, as it counts them; 0 for none."""
+    """Return the bytes of the caches made since the last call, by llama.cpp's own count; 0 if there were none."""
     total = sum(_cache_sizes)
     _cache_sizes.clear()
     return round(total * 2**20)
@@ -50,6 +50,6 @@ def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     log.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
 
 
-# The module holds `_forward` for as long as the process lives: a collected callback would crash it.
+# The module keeps `_forward` alive: llama.cpp would crash on a garbage-collected callback.
 llama_cpp.llama_log_set(_forward, ctypes.c_void_p(0))
 show_all(False)

@@ -1,4 +1,4 @@
-"""The model in llama.cpp: load, decode, sample. Owned by the engine's thread, but for its vocabulary."""
+"""A model and its context in llama.cpp: load, decode, sample, and the state of each slot."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Sequence as Many
 from typing import Any
 
 import llama_cpp
+from typing_extensions import override
 
 from services.backend.types import GenerationRequest, LoadSettings
+from services.engine.kv.slots import KvCache
 from services.engine.kv.state import Buffer, CutRule
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
@@ -23,31 +25,34 @@ from services.models.memory import STEP_TOKENS, Fit, batch_capacity
 
 log = logging.getLogger(__name__)
 
-# A count of memory that is off by more than this share of llama.cpp's own is told.
+# A predicted cache size that differs from llama.cpp's own by more than this share is logged.
 TOLERANCE = 0.02
 
 # llama.h, llama_decode: the abort callback ended it.
 _ABORTED = 2
-# llama.cpp asks between any two operations whether to go on. C's own strlen answers from two bytes of memory: a callback
-# in Python would need the interpreter's lock each time.
+# The abort callback, called between any two operations, is C's strlen over two bytes of memory: not 0 aborts. A Python
+# callback would need the GIL each time.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
 
 
 class Interrupted(Exception):
-    """llama.cpp was told to stop in the middle of a batch; `kept` is how many tokens each run's slot still holds."""
+    """A batch was interrupted; `kept` holds the number of tokens left in each run's slot."""
 
     def __init__(self, kept: Many[int]) -> None:
         super().__init__(kept)
         self.kept = kept
 
 
-class Runner:
-    """One model and its context of `n_slots` KV streams: `n_parallel`, or fewer where memory would not hold so many."""
+class Runner(KvCache):
+    """One model and its context of `n_slots` KV streams: `n_parallel`, or fewer if memory does not hold so many.
+
+    Owned by the engine's thread, except for the vocabulary and `interrupt`.
+    """
 
     def __init__(self, settings: LoadSettings, budget: int | None = None) -> None:
-        """Load the model, into `budget` bytes as far as fewer slots make that possible.
+        """Load the model, with fewer slots if that makes it fit into `budget` bytes.
 
-        Raises BadModelFile with llama.cpp's own words where that fails.
+        Raises BadModelFile with llama.cpp's reason if that fails.
         """
         self._model: Any = None
         self._context: Any = None
@@ -60,7 +65,7 @@ class Runner:
 
     def _load(self, settings: LoadSettings, budget: int | None) -> None:
         name = settings.file.name
-        # Read before the weights are: how much of them counts as free afterwards depends on how they are loaded.
+        # Before the weights are loaded: how much memory counts as free afterwards depends on the way they are loaded.
         free = free_memory()
         self._model = load_model(settings)
         if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
@@ -99,7 +104,7 @@ class Runner:
         llama_cpp.llama_set_abort_callback(self._context, _STRLEN, self._interrupted)
 
     def _fit(self, settings: LoadSettings, info: GgufInfo, free: int, budget: int | None) -> Fit:
-        """How the model fits into `free` bytes. Raises BadModelFile where it does not."""
+        """Fit the model into `free` bytes. Raises BadModelFile if that is impossible."""
         trained = llama_cpp.llama_model_n_ctx_train(self._model)
         fits = fit_of(settings, info, free, budget, llama_cpp.llama_model_size(self._model), trained)
         if fits.problem:
@@ -109,8 +114,8 @@ class Runner:
     def decode(self, runs: Many[Run]) -> list[int]:
         """Compute the runs in one batch; return each run's last row, for its sampler.
 
-        `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted, and nothing of the runs
-        is kept; EngineFailure, and the KV cache is then to be cleared.
+        `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted, having dropped the runs;
+        EngineFailure, after which the KV cache must be cleared.
         """
         last = self._batch.fill(runs)
         status = llama_cpp.llama_decode(self._context, self._batch.native)
@@ -121,29 +126,27 @@ class Runner:
         return last
 
     def sampler(self, request: GenerationRequest) -> ChainSampler:
-        """A sampler for one sequence; for any thread. Raises InvalidRequest."""
+        """Make a sampler for one sequence. Any thread may call it. Raises InvalidRequest."""
         return ChainSampler(self._context, self.vocabulary, request)
 
+    @override
     def can_keep(self, slot: int, n_tokens: int) -> bool:
-        """Whether a slot can be cut to its first `n_tokens` and gone on with: it holds all that the next token looks at."""
         if not self.cut_rule.anywhere and n_tokens != self.n_used(slot):
             return False
-        # llama.cpp would cut it all the same, and compute with what is left.
+        # llama.cpp would cut it even so, and compute with an incomplete window.
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, slot) if n_tokens and self.cut_rule.window else 0
         return bool(0 <= first <= self.cut_rule.first_needed(n_tokens))
 
+    @override
     def keep(self, slot: int, n_tokens: int) -> int:
-        """Cut a slot's KV cache down to its first `n_tokens`; return how many it kept.
-
-        What could not be gone on with is not kept at all.
-        """
         if n_tokens and llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1) and self.can_keep(slot, n_tokens):
             return n_tokens
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
 
+    @override
     def snapshot(self, slot: int) -> Buffer:
-        """A copy of what a slot's KV cache holds, in llama.cpp's own form. Raises EngineFailure."""
+        """Copy a slot's state out, in llama.cpp's own format (llama_state_seq_get_data). Raises EngineFailure."""
         size = llama_cpp.llama_state_seq_get_size(self._context, slot)
         data = bytearray(size)
         raw = (ctypes.c_uint8 * size).from_buffer(data)
@@ -151,8 +154,9 @@ class Runner:
             raise EngineFailure(f"llama.cpp could not copy a computed state: {reason()}")
         return data
 
+    @override
     def restore(self, slot: int, data: Buffer) -> bool:
-        """Lay a snapshot on an empty slot; False where llama.cpp refuses it, and the slot then is empty."""
+        """Copy a snapshot into a slot; False if llama.cpp refuses it, and the slot is then empty."""
         raw = (ctypes.c_uint8 * len(data)).from_buffer(data)
         if llama_cpp.llama_state_seq_set_data(self._context, raw, len(data), slot) == len(data):
             return True
@@ -161,11 +165,11 @@ class Runner:
         return False
 
     def n_used(self, slot: int) -> int:
-        """How many tokens a slot's KV cache holds."""
+        """Return the number of tokens in a slot's KV cache."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def interrupt(self, wanted: bool = True) -> None:
-        """End the `decode` that is under way, or that comes, or no longer; for any thread."""
+        """Interrupt the current or the next `decode`, or stop doing so. Any thread may call it."""
         self._interrupted[0] = b"1" if wanted else b"\0"
 
     def clear(self) -> None:
@@ -182,7 +186,7 @@ class Runner:
 
 
 def _checked(name: str, counted: int, actual: int) -> int:
-    """The bytes of the KV caches: those counted from the file's header, unless llama.cpp's own count is another."""
+    """The bytes of the KV caches: as counted from the file's header, or llama.cpp's own count if that differs."""
     # llama.cpp rounds to hundredths of a mebibyte, of each cache.
     if not actual or abs(counted - actual) <= max(TOLERANCE * actual, 2**15):
         return counted
@@ -193,7 +197,7 @@ def _checked(name: str, counted: int, actual: int) -> int:
 
 
 def _tell(name: str, settings: LoadSettings, info: GgufInfo, fits: Fit, cache: int) -> None:
-    """Say what the model was given, and why not more."""
+    """Log the context and the slots that the model was given, and why not more."""
     trained = info.context_length or 0
     if settings.n_ctx and fits.n_ctx < settings.n_ctx:
         log.warning("%s was trained on %d tokens, so n_ctx is %d and not %d", name, trained, fits.n_ctx, settings.n_ctx)

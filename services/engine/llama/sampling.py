@@ -1,4 +1,4 @@
-"""Choosing the next token: llama.cpp's samplers for one sequence."""
+"""Sampling the next token: llama.cpp's samplers for one sequence."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from services.errors import InvalidRequest
 
 # llama.cpp's own default (common/common.h, penalty_last_n).
 PENALTY_LAST_N = 64
-# Presence and frequency count over the answer; of a longer one its last so many tokens.
+# Presence and frequency penalties count over the answer, or its last so many tokens.
 ANSWER_LAST_N = 4096
-# A quarter of the answer's tokens, between these, is kept for ending what a grammar has begun.
-LEAST_HURRY, MOST_HURRY = 16, 256
-# Seconds that a grammar may take over a token: everybody waits meanwhile, so that its answer then ends.
+# The last quarter of the answer's tokens, within these bounds, is reserved for closing what a grammar has opened.
+LEAST_CLOSING, MOST_CLOSING = 16, 256
+# Seconds of CPU that a grammar may take over one token: all sequences wait meanwhile, so the answer then ends.
 SLOWEST = 1.0
-# Below this temperature the likeliest token is taken: logits divided by so little leave the range of their 32 bits.
+# Below this temperature the likeliest token is taken: dividing by so little overflows 32-bit logits.
 LEAST_TEMPERATURE = 1e-4
 # llama.h, struct llama_token_data.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -36,22 +36,22 @@ class ChainSampler:
     """One sequence's samplers. Made on any thread, then owned by the engine's.
 
     The order is llama.cpp's: biases, penalties, top_k, top_p, min_p, temperature. Temperature 0 takes the likeliest token.
-    A grammar is asked about the token that was chosen, and about all of them only where it refuses that one.
+    A grammar checks the sampled token, and filters the whole vocabulary only if it refuses that one.
     """
 
     def __init__(self, context: Any, vocabulary: Vocabulary, request: GenerationRequest) -> None:
-        """The prompt's last tokens count as said for the repeat penalty.
+        """The repeat penalty counts the prompt's last tokens too.
 
-        Raises InvalidRequest where the JSON schema cannot be kept to, or a bias is for a token that is none.
+        Raises InvalidRequest if the JSON schema cannot be converted, or a bias is for a token that does not exist.
         """
         sampling = request.sampling
         self._context = context
         self._vocabulary = vocabulary
-        self._hurry = min(MOST_HURRY, max(LEAST_HURRY, request.max_tokens // 4))
+        self._closing = min(MOST_CLOSING, max(LEAST_CLOSING, request.max_tokens // 4))
         self._row = ctypes.c_float * vocabulary.size
         self._n_top = sampling.n_top
         self._grammar = _grammar(vocabulary, sampling.json_schema) if sampling.json_schema else None
-        # Looked up here, since the first time takes a while.
+        # Here rather than in a step, since the first call takes a while.
         self._closers = np.array(vocabulary.closers if sampling.json_schema else (), np.int32)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._adjusts = False
@@ -64,7 +64,7 @@ class ChainSampler:
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
         try:
             for token in request.resume_tokens:
-                self._accept_given(token, sampler)
+                self._accept_resumed(token, sampler)
         except InvalidRequest:
             self.close()
             raise
@@ -87,11 +87,11 @@ class ChainSampler:
             samplers.append(llama_cpp.llama_sampler_init_penalties(size, ANSWER_LAST_N, 1.0, *both))
         return samplers
 
-    def _accept_given(self, token: int, chooser: Any) -> None:
-        """Count a token as said that another engine has chosen: `chooser` draws on from where that one's was."""
+    def _accept_resumed(self, token: int, chooser: Any) -> None:
+        """Accept a token that another engine sampled, and advance `chooser`'s random numbers by one draw."""
         _apply(chooser, np.zeros(2, _CANDIDATE))
         if self._grammar is not None:
-            # llama.cpp ends the process where a grammar is handed a token that it does not allow.
+            # llama.cpp aborts the process if a grammar accepts a token that it does not allow.
             if not np.isfinite(self._allowed(np.array([token]))[0]):
                 raise InvalidRequest(
                     "resume_tokens: the grammar does not allow what was said so far", param="resume_tokens"
@@ -100,9 +100,9 @@ class ChainSampler:
         llama_cpp.llama_sampler_accept(self._chain, token)
 
     def sample(self, row: int, left: int) -> int | None:
-        """The next token, after the token in row `row` of the batch that was just decoded; `left` may come, with this one.
+        """Return the next token, after row `row` of the last batch; `left` tokens may follow, this one included.
 
-        None where the grammar allows none, or takes too long.
+        None if the grammar allows none, or takes too long.
         """
         if self._grammar is not None:
             return self._sample_by_grammar(self._logits(row), left)
@@ -112,7 +112,7 @@ class ChainSampler:
         return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
 
     def choice(self, row: int, token: int) -> TokenChoice | None:
-        """How likely `token` was there, by the model alone, and what was likelier; None where nobody asks."""
+        """Return the log probability of `token` there, by the model alone, and of the top tokens; None unless requested."""
         if self._n_top is None:
             return None
         logits = self._logits(row).astype(np.float64)
@@ -124,14 +124,14 @@ class ChainSampler:
         return TokenChoice(piece(token), float(logprobs[token]), tuple((piece(each), logprob) for logprob, each in ranked))
 
     def close(self) -> None:
-        """Free them."""
+        """Free the samplers."""
         for sampler in (self._chain, self._grammar):
             if sampler is not None:
                 llama_cpp.llama_sampler_free(sampler)
         self._chain = self._grammar = None
 
     def _logits(self, row: int) -> npt.NDArray[np.float32]:
-        # numpy's own way from a pointer to an array takes ten times as long, for each token.
+        # np.ctypeslib.as_array takes ten times as long, for each token.
         first = llama_cpp.llama_get_logits_ith(self._context, row).contents
         return np.frombuffer(memoryview(self._row.from_address(ctypes.addressof(first))), np.float32)
 
@@ -144,8 +144,8 @@ class ChainSampler:
         return token
 
     def _choose_by_grammar(self, logits: npt.NDArray[np.float32], left: int) -> int | None:
-        # With few tokens left, what ends a JSON text soonest is taken, so that it parses.
-        token = self._closing_token() if left <= self._hurry else None
+        # With few tokens left, take the token that ends the JSON text soonest, so that it parses.
+        token = self._closing_token() if left <= self._closing else None
         if token is None:
             token = self._choose(_candidates(logits))
             if not np.isfinite(self._allowed(np.array([token]))[0]):
@@ -155,7 +155,7 @@ class ChainSampler:
                 if not len(allowed):
                     return None
                 token = self._choose(allowed)
-        # llama.cpp ends the process where a grammar is handed a token that it does not allow.
+        # llama.cpp aborts the process if a grammar accepts a token that it does not allow.
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
@@ -165,7 +165,7 @@ class ChainSampler:
         return int(self._closers[allowed.argmax()]) if allowed.any() else None
 
     def _allowed(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """0 for each token that the grammar allows next, and minus infinity for the others."""
+        """0 for each token that the grammar allows next, minus infinity for the others."""
         candidates = np.zeros(len(tokens), _CANDIDATE)
         candidates["id"] = tokens
         _apply(self._grammar, candidates)
@@ -184,7 +184,7 @@ def _candidates(logits: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 
 def _apply(sampler: Any, candidates: npt.NDArray[Any]) -> Any:
-    """Let llama.cpp change the candidates in place; return its view of them, which says what it selects."""
+    """Apply a sampler to the candidates in place; return llama.cpp's view of them, with the index that it selected."""
     data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
     array = llama_cpp.llama_token_data_array(data, len(candidates), -1, False)
     llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
@@ -204,7 +204,7 @@ def _grammar(vocabulary: Vocabulary, schema: str) -> Any:
 
 
 def _choosing(sampling: Sampling) -> list[Any]:
-    """The samplers that choose."""
+    """The samplers that select the token, in order."""
     if sampling.temperature < LEAST_TEMPERATURE:
         return [llama_cpp.llama_sampler_init_greedy()]
     seed = secrets.randbelow(2**32 - 1) if sampling.seed is None else sampling.seed

@@ -1,4 +1,4 @@
-"""A loaded model's vocabulary: prompts to token ids, and token ids to bytes."""
+"""A loaded model's vocabulary: tokenizing prompts, and the bytes of tokens."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from services.engine.llama.cuts import Cuts
 from services.engine.llama.fragments import SPACE, Added, Fragments
 from services.errors import InvalidRequest
 
-# For some vocabularies llama.cpp splits text with std::regex, which recurses over a run of like characters: about 320 bytes
-# of stack each, so that a run of 26,000 ends the process on a thread of usual size (llama.cpp's issue 27783).
+# For some vocabularies llama.cpp splits text with std::regex, which recurses over a run of like characters, taking about
+# 320 bytes of stack each: a run of 26,000 crashes a thread of usual stack size (llama.cpp's issue 27783).
 LONG_TEXT = 4_000
 BIG_STACK = 2**29
 
-# Such a run may take hundreds of megabytes: one at a time. A text that takes a few may go beside it.
+# A long run may take hundreds of megabytes of stack, so only one such text is tokenized at a time, beside smaller ones.
 _LARGE_TEXT = 100_000
 _large, _small = threading.Semaphore(1), threading.Semaphore(3)
-# Protects the size of the stacks of new threads.
+# Protects the process-wide stack size of new threads.
 _starting = threading.Lock()
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-# A token of the kind that its makers added, written as one writes a mark: <|channel>, [INST], <think>.
+# An added token that is written like markup: <|channel>, [INST], <think>.
 _MARK = re.compile(r"[<\[{]\S+[>\]}]")
-# Gemma has such tokens for HTML, which people type and which mean no more than that.
+# Gemma's vocabulary has such tokens for HTML, which people type and which control nothing.
 _HTML = re.compile(
     r"</?(?:a|b|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|span|strong|su[bp]|t[dhr]|"
     r"table|tbody|tfoot|thead|u|ul)>"
 )
-# Kinds of tokenizers (tokenizer.ggml.model) that make one token of a word however long, if they do not know it.
+# Tokenizers (tokenizer.ggml.model) that make one token of an unknown word, however long.
 _CLOSED = ("whitespace", "hybriddna")
-# What white space is written as in the texts of tokens: SentencePiece's way, and GPT-2's.
+# The characters for white space in the texts of tokens: SentencePiece's and GPT-2's.
 _WRITTEN_SPACE = str.maketrans("", "", "\u2581\u0120\u010a\u0109\u010d \n\t\r")
-# In front of a text these keep away the space that some vocabularies put there, and merge with nothing.
+# In front of a text these prevent the space that some vocabularies insert there, and merge with nothing.
 _GUARDS = ("\n", "\x02")
 
 
 def on_big_stack(work: Callable[[], list[int]], size: int) -> list[int]:
-    """Do the work, on a text of `size` letters, on a thread whose stack may take BIG_STACK bytes."""
+    """Run `work`, on a text of `size` letters, in a thread with a stack of BIG_STACK bytes; return or raise its result."""
     done: Future[list[int]] = Future()
 
     def run() -> None:
@@ -66,10 +66,10 @@ def on_big_stack(work: Callable[[], list[int]], size: int) -> list[int]:
 
 
 class Vocabulary:
-    """Any thread may call it while the model is loaded: llama.cpp's tokenizer is thread-safe."""
+    """A model's vocabulary. Any thread may call it while the model is loaded: llama.cpp's tokenizer is thread-safe."""
 
     def __init__(self, model: int) -> None:
-        """`model` is llama.cpp's pointer to the model; `pointer` will be the one to its vocabulary."""
+        """`model` is llama.cpp's pointer to the model; `pointer` becomes the one to its vocabulary."""
         self.pointer = llama_cpp.llama_model_get_vocab(model)
         self.size: int = llama_cpp.llama_vocab_n_tokens(self.pointer)
         self._bos: int | None = None
@@ -92,10 +92,10 @@ class Vocabulary:
         self._is_spm = llama_cpp.llama_vocab_type(self.pointer) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids, the model's beginning-of-sequence token first where it wants one.
+        """Return the prompt's token ids, with the model's beginning-of-sequence token first if it uses one.
 
-        A special token's text is that token in the template, and plain text in the spans that people typed.
-        Raises InvalidRequest for ids that there are not.
+        A special token's text becomes that token in the template, and plain text in the spans that people typed.
+        Raises InvalidRequest for ids that do not exist.
         """
         if prompt.ids:
             self.check(prompt.ids, "prompt")
@@ -111,18 +111,18 @@ class Vocabulary:
 
     @property
     def ending(self) -> list[int]:
-        """What models for embeddings want at the end of a text: the separator of BERT's kind, or the end token."""
+        """The tokens that embedding models expect at the end of a text: BERT's separator, or the end token."""
         if llama_cpp.llama_vocab_get_add_sep(self.pointer):
             return [token for token in [llama_cpp.llama_vocab_sep(self.pointer)] if token >= 0]
         return [llama_cpp.llama_vocab_eos(self.pointer)] if llama_cpp.llama_vocab_get_add_eos(self.pointer) else []
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        """The bytes of each token, special ones included. Raises InvalidRequest for ids that there are not."""
+        """Return the bytes of each token, special ones included. Raises InvalidRequest for ids that do not exist."""
         self.check(tokens, "tokens")
         return [self._piece(token, special=True) for token in tokens]
 
     def check(self, tokens: Iterable[int], param: str) -> None:
-        """Raises InvalidRequest where one of them is no token id."""
+        """Raise InvalidRequest, naming `param`, if one of them is not a token id."""
         for token in tokens:
             if not 0 <= token < self.size:
                 message = f"{param}: {token} is no token of this model, whose ids go from 0 to {self.size - 1}"
@@ -130,25 +130,25 @@ class Vocabulary:
 
     @cached_property
     def closers(self) -> list[int]:
-        """What ends a JSON text soonest, the best first: the ends of an answer, a quotation mark, brackets."""
+        """The tokens that end a JSON text, the best first: ends of an answer, a quotation mark, brackets."""
         rank = {b'"': 1, b"}": 2, b"]": 3}
         found = []
         for token in range(self.size):
-            place = 0 if llama_cpp.llama_vocab_is_eog(self.pointer, token) else rank.get(self._piece(token))
-            if place is not None:
-                found.append((place, token))
+            found_rank = 0 if llama_cpp.llama_vocab_is_eog(self.pointer, token) else rank.get(self._piece(token))
+            if found_rank is not None:
+                found.append((found_rank, token))
         return [token for _, token in sorted(found)]
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token; b"" for a special one."""
+        """Return the bytes of a token; b"" for a special one."""
         return self._known(token)[0]
 
     def ends_answer(self, token: int) -> bool:
-        """Whether a model says with this token that its answer is complete."""
+        """Return whether this token ends an answer."""
         return self._known(token)[1]
 
     def _known(self, token: int) -> tuple[bytes, bool]:
-        """Ask llama.cpp once: each call lets another thread have the interpreter, and the engine's waits for it then."""
+        """A token's bytes and whether it ends an answer, cached: each call of llama.cpp releases the GIL."""
         if token not in self._asked:
             self._asked[token] = self._piece(token), bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
         return self._asked[token]
@@ -163,12 +163,12 @@ class Vocabulary:
             size = -length
 
     def _find_specials(self, prompt: Prompt) -> tuple[list[re.Match[str]], list[int]]:
-        """The template's special tokens, and where what looks like one begins that was typed, be it in part."""
+        """The template's special tokens, and the positions of those that people typed, at least in part."""
         special, typed, at = [], [], 0
         while match := self._special.search(prompt.text, at):
             if _is_typed(match, prompt):
                 typed.append(match.start())
-                # Another may begin within it.
+                # Another one may begin within it.
                 at = match.start() + 1
             else:
                 special.append(match)
@@ -176,10 +176,10 @@ class Vocabulary:
         return special, typed
 
     def _tokenize_around(self, text: str, special: list[re.Match[str]], typed: list[int]) -> Iterator[int]:
-        """The tokens of a text as llama.cpp makes them, but that what was typed holds no special one.
+        """Yield llama.cpp's tokens of a text, except that typed text becomes no special tokens.
 
-        llama.cpp takes the fragments between special tokens one by one (src/llama-vocab.cpp, tokenizer_st_partition), so
-        that those with nothing typed in them can be tokenized together.
+        llama.cpp tokenizes the fragments between special tokens separately (src/llama-vocab.cpp, tokenizer_st_partition),
+        so that those without typed special tokens can be tokenized together.
         """
         done = 0
         for before, after in itertools.pairwise([None, *special, None]):
@@ -198,9 +198,9 @@ class Vocabulary:
         yield from self._tokenize(text[done:], parse_special=True)
 
     def _tokenize_plain(self, text: str) -> Iterator[int]:
-        """The tokens of a text in which nothing is special.
+        """Yield the tokens of a text without special tokens.
 
-        llama.cpp takes the marks that a model's makers added for tokens all the same, so each is cut in two.
+        llama.cpp still recognizes added tokens that are not control tokens, so each of them is cut in two.
         """
         cuts, at = [0], 0
         while match := self._mark.search(text, at):
@@ -211,7 +211,7 @@ class Vocabulary:
             yield from self._tokenize_rest(text[start:end])
 
     def _tokenize_rest(self, text: str) -> list[int]:
-        """The tokens of a text that goes on, in front of which no space may come."""
+        """The tokens of a continued text, in front of which no space may be inserted."""
         tokens = self._tokenize(text, parse_special=False)
         for guard in _GUARDS:
             if b"".join(map(self._piece, tokens)) == text.encode():
@@ -223,7 +223,7 @@ class Vocabulary:
         return tokens
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """The tokens of a text, part by part: llama.cpp's time grows with the square of what it is given at once."""
+        """The tokens of a text, part by part: llama.cpp's time grows with the square of the text's length."""
         tokens = []
         for part in self._fragments.split(text, parse_special):
             if isinstance(part, int):
@@ -235,7 +235,7 @@ class Vocabulary:
         return tokens
 
     def _tokenize_long(self, text: str, parse_special: bool) -> Iterator[int]:
-        """The same for a long text of a SentencePiece model; see `Cuts`."""
+        """The tokens of a long text for a SentencePiece model, cut by `Cuts`."""
         for guard, part in self._cuts.parts(text, parse_special):
             n_before = len(self._tokenize_here(guard, False))
             yield from self._tokenize_here(guard + part, parse_special)[n_before:]
@@ -260,11 +260,11 @@ class Vocabulary:
             size = -count
 
     def _text(self, token: int) -> str:
-        """A special token as it is written; "" for none (-1)."""
+        """The text of a special token; "" for none (-1)."""
         return "" if token < 0 else llama_cpp.llama_vocab_get_text(self.pointer, token).decode("utf-8", "replace")
 
     def _added_tokens(self) -> list[Added]:
-        """The tokens that llama.cpp looks for in a text before it tokenizes what is between them."""
+        """The tokens that llama.cpp looks for in a text before it tokenizes the text between them."""
         found = []
         for token in range(self.size):
             attributes = llama_cpp.llama_vocab_get_attr(self.pointer, token)
@@ -281,11 +281,11 @@ class Vocabulary:
         return found
 
     def _longest_token(self, model: int) -> int:
-        """See `ChatFormat.longest_token`."""
+        """The value of `ChatFormat.longest_token`: the most bytes of a token, white space apart; 0: unknown."""
         kinds = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)
         name = ctypes.create_string_buffer(64)
         llama_cpp.llama_model_meta_val_str(model, b"tokenizer.ggml.model", name, len(name))
-        # Others drop parts of a text, or make one token of whatever they do not know.
+        # Others drop parts of a text, or make one token of any unknown part.
         if llama_cpp.llama_vocab_type(self.pointer) not in kinds or name.value.decode() in _CLOSED:
             return 0
         longest = 1
@@ -297,10 +297,10 @@ class Vocabulary:
 
 
 def _special_texts(added: Iterable[Added]) -> tuple[dict[str, Added], list[str]]:
-    """The special tokens by their texts, and which of them are marks.
+    """The special tokens by their texts, and the texts of those that are marks.
 
-    Special are the control and unknown tokens, and of those that a model's makers added beside them the marks: others are
-    runs of white space and ordinary words, which stay the tokens that they are.
+    Special are control and unknown tokens, and of the other added tokens the marks: the rest are runs of white space and
+    ordinary words, which anybody may type.
     """
     texts, marks = {}, []
     for each in added:
@@ -316,12 +316,12 @@ def _is_mark(text: str) -> bool:
 
 
 def _template(model: int, name: bytes | None) -> str:
-    """The chat template of that name in the model's file, None for the usual one; "" where there is none."""
+    """The named chat template in the model's file (None: the default one); "" if there is none."""
     return (llama_cpp.llama_model_chat_template(model, name) or b"").decode("utf-8", "replace")
 
 
 def _is_typed(match: re.Match[str], prompt: Prompt) -> bool:
-    """Whether a person or a model wrote any of it."""
-    # The spans ascend: the first that ends behind the match's beginning is the only one to look at.
+    """Return whether a typed span overlaps the match."""
+    # The spans ascend: only the first that ends behind the match's beginning can overlap it.
     at = bisect_right(prompt.typed, match.start(), key=lambda span: span[1])
     return at < len(prompt.typed) and prompt.typed[at][0] < match.end()

@@ -1,4 +1,4 @@
-"""A model's vocabulary alone: prompts become tokens on a machine that does not have the weights."""
+"""A model's vocabulary without its weights, for tokenizing on a machine that does not have the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.errors import BadModelFile
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a GGUF file, which needs no tensors. It stays in memory. Raises BadModelFile."""
+    """Load the vocabulary of a GGUF file, which needs no tensors. It is never freed. Raises BadModelFile."""
     native_log.show_all(False)
     native_log.take_errors()
     llama_cpp.llama_backend_init()

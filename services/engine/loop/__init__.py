@@ -1,1 +1,1 @@
-"""The thread that owns a model, and what it decides with."""
+"""The engine's thread, which owns a model, and its scheduling."""

@@ -1,8 +1,8 @@
 """The engine: one thread that owns a model, its context and every sequence.
 
-Callers hand it requests through an inbox and read their text from a queue of their own. A step reads: admit → schedule →
-decode → sample → deliver. What fails in a step fails the requests in flight with a clear error; the engine goes on, or,
-when it fails again and again, says that it is down.
+Callers put messages into its inbox and read their text from a queue of their own. A step reads: admit → schedule →
+decode → sample → deliver. An exception in a step fails the requests in flight with a clear error; the engine goes on, or,
+when it fails again and again, reports that it is down.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
+from typing_extensions import override
+
+from services.backend.protocols import Model
 from services.backend.status import Counts
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
-from services.engine.kv.slots import SlotCache
+from services.engine.kv.slots import Slots
 from services.engine.kv.state import pack
 from services.engine.kv.store import StateStore
 from services.engine.llama.loading import fingerprint
 from services.engine.llama.runner import Runner
-from services.engine.loop.sequence import EngineGeneration, Sequence
+from services.engine.loop.generation import EngineGeneration
+from services.engine.loop.messages import Forget, InboxMessage, Prefetch, Quit, Submit, Wake
+from services.engine.loop.sequence import Sequence
 from services.engine.loop.step import Steps
 from services.engine.loop.step_clock import StepClock
 from services.errors import EngineFailure, HearthError, InvalidRequest, Unavailable
@@ -34,99 +38,113 @@ MAX_FAILURES = 3
 MAX_WAITING = 32
 # How long a stopping engine may write computed states to disk.
 SAVE_SECONDS = 5.0
-_STOP = None
-MakeGeneration = Callable[[int, GenerationRequest, Callable[[], None]], EngineGeneration]
+MakeGeneration = Callable[[int, Sequence, Callable[[], None]], EngineGeneration]
 
 
-@dataclass(frozen=True, eq=False)
-class _Forget:
-    owner: str
-    session: str
-    done: threading.Event = field(default_factory=threading.Event)
+class Engine(Model):
+    """A loaded model at work. Its methods are for any thread; the computing is done on the engine's own.
 
-
-class Engine:
-    """A loaded model at work. Its methods are for any thread; what is computed is on the engine's own.
-
-    `_inbox` is the only way in. `_lock` protects `_open`, so that nothing is put into the inbox of a stopped engine,
-    and `_mailed`, the requests in the inbox by their accounts.
+    `_inbox` is the only way in. `_lock` protects `_open`, so that no message is put into the inbox of a stopped engine,
+    and `_submitted`, the requests in the inbox by their accounts.
     """
 
     def __init__(
-        self,
-        settings: LoadSettings,
-        store: StateStore | None = None,
-        think_ahead: bool = True,
-        max_waiting: int = MAX_WAITING,
-        budget: int | None = None,
+        self, settings: LoadSettings, runner: Runner, store: StateStore, prefetches: bool, max_waiting: int
     ) -> None:
-        """Load the model on the engine's thread, and return when it is ready. Raises BadModelFile.
-
-        Computed states that have no room on the slots are left to `store`, which may serve other engines too. At most
-        `max_waiting` requests wait for a slot, and more only of accounts that have fewer than an equal share of these.
-        """
-        self._max_waiting = max_waiting
-        self._store = store or StateStore()
-        self._think_ahead = think_ahead
-        self._inbox: queue.SimpleQueue[list[Sequence] | PrefetchRequest | _Forget | str | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._mailed: Counter[str] = Counter()
-        self._open = True
-        self._failures = 0
+        """Made by the thread that then runs it: see `open`."""
+        self.n_ctx = runner.n_ctx
+        self.n_weights, self.n_bytes = runner.n_weights, runner.n_bytes
+        """About what the model takes in memory, its KV cache included."""
+        self.chat_format = runner.vocabulary.chat_format
         self.clock = StepClock()
         """Entered for each step."""
-        loaded: Future[Runner] = Future()
-        self._thread = threading.Thread(target=self._run, args=(settings, budget, loaded), name="engine", daemon=True)
-        self._thread.start()
-        self._runner = loaded.result()
-        self.n_ctx = self._runner.n_ctx
-        self.n_weights, self.n_bytes = self._runner.n_weights, self._runner.n_bytes
-        """About what the model takes in memory, its KV cache included."""
-        self.chat_format = self._runner.vocabulary.chat_format
+        self._runner = runner
+        self._store = store
+        self._prefetches = prefetches
+        self._max_waiting = max_waiting
+        self._model = fingerprint(settings, runner.n_ctx)
+        store.bind(self._model, settings.file)
+        self._steps = Steps(runner, Slots(runner, store, self._model, runner.n_slots, runner.bytes_per_token))
+        self._inbox: queue.SimpleQueue[InboxMessage] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._submitted: Counter[str] = Counter()
+        self._open = True
+        self._failures = 0
+        self._thread = threading.current_thread()
+
+    @classmethod
+    def open(
+        cls,
+        settings: LoadSettings,
+        store: StateStore | None = None,
+        prefetches: bool = True,
+        max_waiting: int = MAX_WAITING,
+        budget: int | None = None,
+    ) -> Engine:
+        """Load a model on a thread of its own, which works until `stop`; return once it is ready. Raises BadModelFile.
+
+        Computed states that do not fit on the slots go to `store`, which may serve other engines too. At most
+        `max_waiting` requests wait for a slot, and more only of accounts that have fewer than an equal share of these.
+        The model takes `budget` bytes as far as fewer slots make that possible.
+        """
+        opened: Future[Engine] = Future()
+
+        def run() -> None:
+            try:
+                engine = cls(settings, Runner(settings, budget), store or StateStore(), prefetches, max_waiting)
+            except BaseException as error:
+                opened.set_exception(error)
+                return
+            opened.set_result(engine)
+            engine._run()
+
+        threading.Thread(target=run, name="engine", daemon=True).start()
+        return opened.result()
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes requests: it has neither been closed nor broken."""
+        """True if it takes requests: it has neither been closed nor broken."""
         return self._open
 
     @property
     def n_slots(self) -> int:
-        """How many sequences may run at once."""
+        """The number of sequences that may run at once."""
         return self._runner.n_slots
 
     @property
     def n_running(self) -> int:
-        """How many do."""
+        """The number of sequences that have a slot."""
         return len(self._steps.scheduler.running)
 
     @property
     def n_waiting(self) -> int:
-        """How many requests wait for a slot."""
-        return self._steps.scheduler.n_waiting + self._mailed.total()
+        """The number of requests that wait for a slot."""
+        return self._steps.scheduler.n_waiting + self._submitted.total()
 
     @property
     def counts(self) -> Counts:
-        """What it has computed so far."""
+        """The tokens and answers computed so far."""
         return self._steps.counts
 
+    @override
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Model.tokenize`."""
         return self._runner.vocabulary.tokenize(prompt)
 
+    @override
     def tokenize_all(self, prompts: Many[Prompt]) -> list[list[int]]:
-        """See `Model.tokenize_all`."""
         return [self.tokenize(prompt) for prompt in prompts]
 
+    @override
     def pieces(self, tokens: Many[int]) -> list[bytes]:
-        """See `Model.pieces`."""
         return self._runner.vocabulary.pieces(tokens)
 
     def submit(self, request: GenerationRequest) -> EngineGeneration:
-        """The same as `submit_all` for one request."""
+        """Queue one request, as `submit_all` does."""
         return self.submit_all([request])[0]
 
+    @override
     def submit_all(self, requests: Many[GenerationRequest], make: MakeGeneration | None = None) -> list[EngineGeneration]:
-        """See `Model.submit_all`. `make` makes what the caller holds, of a request's index and itself."""
+        """As `Model.submit_all`; `make` makes the generations, each of its request's index, its sequence and `wake`."""
         if not all(request.tokens for request in requests):
             # Nothing to compute logits from: it would never end.
             raise InvalidRequest("the prompt holds no tokens", param="prompt")
@@ -134,19 +152,20 @@ class Engine:
             self._refuse_crowd([request.account or request.owner for request in requests])
         generations = []
         try:
-            for number, request in enumerate(requests):
+            for index, request in enumerate(requests):
                 # Here, on the caller's thread, since reading a file would hold up everybody's streams.
                 prompt = pack(request.tokens + request.resume_tokens)
                 self._store.fetch(self._model, request.owner, prompt, rule=self._runner.cut_rule, spare=1)
-                made = make(number, request, self._wake) if make else EngineGeneration(request, self._wake)
+                sequence = Sequence(request)
+                made = make(index, sequence, self._wake) if make else EngineGeneration(sequence, self._wake)
                 generations.append(made)
-                made.sequence.sampler = self._runner.sampler(request)
-            waiting = [generation.sequence for generation in generations if not self._is_over(generation)]
+                sequence.sampler = self._runner.sampler(request)
+            waiting = tuple(generation for generation in generations if not self._is_over(generation))
             with self._lock:
-                accounts = [sequence.account for sequence in waiting]
+                accounts = [generation.sequence.account for generation in waiting]
                 self._refuse_crowd(accounts)
-                self._mailed.update(accounts)
-                self._put(waiting)
+                self._submitted.update(accounts)
+                self._put(Submit(waiting))
         except HearthError:
             for generation in generations:
                 if generation.sequence.sampler:
@@ -155,58 +174,58 @@ class Engine:
         return generations
 
     def _is_over(self, generation: EngineGeneration) -> bool:
-        """Whether there is nothing left to compute of what another engine has begun; its caller then is told so."""
+        """Return whether what another engine has begun is complete already, and then deliver its end."""
         sequence = generation.sequence
-        if not sequence.request.resume_tokens or not (reason := sequence.replay(self._runner.vocabulary.piece)):
+        if not sequence.request.resume_tokens or not (reason := generation.replay(self._runner.vocabulary.piece)):
             return False
         if sequence.sampler:
             sequence.sampler.close()
-        sequence.finish(reason)
+            sequence.sampler = None
+        generation.end(sequence.finish(reason))
         generation.leave()
         return True
 
+    @override
     def prefetch(self, request: PrefetchRequest) -> None:
-        """See `Model.prefetch`."""
         with self._lock:
-            if self._open and self._think_ahead and request.tokens:
-                self._inbox.put(request)
+            if self._open and self._prefetches and request.tokens:
+                self._inbox.put(Prefetch(request))
 
     def forget(self, owner: str, session: str) -> None:
         """Empty the slot of a conversation, and drop its prefetch; returns when that is done."""
-        forget = _Forget(owner, session)
+        forget = Forget(owner, session)
         with self._lock:
             is_open = self._open
             if is_open:
                 self._put(forget)
-        # An engine that stops may still be writing what lay on its slots.
+        # An engine that stops may still be writing the states of its slots.
         forget.done.wait() if is_open else self._thread.join()
 
     def stop(self) -> None:
-        """Fail what is in flight, and end the thread. The vocabulary still works, for those who are about to use it."""
-        with self._lock:
-            self._open = False
-            self._inbox.put(_STOP)
+        """Fail the requests in flight, and end the thread. The vocabulary still works, for those who lease the engine."""
+        self._quit()
         self._thread.join()
 
     def close(self) -> None:
-        """Stop, and free the model. Only once nobody holds the engine any more."""
+        """Stop, and free the model. Only once nobody leases the engine any more."""
         self.stop()
         self._runner.close()
 
-    def _refuse_crowd(self, coming: Many[str]) -> None:
-        """Raises Unavailable where there is no room for more of these accounts, or where the engine has stopped.
+    def _refuse_crowd(self, accounts: Many[str]) -> None:
+        """Raise Unavailable where the queue has no room for requests of these accounts, or the engine has stopped.
 
-        Whoever fills the queue keeps nobody else out: slots go to the accounts in turn, so that nobody waits longer for it.
+        An account that fills the queue keeps no other out: slots go to the accounts in turn, so that no other waits longer
+        for it.
         """
         if not self._open:
             raise Unavailable("the engine has stopped", code="engine_down", retry_after=1)
         scheduler = self._steps.scheduler
-        n_waiting = scheduler.n_waiting + self._mailed.total() - scheduler.n_free
-        if n_waiting + len(coming) <= self._max_waiting:
+        n_waiting = scheduler.n_waiting + self._submitted.total() - scheduler.n_free
+        if n_waiting + len(accounts) <= self._max_waiting:
             return
-        line = self._mailed + Counter(sequence.account for sequence in scheduler.waiting) + Counter(coming)
-        share = self._max_waiting // len(line)
-        if any(line[account] > max(share, min(self._max_waiting, 1)) for account in coming):
+        queued = self._submitted + Counter(sequence.account for sequence in scheduler.waiting) + Counter(accounts)
+        share = self._max_waiting // len(queued)
+        if any(queued[account] > max(share, min(self._max_waiting, 1)) for account in accounts):
             seconds = self._steps.mean_seconds * (n_waiting + 1) / self._runner.n_slots
             raise Unavailable(
                 f"{max(n_waiting, 0)} answers wait for their turn already; try again later",
@@ -215,66 +234,65 @@ class Engine:
             )
 
     def _wake(self) -> None:
-        self._put("look")
+        self._put(Wake())
 
-    def _put(self, item: list[Sequence] | _Forget | str) -> None:
-        """Tell the engine's thread, at once if what it is at is for nobody."""
-        self._inbox.put(item)
-        if self._steps.is_for_nobody:
+    def _put(self, message: InboxMessage) -> None:
+        """Put a message into the inbox, and interrupt a batch that nobody waits for."""
+        self._inbox.put(message)
+        if self._steps.is_interruptible:
             self._runner.interrupt()
 
-    def _run(self, settings: LoadSettings, budget: int | None, loaded: Future[Runner]) -> None:
-        """The thread: load, loop, and fail what is left."""
+    def _quit(self) -> None:
+        with self._lock:
+            self._open = False
+            self._inbox.put(Quit())
+
+    def _run(self) -> None:
+        """Work until Quit comes, then fail the requests that are left and save their states."""
         try:
-            runner = Runner(settings, budget)
-            self._model = fingerprint(settings, runner.n_ctx)
-            self._store.bind(self._model, settings.file)
-            cache = SlotCache(runner, self._store, self._model, runner.n_slots, runner.bytes_per_token)
-            self._steps = Steps(runner, cache)
-        except BaseException as error:
-            loaded.set_exception(error)
-            return
-        loaded.set_result(runner)
-        try:
-            while self._take_inbox():
+            while self._receive():
                 self._guarded_step()
         finally:
             with self._lock:
                 self._open = False
-            self._take_inbox(wait=False)
+            self._receive(wait=False)
             self._steps.fail_all(
                 Unavailable("the engine stopped before the answer was complete", code="engine_down", retry_after=1)
             )
-            self._steps.cache.save_all(SAVE_SECONDS)
-            self._steps.cache.leave()
+            self._steps.slots.save_all(SAVE_SECONDS)
+            self._steps.slots.evict_all()
 
-    def _take_inbox(self, wait: bool = True) -> bool:
-        """Take what callers have sent, waiting where there is nothing else to do; False: stop."""
+    def _receive(self, wait: bool = True) -> bool:
+        """Handle the messages in the inbox, waiting for one while there is nothing to compute; return False after Quit."""
         go_on = True
         while True:
             idle = wait and go_on and self._steps.is_idle
             try:
-                item = self._inbox.get(block=idle, timeout=1 if idle and self._steps.cache.has_unsaved else None)
+                message = self._inbox.get(block=idle, timeout=1 if idle and self._steps.slots.has_unsaved else None)
             except queue.Empty:
                 return go_on
-            if item is _STOP:
-                go_on = False
-            elif isinstance(item, list):
-                for sequence in item:
-                    self._steps.scheduler.add(sequence)
-                with self._lock:
-                    self._mailed.subtract(sequence.account for sequence in item)
-                    self._mailed = +self._mailed
-            elif isinstance(item, PrefetchRequest):
-                self._steps.prefetch_queue.add(item)
-            elif isinstance(item, _Forget):
-                self._steps.forget(item.owner, item.session)
-                item.done.set()
+            match message:
+                case Submit(generations):
+                    self._begin(generations)
+                case Prefetch(request):
+                    self._steps.prefetch_queue.add(request)
+                case Forget(owner, session, done):
+                    self._steps.forget(owner, session)
+                    done.set()
+                case Quit():
+                    go_on = False
+
+    def _begin(self, generations: Many[EngineGeneration]) -> None:
+        for generation in generations:
+            self._steps.submit(generation)
+        with self._lock:
+            self._submitted.subtract(generation.sequence.account for generation in generations)
+            self._submitted = +self._submitted
 
     def _guarded_step(self) -> None:
         try:
             with self.clock:
-                self._steps.step(has_mail=lambda: not self._inbox.empty())
+                self._steps.step(has_messages=lambda: not self._inbox.empty())
             self._failures = 0
         except Exception as error:
             log.exception("the engine failed in a step")
@@ -287,6 +305,4 @@ class Engine:
 
     def _break_down(self) -> None:
         log.error("the engine failed %d times in a row and is down", self._failures)
-        with self._lock:
-            self._open = False
-            self._inbox.put(_STOP)
+        self._quit()

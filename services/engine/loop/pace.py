@@ -1,4 +1,4 @@
-"""How much of a prompt a step may read while others' streams wait for it. Pure Python.
+"""The size of the chunks in which prompts are read beside streams that wait for them. Pure Python.
 
 A step takes as long as its tokens together, so a chunk of a prompt holds up every stream by the time it takes alone. The
 time that one token takes is measured as the engine runs, since it differs between models and machines.
@@ -11,10 +11,11 @@ from __future__ import annotations
 TILE = 64
 # Beside streams one row more is needed: llama.cpp splits off the batch's first rows, one of every sequence.
 TILE_BESIDE = TILE + 1
-# How long, in seconds, reading may hold up the streams in one step; for the sake of a whole tile twice as long.
-HOLD_UP = 0.6
-LEAST = 16
-# For how long, in seconds, those whose prompts came together may wait for each other after their first words.
+# Seconds by which reading may delay the streams in one step; for the sake of a whole tile twice as long.
+MAX_DELAY = 0.6
+# Tokens of the smallest chunk.
+MIN_CHUNK = 16
+# Seconds for which answers whose prompts came together may wait for each other after their first tokens.
 BURST = 2.5
 _WEIGHT = 0.2
 
@@ -27,28 +28,28 @@ class Pace:
         self._decoding = 0.0
 
     def observe(self, n_read: int, n_decoding: int, seconds: float) -> None:
-        """Take note of a step that read `n_read` tokens of prompts beside `n_decoding` others.
+        """Note a step that read `n_read` tokens of prompts beside `n_decoding` others.
 
-        What decoding takes alone is no cost of reading. Steps that read little say little, and are passed over.
+        The time of decoding alone is no cost of reading. Steps that read little are passed over.
         """
         if not n_read:
             self._decoding = _mean(self._decoding or seconds, seconds)
-        elif n_read >= LEAST:
+        elif n_read >= MIN_CHUNK:
             new = max(seconds - (self._decoding if n_decoding else 0.0), 0.0) / n_read
             self._seconds_per_token = _mean(new if self._seconds_per_token is None else self._seconds_per_token, new)
 
     def chunk(self, most: int) -> int:
-        """How many tokens of prompts a step may read beside streams, up to `most`."""
+        """Return how many tokens of prompts a step may read beside streams, up to `most`."""
         cost = self._seconds_per_token
         if not cost:
             return min(most, TILE_BESIDE)
-        tiles = int(HOLD_UP / cost - 1) // TILE
-        if not tiles and TILE_BESIDE * cost <= 2 * HOLD_UP:
+        tiles = int(MAX_DELAY / cost - 1) // TILE
+        if not tiles and TILE_BESIDE * cost <= 2 * MAX_DELAY:
             tiles = 1
-        return min(most, tiles * TILE + 1 if tiles else max(LEAST, int(HOLD_UP / cost)))
+        return min(most, tiles * TILE + 1 if tiles else max(MIN_CHUNK, int(MAX_DELAY / cost)))
 
     def burst(self) -> int:
-        """How many tokens of prompts are few enough to be read before any of their sequences goes on; 0: not known yet."""
+        """Return how many tokens of prompts may be read before any of their sequences decodes on; 0: not known yet."""
         return int(BURST / self._seconds_per_token) if self._seconds_per_token else 0
 
 

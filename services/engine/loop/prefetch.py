@@ -1,4 +1,4 @@
-"""The prompts that are likely to come, which the engine begins to read while nobody waits. Pure Python."""
+"""The prompts that are likely to come, which the engine reads while no request is in flight. Pure Python."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import OrderedDict
 
 from services.backend.types import PrefetchRequest
 
-# More than these come from people who have long gone: the oldest is dropped.
-MAX_THOUGHTS = 256
+# Beyond these the oldest is dropped: its person has long left.
+MAX_PREFETCHES = 256
 
 
 class PrefetchQueue:
-    """One request a conversation, oldest first, since whose answer is oldest is likely to write next.
+    """One request a conversation, oldest first: the person whose answer is oldest is likely to write next.
 
     Owned by the engine's thread.
     """
@@ -23,20 +23,20 @@ class PrefetchQueue:
         return len(self._requests)
 
     def add(self, request: PrefetchRequest) -> None:
-        """Add a request, in the place of an earlier one of the same conversation."""
+        """Add a request, replacing an earlier one of the same conversation."""
         self.drop(request.owner, request.session)
         self._requests[request.owner, request.session] = request
-        if len(self._requests) > MAX_THOUGHTS:
+        if len(self._requests) > MAX_PREFETCHES:
             self._requests.popitem(last=False)
 
     def first(self) -> PrefetchRequest | None:
-        """The one to go on with."""
+        """Return the oldest request."""
         return next(iter(self._requests.values()), None)
 
     def drop(self, owner: str, session: str) -> None:
-        """Forget what was expected of a conversation."""
+        """Drop the request of a conversation."""
         self._requests.pop((owner, session), None)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all requests."""
         self._requests.clear()

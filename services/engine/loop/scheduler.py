@@ -1,9 +1,9 @@
-"""What runs next. Pure Python: it knows sequences by their counts of tokens, and no tensor.
+"""The scheduler of sequences. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
 Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of one
-prompt; the accounts (see `GenerationRequest.account`) take turns, so that nobody's long prompt holds up another's short
-one, and of one account's prompts the oldest is read first. Slots go to the account that has fewest, and of those that have
-as few to the one that has waited longest for one; what nobody waits for goes last.
+prompt; the accounts (`GenerationRequest.account`) take turns, so that no long prompt holds up another account's short
+one, and of one account's prompts the oldest is read first. Slots go to the account that has fewest, among equals to the
+one that has waited longest for one; background requests go last.
 """
 
 from __future__ import annotations
@@ -21,76 +21,80 @@ CROWD = 4
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Compute `count` tokens of a sequence, from its first pending one on."""
+class BatchItem:
+    """`count` tokens of a sequence to compute in a step, from its first pending one on."""
 
     sequence: Sequence
     count: int
 
     @property
     def completes(self) -> bool:
-        """Whether all known tokens are computed afterwards, so that the next one can be sampled."""
+        """True if all known tokens are computed afterwards, so that the next one can be sampled."""
         return self.count == self.sequence.n_pending
 
 
 class Scheduler:
-    """The sequences that wait and those that hold a slot. Owned by the engine's thread."""
+    """The sequences that wait for a slot and those that have one.
+
+    Owned by the engine's thread; others may read the properties.
+    """
 
     def __init__(self, n_slots: int) -> None:
         """`n_slots` sequences may run at once."""
         self._n_slots = n_slots
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
-        self._round = 0
-        self._turns: dict[str, int] = {}
+        self._n_chunks = 0
+        self._last_chunk: dict[str, int] = {}
+        """Of each account that runs, when a chunk of it was read last, by a running number."""
         self._n_admitted = 0
         self._admitted: dict[str, int] = {}
-        """Of each account that runs or waits, when it was last given a slot, by a running number."""
+        """Of each account that runs or waits, when it was last admitted, by a running number."""
 
     @property
     def running(self) -> Many[Sequence]:
-        """The sequences that hold a slot, oldest first."""
+        """The sequences that have a slot, oldest first."""
         return tuple(self._running)
 
     @property
     def waiting(self) -> Many[Sequence]:
-        """The sequences that wait for one, oldest first."""
+        """The sequences that wait for a slot, oldest first."""
         return tuple(self._waiting)
 
     @property
     def n_waiting(self) -> int:
-        """How many sequences wait for a slot."""
+        """The number of sequences that wait for a slot."""
         return len(self._waiting)
 
     @property
     def n_free(self) -> int:
-        """How many slots nobody holds."""
+        """The number of free slots."""
         return self._n_slots - len(self._running)
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if no sequence runs or waits."""
         return not self._running and not self._waiting
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait for its turn."""
+        """Add a sequence to the queue."""
         self._waiting.append(sequence)
 
     def admit(self) -> Sequence | None:
-        """Move the next waiting sequence to the running ones, if a slot is free."""
+        """Move the next waiting sequence to the running ones, if a slot is free, and return it."""
         if not self._waiting or not self.n_free:
             return None
-        sequence = next(self.line())
+        sequence = next(self.queue())
         self._waiting.remove(sequence)
         self._running.append(sequence)
         self._n_admitted += 1
         self._admitted[sequence.account] = self._n_admitted
-        # Newcomers go before those who were read of late, and not before those who have waited for longer than that.
-        self._turns.setdefault(sequence.account, self._round - self._n_slots)
+        # A new account goes before those that were read of late, and not before those that have waited for longer.
+        self._last_chunk.setdefault(sequence.account, self._n_chunks - self._n_slots)
         return sequence
 
-    def line(self) -> Iterator[Sequence]:
-        """The waiting sequences in the order in which they get slots, if none runs out meanwhile."""
+    def queue(self) -> Iterator[Sequence]:
+        """Yield the waiting sequences in the order of their admission, if no running one ends meanwhile."""
         slots, owners = (
             Counter(each.account for each in self._running),
             Counter(each.request.owner for each in self._running),
@@ -98,7 +102,7 @@ class Scheduler:
         admitted, waiting = dict(self._admitted), list(self._waiting)
 
         def order(each: Sequence) -> tuple[bool, int, int, int]:
-            # What nobody waits for goes last; within an account, which may be of several keys, those take turns too.
+            # Within an account, which may have several keys, those take turns too.
             account = each.account
             return each.request.background, slots[account], admitted.get(account, 0), owners[each.request.owner]
 
@@ -113,31 +117,31 @@ class Scheduler:
             yield sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence that has ended, wherever it is."""
+        """Remove a sequence that has ended, running or waiting; one that is neither is ignored."""
         account = sequence.account
         if sequence in self._running:
             self._running.remove(sequence)
             if all(each.account != account for each in self._running):
-                del self._turns[account]
+                del self._last_chunk[account]
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
         if all(each.account != account for each in (*self._running, *self._waiting)):
             self._admitted.pop(account, None)
 
-    def plan(self, budget: int, chunk: int, burst: int = 0) -> list[Chunk]:
-        """The next step's work; [] when nothing runs.
+    def plan(self, budget: int, chunk: int, burst: int = 0) -> list[BatchItem]:
+        """Return the next step's batch; [] when nothing runs.
 
         One token for each sequence that decodes, and beside them at most `chunk` of a prompt; `budget` where none does.
-        Several whose prompts came together, `burst` tokens in all at most, begin to decode together.
+        Several whose prompts came together, of at most `burst` tokens in all, begin to decode together.
         """
         decoding = [] if self._is_burst(burst) else [sequence for sequence in self._running if sequence.is_decoding]
-        work = [Chunk(sequence, 1) for sequence in decoding]
+        batch = [BatchItem(sequence, 1) for sequence in decoding]
         if reading := self._next_to_read():
-            work.append(Chunk(reading, min(reading.n_readable, chunk if work else budget)))
-        return work
+            batch.append(BatchItem(reading, min(reading.n_readable, chunk if batch else budget)))
+        return batch
 
     def _is_burst(self, most: int) -> bool:
-        """Whether reading goes on alone: a crowd's prompts are short, and none that is read has been answered further."""
+        """Return whether to read before decoding: many short prompts, and no answer has more than its first token."""
         return (
             len(self._running) >= CROWD
             and any(not sequence.is_decoding for sequence in self._running)
@@ -146,11 +150,11 @@ class Scheduler:
         )
 
     def _next_to_read(self) -> Sequence | None:
-        """The oldest prompt of the account that has waited longest for a turn."""
+        """Return the oldest prompt of the account whose last chunk is longest ago."""
         reading = [sequence for sequence in self._running if not sequence.is_decoding]
         if not reading:
             return None
-        sequence = min(reading, key=lambda each: self._turns[each.account])
-        self._round += 1
-        self._turns[sequence.account] = self._round
+        sequence = min(reading, key=lambda each: self._last_chunk[each.account])
+        self._n_chunks += 1
+        self._last_chunk[sequence.account] = self._n_chunks
         return sequence

@@ -12,33 +12,33 @@ class TextAssembler:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
+        self._pending = ""
         self.stopped = False
-        """Whether a stop string has come; it and what follows are not part of the text."""
+        """True if a stop string has come; the text ends before it."""
 
     def add(self, piece: bytes) -> str:
-        """Take one token's bytes; return the text that is certain by now, which may be empty."""
-        return self._release(self._decoder.decode(piece))
+        """Add one token's bytes; return the text that is certain by now, which may be empty."""
+        return self._emit(self._decoder.decode(piece))
 
     def flush(self) -> str:
-        """Return what was still held back, once no more tokens come."""
-        text = self._release(self._decoder.decode(b"", final=True)) + self._held
-        self._held = ""
+        """Return the rest of the text, once no more tokens come."""
+        text = self._emit(self._decoder.decode(b"", final=True)) + self._pending
+        self._pending = ""
         return text
 
-    def _release(self, new: str) -> str:
+    def _emit(self, new: str) -> str:
         if self.stopped:
             return ""
-        text = self._held + new
+        text = self._pending + new
         found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
+            self.stopped, self._pending = True, ""
             return text[: min(found)]
         certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[certain:]
+        self._pending = text[certain:]
         return text[:certain]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `stop`."""
+    """Return how many characters at the end of `text` may be the beginning of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,1 +1,1 @@
-"""The engine's process, and the way to it."""
+"""The engine's process, and the server's connection to it."""

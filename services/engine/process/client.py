@@ -1,7 +1,7 @@
-"""The engine in a process of its own, as a backend: what crashes llama.cpp costs the answers under way, and no more.
+"""The engine in a process of its own, as a backend: what crashes llama.cpp costs the answers in flight, and no more.
 
-The process is started again at once, and again after longer and longer pauses where it crashes again and again. One that
-hangs is killed. Whoever waited gets an error that says so, and may ask again.
+The process is started again at once, and after longer and longer pauses where it crashes again and again. One that hangs
+is killed. The callers that waited get an error that says so, and may ask again.
 """
 
 from __future__ import annotations
@@ -15,97 +15,125 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from typing_extensions import override
+
 from services.backend.codec import from_json, to_json
+from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Counts, Room, Status
 from services.backend.types import ChatFormat, GenerationRequest, Health, LoadSettings, PrefetchRequest, Prompt, Spent
 from services.engine.machine import used_memory
-from services.engine.process.connection import EngineConnection, EngineOptions, Lease, ProcessGeneration, Report, crashed
-from services.engine.process.heartbeat import BEAT
+from services.engine.process.connection import EngineConnection, EngineOptions, Lease, Report, crashed
+from services.engine.process.incoming import IncomingGeneration
 from services.engine.process.probe import ProbeProcess, Probes
+from services.engine.process.watchdog import PING_SECONDS
 from services.errors import HearthError, Unavailable
 
 log = logging.getLogger(__name__)
 
-# Seconds in which it says how busy it is, or what it said last is told.
-_SOON = 0.05
+# Seconds in which a new report has to come, or the last one is taken.
+_REPORT_SECONDS = 0.05
+# Seconds before a process that has crashed is replaced.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0, 5.0
-# A process that has lived for so long did not crash at once.
-_GOOD_LIFE = 10.0
+# Seconds after which a crash counts as the first one again.
+_STABLE_SECONDS = 10.0
 
 
-class ProcessModel:
-    """A loaded model in the engine's process, for as long as its lease lasts; see `Model` and `Embedder`."""
+class ProcessModel(Model, Embedder):
+    """A loaded model in the engine's process, for as long as its lease lasts."""
 
     def __init__(self, connection: EngineConnection, lease: Lease) -> None:
         self._connection = connection
         self._lease = lease
-        self.n_ctx: int = lease.known["n_ctx"]
+        self.n_ctx = int(lease.known["n_ctx"])
         self.chat_format = from_json(ChatFormat, lease.known["chat_format"])
 
+    @override
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """See `Model.tokenize`."""
         return self.tokenize_all([prompt])[0]
 
+    @override
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        """See `Model.pieces`."""
         return [bytes.fromhex(piece) for piece in self._connection.call_leased("pieces", self._lease, tokens=list(tokens))]
 
+    @override
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """See `Model.tokenize_all`."""
         return list(
             self._connection.call_leased("tokenize_all", self._lease, prompts=[to_json(prompt) for prompt in prompts])
         )
 
-    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[ProcessGeneration]:
-        """See `Model.submit_all`."""
+    @override
+    def submit_all(self, requests: Sequence[GenerationRequest]) -> list[IncomingGeneration]:
         return self._connection.submit_all(self._lease, requests)
 
+    @override
     def prefetch(self, request: PrefetchRequest) -> None:
-        """See `Model.prefetch`."""
         self._connection.tell("prefetch", lease=self._lease.number, prefetch=to_json(request))
 
+    @override
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """See `Embedder.embed`."""
         vector, spent = self._connection.call_polled("embed", poll, lease=self._lease.number, tokens=list(tokens))
         return list(vector), from_json(Spent, spent)
 
 
-class EngineProcess:
-    """The backend of a single server: see `Backend`.
+class EngineProcess(Backend):
+    """The backend of a single server.
 
-    Any thread may call it. `_lock` protects which connection is the current one, and what is known of those before. A
-    thread of its own starts the processes, and watches over them.
+    Any thread may call it. `_lock` protects the current connection, and the counts of those before. A thread of its own
+    starts the processes, and watches over them.
     """
 
-    def __init__(self, options: EngineOptions, tried: Path) -> None:
-        """`tried` is the file that remembers which settings went well. Raises OSError where no process can be started."""
+    def __init__(self, options: EngineOptions, probe: ProbeProcess, probes: Probes, connection: EngineConnection) -> None:
+        """Made by the thread that then supervises it: see `open`."""
         self._options = options
-        self._probe = ProbeProcess()
-        self._probes = Probes(tried, self._probe)
+        self._probe = probe
+        self._probes = probes
+        self._connection = connection
         self._lock = threading.Lock()
         self._closing = False
         self._pause = _FIRST_PAUSE
         self._past = Counts()
-        self.on_restart: Callable[[], None] = lambda: None
-        """Called once a new process stands in the place of one that crashed, on a thread of its own."""
-        first: Future[EngineConnection] = Future()
-        threading.Thread(target=self._supervise, args=(first,), name="engine supervisor", daemon=True).start()
-        self._connection = first.result()
+        self._restart_listeners: list[Callable[[], None]] = []
+
+    @classmethod
+    def open(cls, options: EngineOptions, database: Path) -> EngineProcess:
+        """Start a process and the thread that supervises it; the process may still be loading when this returns.
+
+        `database` remembers which settings went well. Raises OSError where no process can be started.
+        """
+        probe = ProbeProcess()
+        probes = Probes(database, probe)
+        opened: Future[EngineProcess] = Future()
+
+        def supervise() -> None:
+            try:
+                engine = cls(options, probe, probes, EngineConnection.open(options))
+            except BaseException as error:
+                opened.set_exception(error)
+                return
+            opened.set_result(engine)
+            engine._supervise()
+
+        threading.Thread(target=supervise, name="engine supervisor", daemon=True).start()
+        return opened.result()
 
     @property
     def pid(self) -> int:
         """The number of the process."""
         return self._connection.process.pid
 
+    @override
+    def add_restart_listener(self, listener: Callable[[], None]) -> None:
+        self._restart_listeners.append(listener)
+
+    @override
     @contextmanager
     def lease(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ProcessModel]:
-        """See `Backend.lease`."""
         with self._leased(settings, False, poll) as model:
             yield model
 
+    @override
     @contextmanager
     def lease_embedder(self, settings: LoadSettings, poll: Callable[[], None] = lambda: None) -> Iterator[ProcessModel]:
-        """See `Backend.lease_embedder`."""
         with self._leased(settings, True, poll) as model:
             yield model
 
@@ -119,41 +147,43 @@ class EngineProcess:
         finally:
             connection.tell("release", lease=lease.number)
 
-    def stop(self, _owner: str, _session: str) -> bool:
-        """See `Backend.stop`: there is no other server."""
+    @override
+    def stop(self, owner: str, session: str) -> bool:
+        # There is no other server.
         return False
 
+    @override
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
-        """See `Backend.retain`."""
         self._current().tell("retain", sessions=sorted(sessions))
 
+    @override
     def loaded(self) -> list[Path]:
-        """See `Backend.loaded`."""
         connection = self._connection
-        return [] if connection.is_over else _ask_anew(connection).loaded
+        return [] if connection.is_over else _fresh_report(connection).loaded
 
+    @override
     def unload(self, file: Path) -> bool:
-        """See `Backend.unload`."""
         return bool(self._current().call("unload", file=str(file)))
 
+    @override
     def status(self) -> Status:
-        """See `Backend.status`. Of a process that does not answer at once, it is what that said last."""
         with self._lock:
             connection, past = self._connection, self._past
-        told = _ask_anew(connection).status
+        status = _fresh_report(connection).status
         if connection.is_over:
             none = Room(0, 0)
-            told = Status(told.counts, 0, 0, 0, none, none, none)
+            status = Status(status.counts, 0, 0, 0, none, none, none)
         server = used_memory()
-        memory = Room(told.memory.used + server, told.memory.limit)
-        return replace(told, counts=past + told.counts, memory=memory, server=server)
+        memory = Room(status.memory.used + server, status.memory.limit)
+        return replace(status, counts=past + status.counts, memory=memory, server=server)
 
+    @override
     def forget(self, owner: str, session: str) -> None:
-        """See `Backend.forget`."""
         self._current().call("forget", owner=owner, session=session)
 
+    @override
     def health(self) -> Health:
-        """See `Backend.health`. It is what the process has said last, which is never long ago."""
+        # From the last report, which is never old.
         connection = self._connection
         if self._closing or connection.is_silent:
             return "down"
@@ -161,8 +191,8 @@ class EngineProcess:
             return "down" if self._pause > 1 else "loading"
         return connection.report.health
 
+    @override
     def close(self) -> None:
-        """See `Backend.close`."""
         with self._lock:
             was_closing, self._closing = self._closing, True
         self._probe.close()
@@ -177,26 +207,25 @@ class EngineProcess:
             raise crashed()
         return connection
 
-    def _supervise(self, first: Future[EngineConnection]) -> None:
-        """The thread that starts one process after the other, and watches over each."""
-        try:
-            connection = EngineConnection(self._options)
-        except OSError as error:
-            first.set_exception(error)
-            return
-        first.set_result(connection)
+    def _supervise(self) -> None:
+        """Watch over one process after the other."""
+        connection = self._connection
         while not self._closing or not connection.is_over:
-            while not connection.over.wait(BEAT):
+            while not connection.over.wait(PING_SECONDS):
                 with suppress(Unavailable):
-                    connection.beat()
+                    connection.ping()
             if next_connection := self._start_after(connection):
                 connection = next_connection
-                threading.Thread(target=self.on_restart, name="restart", daemon=True).start()
+                threading.Thread(target=self._tell_restart, name="restart", daemon=True).start()
+
+    def _tell_restart(self) -> None:
+        for listener in self._restart_listeners:
+            listener()
 
     def _start_after(self, connection: EngineConnection) -> EngineConnection | None:
-        """Start the process that takes the place of one that has ended; None where the server stops."""
-        has_lived = time.monotonic() - connection.began > _GOOD_LIFE
-        self._pause = _FIRST_PAUSE if has_lived else min(max(2 * self._pause, 0.5), _LONGEST_PAUSE)
+        """Start the process that replaces one that has ended; return None where the server stops."""
+        was_stable = time.monotonic() - connection.began > _STABLE_SECONDS
+        self._pause = _FIRST_PAUSE if was_stable else min(max(2 * self._pause, 0.5), _LONGEST_PAUSE)
         if not self._closing:
             log.error("the engine's process has ended (%s); the next one starts in %g s", connection.ending(), self._pause)
         while not self._closing:
@@ -205,7 +234,7 @@ class EngineProcess:
                 if self._closing:
                     break
                 try:
-                    self._connection = EngineConnection(self._options)
+                    self._connection = EngineConnection.open(self._options)
                     self._past += connection.report.status.counts
                     return self._connection
                 except OSError as error:
@@ -214,9 +243,9 @@ class EngineProcess:
         return None
 
 
-def _ask_anew(connection: EngineConnection) -> Report:
-    """What a process says of itself now, or what it said last where it does not answer at once."""
+def _fresh_report(connection: EngineConnection) -> Report:
+    """The report of a process now, or its last one where it does not answer at once."""
     if not connection.is_silent:
         with suppress(HearthError):
-            connection.call("report", _SOON)
+            connection.call("report", _REPORT_SECONDS)
     return connection.report

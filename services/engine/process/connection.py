@@ -1,4 +1,4 @@
-"""The connection to one engine process: calls, replies, and who is told when it ends."""
+"""The connection to one engine process: calls, replies, generations, and the end."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.backend.codec import Message, choice_from_json, error_from_json, from_json, to_json
-from services.backend.delivery import Delivery
+from typing_extensions import override
+
+from services.backend.codec import Message, error_from_json, from_json, to_json
 from services.backend.status import Counts, Room, Status
-from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, Spent
-from services.engine.process.heartbeat import BEAT, LONGEST_STEP, Heartbeat, is_stopped, work_of
+from services.backend.types import GenerationRequest, Health, LoadSettings
+from services.engine.process.incoming import EngineChannel, IncomingGeneration
 from services.engine.process.polling import POLL_SECONDS, result_of
 from services.engine.process.socket import MessageSocket, frame
+from services.engine.process.watchdog import LONGEST_STEP, PING_SECONDS, Watchdog
+from services.engine.process_stat import is_stopped, work_of
 from services.errors import Unavailable
 from services.settings import HOME
 
 log = logging.getLogger(__name__)
 
-# Seconds for which an engine's process that is to stop may save what it has computed, and free its models.
+# Seconds in which a process that is to stop may save its computed states and free its models.
 STOP_SECONDS = 15.0
-# How long a caller that leaves waits for what its answer has cost: a step takes less.
-_LAST_STEP = 3.0
-# How long a caller waits for what neither loads nor generates: it may have to wait for a step.
+# Seconds that a caller waits for a call that neither loads nor generates: it may have to wait for a step.
 CALL_SECONDS = 120.0
-# How long a process whose socket is closed has to end by itself, and one that is killed.
+# Seconds that a process has to end by itself once its socket is closed, and once it is killed.
 _ENDING = 5.0
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the engine's process is told beside the models' settings; see EnginePool and StateStore."""
+    """The options of the engine's process beside the models' settings: those of EnginePool and StateStore."""
 
     states: Path
     cache_ram: int | None = None
     cache_disk: int = 0
     shares_states: bool = False
-    """Whether other engines use the folder of states too."""
-    think_ahead: bool = True
+    """True if other engines use the folder of states too."""
+    prefetches: bool = True
     queue: int = 32
     model_ram: int | None = None
     idle_seconds: float = 0
@@ -62,21 +63,21 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Report:
-    """What a process has last said of itself."""
+    """The state of a process, by its own account."""
 
     health: Health
     loaded: list[Path]
     status: Status
 
 
-def _nothing_yet() -> Report:
+def _no_report() -> Report:
     none = Room(0, 0)
     return Report("down", [], Status(Counts(), 0, 0, 0, none, none, none))
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A model on lease: its number, what will be answered once it is loaded, and what the process tells of it.
+    """A model on lease: its number, the reply that comes once it is loaded, and what the process has told of the model.
 
     `poll` is called while it loads.
     """
@@ -88,19 +89,44 @@ class Lease:
 
 
 def crashed() -> Unavailable:
-    """What everybody gets who waited for a process that has ended."""
+    """The error of everything that waited for a process that has ended."""
     what = "the engine's process ended while it worked on this; nothing was stored, and asking again is safe"
     return Unavailable(what, code="engine_crashed", retry_after=2)
 
 
-class EngineConnection:
+class EngineConnection(EngineChannel):
     """One process, from its start to its end. Any thread may call; one of its own sends, and another one receives.
 
-    `_lock` protects the tables of what is waited for. Nobody who calls ever waits for the socket.
+    `_lock` protects the tables of pending replies and generations. No caller ever waits for the socket.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
-        """Start it, on a thread that lives as long: the system kills the process when that ends, however the server does.
+    def __init__(self, process: subprocess.Popen[bytes], to_process: MessageSocket, timeout: float) -> None:
+        """`timeout` is the seconds of silence after which the process is killed; 0: never."""
+        self.process = process
+        self.began = time.monotonic()
+        self.over = threading.Event()
+        self.ready = threading.Event()
+        self.report = _no_report()
+        self._socket = to_process
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._replies: dict[int, Future[Any]] = {}
+        self._overdue: dict[int, float] = {}
+        """Of each call that no caller waits for any more and that is still not done, for how many seconds."""
+        self._generations: dict[int, IncomingGeneration] = {}
+        self._numbers_of: dict[tuple[LoadSettings, bool], int] = {}
+        """Of each model that was leased before, the number of the first lease."""
+        self._known: dict[tuple[LoadSettings, bool], Message] = {}
+        """Of each, what the process has answered."""
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._watchdog = Watchdog(timeout)
+        self._ping: Future[Any] | None = None
+        self._reason = ""
+        """Why it was killed, where it was."""
+
+    @classmethod
+    def open(cls, options: EngineOptions) -> EngineConnection:
+        """Start a process, on a thread that lives as long: the system kills it when that ends, however the server does.
 
         Raises OSError.
         """
@@ -109,85 +135,67 @@ class EngineConnection:
         # numpy's threads are of no use in it.
         environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         # A session of its own: Ctrl+C is for the server, which ends this process in its turn.
-        self.process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
             command, cwd=HOME, env=environ, pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL
         )
         theirs.close()
-        self.began = time.monotonic()
-        self.over = threading.Event()
-        self.ready = threading.Event()
-        self.report = _nothing_yet()
-        self._socket = MessageSocket(ours)
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
-        self._replies: dict[int, Future[Any]] = {}
-        self._overdue: dict[int, float] = {}
-        """For how many seconds nobody has waited any more for what is still not done."""
-        self._generations: dict[int, ProcessGeneration] = {}
-        self._numbers_of: dict[tuple[LoadSettings, bool], int] = {}
-        """Of models that were leased before the number of the first lease."""
-        self._known: dict[tuple[LoadSettings, bool], Message] = {}
-        """What the process has told of them."""
-        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._heartbeat = Heartbeat(options.timeout)
-        self._ping: Future[Any] | None = None
-        self._reason = ""
-        """Why it was killed, where it was."""
-        self._outbox.put(frame({**vars(options), "states": str(options.states)}))
-        threading.Thread(target=self._send, name="to the engine", daemon=True).start()
-        threading.Thread(target=self._receive, name="from the engine", daemon=True).start()
+        connection = cls(process, MessageSocket(ours), options.timeout)
+        connection._outbox.put(frame({**vars(options), "states": str(options.states)}))
+        threading.Thread(target=connection._send, name="to the engine", daemon=True).start()
+        threading.Thread(target=connection._receive, name="from the engine", daemon=True).start()
+        return connection
 
     @property
     def is_over(self) -> bool:
-        """Whether the process has ended."""
+        """True if the process has ended."""
         return self.over.is_set()
 
     @property
+    @override
     def is_silent(self) -> bool:
-        """Whether it has not answered for so long that nothing is to be expected of it, or cannot."""
-        return self._heartbeat.is_silent or is_stopped(self.process.pid)
+        return self._watchdog.is_silent or is_stopped(self.process.pid)
 
-    def beat(self) -> None:
-        """Look whether it still answers, every BEAT seconds, and kill it where it has not for too long.
+    def ping(self) -> None:
+        """Ask the process for a sign of life, once every PING_SECONDS, and kill it where it counts as hung.
 
         Raises Unavailable where it has ended.
         """
-        heartbeat, ping, pid = self._heartbeat, self._ping, self.process.pid
+        watchdog, ping, pid = self._watchdog, self._ping, self.process.pid
         if not self.ready.is_set():
-            reason = heartbeat.start(work_of(pid))
+            reason = watchdog.starting(work_of(pid))
         elif ping is None or ping.done():
-            reason = heartbeat.answered(*ping.result()) if ping and not ping.exception() else ""
-            _, self._ping = self._ask("beat")
+            reason = watchdog.answered(*ping.result()) if ping and not ping.exception() else ""
+            _, self._ping = self._ask("ping")
         elif self._socket.has_input:
             # It is the server that is behind.
             reason = ""
         else:
-            reason = heartbeat.missed(work_of(pid))
+            reason = watchdog.missed(work_of(pid))
         with self._lock:
-            self._overdue = {number: seconds + BEAT for number, seconds in self._overdue.items()}
+            self._overdue = {number: seconds + PING_SECONDS for number, seconds in self._overdue.items()}
             if max(self._overdue.values(), default=0) > LONGEST_STEP:
                 reason = reason or f"it did not do within {CALL_SECONDS + LONGEST_STEP:g} s what takes milliseconds"
         if reason and not self.is_over:
             self._kill(reason)
 
-    def call(self, do: str, seconds: float = CALL_SECONDS, **what: Any) -> Any:
-        """Have something done, and return what came of it.
+    def call(self, do: str, seconds: float = CALL_SECONDS, **fields: Any) -> Any:
+        """Send a message, and return its answer.
 
-        Raises what it raises there, and Unavailable after a crash, or where it is not done in time.
+        Raises the error that the process answers with, and Unavailable after a crash, or where no answer comes in time.
         """
-        number, reply = self._ask(do, **what)
+        number, reply = self._ask(do, **fields)
         with self._awaited(number):
             return self._in_time(number, reply, seconds)
 
-    def call_polled(self, do: str, poll: Callable[[], None], **what: Any) -> Any:
-        """The same, however long it takes; what `poll` raises, which is called all the while, has it given up there too."""
-        number, reply = self._ask(do, **what)
+    def call_polled(self, do: str, poll: Callable[[], None], **fields: Any) -> Any:
+        """Call as `call`, without a limit of time; `poll` is called meanwhile, and by raising gives up, there too."""
+        number, reply = self._ask(do, **fields)
         with self._awaited(number, gives_up=True):
             return result_of(reply, poll)
 
-    def call_leased(self, do: str, lease: Lease, **what: Any) -> Any:
-        """The same of a leased model. To load that again is no delay, and the lease's `poll` is called meanwhile."""
-        number, reply = self._ask(do, lease=lease.number, **what)
+    def call_leased(self, do: str, lease: Lease, **fields: Any) -> Any:
+        """Call as `call`, of a leased model. Loading that again is no delay, and the lease's `poll` is called meanwhile."""
+        number, reply = self._ask(do, lease=lease.number, **fields)
         with self._awaited(number, gives_up=True):
             while not lease.ready.done() and not wait([reply], POLL_SECONDS).done:
                 lease.poll()
@@ -195,7 +203,7 @@ class EngineConnection:
 
     @contextlib.contextmanager
     def _awaited(self, number: int, gives_up: bool = False) -> Iterator[None]:
-        """Await a reply meanwhile; `gives_up`: where that raises, the process is told that nobody waits any more."""
+        """Keep a reply pending meanwhile; `gives_up`: an exception tells the process that nobody waits any more."""
         try:
             yield
         except BaseException:
@@ -214,14 +222,14 @@ class EngineConnection:
                 self._overdue[number] = 0.0
         raise Unavailable(f"the engine did not answer within {seconds:g} seconds", code="timeout", retry_after=10)
 
-    def tell(self, do: str, **what: Any) -> None:
-        """Have something done that nobody waits for."""
-        self._outbox.put(frame({"id": next(self._numbers), "do": do, **what}))
+    @override
+    def tell(self, do: str, **fields: Any) -> None:
+        self._outbox.put(frame({"id": next(self._numbers), "do": do, **fields}))
 
-    def _ask(self, do: str, **what: Any) -> tuple[int, Future[Any]]:
-        """Have something done; return the number under which it is answered, and what will be. Raises Unavailable."""
+    def _ask(self, do: str, **fields: Any) -> tuple[int, Future[Any]]:
+        """Send a message; return its number, and the answer to come. Raises Unavailable."""
         number = next(self._numbers)
-        message = frame({"id": number, "do": do, **what})
+        message = frame({"id": number, "do": do, **fields})
         reply: Future[Any] = Future()
         with self._lock:
             if self.is_over:
@@ -233,14 +241,14 @@ class EngineConnection:
     def lease(self, settings: LoadSettings, embeds: bool, poll: Callable[[], None]) -> Lease:
         """Lease a model, loaded first where it is not.
 
-        `poll` is called meanwhile, and gives up by what it raises; the model is loaded all the same. One that is known is
-        not waited for: where it cannot be had any more, what is asked of it says so. Raises BadModelFile.
+        `poll` is called meanwhile, and gives up by raising; the model is loaded all the same. A model that was leased
+        before is not waited for: where it cannot be loaded any more, the calls on it raise that. Raises BadModelFile.
         """
         number = next(self._numbers)
         like = self._numbers_of.setdefault((settings, embeds), number)
         known = self._known.get((settings, embeds))
-        told = {} if known else {"settings": to_json(settings)}
-        id_, ready = self._ask("lease", lease=number, like=like, embeds=embeds, **told)
+        new = {} if known else {"settings": to_json(settings)}
+        id_, ready = self._ask("lease", lease=number, like=like, embeds=embeds, **new)
         try:
             if not known:
                 known = self._known[settings, embeds] = dict(result_of(ready, poll))
@@ -251,9 +259,9 @@ class EngineConnection:
                 self._replies.pop(id_, None)
             raise
 
-    def submit_all(self, lease: Lease, requests: Sequence[GenerationRequest]) -> list[ProcessGeneration]:
-        """See `Model.submit_all`."""
-        made = [ProcessGeneration(self, next(self._numbers)) for _ in requests]
+    def submit_all(self, lease: Lease, requests: Sequence[GenerationRequest]) -> list[IncomingGeneration]:
+        """Queue requests of a leased model, as `Model.submit_all` does."""
+        made = [IncomingGeneration(next(self._numbers), self) for _ in requests]
         with self._lock:
             self._generations |= {generation.number: generation for generation in made}
         try:
@@ -270,7 +278,7 @@ class EngineConnection:
         return made
 
     def ending(self) -> str:
-        """How the process has ended, in words."""
+        """Return in words how the process has ended."""
         status = self.process.returncode
         if status is None:
             how = "it cannot be killed"
@@ -280,7 +288,7 @@ class EngineConnection:
         return f"{how}: {self._reason}" if self._reason else how
 
     def stop(self) -> None:
-        """Have it save what it has computed, and end; make it end where that takes too long, or it is silent."""
+        """Have it save its computed states and end; kill it where that takes too long, or it is silent."""
         deadline = time.monotonic() + STOP_SECONDS
         try:
             self.call("close", STOP_SECONDS)
@@ -292,7 +300,7 @@ class EngineConnection:
             self.over.wait(_ENDING)
 
     def _kill(self, reason: str) -> None:
-        """End a process that hangs. Not even one that the kernel holds is waited for."""
+        """Kill a process that hangs, without waiting for its end: the kernel may hold it."""
         self._reason = reason
         self.process.kill()
         self._socket.close()
@@ -304,10 +312,10 @@ class EngineConnection:
                 self._socket.send_frames(frames)
 
     def _receive(self) -> None:
-        """The thread that receives, and tells everybody of the end."""
+        """The thread that receives, and at the end fails whatever still waits."""
         try:
             while message := self._socket.receive():
-                self._take(message)
+                self._handle(message)
         except Exception:
             log.exception("the engine's process says what cannot be read")
             self.process.kill()
@@ -319,7 +327,7 @@ class EngineConnection:
             self._generations.clear()
         self._outbox.put(None)
         for reply in replies:
-            # One that has come may not have been taken yet.
+            # An answer may have come whose caller has not removed it yet.
             if not reply.done():
                 reply.set_exception(crashed())
         for generation in generations:
@@ -327,7 +335,7 @@ class EngineConnection:
             generation.left.set()
 
     def _wait(self) -> None:
-        """Wait for the end of a process whose socket is closed, and do not let it take long."""
+        """Wait for the end of a process whose socket is closed, and kill it where that takes long."""
         for _ in range(2):
             try:
                 self.process.wait(_ENDING)
@@ -335,7 +343,7 @@ class EngineConnection:
             except subprocess.TimeoutExpired:
                 self.process.kill()
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if "ready" in message:
             self.ready.set()
         elif "report" in message:
@@ -358,46 +366,3 @@ class EngineConnection:
             elif "left" not in message:
                 # Its caller has given up before it was queued.
                 self.tell("cancel", number=message["of"])
-
-
-class ProcessGeneration(Delivery):
-    """A generation in the engine's process; see `Generation`."""
-
-    def __init__(self, connection: EngineConnection, number: int) -> None:
-        super().__init__()
-        self.number = number
-        self.spent = Spent()
-        self.left = threading.Event()
-        """Set once its sequence has left the engine."""
-        self._connection = connection
-        self._n_pieces = 0
-
-    def take(self, message: Message) -> None:
-        """What the engine says of it, on the receiving thread."""
-        self.tokens += message.get("tokens", ())
-        self.choices += [choice_from_json(choice) for choice in message.get("choices", ())]
-        if "left" in message:
-            self.spent = from_json(Spent, message["left"])
-            self.left.set()
-        if "text" in message:
-            # Until it has left, about as many tokens as pieces.
-            self._n_pieces += 1
-            self.spent = replace(self.spent, completion_tokens=self._n_pieces)
-            self.put(message["text"])
-        elif "queue_position" in message:
-            self.queue_position = message["queue_position"]
-        elif "finish" in message:
-            self.put(from_json(Finish, message["finish"]))
-        elif "error" in message:
-            self.put(error_from_json(message["error"]))
-
-    def stop(self) -> None:
-        """See `Generation.stop`."""
-        self._connection.tell("stop", number=self.number)
-
-    def cancel(self) -> None:
-        """See `Generation.cancel`; it returns once it is known what the answer has cost."""
-        if not self.left.is_set():
-            self._connection.tell("cancel", number=self.number)
-            if not self._connection.is_silent:
-                self.left.wait(_LAST_STEP)

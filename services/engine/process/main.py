@@ -21,87 +21,58 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from services import logs
-from services.backend.codec import Message, choice_to_json, error_to_json, from_json, to_json
-from services.backend.types import Finish, GenerationRequest, LoadSettings, PrefetchRequest, Prompt
+from services.backend.codec import Message, error_to_json, from_json, to_json
+from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
 from services.engine.kv.store import StateStore
 from services.engine.llama.embedder import LlamaEmbedder
 from services.engine.loop.engine import Engine
-from services.engine.loop.sequence import EngineGeneration
+from services.engine.loop.sequence import Sequence
 from services.engine.machine import bound_heap
 from services.engine.pool import EnginePool
+from services.engine.process.outgoing import Outbox, OutgoingGeneration
 from services.engine.process.socket import MessageSocket
-from services.errors import HearthError, Unavailable
+from services.errors import Unavailable
 
 # Requests of the other process that are worked on at once. None waits here for a model to load.
 THREADS = 96
 # Prompts up to this length are tokenized in less than a millisecond.
 QUICK_CHARACTERS = 4000
-
-
-class _Outgoing(EngineGeneration):
-    """A generation whose events go over the wire. On the engine's thread, but for its making."""
-
-    def __init__(self, request: GenerationRequest, wake: Callable[[], None], number: int, outbox: Outbox) -> None:
-        self._number = number
-        self._outbox = outbox
-        self._queue_position: int | None = None
-        self._told = self._n_tokens = 0
-        self._has_left = False
-        super().__init__(request, wake)
-
-    @property
-    def queue_position(self) -> int | None:
-        """See `Generation.queue_position`; the other side is told of each change."""
-        return self._queue_position
-
-    @queue_position.setter
-    def queue_position(self, queue_position: int | None) -> None:
-        if queue_position != self._queue_position:
-            self._queue_position = queue_position
-            self._outbox.put({"of": self._number, "queue_position": queue_position})
-
-    def put(self, event: str | Finish | HearthError) -> None:
-        """Send the event, with the tokens that are new since the last, and how they were chosen."""
-        message: Message = {"of": self._number}
-        if tokens := self.tokens[self._n_tokens :]:
-            self._n_tokens += len(tokens)
-            message["tokens"] = tokens
-        if new := self.choices[self._told :]:
-            self._told += len(new)
-            message["choices"] = [choice_to_json(choice) for choice in new]
-        if isinstance(event, str):
-            message["text"] = event
-        elif isinstance(event, Finish):
-            message["finish"] = to_json(event)
-        else:
-            message["error"] = error_to_json(event)
-        if not isinstance(event, str):
-            message["left"], self._has_left = to_json(self.spent), True
-        self._outbox.put(message)
-
-    def leave(self) -> None:
-        """Send what it has cost, where its end has not told."""
-        if not self._has_left:
-            self._outbox.put({"of": self._number, "left": to_json(self.spent)})
-
-
-# What nobody waits for.
-_UNANSWERED = frozenset({"stop", "cancel", "give_up", "prefetch", "release", "retain"})
-# With whose answer it is told what the process is at.
-_REPORTED = frozenset({"beat", "report", "lease", "unload"})
-Outbox = queue.SimpleQueue[Message]
 Leased = Future[tuple[ExitStack, Engine | LlamaEmbedder]]
 
 
-class Child:
-    """Answers the other process. Its own thread receives; others work, and one sends what the engines say.
+def _always(_child: Child, _message: Message) -> bool:
+    return True
 
-    `_reporting` keeps what it says of itself in order.
+
+def _never(_child: Child, _message: Message) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Handler:
+    """The handling of one kind of message."""
+
+    run: Callable[[Child, Message], Any]
+    is_quick: Callable[[Child, Message], bool] = _never
+    """True for a message that takes no longer than handing it to another thread: the thread that receives handles it, in
+    the order in which messages come. Messages that load, compile or wait are not quick."""
+    register: Callable[[Child, Message], None] | None = None
+    """Called first, by the thread that receives: notes what later messages need."""
+    answered: bool = True
+    reports: bool = False
+    """True if a report of the process goes before its answer."""
+
+
+class Child:
+    """Answers the other process. `serve` receives; worker threads run what is not quick, and one sends events.
+
+    `_reporting` keeps its reports in order.
     """
 
     def __init__(self, to_server: MessageSocket, pool: EnginePool) -> None:
@@ -116,26 +87,28 @@ class Child:
         self._loading: dict[int, Leased] = {}
         """The lease that loads a model, by the number of the first."""
         self._deferred: dict[int, Message] = {}
-        """What waits for a model to load, and takes no thread meanwhile."""
-        self._generations: dict[int, _Outgoing] = {}
+        """Messages that wait for a model to load, and take no thread meanwhile."""
+        self._generations: dict[int, OutgoingGeneration] = {}
         self._embeddings: dict[int, threading.Event] = {}
-        """Texts under way by the number of their call, and whether nobody waits for one any more."""
-        threading.Thread(target=self._send_events, name="events", daemon=True).start()
+        """Texts being embedded by the number of their call; set once nobody waits for one any more."""
 
     def serve(self) -> None:
         """Work until the other end is gone, or asks for the end."""
+        threading.Thread(target=self._send_events, name="events", daemon=True).start()
         while message := self._socket.receive():
-            if self._is_quick(message):
-                # At once, and in the order in which they come.
-                self._answer(message)
-            elif loading := self._waits_for(message):
+            handler = HANDLERS[message["do"]]
+            if handler.register:
+                handler.register(self, message)
+            if handler.is_quick(self, message):
+                self._run(message)
+            elif loading := self._awaited_lease(message):
                 self._deferred[message["id"]] = message
-                loading.add_done_callback(partial(self._go_on, message["id"]))
+                loading.add_done_callback(partial(self._resume, message["id"]))
             else:
-                self._workers.submit(self._answer, message)
+                self._workers.submit(self._run, message)
 
-    def _waits_for(self, message: Message) -> Leased | None:
-        """The lease that has to be there before this is done: a model's own, and where it loads already, the first one."""
+    def _awaited_lease(self, message: Message) -> Leased | None:
+        """The lease that has to be ready first: a model's own, and while that loads for another lease, the first one."""
         if message["do"] != "lease":
             leased = self._leases.get(message.get("lease", -1))
             return leased if leased and not leased.done() else None
@@ -145,72 +118,63 @@ class Child:
         self._loading[message["like"]] = self._leases[message["lease"]]
         return None
 
-    def _go_on(self, id_: int, loaded: Leased) -> None:
-        """Do what has waited for a model, unless it was given up; a lease fails as the one that it waited for."""
+    def _resume(self, id_: int, loaded: Leased) -> None:
+        """Run a deferred message, unless it was given up; a lease fails as the one that it waited for."""
         message = self._deferred.pop(id_, None)
         if message and message["do"] == "lease" and (error := loaded.exception()):
             self._leases[message["lease"]].set_exception(error)
-            self._tell({"id": id_, "error": error_to_json(error)})
+            self._send({"id": id_, "error": error_to_json(error)})
         elif message:
-            self._workers.submit(self._answer, message)
+            self._workers.submit(self._run, message)
 
-    def _is_quick(self, message: Message) -> bool:
-        """Whether it takes about as long as to hand it to another thread: what loads, compiles or waits does not."""
-        do = message["do"]
-        if do == "lease":
-            # It is there from now on, for whatever comes behind it.
-            self._leases[message["lease"]] = Future()
-            if "settings" in message:
-                self._settings[message["like"]] = from_json(LoadSettings, message["settings"])
-            return self._pool.has(self._settings[message["like"]], message["embeds"])
-        if do in ("tokenize_all", "prefetch") and not self._leases[message["lease"]].done():
-            return False
-        if do == "tokenize_all":
-            return sum(len(prompt["text"]) for prompt in message["prompts"]) < QUICK_CHARACTERS
-        if do == "embed":
-            self._embeddings[message["id"]] = threading.Event()
-        return do in ("stop", "cancel", "give_up", "prefetch", "beat", "report")
-
-    def _answer(self, message: Message) -> None:
-        do = getattr(self, f"_do_{message['do']}")
+    def _run(self, message: Message) -> None:
+        """Handle a message, and answer it."""
+        handler = HANDLERS[message["do"]]
         try:
-            reply = {"id": message["id"], "ok": do(message)}
-            if message["do"] in _UNANSWERED:
-                return
+            reply = {"id": message["id"], "ok": handler.run(self, message)}
         except BaseException as error:
             reply = {"id": message["id"], "error": error_to_json(error)}
-        if message["do"] in _REPORTED:
-            self._report(reply)
-        else:
-            self._tell(reply)
+        if handler.answered:
+            (self._send_report if handler.reports else self._send)(reply)
 
-    def _report(self, *messages: Message) -> None:
-        """Say what the process is at, before these messages."""
+    def _send_report(self, *messages: Message) -> None:
+        """Send how busy the process is, then these messages."""
         with self._reporting:
             loaded = [str(path) for path in self._pool.loaded()]
             report = {"health": self._pool.health(), "loaded": loaded, "status": to_json(self._pool.status())}
-            self._tell({"report": report}, *messages)
+            self._send({"report": report}, *messages)
 
-    def _tell(self, *messages: Message) -> None:
+    def _send(self, *messages: Message) -> None:
         try:
             self._socket.send(*messages)
         except OSError:
-            # Nobody is there any more.
+            # The server is gone.
             os._exit(1)
 
     def _send_events(self) -> None:
+        """The thread that sends the events of generations."""
         while True:
             messages = [self._outbox.get()]
-            # What one step of the engine says goes together.
+            # The events of one step of the engine go together.
             while not self._outbox.empty():
                 messages.append(self._outbox.get())
             left = [message["of"] for message in messages if "left" in message]
             for number in left:
                 self._generations.pop(number, None)
-            # Whoever has its answer finds it counted.
-            (self._report if left else self._tell)(*messages)
+            # A caller that has its answer finds it counted.
+            (self._send_report if left else self._send)(*messages)
 
-    def _do_lease(self, message: Message) -> Message:
+    # The handlers. Those of `is_quick` and `register` are on the thread that receives.
+
+    def _register_lease(self, message: Message) -> None:
+        self._leases[message["lease"]] = Future()
+        if "settings" in message:
+            self._settings[message["like"]] = from_json(LoadSettings, message["settings"])
+
+    def _is_loaded(self, message: Message) -> bool:
+        return self._pool.has(self._settings[message["like"]], message["embeds"])
+
+    def _lease(self, message: Message) -> Message:
         leased = self._leases[message["lease"]]
         settings = self._settings[message["like"]]
         stack = ExitStack()
@@ -226,19 +190,28 @@ class Child:
         leased.set_result((stack, model))
         return {"n_ctx": model.n_ctx, "chat_format": to_json(model.chat_format)}
 
-    def _do_release(self, message: Message) -> None:
+    def _release(self, message: Message) -> None:
         leased = self._leases.pop(message["lease"])
         if not leased.exception():
             leased.result()[0].close()
 
-    def _do_tokenize_all(self, message: Message) -> list[list[int]]:
+    def _has_model(self, message: Message) -> bool:
+        return self._leases[message["lease"]].done()
+
+    def _has_short_prompts(self, message: Message) -> bool:
+        return self._has_model(message) and sum(len(each["text"]) for each in message["prompts"]) < QUICK_CHARACTERS
+
+    def _tokenize_all(self, message: Message) -> list[list[int]]:
         model = self._model(message)
         return [model.tokenize(from_json(Prompt, prompt)) for prompt in message["prompts"]]
 
-    def _do_pieces(self, message: Message) -> list[str]:
+    def _pieces(self, message: Message) -> list[str]:
         return [piece.hex() for piece in self._engine(message).pieces(message["tokens"])]
 
-    def _do_embed(self, message: Message) -> list[Any]:
+    def _register_embedding(self, message: Message) -> None:
+        self._embeddings[message["id"]] = threading.Event()
+
+    def _embed(self, message: Message) -> list[Any]:
         embedder = self._model(message)
         assert isinstance(embedder, LlamaEmbedder)
         is_given_up = self._embeddings[message["id"]]
@@ -253,19 +226,19 @@ class Child:
             del self._embeddings[message["id"]]
         return [vector, to_json(spent)]
 
-    def _do_give_up(self, message: Message) -> None:
+    def _give_up(self, message: Message) -> None:
         if self._deferred.pop(message["number"], None):
             self._embeddings.pop(message["number"], None)
         elif is_given_up := self._embeddings.get(message["number"]):
             is_given_up.set()
 
-    def _do_submit_all(self, message: Message) -> None:
+    def _submit_all(self, message: Message) -> None:
         numbers = [number for number, _ in message["requests"]]
         requests = [from_json(GenerationRequest, request) for _, request in message["requests"]]
 
-        def make(index: int, request: GenerationRequest, wake: Callable[[], None]) -> _Outgoing:
+        def make(index: int, sequence: Sequence, wake: Callable[[], None]) -> OutgoingGeneration:
             number = numbers[index]
-            made = self._generations[number] = _Outgoing(request, wake, number, self._outbox)
+            made = self._generations[number] = OutgoingGeneration(sequence, wake, number, self._outbox)
             return made
 
         try:
@@ -275,43 +248,64 @@ class Child:
                 self._generations.pop(number, None)
             raise
 
-    def _do_stop(self, message: Message) -> None:
+    def _stop(self, message: Message) -> None:
         if generation := self._generations.get(message["number"]):
             generation.stop()
 
-    def _do_cancel(self, message: Message) -> None:
+    def _cancel(self, message: Message) -> None:
         if generation := self._generations.get(message["number"]):
             generation.cancel()
 
-    def _do_prefetch(self, message: Message) -> None:
+    def _prefetch(self, message: Message) -> None:
         self._engine(message).prefetch(from_json(PrefetchRequest, message["prefetch"]))
 
-    def _do_forget(self, message: Message) -> None:
+    def _forget(self, message: Message) -> None:
         self._pool.forget(message["owner"], message["session"])
 
-    def _do_retain(self, message: Message) -> None:
+    def _retain(self, message: Message) -> None:
         self._pool.retain((owner, session) for owner, session in message["sessions"])
 
-    def _do_unload(self, message: Message) -> bool:
+    def _unload(self, message: Message) -> bool:
         return self._pool.unload(Path(message["file"]))
 
-    def _do_beat(self, _message: Message) -> tuple[int, int]:
-        return self._pool.look()
+    def _ping(self, _message: Message) -> tuple[int, int]:
+        return self._pool.observe()
 
-    def _do_report(self, _message: Message) -> None:
-        """What is wanted comes with the answer."""
+    def _report(self, _message: Message) -> None:
+        """Do nothing: the report goes before the answer."""
 
-    def _do_close(self, _message: Message) -> None:
+    def _close(self, _message: Message) -> None:
         self._pool.close()
 
     def _model(self, message: Message) -> Engine | LlamaEmbedder:
-        """The model of a lease, once it is loaded. Raises what loading it has raised."""
+        """The model of a lease, once it is loaded. Raises the error of loading it."""
         return self._leases[message["lease"]].result()[1]
 
     def _engine(self, message: Message) -> Engine:
         engine = self._model(message)
         assert isinstance(engine, Engine)
         return engine
+
+
+HANDLERS = {
+    "lease": Handler(Child._lease, Child._is_loaded, Child._register_lease, reports=True),
+    "release": Handler(Child._release, answered=False),
+    "tokenize_all": Handler(Child._tokenize_all, Child._has_short_prompts),
+    "pieces": Handler(Child._pieces),
+    "embed": Handler(Child._embed, register=Child._register_embedding),
+    "give_up": Handler(Child._give_up, _always, answered=False),
+    "submit_all": Handler(Child._submit_all),
+    "stop": Handler(Child._stop, _always, answered=False),
+    "cancel": Handler(Child._cancel, _always, answered=False),
+    "prefetch": Handler(Child._prefetch, Child._has_model, answered=False),
+    "forget": Handler(Child._forget),
+    "retain": Handler(Child._retain, answered=False),
+    "unload": Handler(Child._unload, reports=True),
+    "ping": Handler(Child._ping, _always, reports=True),
+    "report": Handler(Child._report, _always, reports=True),
+    "close": Handler(Child._close),
+}
+"""Every kind of message that the server sends, by its "do"."""
 
 
 def main() -> None:
@@ -326,7 +320,8 @@ def main() -> None:
     bound_heap()
     logs.set_up(hello["log_level"], hello["log_format"])
     store = StateStore(Path(hello["states"]), hello["cache_ram"], hello["cache_disk"], hello["shares_states"])
-    pool = EnginePool(store, hello["think_ahead"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
+    pool = EnginePool(store, hello["prefetches"], hello["queue"], hello["model_ram"], hello["idle_seconds"])
+    pool.start()
     to_server.send({"ready": True})
     Child(to_server, pool).serve()
     # What could be saved has been, if there was time to ask for it; threads may be deep in llama.cpp.

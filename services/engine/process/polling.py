@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does, without being kept by it."""
+"""Waiting for another thread or process, with a caller who may give up."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 Result = TypeVar("Result")
-# How often whoever waits is asked whether to give up, in seconds.
+# Seconds between two calls of `poll`.
 POLL_SECONDS = 0.25
 
 
 def result_of(future: Future[Result], poll: Callable[[], None]) -> Result:
-    """What comes of it; `poll` is called all the while, and gives up by what it raises. Raises what comes of it, too."""
+    """Return the result of `future`; `poll` is called meanwhile, and gives up by raising. Raises the future's error too."""
     while not wait([future], POLL_SECONDS).done:
         poll()
     return future.result()

@@ -18,7 +18,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def frame(message: Message) -> bytes:
-    """The bytes of a message, its length before it."""
+    """Return the bytes of a message, its length before it."""
     data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return _LENGTH.pack(len(data)) + data
 
@@ -36,13 +36,13 @@ class MessageSocket:
         self.send_frames(b"".join(map(frame, messages)))
 
     def send_frames(self, frames: bytes) -> None:
-        """Send what `frame` has made; waits while the other end does not read. Raises OSError where it is gone."""
+        """Send the bytes of `frame`; waits while the other end does not read. Raises OSError where it is gone."""
         with self._lock:
             self._connection.sendall(frames)
 
     @property
     def has_input(self) -> bool:
-        """Whether something has come that is not received yet."""
+        """True if bytes have come that are not received yet."""
         poll = select.poll()
         try:
             poll.register(self._connection, select.POLLIN)
@@ -52,7 +52,7 @@ class MessageSocket:
         return bool(poll.poll(0))
 
     def receive(self) -> Message | None:
-        """The next message; None where the other end is gone."""
+        """Return the next message; None where the other end is gone."""
         try:
             head = self._reader.read(_LENGTH.size)
             if len(head) < _LENGTH.size:
@@ -65,7 +65,7 @@ class MessageSocket:
         return None if len(data) < length else dict(json.loads(data.decode("utf-8", "surrogatepass")))
 
     def close(self) -> None:
-        """Hang up: whoever receives gets None, and whoever still sends an OSError."""
+        """Close it: a thread that receives gets None, and one that sends an OSError."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         # The socket is closed once its reader is.

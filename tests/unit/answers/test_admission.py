@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 
-from services.answers.admission import Admission, Slot, Turns
+from services.answers.admission import Admission, Slot
+from services.answers.turns import Turns
 from services.errors import ClientDisconnected, Unavailable
 
 

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from auth.identity import Terms
+from auth.identity import Identity, Terms
 from auth.keys import KeyStore
 from auth.rate_limits import Meter
 from auth.usage import UsageStore
-from services.answers.request import AnswerRequest, Question
+from services.answers.admission import Admission
+from services.answers.client import Client
+from services.answers.models import Models
+from services.answers.request import AnswerRequest
 from services.answers.service import Answers
 from services.backend.protocols import Embedder
 from services.backend.status import Status
@@ -146,6 +149,9 @@ class DummyBackend:
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
         pass
 
+    def add_restart_listener(self, listener: Callable[[], None]) -> None:
+        pass
+
     def health(self) -> Health:
         return "ready"
 
@@ -166,16 +172,25 @@ def sessions(tmp_path: Path) -> Sessions:
 @pytest.fixture
 def answers(backend: DummyBackend, sessions: Sessions, tmp_path: Path) -> Answers:
     profiles = Profiles(ROOT / "data" / "config.example.json")
-    meter = Meter(KeyStore(tmp_path / "api_keys.json"), UsageStore(tmp_path / "usage.sqlite"))
-    return Answers(profiles, ModelFiles(ROOT / "models"), sessions, backend, meter, max_open=2)
+    meter = Meter(KeyStore(tmp_path / "api_keys.json"), UsageStore(tmp_path / "hearth.sqlite"))
+    models = Models(profiles, ModelFiles(ROOT / "models"), backend)
+    return Answers(models, sessions, backend, meter, Admission(2, 4))
 
 
 def never() -> None:
     pass
 
 
-def ask(answers: Answers, **fields: object) -> dict[str, object]:
-    answer = answers.open(MASTER, AnswerRequest(Question.model_validate({"prompt": "hi", **fields})), never)
+def client_of(identity: Identity | None) -> Client:
+    assert identity
+    return Client(identity, never)
+
+
+MASTERS = client_of(Identity(MASTER, None))
+
+
+def ask(answers: Answers, prompt: str = "hi", **fields: Any) -> dict[str, object]:
+    answer = answers.open(MASTERS, AnswerRequest(prompt, **fields))
     try:
         list(answer.chunks())
         return answer.summary
@@ -186,7 +201,7 @@ def ask(answers: Answers, **fields: object) -> dict[str, object]:
 def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     answers: Answers, backend: DummyBackend, sessions: Sessions
 ) -> None:
-    answer = answers.open(MASTER, AnswerRequest(Question(prompt="hi", session_id=1)), never)
+    answer = answers.open(MASTERS, AnswerRequest("hi", session_id=1))
     chunks = answer.chunks()
     assert [next(chunks), next(chunks)] == ["A", " B"]
     assert sessions.names(MASTER) == {}
@@ -200,7 +215,7 @@ def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
 
 
 def test_what_the_request_sets_goes_before_the_profile(answers: Answers, backend: DummyBackend) -> None:
-    ask(answers, temperature=1.5, top_k=0, seed=3, stop=[], max_tokens=7)
+    ask(answers, sampling={"temperature": 1.5, "top_k": 0, "seed": 3}, stop=(), max_tokens=7)
     ask(answers)
     first, second = backend.requests
     assert (first.sampling.temperature, first.sampling.top_k, first.sampling.seed, first.stop, first.max_tokens) == (
@@ -244,11 +259,11 @@ def test_an_exchange_that_cannot_be_stored_is_not_answered(answers: Answers, mon
 
 
 def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBackend) -> None:
-    held = [answers.open(MASTER, AnswerRequest(Question(prompt="hi")), never) for _ in range(2)]
+    held = [answers.open(MASTERS, AnswerRequest("hi")) for _ in range(2)]
     for call in (
-        lambda: answers.open(MASTER, AnswerRequest(Question(prompt="hi")), never),
-        lambda: answers.forget(SessionKey(MASTER, 1), never),
-        lambda: answers.switch(MASTER, "guide.gguf", "Guide", never),
+        lambda: answers.open(MASTERS, AnswerRequest("hi")),
+        lambda: answers.forget(MASTERS, SessionKey(MASTER, 1)),
+        lambda: answers.switch(MASTERS, "guide.gguf", "Guide"),
     ):
         with pytest.raises(Unavailable, match="too many answers"):
             call()
@@ -256,19 +271,19 @@ def test_places_are_counted_and_given_back(answers: Answers, backend: DummyBacke
         answer.close()
     assert ask(answers)["result"] == "A B"
     with pytest.raises(NotFound):
-        answers.forget(SessionKey(MASTER, 1), never)
+        answers.forget(MASTERS, SessionKey(MASTER, 1))
 
 
-HI = AnswerRequest(Question(prompt="hi"))
-WAITS: dict[str, Callable[[Answers, str], object]] = {
-    "an answer": lambda answers, key: answers.open(key, HI, never),
-    "a session's answer": lambda answers, key: answers.open(key, AnswerRequest(Question(prompt="hi", session_id=1)), never),
-    "tokens": lambda answers, key: answers.lease(key, None, 1, never).__enter__(),
-    "a preview": lambda answers, key: answers.preview(key, HI, never),
-    "embeddings": lambda answers, key: answers.lease_embedder(key, None, never).__enter__(),
-    "forgetting": lambda answers, key: answers.forget(SessionKey(key, 1), never),
-    "a switch": lambda answers, key: answers.switch(key, "guide.gguf", "Guide", never),
-    "a reply that is computed once": lambda answers, key: answers.places.place(key, never).__enter__(),
+HI = AnswerRequest("hi")
+WAITS: dict[str, Callable[[Answers, Client], object]] = {
+    "an answer": lambda answers, client: answers.open(client, HI),
+    "a session's answer": lambda answers, client: answers.open(client, AnswerRequest("hi", session_id=1)),
+    "tokens": lambda answers, client: answers.lease(client, None, 1).__enter__(),
+    "a preview": lambda answers, client: answers.preview(client, HI),
+    "embeddings": lambda answers, client: answers.lease_embedder(client, None).__enter__(),
+    "forgetting": lambda answers, client: answers.forget(client, SessionKey(client.identity.id, 1)),
+    "a switch": lambda answers, client: answers.switch(client, "guide.gguf", "Guide"),
+    "a reply that is computed once": lambda answers, client: answers.admit(client).__enter__(),
 }
 
 
@@ -276,11 +291,11 @@ WAITS: dict[str, Callable[[Answers, str], object]] = {
 def test_nothing_waits_for_a_revoked_key(answers: Answers, tmp_path: Path, what: str) -> None:
     keys = answers._meter._keys
     minted = keys.mint(Terms())
-    held = [answers.open(MASTER, HI, never) for _ in range(2)]
+    held = [answers.open(MASTERS, HI) for _ in range(2)]
     for answer in held:
         next(answer.chunks())
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(WAITS[what], answers, minted.id)
+        waiting = pool.submit(WAITS[what], answers, client_of(keys.identity(minted.id)))
         while answers.n_open < 3:
             time.sleep(0.01)
         keys.revoke(minted.id)
@@ -296,7 +311,8 @@ def test_nothing_waits_for_a_session_of_a_revoked_key(answers: Answers, sessions
     minted = keys.mint(Terms())
     key = SessionKey(minted.id, 1)
     with sessions.lock(key, never), ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(WAITS[what], answers, minted.id) for what in ("a session's answer", "forgetting")]
+        client = client_of(keys.identity(minted.id))
+        waiting = [pool.submit(WAITS[what], answers, client) for what in ("a session's answer", "forgetting")]
         time.sleep(0.3)
         keys.revoke(minted.id)
         for each in waiting:
@@ -306,18 +322,18 @@ def test_nothing_waits_for_a_session_of_a_revoked_key(answers: Answers, sessions
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_seen(answers: Answers, backend: DummyBackend) -> None:
-    assert answers.warm_up() is None
+    assert answers.models.warm_up() is None
     backend.refuses = BadModelFile("no good")
     with pytest.raises(Unavailable, match='"Guide" has no working model: no good'):
         ask(answers)
-    assert answers.health() == "down"
+    assert answers.models.health() == "down"
     backend.refuses = None
     ask(answers)
-    assert answers.health() == "ready"
+    assert answers.models.health() == "ready"
 
 
 def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, backend: DummyBackend) -> None:
-    answer = answers.open(MASTER, AnswerRequest(Question(prompt="how are you", session_id=1)), never)
+    answer = answers.open(MASTERS, AnswerRequest("how are you", session_id=1))
     list(answer.chunks())
     assert not backend.prefetches
     answer.close()
@@ -331,7 +347,7 @@ def test_the_next_prompt_is_thought_of_once_the_answer_is_out(answers: Answers, 
 
 
 def test_no_reply_waits_for_the_next_prompt_to_be_thought_of(answers: Answers, backend: DummyBackend) -> None:
-    answer = answers.open(MASTER, AnswerRequest(Question(prompt="a" * 25_000, session_id=1)), never)
+    answer = answers.open(MASTERS, AnswerRequest("a" * 25_000, session_id=1))
     with answers._turns.turn("somebody", never):
         began = time.monotonic()
         assert answer.whole() == "A B"
@@ -346,7 +362,7 @@ def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, bac
     assert not backend.prefetches
     ask(answers)
     assert [prefetch.session for prefetch in backend.prefetches] == ["~unsaved"]
-    answer = answers.open(MASTER, AnswerRequest(Question(prompt="hi", session_id=1)), never)
+    answer = answers.open(MASTERS, AnswerRequest("hi", session_id=1))
     next(answer.chunks())
     answer.close()
     assert len(backend.prefetches) == 1, "an answer that was broken off is no exchange"
@@ -354,5 +370,5 @@ def test_nothing_is_thought_of_where_no_prompt_will_follow(answers: Answers, bac
 
 def test_a_forgotten_session_takes_its_computed_state_along(answers: Answers, backend: DummyBackend) -> None:
     ask(answers, session_id=3)
-    answers.forget(SessionKey(MASTER, 3), never)
+    answers.forget(MASTERS, SessionKey(MASTER, 3))
     assert backend.forgotten == [(MASTER, "3")]

@@ -15,7 +15,7 @@ from services.storage.json_file import JsonFile
 
 
 def test_room_in_a_session_waits_for_no_job(tmp_path: Path) -> None:
-    keys, jobs = KeyStore(tmp_path / "api_keys.json"), JobStore(tmp_path / "jobs.sqlite")
+    keys, jobs = KeyStore(tmp_path / "api_keys.json"), JobStore(tmp_path / "hearth.sqlite")
     charged = JsonFile(tmp_path / "charged.json", check_charged)
     quotas = Quotas(keys, Sessions(tmp_path / "sessions.json"), jobs, charged, 10, 10)
     owner, done = keys.mint(Terms()).id, threading.Event()

@@ -74,6 +74,7 @@ def test_room_is_made_before_a_model_is_loaded_and_what_it_computed_is_there_aga
     other = Path(shutil.copy(GUIDE, tmp_path / "other.gguf"))
     store = StateStore(tmp_path / "states", 2**26, 2**26)
     pool = EnginePool(store, budget=60 * 10**6)
+    pool.start()
 
     def ask(file: Path, session: str, words: str) -> int:
         with pool.lease(LoadSettings(file, 1024)) as engine:
@@ -116,6 +117,7 @@ def test_a_model_that_fails_after_room_was_made_leaves_the_server_ready(
 
 def test_what_nobody_uses_leaves_memory_and_comes_back() -> None:
     pool = EnginePool(idle_seconds=0.4)
+    pool.start()
     with pool.lease(LoadSettings(GUIDE, 64, n_parallel=1)):
         time.sleep(0.8)
         assert pool.loaded() == [GUIDE]

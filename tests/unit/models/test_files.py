@@ -80,7 +80,7 @@ def test_a_name_that_cannot_be_used_is_refused(folder: Path, name: str, error: t
 
 
 def test_a_name_is_what_the_list_calls_the_file(folder: Path) -> None:
-    for name in ("guide.gguf", "./guide.gguf", "guide.gguf/", "more/../guide.gguf"[8:]):
+    for name in ("guide.gguf", "./guide.gguf", "guide.gguf/"):
         assert ModelFiles(folder).check(name).name == "guide.gguf"
 
 

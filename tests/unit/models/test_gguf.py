@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 import pytest
 
-from services.models.gguf import TENSOR_TYPES, BadGguf, read_gguf
+from services.models.gguf import BadGguf, read_gguf
+from services.models.gguf_types import TENSOR_TYPES
 from tests.support.tiny import GUIDE
 
 WHOLE = GUIDE.read_bytes()

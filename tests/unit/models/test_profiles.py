@@ -127,6 +127,6 @@ def test_selecting_does_not_overwrite_a_broken_edit(tmp_path: Path) -> None:
 
 def test_every_documented_key_is_a_field() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text[text.index("| key | default | is |") :].partition("\n\n")[0]
+    table = text[text.index("| key | default | meaning |") :].partition("\n\n")[0]
     documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert set(Profile.model_fields) == documented

@@ -13,20 +13,20 @@ import pytest
 
 from services.errors import DamagedFile, StorageFailed
 from services.prompts.form import Exchange
-from services.sessions import table as session_table
+from services.sessions import file_table
+from services.sessions.file_table import FOLD_AFTER, SessionTable
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
 from services.storage.json_text import readable
 
 
-@pytest.fixture(autouse=True)
-def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder's thread waits long, so that a test decides what is folded."""
-    monkeypatch.setattr(session_table, "FOLD_AFTER", 3600.0)
+def opened(path: Path, fold_after: float = 3600.0) -> Sessions:
+    """The sessions; their thread waits long, so that a test decides what is folded."""
+    return Sessions(path, SessionTable(path, fold_after))
 
 
 def fold(sessions: Sessions) -> None:
-    assert isinstance(sessions._table, session_table.SessionTable)
+    assert isinstance(sessions._table, SessionTable)
     sessions._table.fold()
 
 
@@ -39,7 +39,7 @@ def add(sessions: Sessions, number: int, n: int) -> None:
 
 
 def stored(path: Path, number: int) -> list[Exchange]:
-    return Sessions(path).history(SessionKey(MASTER, number)).window(1000)
+    return opened(path).history(SessionKey(MASTER, number)).window(1000)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def journal(path: Path) -> Path:
 
 
 def test_a_turn_is_in_the_journal_at_once_and_in_the_file_after_folding(path: Path, journal: Path) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 0)
     assert not path.exists()
     assert journal.stat().st_mode & 0o777 == 0o600
@@ -64,9 +64,8 @@ def test_a_turn_is_in_the_journal_at_once_and_in_the_file_after_folding(path: Pa
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_it_is_folded_in_the_background_within_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_table, "FOLD_AFTER", 0.3)
-    sessions = Sessions(path)
+def test_it_is_folded_in_the_background_within_a_second(path: Path) -> None:
+    sessions = opened(path, FOLD_AFTER)
     add(sessions, 1, 0)
     deadline = time.monotonic() + 10
     while not path.exists() or "answer 0" not in path.read_text():
@@ -76,7 +75,7 @@ def test_it_is_folded_in_the_background_within_a_second(path: Path, monkeypatch:
 
 @pytest.mark.parametrize("killed_after", ["nothing", "file", "some", "torn", "all"])
 def test_a_kill_anywhere_in_folding_loses_and_doubles_nothing(path: Path, journal: Path, killed_after: str) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     for n in range(3):
         add(sessions, 1, n)
     sessions.history(SessionKey(MASTER, 1)).clear()
@@ -100,31 +99,31 @@ def test_a_kill_anywhere_in_folding_loses_and_doubles_nothing(path: Path, journa
 
 
 def test_a_torn_line_is_written_over(path: Path, journal: Path) -> None:
-    add(Sessions(path), 1, 0)
+    add(opened(path), 1, 0)
     journal.write_bytes(journal.read_bytes() + b"\0" * 5000)
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 1)
     assert sessions.history(SessionKey(MASTER, 1)).window(9) == [said(0), said(1)]
     assert stored(path, 1) == [said(0), said(1)]
 
 
 def test_a_broken_record_is_named_and_nothing_is_thrown_away(path: Path, journal: Path) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     for n in range(3):
         add(sessions, 1, n)
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text(lines[0] + "{broken\n" + lines[2])
     with pytest.raises(DamagedFile, match=r"sessions\.journal.*line 2"):
-        Sessions(path)
+        opened(path)
     journal.write_text(lines[0] + '{"session": "1"}\n')
     with pytest.raises(DamagedFile, match=r"sessions\.journal, line 2: .*should be"):
-        Sessions(path)
+        opened(path)
     assert lines[0] in journal.read_text()
 
 
 @pytest.mark.parametrize("folds", [False, True])
 def test_what_is_said_anew_takes_the_place_of_what_came_later(path: Path, journal: Path, folds: bool) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     history = sessions.history(SessionKey(MASTER, 1))
     for n in range(3):
         add(sessions, 1, n)
@@ -136,25 +135,25 @@ def test_what_is_said_anew_takes_the_place_of_what_came_later(path: Path, journa
         fold(sessions)
         journal.write_bytes(left)
     assert stored(path, 1) == [said(0), said(9), said(10)]
-    sessions = Sessions(path)
+    sessions = opened(path)
     sessions.history(SessionKey(MASTER, 1)).add_exchange(said(11), keep=0)
     assert stored(path, 1) == [said(11)]
-    assert Sessions(path).history(SessionKey(MASTER, 1)).describe()["name"] == "question 11"
+    assert opened(path).history(SessionKey(MASTER, 1)).describe()["name"] == "question 11"
 
 
 def test_a_name_that_is_given_is_kept(path: Path) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 0)
     history = sessions.history(SessionKey(MASTER, 1))
     history.rename("Mine")
     add(sessions, 1, 1)
-    assert Sessions(path).history(SessionKey(MASTER, 1)).describe()["name"] == "Mine"
+    assert opened(path).history(SessionKey(MASTER, 1)).describe()["name"] == "Mine"
     fold(sessions)
     assert json.loads(path.read_text())["1"]["name"] == "Mine"
 
 
 def test_two_servers_on_one_folder_see_each_others_turns(path: Path) -> None:
-    one, two = Sessions(path), Sessions(path)
+    one, two = opened(path), opened(path)
     for n in range(12):
         add((one, two)[n % 2], 1, n)
         if n % 3 == 0:
@@ -164,7 +163,7 @@ def test_two_servers_on_one_folder_see_each_others_turns(path: Path) -> None:
 
 
 def test_what_a_person_edits_while_it_runs_is_kept(path: Path) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 0)
     fold(sessions)
     add(sessions, 1, 1)
@@ -180,7 +179,7 @@ def test_what_a_person_edits_while_it_runs_is_kept(path: Path) -> None:
 
 
 def test_an_edit_during_a_fold_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 0)
     real = readable
 
@@ -188,26 +187,26 @@ def test_an_edit_during_a_fold_is_not_overwritten(path: Path, monkeypatch: pytes
         path.write_text('{"7": {"name": "by hand", "messages": []}}')
         return list(real(data))
 
-    monkeypatch.setattr(session_table, "readable", edit_meanwhile)
+    monkeypatch.setattr(file_table, "readable", edit_meanwhile)
     fold(sessions)
     assert sessions.names(MASTER) == {"1": "question 0", "7": "by hand"}
-    monkeypatch.setattr(session_table, "readable", real)
+    monkeypatch.setattr(file_table, "readable", real)
     fold(sessions)
     assert set(json.loads(path.read_text())) == {"1", "7"}
 
 
 def test_a_turn_that_comes_while_it_folds_stays_in_the_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 0)
     real = readable
 
     def add_meanwhile(data: dict[str, object]) -> list[str]:
         pieces = list(real(data))
-        monkeypatch.setattr(session_table, "readable", real)
+        monkeypatch.setattr(file_table, "readable", real)
         add(sessions, 1, 1)
         return pieces
 
-    monkeypatch.setattr(session_table, "readable", add_meanwhile)
+    monkeypatch.setattr(file_table, "readable", add_meanwhile)
     fold(sessions)
     assert "answer 1" not in path.read_text()
     assert sessions.history(SessionKey(MASTER, 1)).window(9) == [said(0), said(1)]
@@ -217,7 +216,7 @@ def test_a_turn_that_comes_while_it_folds_stays_in_the_journal(path: Path, monke
 def test_a_journal_that_cannot_be_written_is_an_error_and_changes_nothing(
     path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     add(sessions, 1, 0)
     whole = journal.read_bytes()
 
@@ -236,7 +235,7 @@ def test_a_journal_that_cannot_be_written_is_an_error_and_changes_nothing(
 def test_random_changes_folds_and_restarts_agree_with_a_plain_dict(path: Path) -> None:
     rng = random.Random(0)
     expected: dict[int, list[Exchange]] = {}
-    sessions = Sessions(path)
+    sessions = opened(path)
     for n in range(400):
         number = rng.randrange(3)
         what = rng.random()
@@ -253,13 +252,13 @@ def test_random_changes_folds_and_restarts_agree_with_a_plain_dict(path: Path) -
         elif what < 0.85:
             fold(sessions)
         else:
-            sessions = Sessions(path)
+            sessions = opened(path)
         for key in range(3):
             assert sessions.history(SessionKey(MASTER, key)).window(1000) == expected.get(key, [])
 
 
 def test_what_another_process_does_while_this_one_folds_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = Sessions(path), Sessions(path)
+    one, two = opened(path), opened(path)
     add(one, 1, 0)
     add(one, 3, 3)
 
@@ -268,15 +267,15 @@ def test_what_another_process_does_while_this_one_folds_is_kept(path: Path, monk
         two.history(SessionKey(MASTER, 1)).clear()
         return list(readable(data))
 
-    monkeypatch.setattr(session_table, "readable", change_meanwhile)
+    monkeypatch.setattr(file_table, "readable", change_meanwhile)
     fold(one)
     monkeypatch.undo()
-    for each in (one, two, Sessions(path)):
+    for each in (one, two, opened(path)):
         assert set(each.names(MASTER)) == {"2", "3"}
 
 
 def test_listing_goes_on_while_sessions_come_and_go(path: Path) -> None:
-    sessions = Sessions(path)
+    sessions = opened(path)
     stop = threading.Event()
 
     def churn() -> None:
@@ -311,24 +310,24 @@ def test_listing_goes_on_while_sessions_come_and_go(path: Path) -> None:
     ],
 )
 def test_a_record_that_is_none_is_named_by_its_line_without_its_words(path: Path, journal: Path, record: object) -> None:
-    add(Sessions(path), 1, 0)
+    add(opened(path), 1, 0)
     with journal.open("a") as file:
         file.write(json.dumps(record) + "\n")
     before = journal.read_bytes()
     with pytest.raises(DamagedFile, match=r"sessions\.journal, line 2: a record is not what it should be") as damage:
-        Sessions(path)
+        opened(path)
     assert "secret" not in damage.value.message
     assert journal.read_bytes() == before
 
 
 def test_a_full_disk_does_not_keep_the_server_from_starting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(Sessions(path), 1, 0)
+    add(opened(path), 1, 0)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert Sessions(path).history(SessionKey(MASTER, 1)).window(9) == [said(0)]
+    assert opened(path).history(SessionKey(MASTER, 1)).window(9) == [said(0)]
     monkeypatch.undo()
     assert stored(path, 1) == [said(0)]
 
@@ -336,5 +335,5 @@ def test_a_full_disk_does_not_keep_the_server_from_starting(path: Path, monkeypa
 def test_what_a_kill_left_half_written_is_removed(path: Path) -> None:
     for name in (".sessions.json.new", ".sessions.journal.new"):
         path.with_name(name).write_text("a secret")
-    Sessions(path)
+    opened(path)
     assert "a secret" not in "".join(file.read_text() for file in path.parent.iterdir())

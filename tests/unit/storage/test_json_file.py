@@ -18,7 +18,7 @@ from services.prompts.form import Exchange
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
 from services.storage.json_file import JsonFile, JsonObject, SchemaError
-from services.storage.sqlite_file import TableFile
+from services.storage.sqlite_file import SqliteFile
 from tests.support.serving import ROOT
 
 
@@ -166,7 +166,7 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "sessions.json"
     path.write_text("{}")
     sessions, profiles = Sessions(path), Profiles(tmp_path / "config.json")
-    jobs = TableFile(tmp_path / "jobs.sqlite", "jobs", ["PRAGMA journal_mode=WAL"])
+    jobs = SqliteFile(tmp_path / "hearth.sqlite", "database", ["PRAGMA journal_mode=WAL"])
     history = sessions.history(SessionKey(MASTER, 1))
     exchange = Exchange("Hi", "Hello")
     # Another hand has changed all of them, so that they are to be read again.
@@ -178,7 +178,7 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path) -> None:
             lambda: JsonFile(path).read(),
             lambda: sessions.names(MASTER),
             lambda: history.add_exchange(exchange),
-            lambda: TableFile(path, "jobs", ()),
+            lambda: SqliteFile(path, "database"),
             lambda: open_another(jobs, tmp_path / "another.sqlite"),
         ):
             with pytest.raises(Unavailable, match="Too many open files") as told:
@@ -191,7 +191,7 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path) -> None:
     jobs.db.close()
 
 
-def open_another(file: TableFile, path: Path) -> None:
+def open_another(file: SqliteFile, path: Path) -> None:
     with file.explained():
         file.db.execute("ATTACH DATABASE ? AS another", (str(path),))
 

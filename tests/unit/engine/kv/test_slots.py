@@ -8,15 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from services.backend.types import EVERYBODY, PASSING
-from services.engine.kv.slots import SlotCache
+from services.backend.types import EVERYBODY, TEMPORARY
+from services.engine.kv.slots import Slots
 from services.engine.kv.state import Buffer, CutRule, pack
 from services.engine.kv.store import StateStore
 
 Cell = tuple[int, str]
 
 
-class FakeMemory:
+class FakeKvCache:
     """A KV cache whose cells are tokens, each with the owner for whom it was computed.
 
     Layers with a window begin to hold cells at `first`; as in llama.cpp a snapshot holds no more than its last token sees.
@@ -57,19 +57,19 @@ class FakeMemory:
         self.cells[slot] += [(token, owner) for token in tokens[len(self.cells[slot]) :]]
 
 
-class Desk:
-    """A cache over a fake memory, and the work that an engine does between `open` and `release`."""
+class FakeEngine:
+    """Slots over a fake KV cache, and the work that an engine does between `reserve` and `release`."""
 
     def __init__(self, n_slots: int, store: StateStore | None = None) -> None:
-        self.memory = FakeMemory(n_slots)
+        self.kv = FakeKvCache(n_slots)
         self.store = store or StateStore(ram_bytes=10**6)
-        self.cache = SlotCache(self.memory, self.store, "model", n_slots)
+        self.slots = Slots(self.kv, self.store, "model", n_slots)
 
     def serve(self, tokens: list[int], owner: str = "a", session: str = "") -> tuple[int, int]:
         """Compute a prompt; return its slot, and how many tokens it found computed."""
-        slot, n_cached = self.cache.open(tokens, owner, session)
-        self.memory.compute(slot, tokens, owner)
-        self.cache.release(slot, tokens)
+        slot, n_cached = self.slots.reserve(tokens, owner, session)
+        self.kv.compute(slot, tokens, owner)
+        self.slots.release(slot, tokens)
         return slot, n_cached
 
 
@@ -78,112 +78,112 @@ OTHER = list(range(200, 240))
 
 
 def test_the_longest_common_prefix_is_reused() -> None:
-    desk = Desk(1)
-    assert desk.serve([1, 2, 3, 4]) == (0, 0)
-    assert desk.serve([1, 2, 3, 9]) == (0, 3)
+    engine = FakeEngine(1)
+    assert engine.serve([1, 2, 3, 4]) == (0, 0)
+    assert engine.serve([1, 2, 3, 9]) == (0, 3)
 
 
 def test_the_last_token_is_computed_again_for_its_logits() -> None:
-    desk = Desk(1)
-    desk.serve([1, 2, 3])
-    assert desk.serve([1, 2, 3]) == (0, 2)
-    assert desk.cache.open([1, 2, 3], "a", spare=0) == (0, 3)
+    engine = FakeEngine(1)
+    engine.serve([1, 2, 3])
+    assert engine.serve([1, 2, 3]) == (0, 2)
+    assert engine.slots.reserve([1, 2, 3], "a", spare=0) == (0, 3)
 
 
 def test_nothing_is_reused_between_owners() -> None:
-    desk = Desk(2)
-    desk.serve(LONG, "a")
-    assert desk.serve([*LONG, 1], "b")[1] == 0
-    desk.serve(OTHER, "c", "1")
-    assert desk.serve([*LONG, 1], "d")[1] == 0, "nor what went to RAM"
+    engine = FakeEngine(2)
+    engine.serve(LONG, "a")
+    assert engine.serve([*LONG, 1], "b")[1] == 0
+    engine.serve(OTHER, "c", "1")
+    assert engine.serve([*LONG, 1], "d")[1] == 0, "nor what went to RAM"
 
 
 def test_a_session_goes_on_in_its_slot_and_others_take_the_one_longest_unused() -> None:
-    desk = Desk(2)
-    assert desk.serve(LONG, session="1") == (0, 0)
-    assert desk.serve(OTHER, session="2") == (1, 0)
-    assert desk.serve([*LONG, 1], session="1") == (0, 40)
-    assert desk.serve([7, 8], session="3") == (1, 0)
+    engine = FakeEngine(2)
+    assert engine.serve(LONG, session="1") == (0, 0)
+    assert engine.serve(OTHER, session="2") == (1, 0)
+    assert engine.serve([*LONG, 1], session="1") == (0, 40)
+    assert engine.serve([7, 8], session="3") == (1, 0)
     for _ in range(2):
-        desk.cache.open([9], "a")
+        engine.slots.reserve([9], "a")
     with pytest.raises(LookupError):
-        desk.cache.open([1], "a")
-    desk.cache.clear()
-    assert desk.memory.cells == [[], []]
+        engine.slots.reserve([1], "a")
+    engine.slots.clear()
+    assert engine.kv.cells == [[], []]
 
 
 def test_what_had_to_leave_its_slot_comes_back_from_memory() -> None:
-    desk = Desk(1)
-    desk.serve(LONG, session="1")
-    desk.serve(OTHER, session="2")
-    assert desk.serve([*LONG, 1], session="1") == (0, 40)
-    assert desk.serve([*OTHER, 1], session="2") == (0, 40)
+    engine = FakeEngine(1)
+    engine.serve(LONG, session="1")
+    engine.serve(OTHER, session="2")
+    assert engine.serve([*LONG, 1], session="1") == (0, 40)
+    assert engine.serve([*OTHER, 1], session="2") == (0, 40)
 
 
 def test_another_sessions_state_is_copied_and_left() -> None:
-    desk = Desk(2)
-    desk.serve(LONG, session="1")
-    assert desk.serve([*LONG[:20], 1], session="2") == (1, 20)
-    assert desk.serve([*LONG, 1], session="1") == (0, 40)
+    engine = FakeEngine(2)
+    engine.serve(LONG, session="1")
+    assert engine.serve([*LONG[:20], 1], session="2") == (1, 20)
+    assert engine.serve([*LONG, 1], session="1") == (0, 40)
 
 
 def test_nobodys_state_is_gone_on_with_where_half_of_it_is_kept() -> None:
-    desk = Desk(2)
-    desk.serve(LONG)
-    assert desk.serve([*LONG[:20], 1]) == (0, 20)
-    assert desk.serve([*LONG[:5], 2]) == (1, 0)
+    engine = FakeEngine(2)
+    engine.serve(LONG)
+    assert engine.serve([*LONG[:20], 1]) == (0, 20)
+    assert engine.serve([*LONG[:5], 2]) == (1, 0)
 
 
 def test_a_head_is_shared_with_everybody_and_nothing_more() -> None:
-    desk = Desk(2)
-    slot, _ = desk.cache.open(LONG, "a", "1")
-    desk.memory.compute(slot, LONG[:30], "a")
-    assert not desk.cache.knows_head(LONG[:30])
-    desk.cache.share_head(slot, LONG[:30])
-    assert desk.cache.knows_head(LONG[:30])
-    desk.memory.compute(slot, LONG, "a")
-    desk.cache.release(slot, LONG)
-    assert desk.serve([*LONG, 1], "b", "1") == (1, 30)
+    engine = FakeEngine(2)
+    slot, _ = engine.slots.reserve(LONG, "a", "1")
+    engine.kv.compute(slot, LONG[:30], "a")
+    assert not engine.slots.knows_head(LONG[:30])
+    engine.slots.share_head(slot, LONG[:30])
+    assert engine.slots.knows_head(LONG[:30])
+    engine.kv.compute(slot, LONG, "a")
+    engine.slots.release(slot, LONG)
+    assert engine.serve([*LONG, 1], "b", "1") == (1, 30)
 
 
 def test_a_forgotten_conversation_is_nowhere(tmp_path: Path) -> None:
-    desk = Desk(1, StateStore(tmp_path, 10**6, 10**6))
-    desk.serve(LONG, session="1")
-    desk.cache.save_all(5)
-    desk.serve(OTHER, session="2")
-    desk.cache.forget("a", "1")
-    desk.store.forget("a", "1")
+    engine = FakeEngine(1, StateStore(tmp_path, 10**6, 10**6).start())
+    engine.serve(LONG, session="1")
+    engine.slots.save_all(5)
+    engine.serve(OTHER, session="2")
+    engine.slots.forget("a", "1")
+    engine.store.forget("a", "1")
     assert not list(tmp_path.iterdir())
-    desk.store.fetch("model", "a", pack(LONG))
-    assert desk.serve([*LONG, 1], session="1")[1] == 0
-    desk.store.close()
+    engine.store.fetch("model", "a", pack(LONG))
+    assert engine.serve([*LONG, 1], session="1")[1] == 0
+    engine.store.close()
 
 
 def test_a_state_that_is_refused_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(1)
-    desk.serve(LONG, session="1")
-    desk.serve(OTHER, session="2")
-    monkeypatch.setattr(desk.memory, "restore", lambda slot, data: False)
-    assert desk.serve([*LONG, 1], session="1") == (0, 0)
-    assert desk.store.find("model", "a", pack(LONG))[0] is None, "nor is it tried again"
+    engine = FakeEngine(1)
+    engine.serve(LONG, session="1")
+    engine.serve(OTHER, session="2")
+    monkeypatch.setattr(engine.kv, "restore", lambda slot, data: False)
+    assert engine.serve([*LONG, 1], session="1") == (0, 0)
+    assert engine.store.find("model", "a", pack(LONG))[0] is None, "nor is it tried again"
 
 
 def test_a_state_that_cannot_be_cut_is_never_taken_for_its_beginning() -> None:
-    desk = Desk(2)
-    desk.memory.cut_rule = CutRule(anywhere=False)
-    desk.serve([*LONG, 9], session="1")
+    engine = FakeEngine(2)
+    engine.kv.cut_rule = CutRule(anywhere=False)
+    engine.serve([*LONG, 9], session="1")
     for n in (10, 20, 30, 40):
         # A prompt that is read in chunks goes on with its own, however much another's has in common.
-        slot, n_cached = desk.cache.open([*LONG, 7], "a", "2", spare=0)
+        slot, n_cached = engine.slots.reserve([*LONG, 7], "a", "2", spare=0)
         assert n_cached == n - 10
-        desk.memory.compute(slot, LONG[:n], "a")
-        desk.cache.release(slot, LONG[:n])
+        engine.kv.compute(slot, LONG[:n], "a")
+        engine.slots.release(slot, LONG[:n])
 
 
-def windowed(n_slots: int, window: int = 8, store: StateStore | None = None) -> Desk:
-    desk = Desk(n_slots, store)
-    desk.memory.cut_rule = CutRule(window=window)
-    return desk
+def windowed(n_slots: int, window: int = 8, store: StateStore | None = None) -> FakeEngine:
+    engine = FakeEngine(n_slots, store)
+    engine.kv.cut_rule = CutRule(window=window)
+    return engine
 
 
 def test_a_rule_says_what_a_state_holds_and_what_the_next_token_needs() -> None:
@@ -199,54 +199,54 @@ def test_a_rule_says_what_a_state_holds_and_what_the_next_token_needs() -> None:
 
 
 def test_a_state_with_a_window_serves_only_what_goes_on_from_its_end() -> None:
-    desk = windowed(1)
-    desk.serve(LONG, session="1")
-    desk.serve(OTHER, session="2")
+    engine = windowed(1)
+    engine.serve(LONG, session="1")
+    engine.serve(OTHER, session="2")
     # An edit further back than the window: what the state left out would be taken for computed.
-    assert desk.serve([*LONG[:30], 1], session="1") == (0, 0)
-    assert desk.memory.n_restored == 0, "nor is it copied in vain"
-    desk.serve(OTHER, session="2")
-    assert desk.serve([*LONG[:30], 1, 2], session="1") == (0, 31), "and the end of one goes on"
-    assert desk.serve([*LONG[:30], 1, 2, 3], session="1") == (0, 32)
+    assert engine.serve([*LONG[:30], 1], session="1") == (0, 0)
+    assert engine.kv.n_restored == 0, "nor is it copied in vain"
+    engine.serve(OTHER, session="2")
+    assert engine.serve([*LONG[:30], 1, 2], session="1") == (0, 31), "and the end of one goes on"
+    assert engine.serve([*LONG[:30], 1, 2, 3], session="1") == (0, 32)
 
 
 def test_the_same_prompt_again_computes_one_token() -> None:
-    desk = windowed(1)
-    desk.serve(LONG, session="1")
-    desk.serve(OTHER, session="2")
-    assert desk.serve(LONG, session="1") == (0, 39)
+    engine = windowed(1)
+    engine.serve(LONG, session="1")
+    engine.serve(OTHER, session="2")
+    assert engine.serve(LONG, session="1") == (0, 39)
 
 
 def test_a_slot_with_all_its_cells_is_cut_anywhere_and_one_that_was_restored_is_not() -> None:
-    desk = windowed(1)
-    desk.serve(LONG, session="1")
-    assert desk.serve([*LONG[:20], 1], session="1") == (0, 20)
-    desk.serve(OTHER, session="2")
-    assert desk.serve([*LONG[:20], 1, 2], session="1") == (0, 21)
-    assert desk.serve([*LONG[:16], 3], session="1") == (0, 0), "its cells before 13 are gone"
+    engine = windowed(1)
+    engine.serve(LONG, session="1")
+    assert engine.serve([*LONG[:20], 1], session="1") == (0, 20)
+    engine.serve(OTHER, session="2")
+    assert engine.serve([*LONG[:20], 1, 2], session="1") == (0, 21)
+    assert engine.serve([*LONG[:16], 3], session="1") == (0, 0), "its cells before 13 are gone"
 
 
 def test_a_copy_of_another_slot_is_not_taken_where_it_would_lack_cells() -> None:
-    desk = windowed(2)
-    desk.serve(LONG, session="1")
-    assert desk.serve([*LONG[:30], 1], session="2") == (1, 0)
-    assert desk.memory.n_restored == 0
-    assert desk.serve([*LONG, 1], session="3")[1] == 40
+    engine = windowed(2)
+    engine.serve(LONG, session="1")
+    assert engine.serve([*LONG[:30], 1], session="2") == (1, 0)
+    assert engine.kv.n_restored == 0
+    assert engine.serve([*LONG, 1], session="3")[1] == 40
 
 
 def test_a_state_that_cannot_serve_displaces_none_that_can(tmp_path: Path) -> None:
-    store = StateStore(tmp_path, 10**6, 10**6)
-    desk = windowed(1, store=store)
-    desk.serve(LONG[:30], session="short")
-    desk.serve(LONG, session="long")
-    desk.serve(OTHER, session="2")
-    rule = desk.memory.cut_rule
+    store = StateStore(tmp_path, 10**6, 10**6).start()
+    engine = windowed(1, store=store)
+    engine.serve(LONG[:30], session="short")
+    engine.serve(LONG, session="long")
+    engine.serve(OTHER, session="2")
+    rule = engine.kv.cut_rule
     asked = pack([*LONG[:35], 1])
     found, n_shared = store.find("model", "a", asked, rule=rule, spare=1)
     assert found
     assert (found.key.session, n_shared) == ("short", 30)
     store.close()
-    on_disk = StateStore(tmp_path, 10**6, 10**6)
+    on_disk = StateStore(tmp_path, 10**6, 10**6).start()
     on_disk.fetch("model", "a", asked, rule=rule, spare=1)
     again, n_again = on_disk.find("model", "a", asked, rule=rule, spare=1)
     assert again
@@ -255,13 +255,13 @@ def test_a_state_that_cannot_serve_displaces_none_that_can(tmp_path: Path) -> No
 
 
 def test_a_head_is_shared_by_models_with_windows_too() -> None:
-    desk = windowed(2)
-    slot, _ = desk.cache.open(LONG, "a", "1")
-    desk.memory.compute(slot, LONG[:30], "a")
-    desk.cache.share_head(slot, LONG[:30])
-    desk.memory.compute(slot, LONG, "a")
-    desk.cache.release(slot, LONG)
-    assert desk.serve([*LONG[:30], 1], "b", "1") == (1, 30)
+    engine = windowed(2)
+    slot, _ = engine.slots.reserve(LONG, "a", "1")
+    engine.kv.compute(slot, LONG[:30], "a")
+    engine.slots.share_head(slot, LONG[:30])
+    engine.kv.compute(slot, LONG, "a")
+    engine.slots.release(slot, LONG)
+    assert engine.serve([*LONG[:30], 1], "b", "1") == (1, 30)
 
 
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda bits: [0] * 20 + bits)
@@ -280,9 +280,9 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
-        self.desk = Desk(3, self.store)
-        self.desk.memory.cut_rule = self.cut_rule
+        self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000).start()
+        self.engine = FakeEngine(3, self.store)
+        self.engine.kv.cut_rule = self.cut_rule
         self.busy: dict[int, tuple[str, str]] = {}
 
     @precondition(lambda self: len(self.busy) < 3)
@@ -290,67 +290,65 @@ class CacheMachine(RuleBasedStateMachine):
         target=open_ones,
         tokens=TOKENS,
         owner=st.sampled_from("ab"),
-        session=st.sampled_from(["", "1", "2", f"{PASSING}unsaved"]),
+        session=st.sampled_from(["", "1", "2", f"{TEMPORARY}unsaved"]),
         spare=st.integers(0, 1),
     )
     def open(self, tokens: list[int], owner: str, session: str, spare: int) -> tuple[int, list[int], str]:
         if (owner, session) in self.busy.values():
             session = ""
         self.store.fetch("model", owner, pack(tokens), rule=self.cut_rule, spare=spare)
-        slot, n_cached = self.desk.cache.open(tokens, owner, session, spare=spare)
-        cells = self.desk.memory.cells[slot]
+        slot, n_cached = self.engine.slots.reserve(tokens, owner, session, spare=spare)
+        cells = self.engine.kv.cells[slot]
         assert slot not in self.busy
         assert [token for token, _ in cells] == tokens[:n_cached]
         assert {cell_owner for _, cell_owner in cells} <= {owner, EVERYBODY}
         assert n_cached <= len(tokens) - spare
-        assert self.desk.memory.first[slot] <= self.cut_rule.first_needed(n_cached), (
-            "the next token sees cells that are gone"
-        )
+        assert self.engine.kv.first[slot] <= self.cut_rule.first_needed(n_cached), "the next token sees cells that are gone"
         self.busy[slot] = (owner, session)
         return slot, tokens, owner
 
     @rule(opened=consumes(open_ones), share=st.floats(0, 1))
     def release(self, opened: tuple[int, list[int], str], share: float) -> None:
         slot, tokens, owner = opened
-        computed = tokens[: max(int(share * len(tokens)), len(self.desk.memory.cells[slot]))]
-        self.desk.memory.compute(slot, computed, owner)
-        self.desk.cache.release(slot, computed)
+        computed = tokens[: max(int(share * len(tokens)), len(self.engine.kv.cells[slot]))]
+        self.engine.kv.compute(slot, computed, owner)
+        self.engine.slots.release(slot, computed)
         del self.busy[slot]
 
     @precondition(lambda self: len(self.busy) < 3)
     @rule(length=st.integers(16, 20))
     def learn_head(self, length: int) -> None:
         head = [0] * length
-        slot, _ = self.desk.cache.open(head, EVERYBODY, spare=0)
-        self.desk.memory.compute(slot, head, EVERYBODY)
-        self.desk.cache.release(slot, head)
-        self.desk.cache.share_head(slot, head)
+        slot, _ = self.engine.slots.reserve(head, EVERYBODY, spare=0)
+        self.engine.kv.compute(slot, head, EVERYBODY)
+        self.engine.slots.release(slot, head)
+        self.engine.slots.share_head(slot, head)
 
     @rule(owner=st.sampled_from("ab"), session=st.sampled_from("12"))
     def forget(self, owner: str, session: str) -> None:
         if (owner, session) not in self.busy.values():
-            self.desk.cache.forget(owner, session)
+            self.engine.slots.forget(owner, session)
             self.store.forget(owner, session)
 
     @rule()
     def save(self) -> None:
-        self.desk.cache.save_all(5)
+        self.engine.slots.save_all(5)
 
     @rule()
     def restart(self) -> None:
         """The slots and RAM are lost; the files stay."""
         if not self.busy:
             self.store.close()
-            self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000)
-            self.desk = Desk(3, self.store)
-            self.desk.memory.cut_rule = self.cut_rule
+            self.store = StateStore(Path(self.folder.name), ram_bytes=2500, disk_bytes=5000).start()
+            self.engine = FakeEngine(3, self.store)
+            self.engine.kv.cut_rule = self.cut_rule
 
     @invariant()
     def slots_hold_what_is_tracked(self) -> None:
-        for slot, (busy, n_tokens) in enumerate(self.desk.cache.contents()):
+        for slot, (busy, n_tokens) in enumerate(self.engine.slots.contents()):
             assert busy == (slot in self.busy)
             if not busy:
-                assert n_tokens == len(self.desk.memory.cells[slot])
+                assert n_tokens == len(self.engine.kv.cells[slot])
 
     @invariant()
     def caps_hold(self) -> None:

@@ -49,7 +49,7 @@ def test_memory_keeps_what_was_used_last_within_its_cap() -> None:
 
 def test_what_memory_lets_go_of_goes_to_disk(tmp_path: Path) -> None:
     """With no room in memory at all, and a disk that is slower than what comes."""
-    store = StateStore(tmp_path, 0, MB)
+    store = StateStore(tmp_path, 0, MB).start()
     with store._lock:
         # The writer waits meanwhile.
         for session in ("1", "2", "~passing", "3"):
@@ -67,7 +67,7 @@ def test_what_memory_lets_go_of_goes_to_disk(tmp_path: Path) -> None:
 
 def test_memory_is_never_much_over_its_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "OVER", 2 * state().n_bytes)
-    for store in (StateStore(ram_bytes=0), StateStore(tmp_path, 0, MB)):
+    for store in (StateStore(ram_bytes=0), StateStore(tmp_path, 0, MB).start()):
         with store._lock:
             for session in "12345":
                 store.put(state(session, used=time.monotonic()))
@@ -80,7 +80,7 @@ def test_memory_is_never_much_over_its_cap(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_state_on_disk_serves_a_request_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "OVER", 0)
-    store = StateStore(tmp_path, 0, MB)
+    store = StateStore(tmp_path, 0, MB).start()
     store.save(state("1"))
     store.fetch("m", "a", pack(range(60)))
     assert store.find("m", "a", pack(range(60)))[1] == 50
@@ -90,18 +90,18 @@ def test_a_state_on_disk_serves_a_request_whatever_its_size(tmp_path: Path, monk
 def test_weights_that_are_mapped_are_no_room_for_states() -> None:
     store = StateStore()
     whole = store.rooms()[0].limit
-    store.set_aside(4 * whole)
+    store.set_weights(4 * whole)
     assert store.rooms()[0].limit < whole // 10
 
 
 def test_a_state_comes_back_from_disk_after_a_restart(tmp_path: Path) -> None:
-    store = StateStore(tmp_path / "states", MB, MB)
+    store = StateStore(tmp_path / "states", MB, MB).start()
     store.put(state("1"))
     store.put(state("~passing", n_tokens=60))
     store.close()
     [file] = files(tmp_path / "states")
     assert file.stat().st_mode & 0o777 == 0o600
-    again = StateStore(tmp_path / "states", MB, MB)
+    again = StateStore(tmp_path / "states", MB, MB).start()
     again.fetch("m", "a", pack([*range(50), 99]))
     found, shared = again.find("m", "a", pack([*range(50), 99]))
     assert found
@@ -113,13 +113,13 @@ def test_a_state_comes_back_from_disk_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_what_has_rested_is_written_in_the_background(tmp_path: Path) -> None:
-    store = StateStore(tmp_path, MB, MB)
+    store = StateStore(tmp_path, MB, MB).start()
     store.put(state("fresh", used=time.monotonic() + 1000))
     store.put(state("rested", used=time.monotonic() - 1000))
     deadline = time.monotonic() + 20
     while not files(tmp_path):
-        # The fresh one stands before it in the line; only when it is taken away does the other's turn come.
-        store.lay_out(state("fresh").key)
+        # The fresh one is before it in the queue; only when it is on a slot does the other's turn come.
+        store.mark_on_slot(state("fresh").key)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert read_saved(files(tmp_path)[0]).header.session == "rested"
@@ -128,7 +128,7 @@ def test_what_has_rested_is_written_in_the_background(tmp_path: Path) -> None:
 
 def test_the_disk_keeps_what_was_used_last_within_its_cap(tmp_path: Path) -> None:
     size = write_state(tmp_path, state("0"), "file").size
-    store = StateStore(tmp_path, 0, 3 * size + 100)
+    store = StateStore(tmp_path, 0, 3 * size + 100).start()
     for session in "1234":
         store.save(state(session))
     assert {read_saved(path).header.session for path in files(tmp_path)} <= {"2", "3", "4"}
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_whole_is_refused_and_removed(tmp_path: Path, damage:
         else:
             content[10:14] = rng.randbytes(4)
         path.write_bytes(content)
-        store = StateStore(tmp_path, MB, MB)
+        store = StateStore(tmp_path, MB, MB).start()
         for tokens in (pack(range(60)), state().tokens):
             store.fetch("m", "a", tokens)
             found, _ = store.find("m", "a", tokens)
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_whole_is_refused_and_removed(tmp_path: Path, damage:
 
 def test_a_file_that_changes_after_it_was_listed_is_refused(tmp_path: Path) -> None:
     saved = write_state(tmp_path, state(), "file")
-    store = StateStore(tmp_path, MB, MB)
+    store = StateStore(tmp_path, MB, MB).start()
     content = bytearray(saved.path.read_bytes())
     content[-100] ^= 1
     saved.path.write_bytes(content)
@@ -184,14 +184,14 @@ def test_states_of_what_a_model_file_was_before_are_removed(tmp_path: Path) -> N
     new, longer, old = ("new " * 4 + "ctx 2048", "new " * 4 + "ctx 4096", "old " * 4 + "ctx 2048")
     for model, file in ((old, "/x.gguf"), (new, "/x.gguf"), (longer, "/x.gguf"), ("other", "/y.gguf")):
         write_state(tmp_path, state(model=model), file)
-    store = StateStore(tmp_path, MB, MB)
+    store = StateStore(tmp_path, MB, MB).start()
     store.bind(new, Path("/x.gguf"))
     assert {read_saved(path).header.model for path in files(tmp_path)} == {new, longer, "other"}
     store.close()
 
 
 def test_a_forgotten_conversation_leaves_memory_and_disk(tmp_path: Path) -> None:
-    store = StateStore(tmp_path, MB, MB)
+    store = StateStore(tmp_path, MB, MB).start()
     store.save(state("1"))
     store.save(state("1", model="other"))
     store.save(state("2"))
@@ -205,7 +205,7 @@ def test_a_forgotten_conversation_leaves_memory_and_disk(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_written_costs_only_the_states(tmp_path: Path) -> None:
     (tmp_path / "states").write_text("a file, not a folder")
-    store = StateStore(tmp_path / "states", MB, MB)
+    store = StateStore(tmp_path / "states", MB, MB).start()
     store.put(state())
     store.save(state())
     assert store.find("m", "a", state().tokens)[1] == 50
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_states(tmp_path: Path) -
 
 def test_with_no_room_on_disk_nothing_stays_there(tmp_path: Path) -> None:
     write_state(tmp_path, state(), "file")
-    store = StateStore(tmp_path, MB, 0)
+    store = StateStore(tmp_path, MB, 0).start()
     store.save(state())
     assert not files(tmp_path)
     store.close()
@@ -223,14 +223,14 @@ def test_with_no_room_on_disk_nothing_stays_there(tmp_path: Path) -> None:
 def test_files_of_sessions_that_are_no_more_are_removed(tmp_path: Path) -> None:
     for session in "12":
         write_state(tmp_path, state(session), "file")
-    store = StateStore(tmp_path, MB, MB)
+    store = StateStore(tmp_path, MB, MB).start()
     store.retain({("a", "2"), ("b", "1")})
     assert [read_saved(path).header.session for path in files(tmp_path)] == ["2"]
     store.close()
 
 
 def test_a_shared_folder_has_what_others_have_written(tmp_path: Path) -> None:
-    one, two = (StateStore(tmp_path, MB, MB, shared=True) for _ in range(2))
+    one, two = (StateStore(tmp_path, MB, MB, shared=True).start() for _ in range(2))
     asked = pack(range(60))
 
     def found(store: StateStore) -> int:
@@ -243,12 +243,12 @@ def test_a_shared_folder_has_what_others_have_written(tmp_path: Path) -> None:
     assert found(two) == 40
     # Of what is newer there is no older copy in the way, and what is half written does no harm.
     (tmp_path / "odd.state").write_bytes(b"half")
-    third = StateStore(tmp_path, MB, MB, shared=True)
+    third = StateStore(tmp_path, MB, MB, shared=True).start()
     write_state(tmp_path, state("1", n_tokens=50), "m.gguf")
     assert found(third) == 50
     assert (tmp_path / "odd.state").exists()
     for file in files(tmp_path):
         file.unlink()
-    assert found(StateStore(tmp_path, MB, MB, shared=True)) == 0
+    assert found(StateStore(tmp_path, MB, MB, shared=True).start()) == 0
     two.close()
     third.close()

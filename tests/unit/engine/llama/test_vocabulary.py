@@ -54,7 +54,7 @@ def test_a_long_run_of_one_character_does_not_end_the_process(tmp_path: Path) ->
     program = (
         "import sys; from pathlib import Path; from services.engine.loop.engine import Engine\n"
         "from services.backend.types import LoadSettings, Prompt\n"
-        "engine = Engine(LoadSettings(Path(sys.argv[1]), 256))\n"
+        "engine = Engine.open(LoadSettings(Path(sys.argv[1]), 256))\n"
         "print(len(engine.tokenize(Prompt('a' * 1_000_000))))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "tekken.gguf")]

@@ -31,14 +31,14 @@ GREEDY = Sampling(temperature=0)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    made = Engine(LoadSettings(GUIDE, 2048))
+    made = Engine.open(LoadSettings(GUIDE, 2048))
     yield made
     made.close()
 
 
 @pytest.fixture
 def endless(random_model: Path) -> Iterator[Engine]:
-    made = Engine(LoadSettings(random_model, 4096))
+    made = Engine.open(LoadSettings(random_model, 4096))
     yield made
     made.close()
 
@@ -46,7 +46,7 @@ def endless(random_model: Path) -> Iterator[Engine]:
 @pytest.fixture
 def single(random_model: Path) -> Iterator[Engine]:
     """One that computes one answer at a time, so that one which is not cancelled holds up the next."""
-    made = Engine(LoadSettings(random_model, 4096, n_parallel=1))
+    made = Engine.open(LoadSettings(random_model, 4096, n_parallel=1))
     yield made
     made.close()
 
@@ -207,20 +207,20 @@ def test_slots_are_as_many_as_memory_holds(random_model: Path, monkeypatch: pyte
     # Eight layers of 512 values for K and V, in f16: 16 KiB a token.
     each = 4096 * 16 * 1024
     monkeypatch.setattr("services.engine.llama.runner.free_memory", lambda: 2 * 3 * each + 60_000_000)
-    engine = Engine(LoadSettings(random_model, 4096, use_mmap=False))
+    engine = Engine.open(LoadSettings(random_model, 4096, use_mmap=False))
     assert engine._runner.n_slots == 3
     engine.close()
     monkeypatch.setattr("services.engine.llama.runner.free_memory", lambda: each + 1)
-    engine = Engine(LoadSettings(random_model, 4096))
+    engine = Engine.open(LoadSettings(random_model, 4096))
     assert engine._runner.n_slots == 1
     engine.close()
     monkeypatch.setattr("services.engine.llama.runner.free_memory", lambda: each - 1)
     with pytest.raises(BadModelFile, match="a context of 4096 tokens takes 67 MB, and 67 MB are free; a smaller n_ctx"):
-        Engine(LoadSettings(random_model, 4096))
+        Engine.open(LoadSettings(random_model, 4096))
 
 
 def test_closing_fails_what_is_in_flight_and_what_comes_after(random_model: Path) -> None:
-    engine = Engine(LoadSettings(random_model, 4096, n_parallel=1))
+    engine = Engine.open(LoadSettings(random_model, 4096, n_parallel=1))
     running, waiting = (engine.submit(request(engine, "Go on", max_tokens=4000)) for _ in range(2))
     next(running.chunks(lambda: None))
     late = request(engine, "Hi")
@@ -251,7 +251,7 @@ def test_a_failing_step_fails_the_running_request_and_the_engine_goes_on(
 
 
 def test_an_engine_that_fails_again_and_again_says_that_it_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(LoadSettings(GUIDE, 256))
+    engine = Engine.open(LoadSettings(GUIDE, 256))
 
     def fail(*_: Any) -> list[int]:
         raise ZeroDivisionError("made up")
@@ -270,7 +270,7 @@ def test_an_engine_that_fails_again_and_again_says_that_it_is_down(monkeypatch: 
 @pytest.mark.parametrize("changes", [{"cache_type_v": "q8_0", "flash_attn": False}, {"file": Path("/nowhere.gguf")}])
 def test_what_llama_cpp_cannot_load_is_said(changes: dict[str, Any]) -> None:
     with pytest.raises(BadModelFile, match=r"llama\.cpp cannot"):
-        Engine(LoadSettings(**{"file": GUIDE, "n_ctx": 256, **changes}))
+        Engine.open(LoadSettings(**{"file": GUIDE, "n_ctx": 256, **changes}))
 
 
 def test_settings_reach_llama_cpp() -> None:
@@ -285,20 +285,20 @@ def test_settings_reach_llama_cpp() -> None:
         cache_type_v="q8_0",
         use_mmap=False,
     )
-    engine = Engine(settings)
+    engine = Engine.open(settings)
     assert run(engine, f"{HEAD}What is the capital of France?\nAI:")[0] == " The capital of France is Paris."
     assert engine.n_ctx == 512
     engine.close()
 
 
 def test_a_context_larger_than_the_model_was_trained_for_is_cut() -> None:
-    engine = Engine(LoadSettings(GUIDE, 4096))
+    engine = Engine.open(LoadSettings(GUIDE, 4096))
     assert engine.n_ctx == 2048
     engine.close()
 
 
 def test_waiting_requests_know_their_place_and_too_many_are_refused(random_model: Path) -> None:
-    engine = Engine(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
+    engine = Engine.open(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
     running, *waiting = (engine.submit(request(engine, "Go on", max_tokens=4000, owner=owner)) for owner in "aab")
     deadline = time.monotonic() + 30
     while [generation.queue_position for generation in (running, *waiting)] != [0, 2, 1]:
@@ -320,7 +320,7 @@ def test_waiting_requests_know_their_place_and_too_many_are_refused(random_model
 
 
 def test_minted_keys_make_no_larger_share_of_the_queue(random_model: Path) -> None:
-    engine = Engine(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
+    engine = Engine.open(LoadSettings(random_model, 4096, n_parallel=1), max_waiting=2)
     for owner in "abc":
         engine.submit(replace(request(engine, "Go on", max_tokens=4000, owner=owner), account="parent"))
     with pytest.raises(Unavailable):
@@ -330,7 +330,7 @@ def test_minted_keys_make_no_larger_share_of_the_queue(random_model: Path) -> No
 
 
 def test_with_no_queue_the_slots_are_still_taken(random_model: Path) -> None:
-    engine = Engine(LoadSettings(random_model, 4096, n_parallel=2), max_waiting=0)
+    engine = Engine.open(LoadSettings(random_model, 4096, n_parallel=2), max_waiting=0)
     for _ in range(2):
         engine.submit(request(engine, "Go on", max_tokens=4000))
     with pytest.raises(Unavailable):

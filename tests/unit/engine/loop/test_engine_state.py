@@ -26,7 +26,7 @@ def open_engine() -> Iterator[Open]:
     made: list[Engine] = []
 
     def open_one(file: Path = GUIDE, store: StateStore | None = None, **settings: int) -> Engine:
-        made.append(Engine(LoadSettings(file, 2048, **settings), store))  # type: ignore[arg-type]
+        made.append(Engine.open(LoadSettings(file, 2048, **settings), store))  # type: ignore[arg-type]
         return made[-1]
 
     yield open_one
@@ -55,7 +55,7 @@ def prefetch(engine: Engine, text: str, owner: str, session: str) -> int:
 
 def used_cells(engine: Engine) -> list[tuple[bool, int, int]]:
     """For each slot whether it is busy, how many tokens are tracked there, and how many llama.cpp holds."""
-    contents = engine._steps.cache.contents()
+    contents = engine._steps.slots.contents()
     return [(busy, n, engine._runner.n_used(slot)) for slot, (busy, n) in enumerate(contents)]
 
 
@@ -75,36 +75,36 @@ def test_sessions_that_take_turns_on_one_slot_keep_their_state(open_engine: Open
 
 def test_a_restarted_engine_goes_on_with_what_lay_on_disk(open_engine: Open, tmp_path: Path) -> None:
     prompt = f"{HEAD}{turns(9)}Human: Count to 9.\nAI:"
-    store = StateStore(tmp_path, MB, 100 * MB)
+    store = StateStore(tmp_path, MB, 100 * MB).start()
     engine = open_engine(store=store)
     said, _ = run(engine, prompt, owner="a", session="1")
     engine.stop()
     store.close()
     [file] = tmp_path.glob("*.state")
-    later = open_engine(store=StateStore(tmp_path, MB, 100 * MB))
+    later = open_engine(store=StateStore(tmp_path, MB, 100 * MB).start())
     assert run(later, prompt, owner="b", session="1")[1].cached_tokens == 0
     again, finish = run(later, prompt, owner="a", session="1")
     assert (again, finish.cached_tokens) == (said, finish.prompt_tokens - 1)
     later.stop()
     # Another context size changes numbers in some models, so its states are others, beside which these stay.
-    other_store = StateStore(tmp_path, MB, 100 * MB)
-    other = Engine(LoadSettings(GUIDE, 1024), other_store)
+    other_store = StateStore(tmp_path, MB, 100 * MB).start()
+    other = Engine.open(LoadSettings(GUIDE, 1024), other_store)
     assert run(other, prompt, owner="a", session="1")[1].cached_tokens == 0
     other.close()
     assert file.exists()
-    once_more = open_engine(store=StateStore(tmp_path, MB, 100 * MB))
+    once_more = open_engine(store=StateStore(tmp_path, MB, 100 * MB).start())
     assert run(once_more, prompt, owner="a", session="1")[1].cached_tokens > 0
 
 
 def test_damaged_files_never_reach_llama_cpp(open_engine: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = f"{HEAD}{turns(9)}Human: Count to 9.\nAI:"
-    store = StateStore(tmp_path, MB, 100 * MB)
+    store = StateStore(tmp_path, MB, 100 * MB).start()
     engine = open_engine(store=store)
     said, _ = run(engine, prompt, owner="a", session="1")
     engine.stop()
     [file] = tmp_path.glob("*.state")
     whole, rng = file.read_bytes(), random.Random(0)
-    later = open_engine(store=StateStore(tmp_path, MB, 100 * MB))
+    later = open_engine(store=StateStore(tmp_path, MB, 100 * MB).start())
     monkeypatch.setattr(later._runner, "restore", lambda slot, data: pytest.fail("a damaged state was restored"))
     content = bytearray(whole)
     content[rng.randrange(len(whole) // 2, len(whole))] ^= 1
@@ -113,25 +113,25 @@ def test_damaged_files_never_reach_llama_cpp(open_engine: Open, tmp_path: Path, 
     assert (again, finish.cached_tokens) == (said, 0)
 
 
-def test_an_answer_is_the_same_with_and_without_thinking_ahead(open_engine: Open) -> None:
+def test_an_answer_is_the_same_with_and_without_prefetching(open_engine: Open) -> None:
     """Nine turns under a window of three exchanges, so that it slides."""
-    thinking, plain = open_engine(), open_engine()
+    prefetching, plain = open_engine(), open_engine()
     questions = [f"What is {n} plus {n + 3}?" for n in range(9)]
     history: list[str] = []
     n_prefetched = 0
     for question in questions:
         before = HEAD + "\n".join(history[-3:]) + "\nHuman: "
-        said, finish = run(thinking, f"{before}{question}\nAI:", owner="a", session="1")
+        said, finish = run(prefetching, f"{before}{question}\nAI:", owner="a", session="1")
         assert said == run(plain, f"{before}{question}\nAI:")[0]
         assert finish.cached_tokens >= n_prefetched - 1
         history.append(f"Human: {question}\nAI: {said.strip()}")
-        n_prefetched = prefetch(thinking, HEAD + "\n".join(history[-3:]) + "\nHuman:", "a", "1")
-    assert {busy for busy, _, _ in used_cells(thinking)} == {False}
-    assert all(tracked == used for _, tracked, used in used_cells(thinking))
+        n_prefetched = prefetch(prefetching, HEAD + "\n".join(history[-3:]) + "\nHuman:", "a", "1")
+    assert {busy for busy, _, _ in used_cells(prefetching)} == {False}
+    assert all(tracked == used for _, tracked, used in used_cells(prefetching))
 
 
-def test_thinking_yields_to_a_request_within_one_step(random_model: Path) -> None:
-    engine = Engine(LoadSettings(random_model, 4096, n_parallel=2, n_batch=2048))
+def test_a_prefetch_yields_to_a_request_within_one_step(random_model: Path) -> None:
+    engine = Engine.open(LoadSettings(random_model, 4096, n_parallel=2, n_batch=2048))
     tokens = tuple(engine.tokenize(Prompt("Go on and on. " * 500)))[:4000]
     run(engine, "Hi", max_tokens=2)
     engine.prefetch(PrefetchRequest(tokens, "a", "1"))
@@ -179,7 +179,7 @@ def test_a_forgotten_session_is_computed_anew(open_engine: Open) -> None:
 
 
 def test_a_session_that_is_forgotten_right_after_hanging_up_leaves_no_state(random_model: Path) -> None:
-    engine = Engine(LoadSettings(random_model, 2048, n_parallel=2))
+    engine = Engine.open(LoadSettings(random_model, 2048, n_parallel=2))
     tokens = tuple(engine.tokenize(Prompt("Go on and on. " * 40)))
     for _ in range(5):
         generation = engine.submit(GenerationRequest(tokens, 1000, GREEDY, owner="a", session="1"))
@@ -190,9 +190,9 @@ def test_a_session_that_is_forgotten_right_after_hanging_up_leaves_no_state(rand
     engine.close()
 
 
-def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(open_engine: Open, tmp_path: Path) -> None:
+def test_random_arrivals_cancels_prefetches_and_evictions_leave_nothing_behind(open_engine: Open, tmp_path: Path) -> None:
     """The engine as a whole, with states that move between two slots, little RAM and disk."""
-    engine = open_engine(store=StateStore(tmp_path, 2 * MB, 10 * MB), n_parallel=2)
+    engine = open_engine(store=StateStore(tmp_path, 2 * MB, 10 * MB).start(), n_parallel=2)
     errors: list[BaseException] = []
 
     def live(person: int) -> None:
@@ -233,7 +233,7 @@ def test_random_arrivals_cancels_thoughts_and_evictions_leave_nothing_behind(ope
 
 
 def test_a_model_that_was_left_and_taken_up_again_finds_its_states_on_disk(open_engine: Open, tmp_path: Path) -> None:
-    store = StateStore(tmp_path, MB, 100 * MB)
+    store = StateStore(tmp_path, MB, 100 * MB).start()
     prompt = f"{HEAD}{turns(9)}Human: Count to 9.\nAI:"
     first = open_engine(store=store)
     run(first, prompt, owner="a", session="1")
@@ -244,7 +244,7 @@ def test_a_model_that_was_left_and_taken_up_again_finds_its_states_on_disk(open_
 
 
 def test_what_is_forgotten_while_the_engine_stops_is_not_written_afterwards(open_engine: Open, tmp_path: Path) -> None:
-    store = StateStore(tmp_path, MB, 100 * MB)
+    store = StateStore(tmp_path, MB, 100 * MB).start()
     engine = open_engine(store=store)
     run(engine, f"{HEAD}Human: Hi\nAI:", owner="a", session="1")
     stopping = threading.Thread(target=engine.stop)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.engine.loop.pace import BURST, HOLD_UP, LEAST, TILE, TILE_BESIDE, Pace
+from services.engine.loop.pace import BURST, MAX_DELAY, MIN_CHUNK, TILE, TILE_BESIDE, Pace
 
 
 def paced(seconds_per_token: float) -> Pace:
@@ -15,31 +15,31 @@ def test_before_anything_is_known_a_chunk_is_a_tile() -> None:
 
 
 def test_a_chunk_is_as_many_tiles_as_streams_may_be_held_up_for() -> None:
-    assert paced(HOLD_UP / 200).chunk(300) == 3 * TILE + 1
-    assert paced(HOLD_UP / 150).chunk(300) == 2 * TILE + 1
-    assert paced(HOLD_UP / 100).chunk(300) == TILE_BESIDE
-    assert paced(HOLD_UP / 1000).chunk(129) == 129
+    assert paced(MAX_DELAY / 200).chunk(300) == 3 * TILE + 1
+    assert paced(MAX_DELAY / 150).chunk(300) == 2 * TILE + 1
+    assert paced(MAX_DELAY / 100).chunk(300) == TILE_BESIDE
+    assert paced(MAX_DELAY / 1000).chunk(129) == 129
 
 
 def test_for_a_whole_tile_it_may_take_twice_as_long() -> None:
-    assert paced(HOLD_UP / 40).chunk(129) == TILE_BESIDE
-    assert paced(HOLD_UP / 25).chunk(129) == 25
+    assert paced(MAX_DELAY / 40).chunk(129) == TILE_BESIDE
+    assert paced(MAX_DELAY / 25).chunk(129) == 25
 
 
 def test_slow_machines_still_read() -> None:
-    assert paced(1000).chunk(128) == LEAST
+    assert paced(1000).chunk(128) == MIN_CHUNK
 
 
 def test_small_steps_say_nothing() -> None:
     pace = Pace()
-    pace.observe(LEAST - 1, 0, 1000)
+    pace.observe(MIN_CHUNK - 1, 0, 1000)
     assert pace.chunk(128) == TILE_BESIDE
 
 
 def test_what_decoding_takes_is_no_cost_of_reading() -> None:
     pace = Pace()
     pace.observe(0, 8, 0.3)
-    pace.observe(100, 8, 0.3 + 100 * HOLD_UP / 140)
+    pace.observe(100, 8, 0.3 + 100 * MAX_DELAY / 140)
     assert pace.chunk(129) == 129
 
 

@@ -31,15 +31,15 @@ def test_an_edit_and_what_comes_later(model: Model, stores: list[StateStore], tm
     """After the slot itself, RAM, a restart, and a copy of another conversation's slot."""
     for name, prompt in (("late", model.late), ("early", model.early), ("longer", model.longer)):
         n_common = next((n for n, (a, b) in enumerate(zip(model.long, prompt, strict=False)) if a != b), len(model.long))
-        stores.append(StateStore(tmp_path / name, 100 * MB, 1000 * MB))
-        engine = Engine(model.settings if where != "copy" else model.settings_of(n_parallel=2), stores[-1])
+        stores.append(StateStore(tmp_path / name, 100 * MB, 1000 * MB).start())
+        engine = Engine.open(model.settings if where != "copy" else model.settings_of(n_parallel=2), stores[-1])
         ask(engine, model.long, "1")
         if where == "ram":
             ask(engine, model.other, "2")
         if where == "disk":
             engine.close()
             stores[-1].close()
-            stores.append(StateStore(tmp_path / name, 100 * MB, 1000 * MB))
-            engine = Engine(model.settings, stores[-1])
+            stores.append(StateStore(tmp_path / name, 100 * MB, 1000 * MB).start())
+            engine = Engine.open(model.settings, stores[-1])
         model.check(engine, prompt, "2" if where == "copy" else "1", n_common)
         engine.close()

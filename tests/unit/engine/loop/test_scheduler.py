@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from services.backend.types import GenerationRequest, Sampling
 from services.engine.loop.scheduler import Scheduler
-from services.engine.loop.sequence import EngineGeneration, Sequence
+from services.engine.loop.sequence import Sequence
 
 
 def sequence(n_tokens: int, owner: str = "a", decoding: bool = False) -> Sequence:
     request = GenerationRequest(tuple(range(n_tokens)), max_tokens=9, sampling=Sampling(), owner=owner)
-    made = EngineGeneration(request, lambda: None).sequence
+    made = Sequence(request)
     if decoding:
         made.n_computed = n_tokens
         made.tokens.append(0)
@@ -66,7 +66,7 @@ def test_accounts_take_turns_at_a_single_slot() -> None:
     [first] = admit_all(scheduler)
     for each in modest:
         scheduler.add(each)
-    assert list(scheduler.line()) == [modest[0], greedy[1], modest[1], greedy[2]]
+    assert list(scheduler.queue()) == [modest[0], greedy[1], modest[1], greedy[2]]
     served = [first]
     while scheduler.n_waiting:
         scheduler.remove(served[-1])
@@ -210,16 +210,16 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
     assert scheduler.is_idle
 
 
-def test_the_line_is_the_order_in_which_slots_are_given() -> None:
+def test_the_queue_is_the_order_in_which_slots_are_given() -> None:
     rng = random.Random(1)
     for _ in range(50):
         scheduler = Scheduler(rng.randrange(1, 5))
         for _ in range(rng.randrange(12)):
             scheduler.add(sequence(5, owner=rng.choice("abc")))
         admit_all(scheduler)
-        line = list(scheduler.line())
-        assert set(line) == set(scheduler.waiting)
-        for expected in line:
+        queue = list(scheduler.queue())
+        assert set(queue) == set(scheduler.waiting)
+        for expected in queue:
             # A slot becomes free without anybody leaving: the one who is next takes it.
             scheduler._n_slots += 1
             assert scheduler.admit() is expected

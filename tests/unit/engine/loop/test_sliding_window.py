@@ -49,7 +49,7 @@ class Model:
             self.noise = max([self.noise, *(distance(shapes[0], other) for other in shapes[1:])])
 
     def _alone(self, prompt: tuple[int, ...], n_batch: int) -> Logprobs:
-        engine = Engine(replace(self.settings, n_batch=n_batch))
+        engine = Engine.open(replace(self.settings, n_batch=n_batch))
         said, finish = ask(engine, prompt)
         engine.close()
         assert finish.cached_tokens == 0
@@ -92,7 +92,7 @@ def start(model: Model) -> Iterator[Open]:
     made: list[Engine] = []
 
     def start_one(store: StateStore | None = None, **settings: object) -> Engine:
-        made.append(Engine(replace(model.settings, **settings), store))  # type: ignore[arg-type]
+        made.append(Engine.open(replace(model.settings, **settings), store))  # type: ignore[arg-type]
         return made[-1]
 
     yield start_one
@@ -110,12 +110,12 @@ def test_an_edit_after_a_state_came_back_from_memory(model: Model, start: Open) 
 
 def test_an_edit_after_a_restart(model: Model, start: Open, tmp_path: Path) -> None:
     for name, edited in (("late", model.late), ("early", model.early)):
-        store = StateStore(tmp_path / name, 100 * MB, 1000 * MB)
+        store = StateStore(tmp_path / name, 100 * MB, 1000 * MB).start()
         engine = start(store)
         ask(engine, model.long, "1")
         engine.stop()
         store.close()
-        again = StateStore(tmp_path / name, 100 * MB, 1000 * MB)
+        again = StateStore(tmp_path / name, 100 * MB, 1000 * MB).start()
         model.check(start(again), edited, "1", 0)
         again.close()
 
@@ -128,7 +128,7 @@ def test_an_edit_of_what_another_conversation_has_on_its_slot(model: Model, star
 
 
 def test_what_goes_on_from_the_end_of_a_state_is_not_read_anew(model: Model, start: Open, tmp_path: Path) -> None:
-    store = StateStore(tmp_path, 100 * MB, 1000 * MB)
+    store = StateStore(tmp_path, 100 * MB, 1000 * MB).start()
     engine = start(store)
     ask(engine, model.long, "1")
     ask(engine, model.other, "2")
@@ -137,7 +137,7 @@ def test_what_goes_on_from_the_end_of_a_state_is_not_read_anew(model: Model, sta
     model.check(engine, model.longer, "1", len(model.longer) - 1)
     engine.stop()
     store.close()
-    again = StateStore(tmp_path, 100 * MB, 1000 * MB)
+    again = StateStore(tmp_path, 100 * MB, 1000 * MB).start()
     model.check(start(again), model.longer, "1", len(model.longer) - 1)
     again.close()
 

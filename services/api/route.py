@@ -1,0 +1,48 @@
+"""An endpoint: one record of everything that the parts of the server need to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from flask_restful import Resource
+
+from auth.access import Access
+from services.api.application import Application
+
+Arguments = tuple[Any, ...]
+"""The arguments of a resource's constructor."""
+OnceBy = Literal["Idempotency-Key", "job_id"]
+Streams = Literal["never", "if asked", "always"]
+IF_ASKED: Final = "if asked"
+ALWAYS: Final = "always"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+JOB_ID: Final = "job_id"
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A chapter of the API's document."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Route(Access):
+    """An endpoint. Its `needs` have no default: a route that does not say who may use it cannot be made."""
+
+    name: str
+    """Flask's name for the endpoint."""
+    paths: tuple[str, ...]
+    resource: type[Resource]
+    tag: Tag | None
+    """None: it is no part of the API, and not in its document."""
+    arguments: Callable[[Application], Arguments] = lambda _: ()
+    once_by: OnceBy | None = None
+    """The header or the body's field by which a POST is computed once, however often it is sent."""
+    streams: Streams = "never"
+    """Whether a POST's reply is server-sent events: never, where the body asks for it, or always."""
+    while_draining: bool = False
+    """Whether it still answers while the server stops."""

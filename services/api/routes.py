@@ -1,0 +1,221 @@
+"""The table of routes: every endpoint of the server, and what the guard, the document and the logs need to know of it.
+
+A new endpoint is a resource and a line here. `needs` says who may use it: a scope, any key, the master key, or everybody.
+"""
+
+from __future__ import annotations
+
+from flask_restful import Resource
+
+from auth.access import ANY_KEY, MASTER_KEY, PUBLIC
+from services.api.answer import AnswerResource, PromptResource, SessionResource, SessionsResource, StopResource
+from services.api.application import Application
+from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
+from services.api.cluster import ClusterResource
+from services.api.compat.apihost import ApiHostResource
+from services.api.compat.langformers import LangformersResource
+from services.api.compat.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
+from services.api.docs import FILES as DOCS_FILES
+from services.api.docs import SHELL as DOCS_SHELL
+from services.api.docs import ApiDocument, DocsResource, DocumentResource
+from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
+from services.api.http.static import StaticFiles
+from services.api.metrics import MetricsResource
+from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
+from services.api.openai.embeddings import EmbeddingsResource
+from services.api.openai.resources import (
+    ChatCompletionsResource,
+    CompletionsResource,
+    OpenAIModelResource,
+    OpenAIModelsResource,
+)
+from services.api.page import SHELL as PAGE_SHELL
+from services.api.page import FileResource, PageResource, page_files
+from services.api.route import ALWAYS, IDEMPOTENCY_KEY, IF_ASKED, JOB_ID, Arguments, OnceBy, Route, Streams, Tag
+from services.api.tokens import DetokenizeResource, TokenizeResource
+from services.api.usage import UsageResource
+
+_ANSWERS = Tag("Answers", "Prompts, sessions and streams.")
+_OPENAI = Tag("OpenAI", "What OpenAI's clients ask for.")
+_OTHERS = Tag("Other clients", "Langformers', API Host's and ProtoLLM's ways.")
+_MODELS = Tag("Models", "The model files, and switching between them.")
+_KEYS = Tag("Keys", "Who may ask.")
+_SERVER = Tag("Server", "How it is, and this document.")
+
+
+def _answers(parts: Application) -> Arguments:
+    return (parts.answers,)
+
+
+def _answer(parts: Application) -> Arguments:
+    return parts.responds["answer"], parts.stores.sessions
+
+
+def _session(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.sessions, parts.jobs
+
+
+def _sessions(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.sessions
+
+
+def _jobs(parts: Application) -> Arguments:
+    return (parts.jobs,)
+
+
+def _keys(parts: Application) -> Arguments:
+    return (parts.stores.keys,)
+
+
+def _files(parts: Application) -> Arguments:
+    return parts.stores.files, parts.stores.profiles
+
+
+def _models(parts: Application) -> Arguments:
+    return parts.stores.files, parts.stores.profiles, parts.backend, parts.pulls, parts.free_memory
+
+
+def _pull(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.profiles, parts.pulls
+
+
+def _unload(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.files, parts.stores.profiles, parts.backend
+
+
+def _usage(parts: Application) -> Arguments:
+    return parts.stores.usage, parts.stores.keys
+
+
+def _readiness(parts: Application) -> Arguments:
+    return parts.answers, parts.draining
+
+
+def _metrics(parts: Application) -> Arguments:
+    return (parts.metrics,)
+
+
+def _cluster(parts: Application) -> Arguments:
+    return (parts.overview,)
+
+
+def _document(_: Application) -> Arguments:
+    return (ApiDocument(ROUTES),)
+
+
+def _docs(_: Application) -> Arguments:
+    return (StaticFiles([DOCS_SHELL]),)
+
+
+def _docs_files(_: Application) -> Arguments:
+    return (StaticFiles(DOCS_FILES),)
+
+
+def _page(_: Application) -> Arguments:
+    return (StaticFiles([PAGE_SHELL]),)
+
+
+def _page_files(_: Application) -> Arguments:
+    return (StaticFiles(page_files()),)
+
+
+def _computed(
+    name: str,
+    path: str,
+    resource: type[Resource],
+    tag: Tag,
+    *,
+    once_by: OnceBy = IDEMPOTENCY_KEY,
+    streams: Streams = "never",
+    key_in_body: bool = False,
+) -> Route:
+    """Return the route of an endpoint that is computed by a function of its own name (see computations.py)."""
+
+    def respond(parts: Application) -> Arguments:
+        return (parts.responds[name],)
+
+    return Route(
+        name,
+        (path,),
+        resource,
+        tag,
+        respond,
+        needs="answer",
+        once_by=once_by,
+        streams=streams,
+        key_in_body=key_in_body,
+    )
+
+
+_OF_A_SESSION = ("/answer/<number>", "/answer/<owner>/<number>")
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "answer", ("/answer",), AnswerResource, _ANSWERS, _answer, needs="answer", once_by=IDEMPOTENCY_KEY, streams=IF_ASKED
+    ),
+    Route("session", _OF_A_SESSION, SessionResource, _ANSWERS, _session, needs="answer"),
+    Route("prompt", ("/answer/<number>/prompt",), PromptResource, _ANSWERS, _answers, needs="answer"),
+    Route("stop", ("/answer/<number>/stop",), StopResource, _ANSWERS, _answers, needs="answer"),
+    Route("sessions", ("/sessions",), SessionsResource, _ANSWERS, _sessions, needs="answer"),
+    _computed("chat", "/v1/chat/completions", ChatCompletionsResource, _OPENAI, streams=IF_ASKED),
+    _computed("completions", "/v1/completions", CompletionsResource, _OPENAI, streams=IF_ASKED),
+    _computed("embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI),
+    Route("openai_models", ("/v1/models",), OpenAIModelsResource, _OPENAI, _files, needs="models:read"),
+    Route("openai_model", ("/v1/models/<path:name>",), OpenAIModelResource, _OPENAI, _files, needs="models:read"),
+    Route("tokenize", ("/tokenize",), TokenizeResource, _OPENAI, _answers, needs="answer"),
+    Route("detokenize", ("/detokenize",), DetokenizeResource, _OPENAI, _answers, needs="answer"),
+    _computed("apihost", "/api", ApiHostResource, _OTHERS, key_in_body=True),
+    _computed("langformers", "/api/generate", LangformersResource, _OTHERS, streams=ALWAYS),
+    _computed("generate", "/generate", GenerateResource, _OTHERS, once_by=JOB_ID),
+    _computed("chat_job", "/chat_completion", ChatCompletionResource, _OTHERS, once_by=JOB_ID),
+    Route("jobs", ("/jobs",), JobsResource, _OTHERS, _jobs, needs="answer", once_by=JOB_ID),
+    Route("job", ("/jobs/<path:job_id>",), JobResource, _OTHERS, _jobs, needs="answer"),
+    Route("models", ("/models",), ModelsResource, _MODELS, _models, needs="models:read"),
+    Route(
+        "pull",
+        ("/models/pull",),
+        PullResource,
+        _MODELS,
+        _pull,
+        needs="models:pull",
+        audited={"POST": "pull"},
+        streams=ALWAYS,
+    ),
+    Route("model", ("/models/model",), ModelResource, _MODELS, _answers, needs="models:switch", audited={"POST": "switch"}),
+    Route(
+        "unload", ("/models/unload",), UnloadResource, _MODELS, _unload, needs="models:switch", audited={"POST": "unload"}
+    ),
+    Route("auth", ("/auth",), AuthResource, _KEYS, needs=ANY_KEY),
+    Route("me", ("/auth/me",), CallerResource, _KEYS, needs=ANY_KEY),
+    Route("keys", ("/auth/key",), KeysResource, _KEYS, _keys, needs="keys", audited={"POST": "mint"}),
+    Route(
+        "key",
+        ("/auth/key/<id_>",),
+        KeyResource,
+        _KEYS,
+        _keys,
+        needs="keys",
+        audited={"PATCH": "change", "DELETE": "revoke"},
+    ),
+    Route(
+        "key_rotation",
+        ("/auth/key/<id_>/rotate",),
+        KeyRotationResource,
+        _KEYS,
+        _keys,
+        needs="keys",
+        audited={"POST": "rotate"},
+    ),
+    Route("usage", ("/auth/usage",), UsageResource, _KEYS, _usage, needs=ANY_KEY),
+    Route("health", ("/health",), HealthResource, _SERVER, _answers, needs=PUBLIC, while_draining=True),
+    Route("healthz", ("/healthz",), LivenessResource, _SERVER, needs=PUBLIC, while_draining=True),
+    Route("readyz", ("/readyz",), ReadinessResource, _SERVER, _readiness, needs=PUBLIC, while_draining=True),
+    Route("metrics", ("/metrics",), MetricsResource, _SERVER, _metrics, needs="metrics", while_draining=True),
+    Route("status", ("/status",), StatusResource, _SERVER, _answers, needs=ANY_KEY),
+    Route("cluster", ("/cluster",), ClusterResource, _SERVER, _cluster, needs=MASTER_KEY),
+    Route("document", ("/openapi.json",), DocumentResource, _SERVER, _document, needs=PUBLIC),
+    Route("docs", ("/docs",), DocsResource, _SERVER, _docs, needs=PUBLIC),
+    Route("docs_file", ("/docs/<path:name>",), FileResource, None, _docs_files, needs=PUBLIC),
+    Route("page", ("/",), PageResource, None, _page, needs=PUBLIC),
+    Route("page_file", ("/page/<path:name>",), FileResource, None, _page_files, needs=PUBLIC),
+)

@@ -1,0 +1,69 @@
+"""Renewing in Redis what ends by itself soon after the process that owns it: heartbeats, locks, tickets and claims."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.cluster.redis_client import is_away
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Seconds between two renewals of each kind."""
+
+    node: float = 2.0
+    """Of the heartbeats of API nodes and workers."""
+    locks: float = 5.0
+    tickets: float = 10.0
+    claims: float = 5.0
+    models: float = 10.0
+    """Between two looks of a worker into its models folder."""
+    gone: int = 10
+    """Seconds after which a heartbeat that is not renewed ends."""
+
+
+INTERVALS = Intervals()
+
+
+class Heartbeat:
+    """Calls a function at every interval, the first time at once, on a thread of its own.
+
+    What it raises is logged once until it has worked again, and it is called again.
+    """
+
+    def __init__(self, name: str, interval: float, beat: Callable[[], object]) -> None:
+        """`name` is that of the thread, and in the log; `interval` is in seconds."""
+        self._name = name
+        self._interval = interval
+        self._beat = beat
+        self._stopped = threading.Event()
+        self._fails = False
+
+    def start(self) -> None:
+        """Begin to call it; once only."""
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Call it no more; returns at once, while a call may still run."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._beat()
+                self._fails = False
+            except Exception as error:
+                self._log(error)
+            self._stopped.wait(self._interval)
+
+    def _log(self, error: Exception) -> None:
+        if not self._fails and is_away(error):
+            log.warning("%s: cannot be renewed while Redis is away: %s", self._name, error)
+        elif not self._fails:
+            log.error("%s: failed", self._name, exc_info=error)
+        self._fails = True

@@ -1,0 +1,83 @@
+"""/v1/embeddings with real models."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.support.serving import Server
+from tests.support.tiny import GUIDE, write_embedding_model
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def test_a_model_made_for_embeddings_makes_them_and_answers_nothing(serve: Callable[..., Server], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "guide.gguf").hardlink_to(GUIDE)
+    write_embedding_model(folder / "bert.gguf")
+    server = serve(models=folder)
+    reply = server.post("/v1/embeddings", {"model": "bert", "input": ["w1 w2", "w1 w2", "w90 w91"]}).json()
+    first, same, other = (entry["embedding"] for entry in reply["data"])
+    assert (len(first), reply["model"]) == (64, "bert.gguf")
+    assert cosine(first, same) > 0.9999 > cosine(first, other)
+    refused = server.post("/v1/completions", {"model": "bert", "prompt": "x"})
+    assert refused.status_code in (422, 503)
+    assert "bert.gguf" in refused.json()["message"]
+    assert server.ask("What is the capital of France?")["result"] == "The capital of France is Paris."
+    assert server.get("/health").json() == {"status": "ready"}
+
+
+def test_openais_client_gets_vectors(server: Server) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
+    # It asks for base64, and decodes that.
+    reply = client.embeddings.create(model="Guide", input=["The capital of France", "Count to 9."])
+    one, two = (entry.embedding for entry in reply.data)
+    assert reply.usage.prompt_tokens > 6
+    plain = server.post("/v1/embeddings", {"model": "Guide", "input": "The capital of France"}).json()["data"][0]
+    assert cosine(one, plain["embedding"]) > 0.9999 > cosine(one, two)
+    ids = server.post("/tokenize", {"content": "The capital of France"}).json()["tokens"]
+    encoded = server.post("/v1/embeddings", {"input": [ids], "encoding_format": "base64"}).json()["data"][0]["embedding"]
+    raw = base64.b64decode(encoded)
+    assert cosine(one, list(struct.unpack(f"<{len(raw) // 4}f", raw))) > 0.9999
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
+    """A server whose requests may take two seconds, with a model that takes longer."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "guide.gguf").hardlink_to(GUIDE)
+    (folder / "random.gguf").hardlink_to(random_model)
+    server = Server(tmp_path_factory.mktemp("server") / "data", "--max-seconds", "2", models=folder).start()
+    yield server
+    server.stop()
+
+
+MANY = {"model": "random.gguf", "input": ["w1 w2 w3 w4 " * 450] * 40}
+
+
+def test_embeddings_take_no_longer_than_an_answer_may(slow: Server) -> None:
+    slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"})
+    began = time.monotonic()
+    refused = slow.post("/v1/embeddings", MANY)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "timeout"), refused.text[:300]
+    assert time.monotonic() - began < 6
+    assert slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"}).status_code == 200
+
+
+def test_those_that_wait_for_anothers_text_are_not_kept_waiting_either(slow: Server) -> None:
+    slow.post("/v1/embeddings", {"model": "random.gguf", "input": "w1"})
+    with ThreadPoolExecutor(6) as people:
+        began = time.monotonic()
+        replies = list(people.map(lambda _: slow.post("/v1/embeddings", MANY), range(6)))
+    assert {reply.status_code for reply in replies} == {503}
+    assert time.monotonic() - began < 8

@@ -1,0 +1,72 @@
+"""The log of a server, and what it measures of its engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.serving import ROOT, Server
+
+Serve = Callable[..., Server]
+
+
+BOARD = ROOT / "examples" / "grafana.json"
+
+
+def measures(server: Server, **options: Any) -> dict[tuple[str, ...], float]:
+    """What /metrics tells: by the name and the labels' values."""
+    reply = server.get("/metrics", **options)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["Content-Type"].startswith("text/plain")
+    families = text_string_to_metric_families(reply.text)
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_states_are_counted_by_where_they_were(serve: Serve) -> None:
+    server = serve()
+    server.ask("My name is Ana.", session_id=1)
+    server.ask("What is my name?", session_id=1)
+    assert measures(server)["hearth_cache_hits_total", "context"] >= 1
+    server.stop()
+    server.start()
+    server.ask("What is my name?", session_id=1)
+    assert measures(server)["hearth_cache_hits_total", "disk"] == 1
+
+
+def test_the_log_as_json_has_a_line_for_each_request(serve: Serve) -> None:
+    server = serve("--log-format", "json")
+    key, id_ = server.mint("Ana")
+    server.post("/answer", {"prompt": "Count to 3."}, key=key, headers={"X-Request-Id": "ask-1"})
+    server.get("/auth", key="wrong", headers={"X-Request-Id": "bad-1"})
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    (asked,) = [line for line in lines if line.get("request_id") == "ask-1"]
+    assert {"method": "POST", "route": "/answer", "status": 200, "key": id_, "level": "INFO"}.items() <= asked.items()
+    assert 0 < asked["seconds"] < 60
+    assert re.match(r"\d{4}-\d\d-\d\d", asked["time"])
+    (refused,) = [line for line in lines if line.get("request_id") == "bad-1"]
+    assert (refused["status"], refused["key"]) == (401, None)
+
+
+def test_as_text_the_log_is_for_people(server: Server) -> None:
+    server.get("/auth")
+    assert "/auth" not in server.log()
+
+
+def test_the_dashboard_asks_for_what_there_is(serve: Serve) -> None:
+    server = serve()
+    server.ask("Hi", memory_k=0)
+    names = {name for name, *_ in measures(server)}
+    board = json.loads(BOARD.read_text(encoding="utf-8"))
+    asked = {
+        found
+        for panel in board["panels"]
+        for target in panel["targets"]
+        for found in re.findall(r"\b(?:hearth|process)_\w+", target["expr"])
+    }
+    assert len(asked) > 10
+    assert asked <= names
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
