@@ -1,0 +1,1 @@
+"""The costs and gains of a cluster, measured on one machine, and estimates for many."""

@@ -1,0 +1,1 @@
+"""Hearth on one machine, measured beside llama-server."""
