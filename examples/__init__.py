@@ -1,1 +1,1 @@
-"""Ways to use a Hearth server."""
+"""Examples of clients and deployments."""

@@ -13,20 +13,20 @@ from examples.client import Client, ServerError
 
 
 def main() -> int:
-    """Ask for prompts until the end of input (Ctrl+D)."""
+    """Run the chat until the end of input (Ctrl+D)."""
     parser = argparse.ArgumentParser(description="Chat with a Hearth server.")
     parser.add_argument("--url", default="http://127.0.0.1:5000")
     parser.add_argument("--session", type=int, help="a number: the conversation is kept under it")
     options = parser.parse_args()
-    # Not an argument: others on the machine could read it there.
+    # Not an argument: other users of the machine could read it there.
     chat(Client(options.url, os.environ.get("HEARTH_KEY") or getpass("your key> ")), options.session)
     return 0
 
 
 def chat(client: Client, session: int | None = None) -> None:
-    """Ask for prompts and show the answers, until the end of input (Ctrl+D) or Ctrl+C at the prompt.
+    """Read prompts and print the answers, until the end of input (Ctrl+D) or Ctrl+C at the prompt.
 
-    `session` is the number under which the conversation is kept; None: it is not saved.
+    `session` is the number of the stored conversation; None stores nothing.
     """
     while True:
         try:
@@ -46,7 +46,7 @@ def _answer(client: Client, prompt: str, session: int | None) -> None:
     except (ServerError, requests.RequestException) as error:
         print(f"\n[{error}]", file=sys.stderr)
     except KeyboardInterrupt:
-        # Hanging up stops the engine; the exchange is not kept.
+        # Disconnecting stops the engine; the exchange is not stored.
         print(" [stopped]")
 
 

@@ -1,4 +1,4 @@
-"""A small typed client of a Hearth server. It needs requests only, so the file can be copied into any project.
+"""A small typed client of a Hearth server. It only needs requests, so the file can be copied into any project.
 
 client = Client("http://127.0.0.1:5000", "KEY")
 print(client.answer("What can you do?", session_id=1).result)
@@ -17,7 +17,7 @@ import requests
 
 
 class ServerError(Exception):
-    """The server refused, or failed. `status` is HTTP's, `code` and `param` are the server's; None where it gave none."""
+    """An error reply. `status` is the HTTP status, `code` and `param` are the server's; None if it gave none."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         super().__init__(body.get("message") or f"HTTP status {status}")
@@ -43,26 +43,26 @@ class Answer:
 
     @classmethod
     def read(cls, body: dict[str, Any]) -> Answer:
-        """The answer that a reply's body holds; what a later server tells beside is passed over."""
+        """Return the answer in a reply's body; unknown fields of a later server are ignored."""
         return cls(**{field.name: body[field.name] for field in fields(cls) if field.name in body})
 
 
 class Client:
-    """A server and a key. Every method raises ServerError where the server does not do what was asked."""
+    """A server and a key. Every method raises ServerError if the request fails."""
 
     def __init__(self, url: str, key: str, timeout: float = 600) -> None:
-        """`timeout` is how many seconds the server may be silent."""
+        """`timeout` is the longest silence of the server, in seconds."""
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._http = requests.Session()
         self._http.headers["Authorization"] = f"Bearer {key}"
 
     def answer(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Answer:
-        """Ask, and wait for the whole answer. `parameters`: memory_k, temperature, max_tokens, top_p, top_k, … ."""
+        """Send a prompt and return the whole answer. `parameters`: memory_k, temperature, max_tokens, top_p, top_k, … ."""
         return Answer.read(self._call("POST", "/answer", _question(prompt, session_id, parameters)))
 
     def stream(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Generator[str, None, Answer]:
-        """Ask, and give the answer's pieces as they come; the generator's return value is the whole Answer."""
+        """Send a prompt and yield the answer's chunks; the generator's return value is the whole Answer."""
         body = {**_question(prompt, session_id, parameters), "stream": True}
         with self._http.post(f"{self._url}/answer", json=body, timeout=self._timeout, stream=True) as reply:
             if not reply.ok:
@@ -80,11 +80,11 @@ class Client:
         return whole
 
     def sessions(self) -> dict[str, str]:
-        """The sessions of this key: number → name."""
+        """Return the sessions of this key: number → name."""
         return dict(self._call("GET", "/answer"))
 
     def session(self, session_id: int) -> dict[str, Any]:
-        """One conversation in full."""
+        """Return one conversation in full."""
         return self._call("GET", f"/answer/{session_id}")
 
     def forget(self, session_id: int) -> None:
@@ -92,20 +92,20 @@ class Client:
         self._call("DELETE", f"/answer/{session_id}")
 
     def models(self) -> dict[str, Any]:
-        """The model files, what each is, and the profiles."""
+        """Return the model files with their details, and the profiles."""
         return self._call("GET", "/models")
 
     def switch_model(self, model: str, profile: str | None = None) -> str:
-        """Set the profile's model, and select the profile; None: a profile of that model. Returns the profile's name."""
+        """Set the profile's model and select it; None selects a profile of that model. Return the profile's name."""
         body = {"model": model} if profile is None else {"model": model, "model_config": profile}
         return str(self._call("POST", "/models/model", body)["profile"])
 
     def unload_model(self, model: str) -> None:
-        """Free a model's memory; the next request that needs it loads it again."""
+        """Free a model's memory; the next request for it loads it again."""
         self._call("POST", "/models/unload", {"model": model})
 
     def is_key_good(self) -> bool:
-        """Whether the server takes this key."""
+        """Return whether the server accepts this key."""
         try:
             return bool(self._call("GET", "/auth")["auth"])
         except ServerError as error:
@@ -114,32 +114,32 @@ class Client:
             raise
 
     def mint_key(self, name: str | None = None, **terms: Any) -> tuple[str, str]:
-        """Make a key for somebody else: the new key, and its id. `terms` are expires, scopes, profiles and limits."""
+        """Mint a key; return it and its id. `terms` are expires, scopes, profiles and limits."""
         minted = self._call("POST", "/auth/key", {"name": name, **terms})
         return minted["key"], minted["id"]
 
     def change_key(self, key_id: str, **terms: Any) -> dict[str, Any]:
-        """Change what a key may do; None takes a thing away. Returns what it may do now."""
+        """Change a key's terms; None removes one. Return its new terms."""
         return self._call("PATCH", f"/auth/key/{key_id}", terms)
 
     def rotate_key(self, key_id: str, grace: str = "1d") -> str:
-        """Give a key a new form, and return it; the old one works on for so long."""
+        """Replace a key's secret and return the new one; the old one works for the `grace` period."""
         return str(self._call("POST", f"/auth/key/{key_id}/rotate", {"grace": grace})["key"])
 
     def usage(self) -> list[dict[str, Any]]:
-        """What was used, by key and day: your own, or with the master key everybody's."""
+        """Return the usage by key and day: your own, or with the master key everybody's."""
         return list(self._call("GET", "/auth/usage")["usage"])
 
     def keys(self) -> list[dict[str, Any]]:
-        """The keys that you may manage, and what each may do."""
+        """Return the keys that you may manage, with their terms."""
         return list(self._call("GET", "/auth/key")["keys"])
 
     def revoke_key(self, key_id: str) -> None:
-        """Make a key stop working."""
+        """Revoke a key."""
         self._call("DELETE", f"/auth/key/{key_id}")
 
     def health(self) -> str:
-        """Ready, loading or down."""
+        """Return ready, loading or down."""
         return str(self._call("GET", "/health")["status"])
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _question(prompt: str, session_id: int | None, parameters: dict[str, Any]) -
 
 
 def _json(reply: requests.Response) -> dict[str, Any]:
-    """The body, or an empty object where something between here and the server answered in its place."""
+    """Return the body, or an empty object if something other than the server answered."""
     try:
         body = reply.json()
     except requests.JSONDecodeError:
@@ -163,7 +163,7 @@ def _json(reply: requests.Response) -> dict[str, Any]:
 
 
 def _events(reply: requests.Response) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events, up to its [DONE]."""
+    """Yield the JSON objects of a stream of server-sent events, up to its [DONE]."""
     for line in reply.iter_lines(chunk_size=1):
         data = line.decode("utf-8")
         if data == "data: [DONE]":

@@ -42,7 +42,7 @@ curl -s -X DELETE "$URL/jobs/later" -H "$AUTH"
 curl -s "$URL/answer" -H "$AUTH" -H "Idempotency-Key: once" -d '{"prompt": "Hello"}'
 
 curl -s "$URL/models" -H "$AUTH"
-# Fetch a model into the models folder; the master key is needed.
+# Download a model into the models folder; this needs the master key.
 # curl -sN "$URL/models/pull" -H "$AUTH" -d '{"source": "Qwen3-4B-Instruct-2507"}'
 curl -s "$URL/models/model" -H "$AUTH" -d '{"model": "guide.gguf", "model_config": "Guide"}'
 curl -s "$URL/models/unload" -H "$AUTH" -d '{"model": "Guide"}'
