@@ -50,6 +50,9 @@ class LocalLastUse(LastUse):
     @override
     def read(self) -> dict[str, str]:
         with self._lock:
+            if not self._file and not self._path.exists():
+                # Listing keys makes no database.
+                return {}
             file = self._opened()
             with file.explained():
                 return dict(file.db.execute("SELECT key, time FROM last_use"))

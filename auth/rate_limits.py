@@ -61,6 +61,11 @@ class Ticket:
         """The request's cost so far."""
         self._checked = time.monotonic()
 
+    @property
+    def profiles(self) -> tuple[str, ...] | None:
+        """The profiles that the key may use, as of the request's begin; None: every profile, and every file."""
+        return effective(self.accounts).profiles if self.accounts else None
+
     def add(self, spent: Spent) -> None:
         """Add to the request's cost."""
         self.spent += spent
@@ -147,6 +152,11 @@ class Meter:
         if not accounts and key != MASTER:
             raise NotAuthenticated("this key has been revoked", param="Authorization", code="key_revoked")
         return accounts
+
+    def profiles(self, key: str) -> tuple[str, ...] | None:
+        """Return the profiles that a key may use now; None: every profile, and every file. Raises NotAuthenticated."""
+        accounts = self.accounts(key)
+        return effective(accounts).profiles if accounts else None
 
     def charge_request(self, key: str) -> None:
         """Count a request of a key that takes no ticket. Raises RateLimitExceeded, NotAuthenticated, Unavailable."""

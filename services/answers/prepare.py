@@ -53,6 +53,7 @@ class PreparedAnswer:
         if self.cancel_token:
             self.cancel_token.attach(generation)
         self.end.callback(lambda: self.ticket.add(generation.spent))
+        # Called before the line above: its whole cost is known once it is cancelled.
         self.end.callback(generation.cancel)
 
         # Now: what is stored at the end counts no more.

@@ -104,8 +104,12 @@ class Answers:
                 prepared.append(self._prepare(client, request, deadline.anew()))
                 stack.callback(prepared[-1].end.close)
             generations = prepared[0].model.submit_all([each.request for each in prepared])
+            for each, generation in zip(prepared, generations, strict=True):
+                each.end.callback(generation.cancel)
+            opened = [each.answer(generation) for each, generation in zip(prepared, generations, strict=True)]
+            # From here on, each answer releases at its end what it holds.
             stack.pop_all()
-        return [each.answer(generation) for each, generation in zip(prepared, generations, strict=True)]
+        return opened
 
     def _prepare(self, client: Client, request: AnswerRequest, deadline: Deadline) -> PreparedAnswer:
         """Reserve and load everything that an answer needs before it is computed."""
@@ -121,7 +125,7 @@ class Answers:
                 token = stack.enter_context(self._cancellations.token(key))
                 stack.enter_context(self._sessions.lock(key, deadline.poll))
                 stack.enter_context(self._room(key, len(request.prompt.encode())))
-            chosen = self.models.choose(client.identity.profiles, request.model)
+            chosen = self.models.choose(ticket.profiles, request.model)
             model = stack.enter_context(self.models.lease(chosen, deadline.poll))
             conversation = conversation_of(self._sessions, client, request, chosen)
             form = self.models.form(request, chosen, model, conversation.system)
@@ -182,7 +186,7 @@ class Answers:
         NotPermitted, BadModelFile, RateLimitExceeded, Unavailable, and what the client's `poll` raises.
         """
         with self.admit_metered(client) as deadline:
-            chosen = self.models.choose(client.identity.profiles, model)
+            chosen = self.models.choose(self._meter.profiles(client.identity.id), model)
             with self.models.lease(chosen, deadline.poll) as leased, self.working(deadline, size) as pause:
                 yield leased, pause
 
@@ -191,7 +195,7 @@ class Answers:
         """Lease the model that a request names as one that makes embeddings. Raises as `lease` does."""
         with self.admit(client) as deadline, self._meter.enter(client.identity.id) as ticket:
             deadline.watch(ticket.check)
-            chosen = self.models.choose(client.identity.profiles, model)
+            chosen = self.models.choose(ticket.profiles, model)
             with self.models.lease_embedder(chosen, deadline.poll) as embedder:
                 yield LeasedEmbedder(chosen.name, embedder, ticket, deadline)
 
@@ -230,7 +234,7 @@ class Answers:
     def written(self, client: Client, request: AnswerRequest) -> Iterator[WrittenRequest]:
         """Lease the model of a request, and put its prompt into its form. Raises as `lease` does."""
         with self.admit_metered(client) as deadline:
-            chosen = self.models.choose(client.identity.profiles, request.model)
+            chosen = self.models.choose(self._meter.profiles(client.identity.id), request.model)
             with self.models.lease(chosen, deadline.poll) as model:
                 conversation = conversation_of(self._sessions, client, request, chosen)
                 form = self.models.form(request, chosen, model, conversation.system)
@@ -240,6 +244,8 @@ class Answers:
     def forget(self, client: Client, key: SessionKey) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
         with self.admit(client) as deadline, self._sessions.lock(key, deadline.poll):
+            # The key may have been revoked while the request waited.
+            self._meter.accounts(client.identity.id)
             # In this order: a kill in between costs what was computed, and leaves no trace of what was to be forgotten.
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
@@ -247,7 +253,7 @@ class Answers:
     def switch(self, client: Client, model: str, profile: str | None) -> str:
         """Switch the model as `Models.switch` does, and raise as it does; it counts against the key's requests."""
         with self.admit_metered(client) as deadline:
-            return self.models.switch(client.identity.profiles, model, profile, deadline.poll)
+            return self.models.switch(self._meter.profiles(client.identity.id), model, profile, deadline.poll)
 
     @property
     def n_open(self) -> int:

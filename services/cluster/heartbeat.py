@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.cluster.redis_client import is_away
+from services.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ INTERVALS = Intervals()
 class Heartbeat:
     """Calls a function at every interval, the first time at once, on a thread of its own.
 
-    What it raises is logged once until it has worked again, and it is called again.
+    An error is logged, unless the call before failed in the same way (Redis being away is one way), and it is called again.
     """
 
     def __init__(self, name: str, interval: float, beat: Callable[[], object]) -> None:
@@ -42,7 +43,8 @@ class Heartbeat:
         self._interval = interval
         self._beat = beat
         self._stopped = threading.Event()
-        self._fails = False
+        self._logged: type[Exception] | None = None
+        """The kind of the last failure, until a call succeeds; Redis being away is one kind."""
 
     def start(self) -> None:
         """Begin to call it; once only."""
@@ -56,14 +58,17 @@ class Heartbeat:
         while not self._stopped.is_set():
             try:
                 self._beat()
-                self._fails = False
+                self._logged = None
             except Exception as error:
                 self._log(error)
             self._stopped.wait(self._interval)
 
     def _log(self, error: Exception) -> None:
-        if not self._fails and is_away(error):
+        kind = Unavailable if is_away(error) else type(error)
+        if kind is self._logged:
+            return
+        self._logged = kind
+        if kind is Unavailable:
             log.warning("%s: cannot be renewed while Redis is away: %s", self._name, error)
-        elif not self._fails:
+        else:
             log.error("%s: failed", self._name, exc_info=error)
-        self._fails = True

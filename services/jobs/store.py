@@ -19,8 +19,9 @@ JobState = Literal["queued", "running", "done", "failed"]
 KEPT_FOR = 24 * 3600.0
 
 # Seconds to wait for another connection that has locked the file: other replies wait meanwhile.
-_PATIENCE = 1.0
+_PATIENCE = 5.0
 # Pages that are given back to the disk at once, and seconds between two times, for other users of the file.
+_ROWS = 500
 _PAGES, _PAUSE = 500, 0.02
 _SIZE = "length(body) + coalesce(length(reply), 0)"
 _COLUMNS = "owner, id, path, body, digest, session, state, created, finished, status, content_type, reply"
@@ -130,6 +131,8 @@ class JobStore(JobTable):
         self._lock = threading.Lock()
         self._file = open_database(path, _PATIENCE)
         self._db = self._file.db
+        self._has_traces = False
+        """True while the WAL may hold rows that were to leave no trace."""
         with self._file.explained():
             rows = self._db.execute(f"SELECT owner, count(*), sum({_SIZE}) FROM jobs GROUP BY owner")  # noqa: S608
             self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
@@ -165,13 +168,13 @@ class JobStore(JobTable):
     def remove(self, key: JobKey) -> None:
         with self._lock, self._file.explained():
             self._delete("owner = ? AND id = ?", key.owner, key.id)
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._empty_wal()
 
     @override
     def remove_session(self, owner: str, session: str) -> None:
         with self._lock, self._file.explained():
             if self._delete("owner = ? AND session = ?", owner, session):
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._empty_wal()
 
     @override
     def kept(self, owner: str) -> Kept:
@@ -180,8 +183,13 @@ class JobStore(JobTable):
 
     @override
     def tidy(self) -> None:
-        with self._lock, self._file.explained():
-            self._delete("finished < ?", time.time() - KEPT_FOR)
+        expired = f"rowid IN (SELECT rowid FROM jobs WHERE finished < ? LIMIT {_ROWS})"  # noqa: S608
+        n_deleted = _ROWS
+        while n_deleted == _ROWS:
+            # In pieces: each holds the database's write lock, for which the other stores wait.
+            with self._lock, self._file.explained():
+                n_deleted = self._delete(expired, time.time() - KEPT_FOR)
+            time.sleep(_PAUSE)
         while True:
             with self._lock, self._file.explained():
                 left = self._db.execute("PRAGMA freelist_count").fetchone()[0]
@@ -189,7 +197,10 @@ class JobStore(JobTable):
                 self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
                 if left <= _PAGES:
                     # Only this makes the file on the disk smaller.
-                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)" if left else "PRAGMA wal_checkpoint(PASSIVE)")
+                    if left or self._has_traces:
+                        self._empty_wal()
+                    else:
+                        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
                     return
             time.sleep(_PAUSE)
 
@@ -206,6 +217,10 @@ class JobStore(JobTable):
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _empty_wal(self) -> None:
+        """Empty the WAL, which may hold deleted rows; while another connection reads it, the next `tidy` has to."""
+        self._has_traces = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
 
     def _delete(self, where: str, *values: str | float) -> int:
         """Delete rows; return their number."""

@@ -115,8 +115,9 @@ class Pulls:
         with self._lock:
             self._in_flight = {key: pull for key, pull in self._in_flight.items() if not pull.is_over}
             if (source, target) not in self._in_flight:
-                pull = self._in_flight[source, target] = Pull(source, target, self.folder, self._hosts)
+                pull = Pull(source, target, self.folder, self._hosts)
                 pull.start()
+                self._in_flight[source, target] = pull
             return self._in_flight[source, target]
 
     def arriving(self) -> list[dict[str, Any]]:

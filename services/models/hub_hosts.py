@@ -42,11 +42,7 @@ def reach_only(hosts: Sequence[str]) -> None:
     Its requests then raise PullFailed for other hosts, and for hosts at an address that is not public.
     """
     global _allowed
-    with _lock:
-        if _allowed == (tuple(hosts), endpoint()):
-            # Another client would end the downloads of this one.
-            return
-        _allowed = (tuple(hosts), endpoint())
+    wanted = (tuple(hosts), endpoint())
     own = {urlsplit(endpoint()).hostname or ""} if "HF_ENDPOINT" in os.environ else set()
     proxies = {urlsplit(url if "//" in url else f"//{url}").hostname or "" for url in urllib.request.getproxies().values()}
 
@@ -56,7 +52,11 @@ def reach_only(hosts: Sequence[str]) -> None:
             what = f"the hub leads to {host}, and models are fetched from {', '.join(hosts)} only (--pull-hosts)"
             raise PullFailed(what, param="source", code="host_not_allowed")
 
-    use_client(check, _PublicOnly(own | proxies), _TIMEOUT)
+    with _lock:
+        # Another client would end the downloads of this one.
+        if _allowed != wanted:
+            use_client(check, _PublicOnly(own | proxies), _TIMEOUT)
+            _allowed = wanted
 
 
 class _PublicOnly(httpcore2.SyncBackend):

@@ -154,16 +154,14 @@ class Listener(WaitressListener):
 class Server:
     """A listening server. One thread, mostly the main one, calls its methods."""
 
-    def __init__(self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher, n_threads: int) -> None:
+    def __init__(self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher) -> None:
         self.port = int(listeners[0].effective_port)
         self._loop = loop
         self._listeners = listeners
         self._dispatcher = dispatcher
-        self._n_threads = n_threads
 
     def run(self) -> None:
-        """Start the worker threads, and serve until SystemExit or KeyboardInterrupt."""
-        self._dispatcher.set_thread_count(self._n_threads)
+        """Serve until SystemExit or KeyboardInterrupt."""
         try:
             self._loop.run([listener.take for listener in self._listeners])
         except (SystemExit, KeyboardInterrupt):
@@ -176,7 +174,7 @@ class Server:
 
 
 def make_server(app: Callable[..., Any], settings: Settings) -> Server:
-    """Return a listening server for a WSGI application; `run` starts it.
+    """Return a listening server for a WSGI application, with its worker threads started; `run` serves.
 
     Raises OSError if it cannot listen there, or cannot use the certificate.
     """
@@ -205,4 +203,5 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         Listener(app, bound, dispatcher, adjustments, loop, connections, certificate)
         for bound in listening_sockets(settings.host, settings.port)
     ]
-    return Server(loop, listeners, dispatcher, settings.threads)
+    dispatcher.set_thread_count(settings.threads)
+    return Server(loop, listeners, dispatcher)

@@ -62,9 +62,16 @@ class RedisSessionLocks(SessionLocks):
         """Renew the locks that this node holds, and release those that it could not. Raises what Redis's client raises."""
         with self._lock:
             held = dict(self._held)
+        problem: redis.RedisError | None = None
         for key, token in held.items():
-            self._renew([key], [token, HELD_FOR])
+            try:
+                self._renew([key], [token, HELD_FOR])
+            except redis.RedisError as error:
+                # The others are renewed all the same.
+                problem = error
         self._release_all()
+        if problem:
+            raise problem
 
     def _acquire(self, key: str, token: str, poll: Callable[[], None]) -> None:
         for n in itertools.count(1):
@@ -81,10 +88,18 @@ class RedisSessionLocks(SessionLocks):
             time.sleep(0.05)
 
     def _release_all(self) -> None:
+        """Release the locks that are not released yet. Raises RedisError after the last, where one could not be."""
         with self._lock:
             released = dict(self._released)
+        problem: redis.RedisError | None = None
         for key, token in released.items():
-            self._release([key], [token])
+            try:
+                self._release([key], [token])
+            except redis.RedisError as error:
+                problem = error
+                continue
             with self._lock:
                 if self._released.get(key) == token:
                     del self._released[key]
+        if problem:
+            raise problem

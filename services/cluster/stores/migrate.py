@@ -7,6 +7,7 @@ So a migration can be interrupted, and run again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from dataclasses import replace as replace_used
@@ -24,6 +25,7 @@ from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.stores import cluster_keys
 from services.cluster.stores.table import RedisTable
 from services.cluster.stores.usage import RedisUsage
+from services.errors import DamagedFile
 from services.jobs.store import JobStore, StoredJob
 from services.sessions.file_table import SessionTable
 from services.sessions.history import stored_messages
@@ -31,6 +33,8 @@ from services.sessions.records import check_sessions, key_of
 from services.settings import Settings
 from services.storage.database import NAME
 from services.storage.json_file import JsonFile, JsonTable
+
+log = logging.getLogger(__name__)
 
 _SESSIONS, _KEYS = "sessions.json", "api_keys.json"
 
@@ -147,10 +151,19 @@ def _copy_entries(source: Mapping[str, Any], target: JsonTable, copied: Copied, 
 
 
 def _copy_last_use(source: LastUse, target: LastUse) -> None:
-    times = source.read()
-    target.write(times, {*times, *target.read()})
+    times = _times(source)
+    target.write(times, {*times, *_times(target)})
     source.close()
     target.close()
+
+
+def _times(table: LastUse) -> Mapping[str, str]:
+    """Return the times of a table; none of a damaged one, which is no reason to copy nothing else."""
+    try:
+        return table.read()
+    except DamagedFile as error:
+        log.warning("%s", error.message)
+        return {}
 
 
 def _copy_usage(

@@ -134,6 +134,9 @@ def test_damaged_json_costs_only_what_is_in_it(tmp_path: Path, name: str, text: 
     (tmp_path / name).write_text(text)
     table = LocalLastUse(tmp_path / NAME)
     assert table.read() == {}
+    assert [path.name for path in tmp_path.iterdir()] == [name], "reading makes no database"
+    open_database(tmp_path / NAME).db.close()
+    assert table.read() == {}
     table.close()
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
