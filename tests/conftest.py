@@ -108,10 +108,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         data: Path | None = None,
         environ: dict[str, str] | None = None,
         endless: dict[str, Any] | None = None,
+        forks: bool = True,
     ) -> Server:
-        """`endless`: the profile of a model that never ends is selected, changed by this."""
+        """`endless`: the profile of a model that never ends is selected, changed by this. `forks`: see `Server`."""
         made = Server(data or tmp_path / f"data{len(started)}", *flags, models=models or GUIDE.parent)
-        made.environ = environ or {}
+        made.environ, made.forks = environ or {}, forks
         if endless is not None:
             made.edit_config("Random", **{**ENDLESS, **endless})
             made.select("Random")

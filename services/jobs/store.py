@@ -19,7 +19,7 @@ JobState = Literal["queued", "running", "done", "failed"]
 KEPT_FOR = 24 * 3600.0
 
 # Seconds to wait for another connection that has locked the file: other replies wait meanwhile.
-_PATIENCE = 5.0
+_PATIENCE = 2.0
 # Pages that are given back to the disk at once, and seconds between two times, for other users of the file.
 _ROWS = 500
 _PAGES, _PAUSE = 500, 0.02

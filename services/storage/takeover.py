@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from services.errors import DamagedFile
+from services.errors import DamagedFile, StorageFailed
 from services.storage.json_file import JsonFile, sync_folder
 from services.storage.schema import CHARGED
 from services.storage.sqlite_file import SqliteFile
@@ -116,7 +116,10 @@ def _copy_tried(file: SqliteFile, path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[SqliteFile]:
-    old = SqliteFile(path, kind, _ALONE, _PATIENCE)
+    try:
+        old = SqliteFile(path, kind, _ALONE, _PATIENCE)
+    except StorageFailed as error:
+        raise StorageFailed(f"{error.message}; stop the older server or command that uses it") from error
     try:
         yield old
     finally:

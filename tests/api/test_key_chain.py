@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from services.errors import NotAuthenticated, NotPermitted, RateLimitExceeded
 from tests.support.clock import Clock
 from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
+from tests.support.serving import wait_for
 
 Open = Callable[..., Client]
 MINTS = ["answer", "models:read", "keys"]
@@ -194,3 +196,25 @@ def test_usage_that_is_locked_delays_nobody_and_limits_hold(client: Client) -> N
         (kept,) = stored.execute("SELECT SUM(prompt_tokens + completion_tokens) FROM usage").fetchone()
     stored.close()
     assert kept >= total
+
+
+def test_a_request_that_waits_may_use_only_the_profiles_that_its_key_still_has(
+    open_client: Open, backend: FakeBackend
+) -> None:
+    client = open_client(backend=backend, threads=10, reserve=8)
+    key, id_ = client.mint()
+    for _ in range(2):
+        backend.reply(" On", threading.Event())
+    streams = [client.stream("Hi") for _ in range(2)]
+    for stream in streams:
+        assert stream.next()["chunk"] == "On"
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.post, "/answer", {"prompt": "Hi", "model": "guide.gguf"}, key=key)
+        try:
+            wait_for(lambda: client.parts.answers.n_open == 3)
+            client.parts.stores.keys.change(id_, Terms(profiles=["Other"]))
+        finally:
+            for stream in streams:
+                stream.close()
+        refused = waiting.result()
+    assert (refused.status_code, refused.json()["error"]["param"]) == (403, "model"), refused.text

@@ -13,7 +13,7 @@ Serve = Callable[..., Server]
 
 def test_neither_keys_nor_prompts_are_ever_written(serve: Serve) -> None:
     """Mint keys, drive every endpoint with good bodies and bad, and read all that was written and said."""
-    server = serve("--log-level", "DEBUG", "--log-format", "json")
+    server = serve("--log-level", "DEBUG", "--log-format", "json", forks=False)
     keys = [server.key, *(server.mint(name)[0] for name in ("Ana", "Bob"))]
     rotated = server.post(f"/auth/key/{server.mint()[1]}/rotate", {}).json()["key"]
     expired, _ = server.mint(expires="1s")

@@ -110,6 +110,8 @@ class Server(Api):
         """What the command stands behind: unshare, prlimit."""
         self.program: tuple[str, ...] = ("main.py",)
         self.environ: dict[str, str] = {}
+        self.forks = True
+        """False starts a new Python, whose command line shows main.py."""
 
     def start(self, ready: bool = True) -> Server:
         """Start, wait until it listens and, unless told otherwise, until its model is loaded."""
@@ -120,7 +122,7 @@ class Server(Api):
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
         self.process: subprocess.Popen[str] | Forked
-        if self.program == ("main.py",) and not self.prefix and can_fork(environ):
+        if self.forks and self.program == ("main.py",) and not self.prefix and can_fork(environ):
             self.process = Forked(command[1:], environ, self._log)
         else:
             self.process = subprocess.Popen(
