@@ -17,6 +17,7 @@ from typing import Any
 
 from services.backend.codec import from_json
 from services.cluster.registry import WorkerHeartbeat
+from tests.support.forked import Forked, can_fork
 from tests.support.ports import free_port
 from tests.support.serving import ENDLESS, ROOT, Server
 
@@ -149,6 +150,7 @@ class Worker:
     ) -> None:
         self.name = environ["NODE_NAME"]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **environ}
+        self._program = program
         self._command = [sys.executable, *program, "worker", *arguments]
         self._command += ["--data", str(folder), "--models", str(models)]
         self._log = folder.parent / f"{folder.name}.log"
@@ -157,9 +159,13 @@ class Worker:
     def start(self, ready: bool = True) -> Worker:
         """Start; unless told otherwise, return once it takes tasks."""
         with self._log.open("a") as log:
-            self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+            self.process: subprocess.Popen[str] | Forked
+            if can_fork(self._program, self._environ):
+                self.process = Forked(self._program, self._command[len(self._program) :], self._environ, log)
+            else:
+                self.process = subprocess.Popen(
+                    self._command, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, stderr=log, text=True
+                )
         self._is_ready = is_ready = threading.Event()
 
         def read() -> None:

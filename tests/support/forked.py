@@ -1,8 +1,8 @@
 """Servers that are forked from a process which has imported the server's modules: they start in half the time.
 
-`main.py` runs in them as in a process of its own. The parent (`python -m tests.support.forked FD`) receives a message for
-each server: a JSON object with its arguments and its environment, and three descriptors: standard output, standard error,
-and a socket for its process id and, at its end, its exit status.
+`main.py` runs in them as in a process of its own; so do the parts of clusters. The parent (`python -m tests.support.forked
+FD MODULE …`, with the modules to import) receives a message for each: a JSON object with its arguments and its environment,
+and three descriptors: standard output, standard error, and a socket for its process id and, at its end, its exit status.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -21,7 +22,13 @@ import time
 from functools import cache
 from typing import IO, Any
 
-_IMPORTS = ("services.app", "services.cli.serve", "services.cli.first_model", "services.server.waitress_server")
+_SERVER = ("services.app", "services.cli.serve", "services.cli.first_model", "services.server.waitress_server")
+_CLUSTER = (*_SERVER, "services.cli.cluster", "services.cluster.node.node", "services.cluster.worker.worker")
+# By the program of a command line: what its parent imports, in this order.
+_IMPORTS = {
+    ("main.py",): _SERVER,
+    ("-m", "tests.support.quick_cluster"): ("tests.support.quick_cluster", *_CLUSTER),
+}
 _MAX_MESSAGE = 1 << 20
 _READ_EARLY = ("HF_", "PYTHON", "XDG_", "OMP_", "GOMP_", "HOME", "LD_")
 
@@ -29,12 +36,12 @@ _READ_EARLY = ("HF_", "PYTHON", "XDG_", "OMP_", "GOMP_", "HOME", "LD_")
 class Forked:
     """A forked server, with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, arguments: list[str], environ: dict[str, str], stderr: IO[str]) -> None:
+    def __init__(self, program: tuple[str, ...], arguments: list[str], environ: dict[str, str], stderr: IO[str]) -> None:
         reader, writer = os.pipe()
         ours, theirs = socket.socketpair()
         descriptors = array.array("i", [writer, stderr.fileno(), theirs.fileno()])
         message = json.dumps({"arguments": arguments, "environ": environ}).encode()
-        _parent().sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        _parent(program).sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         os.close(writer)
         theirs.close()
         self._status = ours
@@ -67,8 +74,10 @@ class Forked:
         self._status.close()
 
 
-def can_fork(environ: dict[str, str]) -> bool:
-    """Return whether a server with this environment may be forked: some variables are read when modules are imported."""
+def can_fork(program: tuple[str, ...], environ: dict[str, str]) -> bool:
+    """Return whether a program may be forked with this environment: some variables are read when modules are imported."""
+    if program not in _IMPORTS:
+        return False
     changed = {name for name in {*environ, *_began} if environ.get(name) != _began.get(name)}
     return not any(name.startswith(_READ_EARLY) for name in changed - {"PYTHONUNBUFFERED"})
 
@@ -77,9 +86,9 @@ _began = dict(os.environ)
 
 
 @cache
-def _parent() -> socket.socket:
+def _parent(program: tuple[str, ...]) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.forked", str(theirs.fileno())]
+    command = [sys.executable, "-m", "tests.support.forked", str(theirs.fileno()), *_IMPORTS[program]]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()
     # It ends with its socket.
@@ -90,7 +99,7 @@ def _parent() -> socket.socket:
 
 def _serve(messages: socket.socket) -> None:
     """Fork a server for each message, and tell how each ends, until the other end of `messages` is closed."""
-    for name in _IMPORTS:
+    for name in sys.argv[2:]:
         __import__(name)
     children: dict[int, socket.socket] = {}
     while True:
@@ -133,6 +142,7 @@ def _become(message: dict[str, Any], stdout: int, stderr: int) -> None:
     os.environ.update(message["environ"])
     time.tzset()
     sys.argv = message["arguments"]
+    random.seed()
     from main import main
 
     sys.exit(main())

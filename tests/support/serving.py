@@ -122,8 +122,8 @@ class Server(Api):
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
         self.process: subprocess.Popen[str] | Forked
-        if self.forks and self.program == ("main.py",) and not self.prefix and can_fork(environ):
-            self.process = Forked(command[1:], environ, self._log)
+        if self.forks and not self.prefix and can_fork(self.program, environ):
+            self.process = Forked(self.program, command[len(self.program) :], environ, self._log)
         else:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True
