@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
-from tests.support.serving import Api, Server
+from tests.support.serving import ENDLESS, Api, Server
 from tests.support.tiny import GUIDE
 
 
@@ -25,9 +25,8 @@ def endless(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Ite
     for file in (GUIDE, random_model):
         (folder / "models" / file.name).hardlink_to(file)
     server = Server(folder / "data", models=folder / "models")
-    server.edit_config(
-        "Random", model="random.gguf", template="{chat_history}\n{input}", max_tokens=4000, n_parallel=1, n_ctx=4096
-    )
+    # Another temperature might end an answer by chance.
+    server.edit_config("Random", **{**ENDLESS, "template": "{chat_history}\n{input}"})
     server.select("Random")
     server.start()
     server.ask("hi", max_tokens=1)

@@ -12,7 +12,7 @@ import requests
 from playwright.sync_api import expect
 
 from tests.support.browsing import Chat
-from tests.support.serving import ENDLESS, Server
+from tests.support.serving import ENDLESS, Server, wait_for
 
 Serve = Callable[..., Server]
 Visit = Callable[..., Chat]
@@ -240,7 +240,8 @@ def test_the_last_prompt_is_answered_anew_and_edited(server: Server, visit: Visi
     field.press("Enter")
     expect(chat.answers).to_have_text(["Nice to meet you, Ana!", "Your name is Ana."])
     expect(chat.page.locator(".figures")).to_have_count(2)
-    assert [content for _, content in chat.stored()][2:] == ["What is my name?", "Your name is Ana."]
+    # The words are shown a moment before the exchange is stored.
+    wait_for(lambda: [content for _, content in chat.stored()][2:] == ["What is my name?", "Your name is Ana."])
     chat.page.reload()
     expect(chat.answers).to_have_text(["Nice to meet you, Ana!", "Your name is Ana."])
 
