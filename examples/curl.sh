@@ -7,7 +7,7 @@ AUTH="Authorization: ${KEY:?set KEY to your master key}"
 curl -s "$URL/health"
 curl -s "$URL/healthz"
 curl -s "$URL/readyz"
-curl -s "$URL/metrics" -H "$AUTH" | head -3
+curl -s "$URL/metrics" -H "$AUTH" | sed -n 1,3p
 curl -s "$URL/auth" -H "$AUTH"
 curl -s "$URL/auth/me" -H "$AUTH"
 curl -s "$URL/status" -H "$AUTH"
