@@ -64,7 +64,7 @@ class Ticket:
     @property
     def profiles(self) -> tuple[str, ...] | None:
         """The profiles that the key may use, as of the request's begin; None: every profile, and every file."""
-        return effective(self.accounts).profiles if self.accounts else None
+        return _profiles(self.accounts)
 
     def add(self, spent: Spent) -> None:
         """Add to the request's cost."""
@@ -155,8 +155,7 @@ class Meter:
 
     def profiles(self, key: str) -> tuple[str, ...] | None:
         """Return the profiles that a key may use now; None: every profile, and every file. Raises NotAuthenticated."""
-        accounts = self.accounts(key)
-        return effective(accounts).profiles if accounts else None
+        return _profiles(self.accounts(key))
 
     def charge_request(self, key: str) -> None:
         """Count a request of a key that takes no ticket. Raises RateLimitExceeded, NotAuthenticated, Unavailable."""
@@ -322,6 +321,11 @@ class Meter:
         if isinstance(self._storage, MemoryStorage) and _clock() < self._clock - _CLOCK_SLACK:
             self._storage.reset()
         self._clock = _clock()
+
+
+def _profiles(accounts: Sequence[Identity]) -> tuple[str, ...] | None:
+    """Return the profiles that all of a key's accounts may use; the master, who has none, may use every one."""
+    return effective(accounts).profiles if accounts else None
 
 
 def _elsewhere(prefix: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from flask_restful import Resource
 from pydantic import RootModel
 
 from auth.access import PUBLIC
+from services.api.http.idempotency import IDEMPOTENCY_KEY, MAX_NAME
 from services.api.http.schemas import replies, spec
 from services.api.http.static import StaticFiles
-from services.api.route import ALWAYS, IDEMPOTENCY_KEY, Route
+from services.api.route import ALWAYS, Route
 
 SHELL = "docs.html"
 FILES = ("docs.js", "swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css")
@@ -29,7 +30,7 @@ _HEADER = {
     "name": IDEMPOTENCY_KEY,
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
     "description": (
         "A name of the request's. Sent again under it, the request is not computed again; another request under it is "
         "refused (422). What came of it is kept for a day."

@@ -17,7 +17,6 @@ OnceBy = Literal["Idempotency-Key", "job_id"]
 Streams = Literal["never", "if asked", "always"]
 IF_ASKED: Final = "if asked"
 ALWAYS: Final = "always"
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 JOB_ID: Final = "job_id"
 
 

@@ -19,6 +19,7 @@ from services.api.docs import FILES as DOCS_FILES
 from services.api.docs import SHELL as DOCS_SHELL
 from services.api.docs import ApiDocument, DocsResource, DocumentResource
 from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
+from services.api.http.idempotency import IDEMPOTENCY_KEY
 from services.api.http.static import StaticFiles
 from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
@@ -31,7 +32,7 @@ from services.api.openai.resources import (
 )
 from services.api.page import SHELL as PAGE_SHELL
 from services.api.page import FileResource, PageResource, page_files
-from services.api.route import ALWAYS, IDEMPOTENCY_KEY, IF_ASKED, JOB_ID, Arguments, OnceBy, Route, Streams, Tag
+from services.api.route import ALWAYS, IF_ASKED, JOB_ID, Arguments, OnceBy, Route, Streams, Tag
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
 

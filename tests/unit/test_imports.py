@@ -66,7 +66,7 @@ LAYERS = (
     ("services.engine.loop",),
     ("services.engine.llama",),
     ("services.engine.kv",),
-    ("services.engine.machine", "services.engine.process_stat"),
+    ("services.engine.machine", "services.engine.process_stat", "services.engine.own_thread"),
     ("services.stores",),
     ("services.answers",),
     ("auth",),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from flask import Response, request
 from pydantic import BaseModel
@@ -23,8 +23,9 @@ from services.jobs.job import Job
 from services.jobs.jobs import Jobs
 from services.jobs.store import JobKey, JobRequest, Reply
 
-HEADER = "Idempotency-Key"
-_MAX_NAME = 256
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+MAX_NAME = 256
+"""Characters that an Idempotency-Key may have."""
 
 Respond = Callable[[Any], Any]
 """Returns the reply to a body that has been checked, as a resource's method returns it."""
@@ -76,11 +77,11 @@ def _name_of(body: BaseModel) -> str:
     """Return the name by which the request is computed once; "" for none. Raises InvalidRequest for a bad header."""
     if job_id := getattr(body, "job_id", None):
         return f"job:{job_id}"
-    name = request.headers.get(HEADER)
+    name = request.headers.get(IDEMPOTENCY_KEY)
     if name is None:
         return ""
-    if not 1 <= len(name) <= _MAX_NAME:
-        raise InvalidRequest(f"{HEADER} should be from 1 to {_MAX_NAME} characters long", param=HEADER)
+    if not 1 <= len(name) <= MAX_NAME:
+        raise InvalidRequest(f"{IDEMPOTENCY_KEY} should be from 1 to {MAX_NAME} characters long", param=IDEMPOTENCY_KEY)
     return f"key:{name}"
 
 

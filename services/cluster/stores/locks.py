@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import redis
@@ -60,18 +60,10 @@ class RedisSessionLocks(SessionLocks):
 
     def renew(self) -> None:
         """Renew the locks that this node holds, and release those that it could not. Raises what Redis's client raises."""
-        with self._lock:
-            held = dict(self._held)
-        problem: redis.RedisError | None = None
-        for key, token in held.items():
-            try:
-                self._renew([key], [token, HELD_FOR])
-            except redis.RedisError as error:
-                # The others are renewed all the same.
-                problem = error
-        self._release_all()
-        if problem:
-            raise problem
+        try:
+            self._for_each(self._held, lambda key, token: self._renew([key], [token, HELD_FOR]))
+        finally:
+            self._release_all()
 
     def _acquire(self, key: str, token: str, poll: Callable[[], None]) -> None:
         for n in itertools.count(1):
@@ -88,18 +80,24 @@ class RedisSessionLocks(SessionLocks):
             time.sleep(0.05)
 
     def _release_all(self) -> None:
-        """Release the locks that are not released yet. Raises RedisError after the last, where one could not be."""
+        """Release the locks that are not released yet. Raises what Redis's client raises."""
+        self._for_each(self._released, self._release_one)
+
+    def _release_one(self, key: str, token: str) -> None:
+        self._release([key], [token])
         with self._lock:
-            released = dict(self._released)
+            if self._released.get(key) == token:
+                del self._released[key]
+
+    def _for_each(self, locks: Mapping[str, str], call: Callable[[str, str], object]) -> None:
+        """Call `call` for each lock, whichever fail. Raises the last failure."""
+        with self._lock:
+            copied = dict(locks)
         problem: redis.RedisError | None = None
-        for key, token in released.items():
+        for key, token in copied.items():
             try:
-                self._release([key], [token])
+                call(key, token)
             except redis.RedisError as error:
                 problem = error
-                continue
-            with self._lock:
-                if self._released.get(key) == token:
-                    del self._released[key]
         if problem:
             raise problem

@@ -13,7 +13,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from concurrent.futures import Future
 
 from typing_extensions import override
 
@@ -30,6 +29,7 @@ from services.engine.loop.messages import Forget, InboxMessage, Prefetch, Quit, 
 from services.engine.loop.sequence import Sequence
 from services.engine.loop.step import Steps
 from services.engine.loop.step_clock import StepClock
+from services.engine.own_thread import open_on_own_thread
 from services.errors import EngineFailure, HearthError, InvalidRequest, Unavailable
 
 log = logging.getLogger(__name__)
@@ -87,19 +87,11 @@ class Engine(Model):
         `max_waiting` requests wait for a slot, and more only of accounts that have fewer than an equal share of these.
         The model takes `budget` bytes as far as fewer slots make that possible.
         """
-        opened: Future[Engine] = Future()
 
-        def run() -> None:
-            try:
-                engine = cls(settings, Runner(settings, budget), store or StateStore(), prefetches, max_waiting)
-            except BaseException as error:
-                opened.set_exception(error)
-                return
-            opened.set_result(engine)
-            engine._run()
+        def make() -> Engine:
+            return cls(settings, Runner(settings, budget), store or StateStore(), prefetches, max_waiting)
 
-        threading.Thread(target=run, name="engine", daemon=True).start()
-        return opened.result()
+        return open_on_own_thread("engine", make, Engine._run)
 
     @property
     def is_open(self) -> bool:

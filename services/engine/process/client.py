@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Counts, Room, Status
 from services.backend.types import ChatFormat, GenerationRequest, Health, LoadSettings, PrefetchRequest, Prompt, Spent
 from services.engine.machine import used_memory
+from services.engine.own_thread import open_on_own_thread
 from services.engine.process.connection import EngineConnection, EngineOptions, Lease, Report, crashed
 from services.engine.process.incoming import IncomingGeneration
 from services.engine.process.probe import ProbeProcess, Probes
@@ -102,19 +102,11 @@ class EngineProcess(Backend):
         """
         probe = ProbeProcess()
         probes = Probes(database, probe)
-        opened: Future[EngineProcess] = Future()
 
-        def supervise() -> None:
-            try:
-                engine = cls(options, probe, probes, EngineConnection.open(options))
-            except BaseException as error:
-                opened.set_exception(error)
-                return
-            opened.set_result(engine)
-            engine._supervise()
+        def make() -> EngineProcess:
+            return cls(options, probe, probes, EngineConnection.open(options))
 
-        threading.Thread(target=supervise, name="engine supervisor", daemon=True).start()
-        return opened.result()
+        return open_on_own_thread("engine supervisor", make, EngineProcess._supervise)
 
     @property
     def pid(self) -> int:
