@@ -13,7 +13,7 @@ from tests.support.clock import Clock
 from tests.support.clustering import QUICK, Cluster, Rabbit, Redis
 from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
-from tests.support.serving import ENDLESS, Server
+from tests.support.serving import ENDLESS, Server, endless_server
 from tests.support.tiny import GUIDE, write_random_model
 
 # The longest first, so that pytest's processes end together.
@@ -191,14 +191,5 @@ def endless(serve: Callable[..., Server], models: Path) -> Server:
 @pytest.fixture(scope="module")
 def shared_endless(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
     """The same for all tests of a file that leave it as it is; each has sessions of its own numbers."""
-    folder = tmp_path_factory.mktemp("endless")
-    (folder / "models").mkdir()
-    for file in (GUIDE, random_model):
-        (folder / "models" / file.name).hardlink_to(file)
-    server = Server(folder / "data", models=folder / "models")
-    server.edit_config("Random", **ENDLESS)
-    server.select("Random")
-    server.start()
-    server.ask("Hi", max_tokens=1, memory_k=0)
-    yield server
-    server.kill()
+    with endless_server(tmp_path_factory.mktemp("endless"), [GUIDE, random_model]) as server:
+        yield server

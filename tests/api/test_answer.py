@@ -12,23 +12,9 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.fake_backend import FakeBackend, endless
 from tests.support.in_process import Client
+from tests.support.serving import in_threads
 
 Open = Callable[..., Client]
-
-
-def in_threads(*calls: Callable[[], Any]) -> list[Any]:
-    """Run the calls at once; return what each returned."""
-    results: list[Any] = [None] * len(calls)
-
-    def run(n: int) -> None:
-        results[n] = calls[n]()
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def test_an_answer_says_all_about_itself(client: Client) -> None:

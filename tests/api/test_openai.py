@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.in_process import Client
-from tests.support.openai_api import FRANCE, chat, refused, said, stream
+from tests.support.openai_api import CLOCK, FRANCE, WEATHER, chat, refused, said, stream
 
 
 def test_a_chat_is_answered_as_the_models_template_writes_it(client: Client) -> None:
@@ -72,21 +72,6 @@ def test_the_answer_ends_where_it_is_told_to(client: Client) -> None:
     assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == ("length", 3)
     assert said(chat(client, "Count to 9.", stop="4")) == "1, 2, 3,"
     assert said(chat(client, "Count to 9.", stop=["7", "5"], max_tokens=50)) == "1, 2, 3, 4,"
-
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-            "required": ["city", "days"],
-        },
-    },
-}
-CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 
 def test_a_model_may_answer_without_its_tools_and_read_their_results(client: Client) -> None:

@@ -6,25 +6,14 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.in_process import Client
-from tests.support.serving import ROOT
+from tests.support.serving import ROOT, measures
 
 Open = Callable[..., Client]
 UNIT = ROOT / "examples" / "hearth.service"
-
-
-def measures(client: Client, **options: Any) -> dict[tuple[str, ...], float]:
-    """What /metrics tells: by the name and the labels' values."""
-    reply = client.get("/metrics", **options)
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["Content-Type"].startswith("text/plain")
-    families = text_string_to_metric_families(reply.text)
-    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
 
 def test_what_is_counted_is_what_was_done(client: Client) -> None:

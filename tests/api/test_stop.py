@@ -13,25 +13,16 @@ import pytest
 
 from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
-from tests.support.serving import ENDLESS, Api, Server
+from tests.support.serving import Api, Server, endless_server
 from tests.support.tiny import GUIDE
 
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
     """A server whose model goes on talking, one answer at a time; each test has sessions of its own numbers."""
-    folder = tmp_path_factory.mktemp("stop")
-    (folder / "models").mkdir()
-    for file in (GUIDE, random_model):
-        (folder / "models" / file.name).hardlink_to(file)
-    server = Server(folder / "data", models=folder / "models")
-    # Another temperature might end an answer by chance.
-    server.edit_config("Random", **{**ENDLESS, "template": "{chat_history}\n{input}"})
-    server.select("Random")
-    server.start()
-    server.ask("hi", max_tokens=1)
-    yield server
-    server.kill()
+    folder, template = tmp_path_factory.mktemp("stop"), "{chat_history}\n{input}"
+    with endless_server(folder, [GUIDE, random_model], template=template) as server:
+        yield server
 
 
 def stop(server: Api, session: int, **more: Any) -> bool:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.serving import ENDLESS, Server
+from tests.support.serving import ENDLESS, Server, in_threads
 
 Serve = Callable[..., Server]
-
-
-def in_threads(*calls: Callable[[], Any]) -> list[Any]:
-    """Run the calls at once; return what each returned."""
-    results: list[Any] = [None] * len(calls)
-
-    def run(n: int) -> None:
-        results[n] = calls[n]()
-
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 @pytest.mark.parametrize(

@@ -14,24 +14,16 @@ import requests
 from protollm_sdk.jobs.llm_api import LLMAPI
 from protollm_sdk.models.job_context_models import ChatCompletionModel, ChatCompletionUnit, PromptMeta, PromptModel
 
-from tests.support.serving import ENDLESS, Server, Stream, wait_for
+from tests.support.serving import Server, Stream, endless_server, wait_for
 from tests.support.tiny import GUIDE
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
     """A server of few threads whose model goes on talking; each test has jobs and sessions of its own."""
-    folder = tmp_path_factory.mktemp("jobs")
-    (folder / "models").mkdir()
-    for file in (GUIDE, random_model):
-        (folder / "models" / file.name).hardlink_to(file)
-    server = Server(folder / "data", "--threads", "12", "--reserve", "6", models=folder / "models")
-    server.edit_config("Random", **ENDLESS)
-    server.select("Random")
-    server.start()
-    server.ask("Hello", max_tokens=1, memory_k=0)
-    yield server
-    server.kill()
+    flags = ("--threads", "12", "--reserve", "6")
+    with endless_server(tmp_path_factory.mktemp("jobs"), [GUIDE, random_model], *flags) as server:
+        yield server
 
 
 @pytest.fixture

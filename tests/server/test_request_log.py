@@ -5,25 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
-from tests.support.serving import ROOT, Server
+from tests.support.serving import ROOT, Server, measures
 
 Serve = Callable[..., Server]
 
 
 BOARD = ROOT / "examples" / "grafana.json"
-
-
-def measures(server: Server, **options: Any) -> dict[tuple[str, ...], float]:
-    """What /metrics tells: by the name and the labels' values."""
-    reply = server.get("/metrics", **options)
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["Content-Type"].startswith("text/plain")
-    families = text_string_to_metric_families(reply.text)
-    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
 
 def test_states_are_counted_by_where_they_were(serve: Serve) -> None:

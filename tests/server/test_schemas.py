@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.openai_api import FRANCE, chat, refused, said, stream
+from tests.support.openai_api import CLOCK, FRANCE, WEATHER, chat, refused, said, stream
 from tests.support.serving import Server
 
 CHATS = "/v1/chat/completions"
@@ -261,23 +261,6 @@ def test_a_schema_that_cannot_be_kept_to_is_refused(server: Server, schema: dict
     assert reason in error["message"]
     assert error["param"] == "response_format"
     assert server.ask(FRANCE)["result"] == "The capital of France is Paris."
-
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-            "required": ["city", "days"],
-        },
-    },
-}
-
-
-CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 
 def test_a_model_is_held_to_a_call(server: Server) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from typing import Any
 
 from services.backend.codec import from_json
 from services.cluster.registry import WorkerHeartbeat
-from tests.support.forked import Forked, can_fork
+from tests.support.forked import start
 from tests.support.ports import free_port
-from tests.support.serving import ENDLESS, ROOT, Server
+from tests.support.serving import ENDLESS, Server
 
 _numbers = itertools.count(1)
 START_SECONDS = 90
@@ -151,21 +150,14 @@ class Worker:
         self.name = environ["NODE_NAME"]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **environ}
         self._program = program
-        self._command = [sys.executable, *program, "worker", *arguments]
-        self._command += ["--data", str(folder), "--models", str(models)]
+        self._arguments = ["worker", *arguments, "--data", str(folder), "--models", str(models)]
         self._log = folder.parent / f"{folder.name}.log"
         self.output = ""
 
     def start(self, ready: bool = True) -> Worker:
         """Start; unless told otherwise, return once it takes tasks."""
         with self._log.open("a") as log:
-            self.process: subprocess.Popen[str] | Forked
-            if can_fork(self._program, self._environ):
-                self.process = Forked(self._program, self._command[len(self._program) :], self._environ, log)
-            else:
-                self.process = subprocess.Popen(
-                    self._command, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, stderr=log, text=True
-                )
+            self.process = start(self._program, self._arguments, self._environ, log)
         self._is_ready = is_ready = threading.Event()
 
         def read() -> None:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from functools import cache
+from pathlib import Path
 from typing import IO, Any
 
 _SERVER = ("services.app", "services.cli.serve", "services.cli.first_model", "services.server.waitress_server")
@@ -29,6 +30,7 @@ _IMPORTS = {
     ("main.py",): _SERVER,
     ("-m", "tests.support.quick_cluster"): ("tests.support.quick_cluster", *_CLUSTER),
 }
+ROOT = Path(__file__).resolve().parent.parent.parent
 _MAX_MESSAGE = 1 << 20
 _READ_EARLY = ("HF_", "PYTHON", "XDG_", "OMP_", "GOMP_", "HOME", "LD_")
 
@@ -40,7 +42,7 @@ class Forked:
         reader, writer = os.pipe()
         ours, theirs = socket.socketpair()
         descriptors = array.array("i", [writer, stderr.fileno(), theirs.fileno()])
-        message = json.dumps({"arguments": arguments, "environ": environ}).encode()
+        message = json.dumps({"arguments": [program[-1], *arguments], "environ": environ}).encode()
         _parent(program).sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         os.close(writer)
         theirs.close()
@@ -74,7 +76,17 @@ class Forked:
         self._status.close()
 
 
-def can_fork(program: tuple[str, ...], environ: dict[str, str]) -> bool:
+def start(
+    program: tuple[str, ...], arguments: list[str], environ: dict[str, str], stderr: IO[str]
+) -> Forked | subprocess.Popen[str]:
+    """Start a program in the project's folder: forked where that is possible, else as a new Python."""
+    if _can_fork(program, environ):
+        return Forked(program, arguments, environ, stderr)
+    command = [sys.executable, *program, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def _can_fork(program: tuple[str, ...], environ: dict[str, str]) -> bool:
     """Return whether a program may be forked with this environment: some variables are read when modules are imported."""
     if program not in _IMPORTS:
         return False
@@ -89,7 +101,7 @@ _began = dict(os.environ)
 def _parent(program: tuple[str, ...]) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.forked", str(theirs.fileno()), *_IMPORTS[program]]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL)
     theirs.close()
     # It ends with its socket.
     atexit.register(process.wait)

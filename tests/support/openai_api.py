@@ -7,6 +7,19 @@ from typing import Any
 from tests.support.serving import Api, Stream
 
 FRANCE = "What is the capital of France?"
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+            "required": ["city", "days"],
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 
 def chat(api: Api, words: str | list[dict[str, Any]], **fields: Any) -> dict[str, Any]:

@@ -11,17 +11,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.storage.database import NAME, database
-from tests.support.forked import Forked, can_fork
+from tests.support.forked import ROOT as ROOT
+from tests.support.forked import Forked, start
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60
 _probes: dict[str, str] = {}
 """By their digests, probes of the guide that went well in this run of the tests; see `Server.start`."""
@@ -118,13 +120,14 @@ class Server(Api):
         if ready:
             self._know_probes()
         folders = ["--data", str(self.data), "--models", str(self.models)]
-        command = [*self.prefix, sys.executable, *self.program, "--port", "0", *folders, *self.flags]
+        arguments = ["--port", "0", *folders, *self.flags]
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
         self.process: subprocess.Popen[str] | Forked
-        if self.forks and not self.prefix and can_fork(self.program, environ):
-            self.process = Forked(self.program, command[len(self.program) :], environ, self._log)
+        if self.forks and not self.prefix:
+            self.process = start(self.program, arguments, environ, self._log)
         else:
+            command = [*self.prefix, sys.executable, *self.program, *arguments]
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=self._log, text=True
             )
@@ -186,6 +189,21 @@ class Server(Api):
         return status
 
 
+@contextlib.contextmanager
+def endless_server(folder: Path, models: Sequence[Path], *flags: str, **profile: Any) -> Iterator[Server]:
+    """A server in `folder` with copies of these model files, whose selected model goes on talking; see ENDLESS."""
+    (folder / "models").mkdir()
+    for file in models:
+        (folder / "models" / file.name).hardlink_to(file)
+    server = Server(folder / "data", *flags, models=folder / "models")
+    server.edit_config("Random", **{**ENDLESS, **profile})
+    server.select("Random")
+    server.start()
+    server.ask("Hi", max_tokens=1, memory_k=0)
+    yield server
+    server.kill()
+
+
 class Stream:
     """A stream of server-sent events that is being read."""
 
@@ -233,3 +251,27 @@ def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < deadline, "that never came to be"
         time.sleep(0.05)
     return found
+
+
+def in_threads(*calls: Callable[[], Any]) -> list[Any]:
+    """Run the calls at once; return what each returned."""
+    results: list[Any] = [None] * len(calls)
+
+    def run(n: int) -> None:
+        results[n] = calls[n]()
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def measures(api: Api, **options: Any) -> dict[tuple[str, ...], float]:
+    """What /metrics tells: by the name and the labels' values."""
+    reply = api.get("/metrics", **options)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["Content-Type"].startswith("text/plain")
+    families = text_string_to_metric_families(reply.text)
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
