@@ -24,7 +24,7 @@ class Access:
     needs: Need
     """A scope that the key must have, any key, the master key, or no key at all (public)."""
     key_in_body: bool = False
-    """Whether clients may send the key in the body, as `token`."""
+    """True if clients may send the key in the body, as `token`."""
     audited: Mapping[str, Action] = field(default_factory=dict)
     """The action of each HTTP method that is audited."""
 

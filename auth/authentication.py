@@ -133,7 +133,7 @@ def _is_preflight() -> bool:
 
 
 def _sent_key(key_in_body: bool) -> str:
-    """Return the request's key; "" where there is none.
+    """Return the request's key; "" if there is none.
 
     It stands in Authorization, alone, behind "Bearer " or as the password of "Basic " (which is how a client sends it whose
     only setting is a URL: http://hearth:KEY@…), in X-Api-Key, or for some endpoints in the body.

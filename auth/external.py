@@ -1,4 +1,4 @@
-"""A foreign dependency in the place of a key: a callable of the server's owner decides who may use an endpoint."""
+"""A foreign dependency instead of a key: a callable of the server's owner decides who may use an endpoint."""
 
 from __future__ import annotations
 

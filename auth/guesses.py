@@ -51,7 +51,7 @@ class Guesses:
             return self._proven_by(digest, hashes)
 
     def find(self, key: str, hashes: Iterable[str], address: str | None) -> str | None:
-        """Return the scrypt hash among these that is of `key`, which came from `address`; None where there is none.
+        """Return the scrypt hash among these that is of `key`, which came from `address`; None if there is none.
 
         Raises RateLimitExceeded where too many wrong keys came from this address, Unavailable where too many are being
         checked.

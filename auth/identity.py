@@ -125,7 +125,7 @@ class Identity:
     limits: Limits = field(default=Limits())
     expires: str | None = None
     is_guest: bool = False
-    """Whether a gate let it in, without a key of this server."""
+    """True if a gate let it in without a key of this server."""
     account: str = field(default="", compare=False)
     """The id of the last key of its chain."""
 

@@ -96,7 +96,7 @@ class KeyStore:
         return None if found is None else effective(_chain(index.entries, found))
 
     def identity(self, id_: str) -> Identity | None:
-        """Return the identity of an id, with no more than all of its chain may do; None where there is none.
+        """Return the identity of an id, with no more than all of its chain may do; None if there is none.
 
         Raises NotAuthenticated where one of the chain has expired or is no more.
         """
@@ -104,7 +104,7 @@ class KeyStore:
         return effective(chain) if chain else None
 
     def chain(self, id_: str) -> list[Identity]:
-        """Return the key of an id and those by which it was minted, each with its own terms; [] where there is none.
+        """Return the key of an id and those by which it was minted, each with its own terms; [] if there is none.
 
         Raises NotAuthenticated where one of these has expired or is no more.
         """

@@ -29,7 +29,7 @@ class Keys(Protocol):
     """The part of `KeyStore` that quotas need."""
 
     def chain(self, id_: str) -> list[Identity]:
-        """Return a key and those by which it was minted; empty where there is none."""
+        """Return a key and those by which it was minted; empty if there is none."""
         ...
 
     def family(self, id_: str) -> set[str]:

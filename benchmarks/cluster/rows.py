@@ -69,7 +69,7 @@ def scaling(pairs: int) -> Numbers:
 
 
 def takeover(pairs: int) -> Numbers:
-    """How long a stream pauses when its worker is killed, after a short and a long prompt."""
+    """The pause of a stream whose worker is killed, in seconds, after a short and a long prompt."""
     told: Numbers = {}
     for name, words in (("short", 12), ("long", 1000)):
         gaps, usual = [], []

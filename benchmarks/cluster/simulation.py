@@ -1,9 +1,9 @@
 """A cluster as a queueing model (simpy), fed with measured service times: waiting times for the first token.
 
 People think for an exponential time, ask, and read the answer as it comes. A worker with a free slot takes the request: the
-one that has the conversation, if it can, else the one with the fewest answers in flight, which reads the whole talk anew. A
-worker reads one prompt at a time, and decodes all its answers together, step by step; reading and decoding share the time.
-Between two changes of a worker's load its pace is constant, so that only these changes are events.
+one that has the conversation, if it can, else the one with the fewest answers in flight, which reads the whole conversation
+again. A worker reads one prompt at a time, and decodes all its answers together, step by step; reading and decoding share
+the time. Between two changes of a worker's load its pace is constant, so that only these changes are events.
 """
 
 from __future__ import annotations

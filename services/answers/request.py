@@ -40,9 +40,9 @@ class AnswerRequest:
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The tools that the model may call, as chat templates take them."""
     chat_format: str = ""
-    """The name of the chat template to use in the place of the model's own; "": that one."""
+    """The name of the chat template to use instead of the model's own; "": that one."""
     text: Prompt | None = field(default=None, repr=False)
-    """A text to go on with as it stands, in the place of a prompt or a chat."""
+    """A text to go on with as it stands, instead of a prompt or a chat."""
     stores: Callable[[str, bool], bool] = lambda _text, _is_whole: True
     """Returns whether an exchange with this answer is stored; an answer that was stopped is not whole."""
     context: Callable[[Profile, int], int] = lambda _profile, n_ctx: n_ctx

@@ -147,7 +147,7 @@ class Backend(Protocol):
         ...
 
     def stop(self, owner: str, session: str) -> bool:
-        """End a conversation's answer to another server's request; return False where there is none."""
+        """End a conversation's answer to another server's request; return False if there is none."""
         ...
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:

@@ -87,7 +87,7 @@ class Prompt:
     text: str = field(repr=False)
     typed: tuple[tuple[int, int], ...] = ()
     ids: tuple[int, ...] = field(default=(), repr=False)
-    """The prompt as token ids, in the place of the text."""
+    """The prompt as token ids, instead of the text."""
     bos: bool = True
     """True if the model's BOS token comes first, where it has one."""
 
@@ -96,7 +96,7 @@ class Prompt:
 class ChatFormat:
     """The chat format of a model, by its file.
 
-    `template` is Jinja, "" where there is none; `tool_template` is the one that the file names for conversations with
+    `template` is Jinja, "" if there is none; `tool_template` is the one that the file names for conversations with
     tools. `specials` are the texts of its special tokens, the longest first.
     """
 

@@ -47,7 +47,7 @@ def _starved(pid: int) -> int:
 
 
 def _stat(folder: Path) -> list[str]:
-    """The fields of a process or a thread, from its state on; [] where there is none. Format: proc(5), /proc/PID/stat."""
+    """The fields of a process or a thread, from its state on; [] if there is none. Format: proc(5), /proc/PID/stat."""
     try:
         # The name in parentheses may hold spaces.
         return (folder / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()

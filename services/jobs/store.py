@@ -81,7 +81,7 @@ class JobTable(Protocol):
         return
 
     def get(self, key: JobKey) -> StoredJob | None:
-        """Return the job; None where there is none, or none any more."""
+        """Return the job; None if it is not stored, or expired."""
         ...
 
     def unfinished(self) -> list[StoredJob]:
@@ -89,7 +89,7 @@ class JobTable(Protocol):
         ...
 
     def add(self, job: StoredJob) -> None:
-        """Store a job durably, in the place of one of the same key. Once it is over its body is not kept."""
+        """Store a job durably, replacing one of the same key. Once it is over its body is not kept."""
         ...
 
     def remove(self, key: JobKey) -> None:

@@ -75,7 +75,7 @@ FORMATS = {
 
 
 def named_format(name: str, own: ChatFormat) -> ChatFormat:
-    """A model's chat format with the named template in the place of its own."""
+    """A model's chat format with the named template instead of its own."""
     return replace(own, template=FORMATS[name].template)
 
 

@@ -51,7 +51,7 @@ class Form(Protocol):
         ...
 
     def bare(self) -> Prompt:
-        """Return a conversation's first prompt, with PROBE in the place of all text from its caller."""
+        """Return a conversation's first prompt, with PROBE instead of all text from its caller."""
         ...
 
     def pausing(self, pause: Pause) -> Form:

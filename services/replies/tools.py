@@ -54,7 +54,7 @@ def call_schema(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> 
 
 
 def _moved(schema: Any, root: str) -> Any:
-    """Return a schema with `root` in the place of its own root in references."""
+    """Return a schema with `root` instead of its own root in references."""
     if isinstance(schema, list):
         return [_moved(each, root) for each in schema]
     if not isinstance(schema, dict):

@@ -42,7 +42,7 @@ class SessionHistory(BaseChatMessageHistory):
     @property
     @override
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
-        """The whole conversation; [] where there is no such session yet."""
+        """The whole conversation; [] if there is no such session yet."""
         return _messages_of(self._stored())
 
     @override
@@ -98,7 +98,7 @@ class SessionHistory(BaseChatMessageHistory):
         return self._stored() is not None
 
     def count(self) -> int:
-        """Return the number of its messages; 0 where there is no such session yet."""
+        """Return the number of its messages; 0 if there is no such session yet."""
         return len(stored_messages(self._stored() or {}))
 
     def count_said(self, upto: int | None = None) -> int:
@@ -106,7 +106,7 @@ class SessionHistory(BaseChatMessageHistory):
         return sum(message["type"] != "system" for message in stored_messages(self._stored() or {})[:upto])
 
     def system(self, upto: int | None = None) -> str | None:
-        """Return the last system prompt among its first `upto` messages; None where there is none."""
+        """Return the last system prompt among its first `upto` messages; None if there is none."""
         stored = stored_messages(self._stored() or {})[:upto]
         return next((message["content"] for message in reversed(stored) if message["type"] == "system"), None)
 
@@ -166,7 +166,7 @@ class SessionHistory(BaseChatMessageHistory):
         }
 
     def _stored(self) -> Any:
-        """The session as it stands in the table; None where there is none."""
+        """The session as it stands in the table; None if there is none."""
         return self._table.get(self._key.entry)
 
     def _missing(self) -> NotFound:

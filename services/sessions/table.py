@@ -54,7 +54,7 @@ class Table(Protocol):
     """All sessions, by their names in the file. Any thread may call it. All raise HearthError."""
 
     def get(self, entry: str) -> Any:
-        """Return a session as it is now; None where there is none. Not to be changed."""
+        """Return a session as it is now; None if there is none. Not to be changed."""
         ...
 
     def entries(self, owner: str | None = None) -> Mapping[str, Any]:
@@ -85,7 +85,7 @@ class Table(Protocol):
         ...
 
     def rename(self, entry: str, name: str) -> bool:
-        """Give a session another name, durably; return False where there is none."""
+        """Give a session another name, durably; return False if there is none."""
         ...
 
     def set_window(self, entry: str, start: int) -> None:
@@ -93,7 +93,7 @@ class Table(Protocol):
         ...
 
     def remove(self, entry: str) -> bool:
-        """Remove a session, durably; return False where there is none."""
+        """Remove a session, durably; return False if there is none."""
         ...
 
     def close(self) -> None:

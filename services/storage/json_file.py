@@ -99,7 +99,7 @@ class JsonFile(JsonTable):
 
     @override
     def read(self) -> JsonObject:
-        """Return the object on disk; {} where there is no file. It is parsed again only after the file has changed.
+        """Return the object on disk; {} if there is no file. It is parsed again only after the file has changed.
 
         Raises DamagedFile with the line at fault, Unavailable while the system has no room to open it.
         """
@@ -167,7 +167,7 @@ class JsonFile(JsonTable):
             time.sleep(_RETRY)
 
     def stamp(self) -> Stamp | None:
-        """Return the file's stamp; None where there is no file. Raises DamagedFile, Unavailable."""
+        """Return the file's stamp; None if there is no file. Raises DamagedFile, Unavailable."""
         try:
             return stamp_of(self.path.stat())
         except FileNotFoundError:
@@ -176,7 +176,7 @@ class JsonFile(JsonTable):
             raise unreadable(self.path, error) from error
 
     def load(self) -> JsonObject:
-        """Parse the file, and return the object; {} where there is no file. Raises DamagedFile, Unavailable."""
+        """Parse the file, and return the object; {} if there is no file. Raises DamagedFile, Unavailable."""
         try:
             text = self._text()
         except FileNotFoundError:

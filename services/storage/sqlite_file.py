@@ -70,7 +70,7 @@ class SqliteFile:
             yield from self.db.execute(query)
 
     def columns(self, table: str) -> list[str]:
-        """The names of a table's columns; [] where there is no such table. Raises as `rows` does."""
+        """The names of a table's columns; [] if there is no such table. Raises as `rows` does."""
         return [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
 
     def _not_now(self) -> Unavailable | None:

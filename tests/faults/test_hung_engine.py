@@ -148,7 +148,7 @@ def test_a_stopped_engine_ends_with_its_server(serve: Serve) -> None:
     os.kill(child, signal.SIGSTOP)
     server.kill()
     wait_until(lambda: not is_there(child), 10)
-    # One that was started in the place of another ends no earlier, and no later.
+    # One that was started instead of another ends no earlier, and no later.
     server.start()
     first = child_of(server)
     os.kill(first, signal.SIGKILL)

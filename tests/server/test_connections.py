@@ -236,7 +236,7 @@ def test_one_address_has_so_many_connections_and_the_next_takes_the_oldest_ones_
             assert read_answer(other)
         with connect(port) as connection:
             assert read_answer(connection)
-            # Six are in the place of those that came before.
+            # Six replace those that came before.
             for dropped in idle[:4]:
                 dropped.settimeout(5)
                 with dropped, pytest.raises(ConnectionResetError):

@@ -1,4 +1,4 @@
-"""A clock that a test moves on, in the place of the server's own."""
+"""A clock that a test moves on, instead of the server's own."""
 
 from __future__ import annotations
 

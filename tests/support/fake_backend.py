@@ -358,7 +358,7 @@ class FakeBackend(Backend):
         self._broken = self._is_closed = False
 
     def reply(self, *pieces: Piece) -> None:
-        """Have the next answer be made of these pieces, in the place of the script's; called twice, the next two."""
+        """Have the next answer be made of these pieces, instead of the script's; called twice, the next two."""
         with self._lock:
             self._replies.append(pieces)
 

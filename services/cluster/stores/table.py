@@ -1,4 +1,4 @@
-"""JSON objects in Redis, in the place of files: each entry is a field of a hash; a version grows with each change."""
+"""JSON objects in Redis, instead of files: each entry is a field of a hash; a version grows with each change."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from services.engine.process_stat import CpuWork, work_of
 class StepClock:
     """Entered and left by the thread that steps, and observed by one other thread, once a ping.
 
-    Observations are counted in the place of seconds, so that a process or a machine that slept does not count as hung. Nor
+    Observations are counted instead of seconds, so that a process or a machine that slept does not count as hung. Nor
     does one that waits for a disk: of weights that are mapped, a page may take long to come.
     """
 
