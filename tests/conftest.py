@@ -154,7 +154,7 @@ def cluster_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The guide, and a slow model that is certain of each word: whoever goes on with its answers says the same."""
     folder = tmp_path_factory.mktemp("cluster models")
     shutil.copy(GUIDE, folder)
-    write_random_model(folder / "random.gguf", certain=True)
+    write_random_model(folder / "random.gguf", dim=256, layers=2, ffn=704, certain=True)
     return folder
 
 
@@ -172,13 +172,19 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("random") / "random.gguf")
 
 
+@pytest.fixture(scope="session")
+def light_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that never ends by itself, for servers, whose engines pause after each of its tokens: see `Server.pause`."""
+    return write_random_model(tmp_path_factory.mktemp("light") / "random.gguf", dim=256, layers=2, ffn=704)
+
+
 @pytest.fixture
-def models(tmp_path: Path, random_model: Path) -> Path:
+def models(tmp_path: Path, light_model: Path) -> Path:
     """A models folder of the test's own, with the guide and the endless model."""
     folder = tmp_path / "models"
     folder.mkdir()
     shutil.copy(GUIDE, folder)
-    (folder / "random.gguf").hardlink_to(random_model)
+    (folder / "random.gguf").hardlink_to(light_model)
     return folder
 
 
@@ -189,7 +195,7 @@ def endless(serve: Callable[..., Server], models: Path) -> Server:
 
 
 @pytest.fixture(scope="module")
-def shared_endless(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
+def shared_endless(tmp_path_factory: pytest.TempPathFactory, light_model: Path) -> Iterator[Server]:
     """The same for all tests of a file that leave it as it is; each has sessions of its own numbers."""
-    with endless_server(tmp_path_factory.mktemp("endless"), [GUIDE, random_model]) as server:
+    with endless_server(tmp_path_factory.mktemp("endless"), [GUIDE, light_model]) as server:
         yield server

@@ -34,8 +34,9 @@ def work_of(pid: int) -> CpuWork | None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether a process is stopped by a signal or a debugger, or has ended and was not waited for yet."""
-    return _stat(Path(f"/proc/{pid}"))[:1] in (["T"], ["t"], ["Z"], ["X"])
+    """Return whether a process is stopped by a signal or a debugger, or has ended. False where there is no /proc."""
+    state = _stat(Path(f"/proc/{pid}"))[:1]
+    return state in (["T"], ["t"], ["Z"], ["X"]) or (not state and Path("/proc/self/stat").exists())
 
 
 def _starved(pid: int) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
-import subprocess
+import signal
 import threading
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.clustering import QUICK, Cluster, Rabbit, Redis, Worker, heartbeats, running, talkative
-from tests.support.serving import Server, Stream, wait_for
+from tests.support.serving import Server, Stream, child_of, wait_for
 
 # How many kills in a row, under load; a long run is more.
 KILLS = int(os.environ.get("HEARTH_KILLS", "4"))
@@ -58,7 +59,7 @@ def test_a_crash_of_a_worker_s_engine_costs_nothing(cluster: Cluster) -> None:
     undisturbed = node.ask(**LONG, temperature=0, memory_k=0)["result"]
     stream = Stream(node.post("/answer", {**LONG, "temperature": 0, "session_id": 3, "stream": True}, stream=True))
     events = [stream.next() for _ in range(20)]
-    subprocess.run(["pkill", "-9", "-f", "services.engine.process.main", "-P", str(worker.process.pid)], check=True)
+    os.kill(child_of(worker.process), signal.SIGKILL)
     events += stream.rest()
     assert events[-2]["result"] == undisturbed == text_of(events[:-2]).strip()
 
@@ -73,9 +74,8 @@ def test_an_engine_that_crashes_again_and_again_ends_the_answer_with_an_error(cl
 
     def crash() -> None:
         while not over.is_set():
-            subprocess.run(
-                ["pkill", "-9", "-f", "services.engine.process.main", "-P", str(worker.process.pid)], check=False
-            )
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child_of(worker.process), signal.SIGKILL)
             time.sleep(0.8)
 
     thread = threading.Thread(target=crash)

@@ -65,7 +65,7 @@ def test_a_stopped_engine_is_found_and_started_anew(serve: Serve, models: Path) 
     before = server.get("/status").json()["totals"]["completion_tokens"]
     stream = server.stream("Hi", session_id=2)
     stream.next()
-    hung = child_of(server)
+    hung = child_of(server.process)
     os.kill(hung, signal.SIGSTOP)
     replies: list[Any] = []
     # Together more than a socket holds.
@@ -92,7 +92,7 @@ def test_a_stopped_engine_is_found_and_started_anew(serve: Serve, models: Path) 
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_crashed")
         assert int(reply.headers["Retry-After"]) > 0
     server.wait_for("ready")
-    assert child_of(server) != hung
+    assert child_of(server.process) != hung
     assert server.ask("Hi", session_id=1, max_tokens=5)["result"]
     assert [message["content"] for message in server.get("/answer/1").json()["messages"]][1] == kept
     assert server.get("/status").json()["totals"]["completion_tokens"] >= before
@@ -104,7 +104,7 @@ def test_a_step_that_stands_still_is_found(serve: Serve, models: Path) -> None:
     server = talker(serve, models, n_threads=1)
     stream = server.stream("Hi")
     stream.next()
-    hung = child_of(server)
+    hung = child_of(server.process)
     # What the engine computes with is the thread that works most.
     before = {int(each.name): cpu_of(hung, int(each.name)) for each in Path(f"/proc/{hung}/task").iterdir()}
     time.sleep(0.5)
@@ -119,7 +119,7 @@ def test_a_step_that_stands_still_is_found(serve: Serve, models: Path) -> None:
             pytest.skip(f"this machine lets nobody debug: {debugger.stderr.read().decode()}")
         assert stream.rest()[-1]["error"]["code"] == "engine_crashed"
     server.wait_for("ready")
-    assert child_of(server) != hung
+    assert child_of(server.process) != hung
     assert "a step of its engine stood still" in server.log() or "it did not answer" in server.log()
 
 
@@ -130,7 +130,7 @@ def cpu_of(pid: int, tid: int) -> int:
 
 def test_a_server_that_was_stopped_does_not_blame_its_engine(serve: Serve) -> None:
     server = serve("--engine-timeout", "2")
-    child = child_of(server)
+    child = child_of(server.process)
     for pids in ((server.process.pid,), (server.process.pid, child)):
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -139,23 +139,23 @@ def test_a_server_that_was_stopped_does_not_blame_its_engine(serve: Serve) -> No
             os.kill(pid, signal.SIGCONT)
         time.sleep(1)
         assert server.ask("Count to 3.", memory_k=0)["result"] == "1, 2, 3."
-    assert child_of(server) == child
+    assert child_of(server.process) == child
 
 
 def test_a_stopped_engine_ends_with_its_server(serve: Serve) -> None:
     server = serve()
-    child = child_of(server)
+    child = child_of(server.process)
     os.kill(child, signal.SIGSTOP)
     server.kill()
     wait_until(lambda: not is_there(child), 10)
     # One that was started instead of another ends no earlier, and no later.
     server.start()
-    first = child_of(server)
+    first = child_of(server.process)
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: not is_there(first) and child_of(server) != first)
+    wait_until(lambda: not is_there(first) and child_of(server.process) != first)
     server.wait_for("ready")
     time.sleep(1)
-    child = child_of(server)
+    child = child_of(server.process)
     assert server.ask("Count to 3.", memory_k=0)["result"] == "1, 2, 3."
     os.kill(child, signal.SIGSTOP)
     server.kill()
@@ -210,7 +210,7 @@ def test_an_engine_that_is_stopped_at_any_moment_is_soon_back_and_loses_nothing(
     took, slowest_health = [], 0.0
     for _ in range(HANGS):
         time.sleep(rng.uniform(0.2, 1.5))
-        hung, started = child_of(server), time.monotonic()
+        hung, started = child_of(server.process), time.monotonic()
         os.kill(hung, signal.SIGSTOP)
         asked = threading.Event()
         watched: list[float] = []

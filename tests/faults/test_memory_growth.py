@@ -81,7 +81,7 @@ def test_the_status_tells_what_memory_is_for(serve: Callable[..., Server]) -> No
     assert 0 < memory["states"] < (8 + 34) * MB
     assert memory["other"] == memory["engine"] - memory["weights"] - memory["contexts"] - memory["states"] < BESIDE
     assert memory["used"] == memory["engine"] + memory["server"]
-    assert memory["engine"] == pytest.approx(resident(child_of(server)), rel=0.2)
+    assert memory["engine"] == pytest.approx(resident(child_of(server.process)), rel=0.2)
     assert memory["engine"] < memory["promised"]
     key = server.mint()[0]
     assert server.get("/status", key=key).json()["memory"] is None
@@ -98,7 +98,7 @@ def test_a_real_models_memory_levels_off_where_it_was_promised(serve: Callable[.
     server.edit_config("SmolLM2", n_ctx=2048, max_tokens=60)
     server.select("SmolLM2")
     server.ask("Hi", max_tokens=1)
-    child = child_of(server)
+    child = child_of(server.process)
     at_start = server.get("/status").json()["memory"]
     promised = at_start["weights"] + at_start["contexts"] + cache * MB + BESIDE
     stop, people = threading.Event(), []

@@ -104,7 +104,7 @@ class Person(threading.Thread):
 def figures(server: Server) -> dict[str, int]:
     """What the server and its engine's process hold, taken together."""
     sums = {"megabytes": 0, "threads": 0, "files": 0}
-    for process in (Path(f"/proc/{pid}") for pid in (server.process.pid, child_of(server))):
+    for process in (Path(f"/proc/{pid}") for pid in (server.process.pid, child_of(server.process))):
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         sums["threads"] += int(status["Threads"])
         sums["files"] += len(list((process / "fd").iterdir()))

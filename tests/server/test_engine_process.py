@@ -50,7 +50,7 @@ def test_a_crash_costs_what_is_under_way_and_no_more(endless: Server, number: in
     waiting.start()
     while server.get("/status").json()["answers"]["waiting"] == 0:
         time.sleep(0.02)
-    crashed = child_of(server)
+    crashed = child_of(server.process)
     os.kill(crashed, number)
     error = stream.rest()[-1]["error"]
     assert error["code"] == "engine_crashed"
@@ -59,7 +59,7 @@ def test_a_crash_costs_what_is_under_way_and_no_more(endless: Server, number: in
     assert int(replies[0].headers["Retry-After"]) > 0
     assert not is_there(crashed)
     server.wait_for("ready")
-    assert child_of(server) != crashed
+    assert child_of(server.process) != crashed
     assert server.ask("Hi", session_id=1, max_tokens=5)["result"]
     assert [message["content"] for message in server.get("/answer/1").json()["messages"]][1] == kept
     for number_ in (2, 3):
@@ -77,7 +77,7 @@ def test_health_tells_the_truth_throughout(serve: Serve) -> None:
     for caller in callers:
         caller.start()
     for _ in range(int(os.environ.get("HEARTH_CRASHES", "3"))):
-        crashed = child_of(server)
+        crashed = child_of(server.process)
         os.kill(crashed, rng.choice([signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL]))
         deadline = time.monotonic() + 60
         # On a busy machine that takes a while.
@@ -140,14 +140,14 @@ def test_a_reply_that_nobody_has_taken_yet_keeps_no_process_from_starting(tmp_pa
 
 def test_the_engine_ends_with_the_server(serve: Serve) -> None:
     server = serve()
-    child = child_of(server)
+    child = child_of(server.process)
     server.kill()
     deadline = time.monotonic() + 10
     while is_there(child):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     server.start()
-    child = child_of(server)
+    child = child_of(server.process)
     assert server.stop() == 0
     assert not is_there(child)
 
@@ -156,7 +156,7 @@ def test_a_file_that_ends_llama_cpp_ends_nothing_here(serve: Serve, models: Path
     """Its vocabulary has a token twice, which llama.cpp asserts that no file has."""
     write_twin_token_model(models / "twins.gguf")
     server = serve(models=models)
-    child = child_of(server)
+    child = child_of(server.process)
     stream = server.stream("Count to 20.")
     stream.next()
     reply = server.post("/models/model", {"model": "twins.gguf", "model_config": "Guide"})
@@ -165,7 +165,7 @@ def test_a_file_that_ends_llama_cpp_ends_nothing_here(serve: Serve, models: Path
     assert stream.rest()[-1] == "[DONE]"
     again = server.post("/answer", {"prompt": "Hi", "model": "twins.gguf"})
     assert again.status_code in (422, 503)
-    assert child_of(server) == child
+    assert child_of(server.process) == child
     assert server.ask("Count to 3.")["result"] == "1, 2, 3."
 
 
@@ -187,7 +187,7 @@ def test_a_file_whose_error_is_longer_than_a_pipe_holds_is_told(serve: Serve, mo
 def test_damaged_headers_never_bring_the_server_down(serve: Serve, models: Path) -> None:
     """Bytes of the guide's header changed at random, and numbers by some that overflow (CVE-2026-7482 and kin)."""
     server, rng, whole = serve(models=models), random.Random(7), GUIDE.read_bytes()
-    child, seen = child_of(server), set()
+    child, seen = child_of(server.process), set()
     for n in range(int(os.environ.get("HEARTH_DAMAGED", "24"))):
         data = bytearray(whole)
         for _ in range(rng.choice([1, 1, 2, 8])):
@@ -202,7 +202,7 @@ def test_damaged_headers_never_bring_the_server_down(serve: Serve, models: Path)
         assert reply.status_code in (200, 422), reply.text
         (models / f"bad{n}.gguf").unlink()
     assert 422 in seen
-    assert child_of(server) == child
+    assert child_of(server.process) == child
     server.post("/models/model", {"model": "guide.gguf", "model_config": "Guide"})
     assert server.ask("Count to 3.", memory_k=0)["result"] == "1, 2, 3."
 

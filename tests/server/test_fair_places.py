@@ -19,8 +19,8 @@ FLAGS = ("--threads", "14", "--reserve", "6", "--queue", "6")
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("crowded") / "data", *FLAGS, models=random_model.parent)
+def crowded(tmp_path_factory: pytest.TempPathFactory, light_model: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("crowded") / "data", *FLAGS, models=light_model.parent)
     server.edit_config("Random", **ENDLESS | {"n_parallel": 2, "max_tokens": 150})
     server.select("Random")
     server.start()

@@ -72,9 +72,9 @@ def test_what_nobody_waits_for_is_computed_no_more(server: Server) -> None:
             requests.post(f"{server.url}/v1/embeddings", json=body, headers={"Authorization": server.key}, timeout=(5, 0.4))
 
     def idle() -> bool:
-        before = cpu_seconds(child_of(server))
+        before = cpu_seconds(child_of(server.process))
         time.sleep(0.5)
-        return cpu_seconds(child_of(server)) - before < 0.1
+        return cpu_seconds(child_of(server.process)) - before < 0.1
 
     wait_for(idle, 15)
 

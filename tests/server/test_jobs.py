@@ -19,10 +19,10 @@ from tests.support.tiny import GUIDE
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[Server]:
+def shared(tmp_path_factory: pytest.TempPathFactory, light_model: Path) -> Iterator[Server]:
     """A server of few threads whose model goes on talking; each test has jobs and sessions of its own."""
     flags = ("--threads", "12", "--reserve", "6")
-    with endless_server(tmp_path_factory.mktemp("jobs"), [GUIDE, random_model], *flags) as server:
+    with endless_server(tmp_path_factory.mktemp("jobs"), [GUIDE, light_model], *flags) as server:
         yield server
 
 

@@ -45,7 +45,7 @@ with stop.on_signals():
 def test_a_hung_engine_does_not_keep_the_server(serve: Serve, timeout: str) -> None:
     server = serve("--engine-timeout", timeout, "--stop-seconds", "1")
     answered = server.ask("My name is Ana.", session_id=1)["result"]
-    child = child_of(server)
+    child = child_of(server.process)
     os.kill(child, signal.SIGSTOP)
     started = time.monotonic()
     assert server.stop() == 0

@@ -16,9 +16,9 @@ from typing import Any
 
 from services.backend.codec import from_json
 from services.cluster.registry import WorkerHeartbeat
-from tests.support.forked import start
+from tests.support.forked import PAUSE, start
 from tests.support.ports import free_port
-from tests.support.serving import ENDLESS, Server
+from tests.support.serving import ENDLESS, ENDLESS_PAUSE, Server
 
 _numbers = itertools.count(1)
 START_SECONDS = 90
@@ -221,6 +221,7 @@ class Cluster:
             "QUEUE_NAME": f"test{self.number}",
             "REDIS_PREFIX": f"test{self.number}",
             "NODE_NAME": name,
+            PAUSE: str(ENDLESS_PAUSE),
             **more,
         }
 

@@ -1,8 +1,9 @@
-"""Servers that are forked from a process which has imported the server's modules: they start in half the time.
+"""Servers that are forked from a process which has imported the server's modules: they start in a third of the time.
 
-`main.py` runs in them as in a process of its own; so do the parts of clusters. The parent (`python -m tests.support.forked
-FD MODULE …`, with the modules to import) receives a message for each: a JSON object with its arguments and its environment,
-and three descriptors: standard output, standard error, and a socket for its process id and, at its end, its exit status.
+`main.py` runs in them as in a process of its own; so do the parts of clusters, and their engines' processes, from another
+parent. A parent (`python -m tests.support.forked FD ENGINES MODULE …`, with the modules to import) receives a message for
+each: a JSON object with its arguments and its environment, and descriptors: standard output, standard error, a socket for
+its process id and, at its end, its exit status, and for an engine its socket to the server. Who closes the third ends it.
 """
 
 from __future__ import annotations
@@ -18,38 +19,47 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 _SERVER = ("services.app", "services.cli.serve", "services.cli.first_model", "services.server.waitress_server")
 _CLUSTER = (*_SERVER, "services.cli.cluster", "services.cluster.node.node", "services.cluster.worker.worker")
+_ENGINE = ("-m", "services.engine.process.main")
 # By the program of a command line: what its parent imports, in this order.
 _IMPORTS = {
+    _ENGINE: ("services.engine.process.main",),
     ("main.py",): _SERVER,
     ("-m", "tests.support.quick_cluster"): ("tests.support.quick_cluster", *_CLUSTER),
 }
 ROOT = Path(__file__).resolve().parent.parent.parent
 _MAX_MESSAGE = 1 << 20
+# The seconds that an engine pauses after each step, as if its model were larger.
+PAUSE = "HEARTH_TESTS_PAUSE"
 _READ_EARLY = ("HF_", "PYTHON", "XDG_", "OMP_", "GOMP_", "HOME", "LD_")
+# An engine sets the second for itself, also in the process of a test that imports it.
+_HARMLESS = {"PYTHONUNBUFFERED", "GOMP_SPINCOUNT"}
 
 
 class Forked:
-    """A forked server, with the methods of `subprocess.Popen` that tests use."""
+    """A forked process, with the methods of `subprocess.Popen` that servers and tests use."""
 
-    def __init__(self, program: tuple[str, ...], arguments: list[str], environ: dict[str, str], stderr: IO[str]) -> None:
-        reader, writer = os.pipe()
+    def __init__(self, parent: socket.socket, arguments: list[str], environ: dict[str, str], *descriptors: int) -> None:
+        """`descriptors` are for standard output and error, and for an engine its socket."""
         ours, theirs = socket.socketpair()
-        descriptors = array.array("i", [writer, stderr.fileno(), theirs.fileno()])
-        message = json.dumps({"arguments": [program[-1], *arguments], "environ": environ}).encode()
-        _parent(program).sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        os.close(writer)
+        stdout, stderr, *more = descriptors
+        message = json.dumps({"arguments": arguments, "environ": environ}).encode()
+        passed = array.array("i", [stdout, stderr, theirs.fileno(), *more])
+        parent.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)])
         theirs.close()
         self._status = ours
+        self._lock = threading.Lock()
         self.pid = int(ours.recv(100))
         self.returncode: int | None = None
-        self.stdout: IO[str] = os.fdopen(reader, encoding="utf-8")
+        self.stdout: IO[str] | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None and select.select([self._status], [], [], 0)[0]:
@@ -72,8 +82,10 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def _read_status(self) -> None:
-        self.returncode = int(self._status.recv(100))
-        self._status.close()
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = int(self._status.recv(100))
+                self._status.close()
 
 
 def start(
@@ -81,7 +93,11 @@ def start(
 ) -> Forked | subprocess.Popen[str]:
     """Start a program in the project's folder: forked where that is possible, else as a new Python."""
     if _can_fork(program, environ):
-        return Forked(program, arguments, environ, stderr)
+        reader, writer = os.pipe()
+        forked = Forked(_parent(program), [program[-1], *arguments], environ, writer, stderr.fileno())
+        os.close(writer)
+        forked.stdout = os.fdopen(reader, encoding="utf-8")
+        return forked
     command = [sys.executable, *program, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
@@ -91,7 +107,7 @@ def _can_fork(program: tuple[str, ...], environ: dict[str, str]) -> bool:
     if program not in _IMPORTS:
         return False
     changed = {name for name in {*environ, *_began} if environ.get(name) != _began.get(name)}
-    return not any(name.startswith(_READ_EARLY) for name in changed - {"PYTHONUNBUFFERED"})
+    return not any(name.startswith(_READ_EARLY) for name in changed - _HARMLESS)
 
 
 _began = dict(os.environ)
@@ -99,9 +115,13 @@ _began = dict(os.environ)
 
 @cache
 def _parent(program: tuple[str, ...]) -> socket.socket:
+    engines = None if program == _ENGINE else _parent(_ENGINE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.forked", str(theirs.fileno()), *_IMPORTS[program]]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL)
+    passed = [each.fileno() for each in (theirs, engines) if each]
+    command = [sys.executable, "-m", "tests.support.forked", str(passed[0]), str(passed[-1]), *_IMPORTS[program]]
+    # numpy's threads are of no use in an engine.
+    environ = {**os.environ, **({} if engines else {"OPENBLAS_NUM_THREADS": "1"})}
+    process = subprocess.Popen(command, pass_fds=passed, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL)
     theirs.close()
     # It ends with its socket.
     atexit.register(process.wait)
@@ -109,56 +129,111 @@ def _parent(program: tuple[str, ...]) -> socket.socket:
     return ours
 
 
-def _serve(messages: socket.socket) -> None:
-    """Fork a server for each message, and tell how each ends, until the other end of `messages` is closed."""
-    for name in sys.argv[2:]:
-        __import__(name)
-    children: dict[int, socket.socket] = {}
-    while True:
-        ready, _, _ = select.select([messages], [], [], 0.02 if children else None)
-        _reap(children)
-        if not ready:
-            continue
-        message, ancillary, _, _ = messages.recvmsg(_MAX_MESSAGE, socket.CMSG_LEN(3 * array.array("i").itemsize))
+class _Parent:
+    """Forks a process for each message, and tells how each ends, until the other end of `messages` is closed."""
+
+    def __init__(self, messages: socket.socket, engines: socket.socket | None) -> None:
+        """`engines`: the socket to the parent of engines' processes, for servers."""
+        self._messages = messages
+        self._engines = engines
+        self._children: dict[int, socket.socket] = {}
+
+    def serve(self) -> None:
+        while True:
+            statuses = {status: pid for pid, status in self._children.items()}
+            ready, _, _ = select.select([self._messages, *statuses], [], [], 0.02 if statuses else None)
+            for status in ready:
+                if status in statuses:
+                    # Nothing is ever sent: it was closed.
+                    os.kill(statuses[status], signal.SIGKILL)
+            self._reap()
+            if self._messages in ready and not self._fork():
+                return
+
+    def _fork(self) -> bool:
+        message, ancillary, _, _ = self._messages.recvmsg(_MAX_MESSAGE, socket.CMSG_LEN(4 * array.array("i").itemsize))
         if not message:
-            return
-        stdout, stderr, status = array.array("i", ancillary[0][2])
+            return False
+        stdout, stderr, status, *more = array.array("i", ancillary[0][2])
         pid = os.fork()
         if not pid:
-            for each in (messages, *children.values()):
+            for each in (self._messages, *self._children.values()):
                 each.close()
             os.close(status)
-            _become(json.loads(message), stdout, stderr)
-        os.close(stdout)
-        os.close(stderr)
-        children[pid] = socket.socket(fileno=status)
-        children[pid].send(str(pid).encode())
+            os.dup2(stdout, 1)
+            os.dup2(stderr, 2)
+            _become(json.loads(message), self._engines, *more)
+        for descriptor in (stdout, stderr, *more):
+            os.close(descriptor)
+        self._children[pid] = socket.socket(fileno=status)
+        self._children[pid].send(str(pid).encode())
+        return True
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with self._children.pop(pid) as caller, contextlib.suppress(OSError):
+                caller.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _reap(children: dict[int, socket.socket]) -> None:
-    while children:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        with children.pop(pid) as caller, contextlib.suppress(OSError):
-            caller.send(str(os.waitstatus_to_exitcode(status)).encode())
-
-
-def _become(message: dict[str, Any], stdout: int, stderr: int) -> None:
-    """Run main.py in this process, which has been forked for it."""
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
-    os.close(stdout)
-    os.close(stderr)
+def _become(message: dict[str, Any], engines: socket.socket | None, *channel: int) -> None:
+    """Run the program in this process, which has been forked for it."""
     os.environ.clear()
     os.environ.update(message["environ"])
     time.tzset()
     sys.argv = message["arguments"]
     random.seed()
-    from main import main
+    if engines:
+        _become_server(engines)
+    else:
+        _become_engine(*channel)
 
+
+def _become_server(engines: socket.socket) -> NoReturn:
+    from main import main
+    from services.engine.process import connection
+
+    class Subprocess:
+        """The module `subprocess`, as far as the connection to the engine's process needs it."""
+
+        DEVNULL, TimeoutExpired = subprocess.DEVNULL, subprocess.TimeoutExpired
+
+        @staticmethod
+        def Popen(command: list[str], **options: Any) -> Forked:
+            # By its name, tests find the engine of a server.
+            arguments = [f"engine{os.getpid()}"]
+            return Forked(engines, arguments, options["env"], 1, 2, *options["pass_fds"])
+
+    vars(connection)["subprocess"] = Subprocess
     sys.exit(main())
 
 
+def _become_engine(channel: int) -> NoReturn:
+    from services.engine.loop.step import Steps
+    from services.engine.process.main import main
+
+    os.setsid()
+    Path("/proc/self/comm").write_text(sys.argv[0])
+    sys.argv.append(str(channel))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Processes of tests share the cores: threads of one engine would wait for each other.
+        os.sched_getaffinity = lambda _: {0}
+    pause, step = float(os.environ.get(PAUSE, 0)), Steps.step
+
+    def paced(self: Steps, has_messages: Callable[[], bool]) -> None:
+        step(self, has_messages)
+        time.sleep(pause)
+
+    if pause:
+        Steps.step = paced  # type: ignore[method-assign]
+    main()
+    sys.exit()
+
+
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    for name in sys.argv[3:]:
+        __import__(name)
+    mine, theirs = int(sys.argv[1]), int(sys.argv[2])
+    _Parent(socket.socket(fileno=mine), socket.socket(fileno=theirs) if theirs != mine else None).serve()

@@ -21,8 +21,8 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.storage.database import NAME, database
+from tests.support.forked import PAUSE, Forked, start
 from tests.support.forked import ROOT as ROOT
-from tests.support.forked import Forked, start
 
 START_SECONDS = 60
 _probes: dict[str, str] = {}
@@ -33,9 +33,12 @@ ENDLESS: dict[str, Any] = {
     "template": "{input}",
     "n_ctx": 4096,
     "n_parallel": 1,
+    "n_threads": 1,
     "temperature": 0,
     "max_tokens": 4000,
 }
+# Seconds after each of its steps: it would keep a core busy all the time that nobody reads it.
+ENDLESS_PAUSE = 0.002
 
 
 class Api:
@@ -46,6 +49,8 @@ class Api:
         self.models = models
         self.key = key
         self.url = ""
+        self.pause = 0.0
+        """Seconds that the server's engine pauses after each step, where it is forked."""
         data.mkdir(exist_ok=True)
         if not (data / "config.json").exists():
             shutil.copy(ROOT / "data" / "config.example.json", data / "config.json")
@@ -94,6 +99,8 @@ class Api:
         config = json.loads(path.read_text(encoding="utf-8"))
         config[profile] = {**config.get(profile, {}), **changes}
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+        if changes.get("model") == ENDLESS["model"]:
+            self.pause = ENDLESS_PAUSE
 
     def select(self, profile: str) -> None:
         path = self.data / "config.json"
@@ -122,7 +129,7 @@ class Server(Api):
         folders = ["--data", str(self.data), "--models", str(self.models)]
         arguments = ["--port", "0", *folders, *self.flags]
         self._log = (self.data.parent / f"{self.data.name}.log").open("a", encoding="utf-8")
-        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environ}
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1", PAUSE: str(self.pause), **self.environ}
         self.process: subprocess.Popen[str] | Forked
         if self.forks and not self.prefix:
             self.process = start(self.program, arguments, environ, self._log)
@@ -232,14 +239,16 @@ class Stream:
         self.reply.close()
 
 
-def child_of(server: Server) -> int:
-    """The number of the engine's process, once it has one."""
-    command = ["pgrep", "-f", "services.engine.process.main", "-P", str(server.process.pid)]
+def child_of(server: subprocess.Popen[str] | Forked) -> int:
+    """The number of the engine's process of a server or worker, once it has one."""
+    pid = str(server.pid)
+    # A forked one has a name of its own.
+    commands = ["pgrep", "-x", f"engine{pid}"], ["pgrep", "-f", "services.engine.process.main", "-P", pid]
     deadline = time.monotonic() + 20
     while True:
-        found = subprocess.run(command, capture_output=True, text=True).stdout.split()
-        if found:
-            return int(found[0])
+        for command in commands:
+            if found := subprocess.run(command, capture_output=True, text=True).stdout.split():
+                return int(found[0])
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
