@@ -12,7 +12,7 @@ import requests
 from playwright.sync_api import expect
 
 from tests.support.browsing import Chat
-from tests.support.serving import ENDLESS, Server, wait_for
+from tests.support.serving import Server, wait_for
 
 Serve = Callable[..., Server]
 Visit = Callable[..., Chat]
@@ -285,8 +285,8 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(endless: Server, visi
 
 
 def test_a_killed_server_comes_back_to_its_reader(serve: Serve, models: Path, visit: Visit) -> None:
-    server = serve(models=models)
-    server.edit_config("Random", **{**ENDLESS, "max_tokens": 600})
+    server = serve(models=models, endless={"max_tokens": 600})
+    server.select("Guide")
     chat = visit(server).enter()
     chat.ask("My name is Ana.")
     server.select("Random")

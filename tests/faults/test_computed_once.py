@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from services.prompts.form import Exchange
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
 from services.sessions.table import Answered, RequestName
-from tests.support.serving import Server
+from tests.support.serving import Server, in_threads
 
 CHAT = "/v1/chat/completions"
 
@@ -81,7 +82,8 @@ def test_a_kill_before_the_reply_is_kept_stores_nothing_twice(serve: Callable[..
     server = serve()
     asked = requests_of_all_kinds()
     with no_reply_is_kept(server):
-        first = [text_of(send(server, *each)) for each in asked]
+        # At once: each waits for a while for the other program.
+        first = [text_of(reply) for reply in in_threads(*(partial(send, server, *each) for each in asked))]
         # Some are folded into sessions.json by now, and some only in the journal.
         server.kill()
     kept = sqlite3.connect(server.data / "hearth.sqlite").execute("SELECT count(*) FROM jobs").fetchone()

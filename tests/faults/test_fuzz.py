@@ -18,7 +18,7 @@ from services.api.routes import ROUTES
 from tests.support.hub import Hub
 from tests.support.serving import ROOT, Server
 
-CASES = int(os.environ.get("HEARTH_FUZZ", "300"))
+CASES = int(os.environ.get("HEARTH_FUZZ", "150"))
 DOCUMENTED = [route for route in ROUTES if route.tag]
 N_OPERATIONS = sum(len(route.paths) * len(route.resource.methods) for route in DOCUMENTED)
 

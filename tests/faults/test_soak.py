@@ -1,6 +1,6 @@
 """Mixed load with random hang-ups: nothing is left behind.
 
-HEARTH_SOAK says for how many seconds: 20 in the suite, 7200 for a long run.
+HEARTH_SOAK says for how many seconds: 10 in the suite, 7200 for a long run.
 With HEARTH_SOAK_REAL=1 SmolLM2 answers, not the guide.
 HEARTH_SOAK_PLOT names an SVG file that memory, threads and open files are drawn into, minute by minute.
 """
@@ -25,7 +25,7 @@ from benchmarks.harness.plots import SETTINGS
 from tests.support.real_models import smollm2
 from tests.support.serving import Server, child_of
 
-SECONDS = float(os.environ.get("HEARTH_SOAK", "20"))
+SECONDS = float(os.environ.get("HEARTH_SOAK", "10"))
 REAL = os.environ.get("HEARTH_SOAK_REAL") == "1"
 PLOT = os.environ.get("HEARTH_SOAK_PLOT")
 PEOPLE = 14
