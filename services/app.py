@@ -17,9 +17,8 @@ from services.answers.models import Models
 from services.answers.replay import is_answered
 from services.answers.service import Answers
 from services.api.application import Application
-from services.api.computations import computations
 from services.api.http.bodies import MAX_BODY
-from services.api.http.computation import JobRunner
+from services.api.http.computation import Computation, JobRunner
 from services.api.http.cors import allow_origins
 from services.api.http.draining import Draining
 from services.api.http.errors import handle_errors
@@ -28,6 +27,7 @@ from services.api.http.idempotency import Idempotency
 from services.api.http.request_log import log_requests
 from services.api.http.sharing import share_threads
 from services.api.metrics import Metrics, Now
+from services.api.route import ComputeParts
 from services.api.routes import ROUTES
 from services.backend.protocols import Backend
 from services.engine.machine import free_memory
@@ -64,7 +64,12 @@ def build_application(
         metrics.note_answer,
     )
     metrics.registry.register(Now(answers, stores.usage))
-    computed = computations(ROUTES, answers, stores.files, pulls, audit)
+    parts = ComputeParts(answers, stores.files, pulls, audit)
+    computed = {
+        route.name: Computation(route.paths[0], route, route.computed.body, route.computed.function(parts))
+        for route in ROUTES
+        if route.computed
+    }
     jobs = Jobs(
         stores.jobs,
         JobRunner(computed.values(), stores.keys, stores.meter.account),

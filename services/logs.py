@@ -32,8 +32,10 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 class _LineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        line = super().formatMessage(record)
+        known = getattr(record, "request_id", "")
         # One line each, whatever is in the names that people give.
-        return visible(super().formatMessage(record))
+        return visible(f"{line} [{known}]" if known else line)
 
 
 def set_up(level: str, form: str) -> None:

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from flask_restful import Resource
+from pydantic import BaseModel
 
 from auth.access import Access
+from auth.audit import AuditLog
+from services.answers.service import Answers
 from services.api.application import Application
+from services.api.http.computation import Compute
+from services.models.downloads import Pulls
+from services.models.files import AvailableModels
 
 Arguments = tuple[Any, ...]
 """The arguments of a resource's constructor."""
@@ -18,6 +24,24 @@ Streams = Literal["never", "if asked", "always"]
 IF_ASKED: Final = "if asked"
 ALWAYS: Final = "always"
 JOB_ID: Final = "job_id"
+
+
+@dataclass(frozen=True)
+class ComputeParts:
+    """The parts of the server with which endpoints compute their replies."""
+
+    answers: Answers
+    files: AvailableModels
+    pulls: Pulls
+    audit: AuditLog
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A POST whose reply a plain function computes: the model of its body, and what makes the function."""
+
+    body: type[BaseModel]
+    function: Callable[[ComputeParts], Compute]
 
 
 @dataclass(frozen=True)
@@ -39,6 +63,8 @@ class Route(Access):
     tag: Tag | None
     """None: it is no part of the API, and not in its document."""
     arguments: Callable[[Application], Arguments] = lambda _: ()
+    computed: Computed | None = None
+    """The function that computes the reply to a POST, at once or as a job; None: the resource answers by itself."""
     once_by: OnceBy | None = None
     """The header or the body's field by which a POST is computed once, however often it is sent."""
     streams: Streams = "never"

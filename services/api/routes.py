@@ -5,43 +5,82 @@ A new endpoint is a resource and a line here. `needs` says who may use it: a sco
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from flask_restful import Resource
+from pydantic import BaseModel
 
 from auth.access import ANY_KEY, MASTER_KEY, PUBLIC
-from services.api.answer import AnswerResource, PromptResource, SessionResource, SessionsResource, StopResource
+from services.answers.client import Client
+from services.answers.service import Answers
+from services.api.answer import (
+    AnswerResource,
+    PromptResource,
+    SessionResource,
+    SessionsResource,
+    StopResource,
+    compute_answer,
+)
 from services.api.application import Application
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
 from services.api.cluster import ClusterResource
-from services.api.compat.apihost import ApiHostResource
-from services.api.compat.langformers import LangformersResource
-from services.api.compat.protollm import ChatCompletionResource, GenerateResource, JobResource, JobsResource
+from services.api.compat.apihost import ApiHost, ApiHostResource, HostBody
+from services.api.compat.langformers import GenerateBody, LangformersResource, compute_langformers
+from services.api.compat.protollm import (
+    ChatBody,
+    ChatCompletionResource,
+    GenerateResource,
+    JobResource,
+    JobsResource,
+    PromptBody,
+    compute_prompt,
+)
+from services.api.compat.protollm import compute_chat as compute_chat_job
 from services.api.docs import FILES as DOCS_FILES
 from services.api.docs import SHELL as DOCS_SHELL
 from services.api.docs import ApiDocument, DocsResource, DocumentResource
 from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
+from services.api.http.computation import Compute, Reply
 from services.api.http.idempotency import IDEMPOTENCY_KEY
+from services.api.http.schemas import AnswerBody
 from services.api.http.static import StaticFiles
 from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
-from services.api.openai.embeddings import EmbeddingsResource
+from services.api.openai.embeddings import EmbeddingsResource, compute_embeddings
 from services.api.openai.resources import (
     ChatCompletionsResource,
     CompletionsResource,
     OpenAIModelResource,
     OpenAIModelsResource,
+    compute_chat,
+    compute_completion,
 )
+from services.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from services.api.page import SHELL as PAGE_SHELL
 from services.api.page import FileResource, PageResource, page_files
-from services.api.route import ALWAYS, IF_ASKED, JOB_ID, Arguments, OnceBy, Route, Streams, Tag
+from services.api.route import (
+    ALWAYS,
+    IF_ASKED,
+    JOB_ID,
+    Arguments,
+    Computed,
+    ComputeParts,
+    OnceBy,
+    Route,
+    Streams,
+    Tag,
+)
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
 
 _ANSWERS = Tag("Answers", "Prompts, sessions and streams.")
-_OPENAI = Tag("OpenAI", "What OpenAI's clients ask for.")
-_OTHERS = Tag("Other clients", "Langformers', API Host's and ProtoLLM's ways.")
+_OPENAI = Tag("OpenAI", "OpenAI's API.")
+_OTHERS = Tag("Other clients", "The APIs of Langformers, API Host and ProtoLLM.")
 _MODELS = Tag("Models", "The model files, and switching between them.")
-_KEYS = Tag("Keys", "Who may ask.")
-_SERVER = Tag("Server", "How it is, and this document.")
+_KEYS = Tag("Keys", "Keys, their terms and usage.")
+_SERVER = Tag("Server", "Health, load, metrics, and this document.")
 
 
 def _answers(parts: Application) -> Arguments:
@@ -120,17 +159,27 @@ def _page_files(_: Application) -> Arguments:
     return (StaticFiles(page_files()),)
 
 
+def _with_answers(body: type[BaseModel], compute: Callable[[Answers, Any, Client], Reply]) -> Computed:
+    """Return the computation by a function that needs the answers' service alone."""
+    return Computed(body, lambda parts: partial(compute, parts.answers))
+
+
+def _apihost(parts: ComputeParts) -> Compute:
+    return ApiHost(parts.answers, parts.files, parts.pulls, parts.audit).compute
+
+
 def _computed(
     name: str,
     path: str,
     resource: type[Resource],
     tag: Tag,
+    computed: Computed,
     *,
     once_by: OnceBy = IDEMPOTENCY_KEY,
     streams: Streams = "never",
     key_in_body: bool = False,
 ) -> Route:
-    """Return the route of an endpoint that is computed by a function of its own name (see computations.py)."""
+    """Return the route of an endpoint whose resource does nothing but respond with what a function computes."""
 
     def respond(parts: Application) -> Arguments:
         return (parts.responds[name],)
@@ -142,6 +191,7 @@ def _computed(
         tag,
         respond,
         needs="answer",
+        computed=computed,
         once_by=once_by,
         streams=streams,
         key_in_body=key_in_body,
@@ -152,23 +202,68 @@ _OF_A_SESSION = ("/answer/<number>", "/answer/<owner>/<number>")
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        "answer", ("/answer",), AnswerResource, _ANSWERS, _answer, needs="answer", once_by=IDEMPOTENCY_KEY, streams=IF_ASKED
+        "answer",
+        ("/answer",),
+        AnswerResource,
+        _ANSWERS,
+        _answer,
+        needs="answer",
+        computed=_with_answers(AnswerBody, compute_answer),
+        once_by=IDEMPOTENCY_KEY,
+        streams=IF_ASKED,
     ),
     Route("session", _OF_A_SESSION, SessionResource, _ANSWERS, _session, needs="answer"),
     Route("prompt", ("/answer/<number>/prompt",), PromptResource, _ANSWERS, _answers, needs="answer"),
     Route("stop", ("/answer/<number>/stop",), StopResource, _ANSWERS, _answers, needs="answer"),
     Route("sessions", ("/sessions",), SessionsResource, _ANSWERS, _sessions, needs="answer"),
-    _computed("chat", "/v1/chat/completions", ChatCompletionsResource, _OPENAI, streams=IF_ASKED),
-    _computed("completions", "/v1/completions", CompletionsResource, _OPENAI, streams=IF_ASKED),
-    _computed("embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI),
+    _computed(
+        "chat",
+        "/v1/chat/completions",
+        ChatCompletionsResource,
+        _OPENAI,
+        _with_answers(ChatRequest, compute_chat),
+        streams=IF_ASKED,
+    ),
+    _computed(
+        "completions",
+        "/v1/completions",
+        CompletionsResource,
+        _OPENAI,
+        _with_answers(CompletionRequest, compute_completion),
+        streams=IF_ASKED,
+    ),
+    _computed(
+        "embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI, _with_answers(EmbeddingsRequest, compute_embeddings)
+    ),
     Route("openai_models", ("/v1/models",), OpenAIModelsResource, _OPENAI, _files, needs="models:read"),
     Route("openai_model", ("/v1/models/<path:name>",), OpenAIModelResource, _OPENAI, _files, needs="models:read"),
     Route("tokenize", ("/tokenize",), TokenizeResource, _OPENAI, _answers, needs="answer"),
     Route("detokenize", ("/detokenize",), DetokenizeResource, _OPENAI, _answers, needs="answer"),
-    _computed("apihost", "/api", ApiHostResource, _OTHERS, key_in_body=True),
-    _computed("langformers", "/api/generate", LangformersResource, _OTHERS, streams=ALWAYS),
-    _computed("generate", "/generate", GenerateResource, _OTHERS, once_by=JOB_ID),
-    _computed("chat_job", "/chat_completion", ChatCompletionResource, _OTHERS, once_by=JOB_ID),
+    _computed("apihost", "/api", ApiHostResource, _OTHERS, Computed(HostBody, _apihost), key_in_body=True),
+    _computed(
+        "langformers",
+        "/api/generate",
+        LangformersResource,
+        _OTHERS,
+        _with_answers(GenerateBody, compute_langformers),
+        streams=ALWAYS,
+    ),
+    _computed(
+        "generate",
+        "/generate",
+        GenerateResource,
+        _OTHERS,
+        _with_answers(PromptBody, compute_prompt),
+        once_by=JOB_ID,
+    ),
+    _computed(
+        "chat_job",
+        "/chat_completion",
+        ChatCompletionResource,
+        _OTHERS,
+        _with_answers(ChatBody, compute_chat_job),
+        once_by=JOB_ID,
+    ),
     Route("jobs", ("/jobs",), JobsResource, _OTHERS, _jobs, needs="answer", once_by=JOB_ID),
     Route("job", ("/jobs/<path:job_id>",), JobResource, _OTHERS, _jobs, needs="answer"),
     Route("models", ("/models",), ModelsResource, _MODELS, _models, needs="models:read"),

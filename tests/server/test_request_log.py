@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 from tests.support.serving import ROOT, Server, measures
@@ -23,6 +25,17 @@ def test_states_are_counted_by_where_they_were(serve: Serve) -> None:
     server.start()
     server.ask("What is my name?", session_id=1)
     assert measures(server)["hearth_cache_hits_total", "disk"] == 1
+
+
+def test_lines_of_the_text_log_end_with_the_id_of_their_request() -> None:
+    program = (
+        "import logging; from services import logs; logs.set_up('INFO', 'text'); log = logging.getLogger('a.b');"
+        "log.info('before'); logs.request_id.set('ask-1'); log.warning('a disk\\nis full')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    before, line = done.stderr.splitlines()
+    assert before.endswith("INFO a.b: before")
+    assert line.endswith(r"WARNING a.b: a disk\x0ais full [ask-1]")
 
 
 def test_the_log_as_json_has_a_line_for_each_request(serve: Serve) -> None:
