@@ -38,15 +38,37 @@ def chat(client: Client, session: int | None = None) -> None:
             _answer(client, prompt, session)
 
 
+class _Screen:
+    """Prints an answer as it comes, and before it the model's thoughts: dimmed, or between lines in a file."""
+
+    def __init__(self) -> None:
+        self._begins, self._ends = ("\033[2m", "\033[0m\n\n") if sys.stdout.isatty() else ("[thoughts]\n", "\n[answer]\n")
+        self._is_thinking = False
+
+    def think(self, piece: str) -> None:
+        """Print a piece of the thoughts."""
+        print("" if self._is_thinking else self._begins, piece, sep="", end="", flush=True)
+        self._is_thinking = True
+
+    def say(self, piece: str) -> None:
+        """Print a piece of the answer; "": nothing more comes."""
+        print(self._ends if self._is_thinking else "", piece, sep="", end="", flush=True)
+        self._is_thinking = False
+
+
 def _answer(client: Client, prompt: str, session: int | None) -> None:
+    screen = _Screen()
     try:
-        for chunk in client.stream(prompt, session_id=session):
-            print(chunk, end="", flush=True)
+        for chunk in client.stream(prompt, session_id=session, on_reasoning=screen.think):
+            screen.say(chunk)
+        screen.say("")
         print()
     except (ServerError, requests.RequestException) as error:
+        screen.say("")
         print(f"\n[{error}]", file=sys.stderr)
     except KeyboardInterrupt:
         # Disconnecting stops the engine; the exchange is not stored.
+        screen.say("")
         print(" [stopped]")
 
 

@@ -9,7 +9,7 @@ for chunk in client.stream("Count to 9.", session_id=1):
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -29,7 +29,10 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer. `usage` counts tokens, `timings` are milliseconds, the messages are those of the session."""
+    """A whole answer. `usage` counts tokens, `timings` are milliseconds, the messages are those of the session.
+
+    `reasoning` holds the thoughts of a model that thinks before it answers.
+    """
 
     result: str
     session_id: int | None
@@ -40,6 +43,7 @@ class Answer:
     timings: dict[str, float]
     messages_in_prompt: int = 0
     messages_left_out: int = 0
+    reasoning: str = ""
 
     @classmethod
     def read(cls, body: dict[str, Any]) -> Answer:
@@ -61,8 +65,17 @@ class Client:
         """Send a prompt and return the whole answer. `parameters`: memory_k, temperature, max_tokens, top_p, top_k, … ."""
         return Answer.read(self._call("POST", "/answer", _question(prompt, session_id, parameters)))
 
-    def stream(self, prompt: str, session_id: int | None = None, **parameters: Any) -> Generator[str, None, Answer]:
-        """Send a prompt and yield the answer's chunks; the generator's return value is the whole Answer."""
+    def stream(
+        self,
+        prompt: str,
+        session_id: int | None = None,
+        on_reasoning: Callable[[str], object] = lambda _: None,
+        **parameters: Any,
+    ) -> Generator[str, None, Answer]:
+        """Send a prompt and yield the answer's chunks; the generator's return value is the whole Answer.
+
+        `on_reasoning` is called with each piece of the model's thoughts.
+        """
         body = {**_question(prompt, session_id, parameters), "stream": True}
         with self._http.post(f"{self._url}/answer", json=body, timeout=self._timeout, stream=True) as reply:
             if not reply.ok:
@@ -73,8 +86,10 @@ class Client:
                     yield event["chunk"]
                 elif "error" in event:
                     raise ServerError(reply.status_code, event)
-                else:
+                elif "result" in event:
                     whole = Answer.read(event)
+                else:
+                    on_reasoning(event.get("reasoning", ""))
         if whole is None:
             raise ServerError(reply.status_code, {"message": "the stream ended before the answer did"})
         return whole

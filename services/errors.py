@@ -51,13 +51,14 @@ class PromptTooLong(InvalidRequest):
     `prompt_tokens` and `n_ctx` are counts of tokens. `at_least`: counting stopped there, and there may be more.
     """
 
-    code = "prompt_too_long"
+    # By this code, and by the words of the message, agents know that they have to shorten the conversation.
+    code = "context_length_exceeded"
 
     def __init__(self, prompt_tokens: int, n_ctx: int, at_least: bool = False) -> None:
         least = "at least " if at_least else ""
         super().__init__(
             f"the prompt is too long: with the template it is {least}{prompt_tokens} tokens, and the context (n_ctx) holds "
-            f"{n_ctx}, the answer included",
+            f"{n_ctx}, the answer included: it exceeds the available context size",
             param="prompt",
         )
         self.prompt_tokens = prompt_tokens
@@ -67,7 +68,10 @@ class PromptTooLong(InvalidRequest):
 def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False) -> InvalidRequest:
     """Return the error for a text of more tokens than a model for embeddings takes; `at_least`: there may be more."""
     least = "at least " if at_least else ""
-    what = f"the input is too long: it is {least}{n_tokens} tokens, and the model takes {n_ctx}"
+    what = (
+        f"the input is too long: it is {least}{n_tokens} tokens, and the model takes {n_ctx}: it exceeds the available "
+        "context size"
+    )
     return InvalidRequest(what, param="input", code="context_length_exceeded")
 
 

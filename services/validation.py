@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -59,6 +59,34 @@ def _as_list(stop: object) -> object:
 StopStrings = Annotated[
     list[StopString], Field(max_length=16), BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString])
 ]
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def _is_thinking(thinking: object) -> object:
+    """Refuse anything else than a bool or a text: pydantic would name both types of the union."""
+    if not isinstance(thinking, bool | str):
+        raise ValueError("should be true, false, or how much to think, such as low, medium or high")
+    return thinking
+
+
+# Whether a model thinks, or how much.
+Thinking = Annotated[bool | Effort, BeforeValidator(_is_thinking, json_schema_input_type=bool | Effort)]
+# Tokens of thoughts.
+ThinkingBudget = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# What chat templates are told by the request and the model themselves.
+_OWN_VARIABLES = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
+
+
+def _has_no_own(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if own := next((name for name in _OWN_VARIABLES if name in kwargs), None):
+        raise ValueError(f"{own} is no variable to set: the template gets the conversation's own")
+    return kwargs
+
+
+# Variables for a chat template.
+TemplateKwargs = Annotated[dict[str, Any], Field(max_length=64), AfterValidator(_has_no_own)]
 
 
 def _says_something(prompt: str) -> str:

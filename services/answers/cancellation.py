@@ -1,4 +1,4 @@
-"""Stopping answers at their client's wish: the text so far is kept."""
+"""Stopping answers, or their thoughts, at their client's wish: the text so far is kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from services.sessions.history import SessionKey
 
 
 class CancelToken:
-    """Stops one answer. Its own thread attaches the generation; any thread may cancel."""
+    """Stops one answer, or its thoughts. Its own thread attaches the generation; any thread may cancel."""
 
     def __init__(self) -> None:
         self._is_cancelled = False
+        self._is_thought_over = False
         self._generation: Generation | None = None
 
     def cancel(self) -> None:
@@ -24,9 +25,17 @@ class CancelToken:
         if self._generation:
             self._generation.stop()
 
+    def stop_thinking(self) -> None:
+        """End the answer's thoughts, as soon as there is an answer."""
+        self._is_thought_over = True
+        if self._generation:
+            self._generation.stop_thinking()
+
     def attach(self, generation: Generation) -> None:
         """Stop this generation when cancelled."""
         self._generation = generation
+        if self._is_thought_over:
+            generation.stop_thinking()
         if self._is_cancelled:
             generation.stop()
 
@@ -52,10 +61,13 @@ class Cancellations:
                 if not self._open[key]:
                     del self._open[key]
 
-    def cancel(self, key: SessionKey) -> bool:
-        """Stop the session's open answers, those that still wait too; return whether there was one."""
+    def cancel(self, key: SessionKey, thinking: bool = False) -> bool:
+        """Stop the session's open answers, those that still wait too; return whether there was one.
+
+        `thinking`: stop their thoughts alone.
+        """
         with self._lock:
             tokens = list(self._open.get(key, ()))
         for token in tokens:
-            token.cancel()
+            (token.stop_thinking if thinking else token.cancel)()
         return bool(tokens)

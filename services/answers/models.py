@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from services.answers.admission import Poll
 from services.answers.prompt_form import form_of
 from services.answers.request import AnswerRequest
+from services.answers.thinking import with_thinking
 from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Status
 from services.backend.types import EVERYBODY, Health, LoadSettings, PrefetchRequest
@@ -71,7 +72,11 @@ class Models:
 
     def form(self, asked: AnswerRequest, chosen: Chosen, model: Model, system: str | None) -> Form:
         """Return the form of a request's prompt; `system` is its session's own system prompt. Raises BadModelFile."""
-        return form_of(asked, chosen.profile, model.chat_format, self._files.templates, system)
+        return self._form(asked, chosen.profile, model, system)
+
+    def _form(self, asked: AnswerRequest, profile: Profile, model: Model, system: str | None = None) -> Form:
+        form = form_of(asked, profile, model.chat_format, self._files.templates, system)
+        return with_thinking(form, asked, profile)
 
     def switch(self, allowed: Allowed, model: str, profile: str | None, poll: Poll) -> str:
         """Set the profile's model and select it, once the model is loaded; where anything fails, nothing changes.
@@ -142,7 +147,7 @@ class Models:
 
     def _prefetch_head(self, profile: Profile, model: Model) -> None:
         """Have the beginning read that every first prompt of a profile has."""
-        form = form_of(AnswerRequest(""), profile, model.chat_format, self._files.templates)
+        form = self._form(AnswerRequest(""), profile, model)
         model.prefetch(PrefetchRequest(fitter_of(form, model, model.n_ctx).head(), EVERYBODY, ""))
 
     def _settings(self, chosen: Chosen) -> LoadSettings:

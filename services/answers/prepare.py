@@ -12,15 +12,17 @@ from services.answers.admission import Poll
 from services.answers.cancellation import CancelToken
 from services.answers.client import Client
 from services.answers.deadline import Deadline
+from services.answers.reading import Reading
 from services.answers.replay import stored_summary
 from services.answers.request import AnswerRequest
-from services.answers.stream import Answer, finish_of, summary
+from services.answers.stream import Answer, summary
 from services.backend.protocols import Generation, Model
 from services.backend.types import Finish, GenerationRequest, PrefetchRequest
 from services.errors import HearthError
 from services.models.profile import Chosen
 from services.prompts.fit import FittedPrompt, PromptFitter, fitter_of
 from services.prompts.form import Exchange, Form
+from services.replies.events import Reply
 from services.sessions.conversation import Conversation
 from services.sessions.service import Sessions
 
@@ -37,6 +39,7 @@ class PreparedAnswer:
     start: int
     """How many of the conversation's exchanges the prompt leaves out."""
     request: GenerationRequest
+    reading: Reading
     ticket: Ticket
     deadline: Deadline
     cancel_token: CancelToken | None
@@ -59,20 +62,34 @@ class PreparedAnswer:
         # Now: what is stored at the end counts no more.
         counts = self.conversation.counts(self.start)
 
-        def finished(text: str) -> dict[str, Any]:
-            finish = finish_of(generation)
+        def finished(reply: Reply, finish: Finish) -> dict[str, Any]:
             self.on_finish(finish)
-            is_whole = finish.reason != "cancelled"
-            told = {**summary(text, self.asked.session_id, self.chosen, generation), **counts}
-            # What was stopped before its first word never happened.
-            if (text or is_whole) and self.asked.stores(text, is_whole):
-                exchange = Exchange(self.asked.prompt, text)
+            told = {**summary(reply, self.asked.session_id, self.chosen, finish), **counts}
+            if self._is_stored(reply, is_whole=finish.reason != "cancelled"):
+                exchange = Exchange(self.asked.prompt, reply.content, reply.reasoning)
                 forgotten = self.conversation.store(exchange, self.start, stored_summary(told))
                 # When the answer is out and closed: the client waits for nothing of it.
                 self.end.callback(self._prefetch_next, exchange, forgotten)
             return told
 
-        return Answer(generation, self.deadline.poll, self.asked.trims, finished, self.end, self.chosen.name)
+        return Answer(
+            generation,
+            self.reading.reader(),
+            self.deadline.poll,
+            finished,
+            self.end,
+            self.chosen.name,
+            trims=self.asked.trims,
+            trims_start=not self.asked.continues,
+        )
+
+    def _is_stored(self, reply: Reply, is_whole: bool) -> bool:
+        """Return whether the exchange is stored; a reply that was stopped is not whole."""
+        # An exchange ends in words: calls, and what they return, come again with the client's next messages.
+        if reply.calls or reply.is_cut:
+            return False
+        # What was stopped before its first word never happened.
+        return bool(reply.content or is_whole) and self.asked.stores(reply, is_whole)
 
     def _prefetch_next(self, exchange: Exchange, forgotten: int) -> None:
         """Have the next prompt read up to the person's next words, if that prompt is to be expected.
@@ -130,7 +147,7 @@ def fitted_prompt(
     `pause` is called while the prompt is written and tokenized. Raises what that raises, PromptTooLong, InvalidRequest, and
     RateLimitExceeded where the key has not enough tokens left.
     """
-    longest = ticket.cap(asked.max_tokens or chosen.profile.max_tokens)
+    longest = ticket.cap(asked.longest(chosen.profile))
     n_ctx = asked.context(chosen.profile, model.n_ctx)
     fitter = fitter_of(form, model, n_ctx, longest, pause)
     fitted = fitter.fit(conversation.exchanges, asked.prompt, conversation.start)
@@ -142,6 +159,7 @@ def generation_request(
     chosen: Chosen,
     fitted: FittedPrompt,
     conversation: Conversation,
+    reading: Reading,
     form_stop: tuple[str, ...],
     account: str,
     background: bool,
@@ -149,7 +167,7 @@ def generation_request(
     """Return the backend's request for a fitted prompt, with the request's own sampling before the profile's."""
     sampling = replace(
         chosen.profile.sampling(),
-        json_schema=asked.json_schema,
+        constraint=reading.constraint,
         logit_bias=asked.logit_bias,
         n_top=asked.n_top,
         **asked.sampling,  # type: ignore[arg-type]
@@ -164,5 +182,8 @@ def generation_request(
         session=conversation.name,
         n_head=fitted.n_head,
         background=background,
+        thoughts=reading.thoughts,
+        marks=reading.marks,
+        prompt_logprobs=asked.prompt_logprobs and asked.n_top is not None,
         account=account,
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 from services.answers.request import AnswerRequest
 from services.backend.types import ChatFormat
 from services.models.profile import Profile
+from services.prompts.abilities import Message
 from services.prompts.chat import ChatForm
 from services.prompts.chat_formats import named_format
-from services.prompts.chat_template import Message, chat_template
+from services.prompts.chat_template import chat_template
 from services.prompts.form import Form
 from services.prompts.template import TemplateForm
 from services.prompts.text import TextForm
-from services.prompts.tools import with_tools
 
 
 def form_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder: Path, system: str | None = None) -> Form:
@@ -33,11 +33,15 @@ def form_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder: P
         return TemplateForm(profile.template)
     messages = _with_system(request.messages or ({"role": "user", "content": request.prompt},), system)
     chat_format = _format_of(request, profile, own, folder)
-    template = chat_template(chat_format)
-    if request.tools and "tools" not in chat_format.template:
-        messages = tuple(with_tools(_with_system(messages, profile.system_prompt), request.tools))
-        return ChatForm(template, messages)
-    return ChatForm(template, messages, request.tools, profile.system_prompt or "")
+    return ChatForm(
+        chat_template(chat_format),
+        messages,
+        request.tools,
+        profile.system_prompt or "",
+        request.template_kwargs,
+        request.continues,
+        request.generation_prompt,
+    )
 
 
 def _format_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder: Path) -> ChatFormat:
@@ -47,9 +51,11 @@ def _format_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder
     if profile.chat_template is not None:
         return replace(own, template=profile.chat_template_text(folder))
     # A file may have a separate template for conversations with tools.
-    return replace(own, template=own.tool_template) if request.tools and own.tool_template else own
+    has_tools = bool(request.tools) or any(each.get("tool_calls") or each["role"] == "tool" for each in request.messages)
+    return replace(own, template=own.tool_template) if has_tools and own.tool_template else own
 
 
 def _with_system(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
     """The messages behind this system prompt, unless they begin with one of their own."""
-    return messages if not system or messages[0]["role"] == "system" else ({"role": "system", "content": system}, *messages)
+    has_own = messages[0]["role"] in ("system", "developer")
+    return messages if not system or has_own else ({"role": "system", "content": system}, *messages)

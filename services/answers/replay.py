@@ -17,8 +17,10 @@ from services.answers.admission import Poll
 from services.answers.client import Client
 from services.answers.stream import Answer
 from services.backend.protocols import Generation
-from services.backend.types import Finish, Spent, TokenChoice
+from services.backend.types import Finish, Mark, Spent, TokenChoice
 from services.jobs.store import JobKey, JobRequest
+from services.replies.events import Content, Event, Reasoning, Reply
+from services.replies.reader import Reader
 from services.sessions.history import SessionKey
 from services.sessions.records import parse_number
 from services.sessions.service import Sessions
@@ -40,7 +42,9 @@ def stored_answer(sessions: Sessions, client: Client, session_id: int | None, po
         return None
     text, told = known
     summary = {"result": text, "session_id": session_id, **told}
-    return Answer(_StoredGeneration(text, told), poll, False, lambda _text: summary, ExitStack(), str(told["profile"]))
+    reader = _StoredReader(Reply(told.get("reasoning", ""), text))
+    profile = str(told["profile"])
+    return Answer(_StoredGeneration(told), reader, poll, lambda *_: summary, ExitStack(), profile, trims=False)
 
 
 def is_answered(sessions: Sessions, key: JobKey, request: JobRequest) -> bool:
@@ -53,17 +57,17 @@ def is_answered(sessions: Sessions, key: JobKey, request: JobRequest) -> bool:
 
 def stored_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a session keeps of an answer's summary: all fields but those that the session knows itself."""
-    return {name: value for name, value in summary.items() if name not in ("result", "session_id")}
+    return {name: value for name, value in summary.items() if name not in ("result", "reasoning", "session_id")}
 
 
 class _StoredGeneration(Generation):
     """A generation that came to its end before a restart."""
 
-    def __init__(self, text: str, told: Mapping[str, Any]) -> None:
-        self._text = text
+    def __init__(self, told: Mapping[str, Any]) -> None:
         self.tokens: list[int] = []
         # How the tokens were chosen is not kept.
         self.choices: list[TokenChoice] = []
+        self.n_choices = 0
         self.queue_position: int | None = 0
         self.finish: Finish | None = Finish(told["finish_reason"], **told["usage"], timings=told["timings"])
 
@@ -74,13 +78,33 @@ class _StoredGeneration(Generation):
 
     @override
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        if self._text:
-            yield self._text
+        # Its reader has the reply.
+        return iter(())
 
     @override
     def stop(self) -> None:
         pass
 
     @override
+    def stop_thinking(self) -> None:
+        pass
+
+    @override
     def cancel(self) -> None:
         pass
+
+
+class _StoredReader(Reader):
+    """Gives a reply that was read before a restart."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    @override
+    def add(self, piece: str | Mark) -> list[Event]:
+        return []
+
+    @override
+    def end(self) -> list[Event]:
+        reasoning: list[Event] = [Reasoning(self._reply.reasoning)] if self._reply.reasoning else []
+        return [*reasoning, Content(self._reply.content)] if self._reply.content else reasoning

@@ -6,11 +6,44 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from services.backend.types import Prompt, Sampling
+from services.backend.types import Constraint, Prompt, Sampling
 from services.models.profile import Profile
+from services.replies.events import Reply
 
 # The other fields of `Sampling` are not plain fields of a request's body.
-_SAMPLING = tuple(each.name for each in fields(Sampling) if each.name not in ("logit_bias", "json_schema", "n_top"))
+_SAMPLING = tuple(each.name for each in fields(Sampling) if each.name not in ("logit_bias", "constraint", "n_top"))
+
+
+@dataclass(frozen=True)
+class ThinkingWish:
+    """What a request wants of the model's thoughts. A field that is None the profile decides, else the model."""
+
+    enabled: bool | None = None
+    effort: str | None = None
+    """One of none, minimal, low, medium, high, xhigh and max."""
+    budget: int | None = None
+    """The most tokens of thoughts."""
+    param: str = ""
+    """The field of the request by which thoughts were asked for."""
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the model is not to think."""
+        return self.enabled is False or self.effort == "none" or self.budget == 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the model is to think."""
+        return not self.is_off and (self.enabled is True or self.effort is not None)
+
+    def over(self, other: ThinkingWish) -> ThinkingWish:
+        """Return the wish of both; `other` decides what this one leaves open."""
+        if self.is_off or (other.is_off and not self.is_on):
+            return ThinkingWish(enabled=False, param=self.param)
+        if other.is_off:
+            return self
+        budget = other.budget if self.budget is None else self.budget
+        return ThinkingWish(self.enabled or other.enabled, self.effort or other.effort, budget, self.param)
 
 
 @dataclass(frozen=True)
@@ -39,12 +72,26 @@ class AnswerRequest:
     """The chat to answer, of which `prompt` is the last user's message; (): the prompt alone."""
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The tools that the model may call, as chat templates take them."""
+    tool_choice: str = "auto"
+    """Whether the model calls tools: "none", "auto" (as it likes), "required", or the name of the tool that it calls."""
+    parallel_tool_calls: bool = True
+    """Whether it may call several at once."""
+    thinking: ThinkingWish = ThinkingWish()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Variables for the chat template, beside the messages and the tools."""
+    continues: bool = False
+    """Whether the last message is the model's own and is continued, instead of answered."""
+    generation_prompt: bool = True
+    """Whether the prompt ends with the beginning of the model's message."""
     chat_format: str = ""
     """The name of the chat template to use instead of the model's own; "": that one."""
     text: Prompt | None = field(default=None, repr=False)
     """A text to go on with as it stands, instead of a prompt or a chat."""
-    stores: Callable[[str, bool], bool] = lambda _text, _is_whole: True
-    """Returns whether an exchange with this answer is stored; an answer that was stopped is not whole."""
+    stores: Callable[[Reply, bool], bool] = lambda _reply, _is_whole: True
+    """Returns whether an exchange with this answer is stored; an answer that was stopped is not whole.
+
+    One that ends in a tool call is never stored.
+    """
     context: Callable[[Profile, int], int] = lambda _profile, n_ctx: n_ctx
     """Returns how many tokens of context the request takes, given its profile and how many are loaded.
 
@@ -52,10 +99,17 @@ class AnswerRequest:
     """
     trims: bool = True
     """Whether white space at the answer's ends is left out."""
-    json_schema: str = ""
+    constraint: Constraint | None = None
+    """The form of the answer's text; one that is constrained calls no tool, unless `tool_choice` asks for a call."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     n_top: int | None = None
-    """These three are fields of `Sampling`."""
+    """Both are fields of `Sampling`."""
+    prompt_logprobs: bool = False
+    """Whether the choices of the prompt's tokens are wanted too, where `n_top` asks for choices."""
+
+    def longest(self, profile: Profile) -> int:
+        """Return the most tokens of the answer, as the request or else its profile says; 0: the prompt is only read."""
+        return profile.max_tokens if self.max_tokens is None else self.max_tokens
 
 
 def sampling_of(body: object) -> dict[str, float | int]:

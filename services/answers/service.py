@@ -14,6 +14,7 @@ from services.answers.client import Client
 from services.answers.deadline import Deadline, while_key_is_good
 from services.answers.models import Models
 from services.answers.prepare import PreparedAnswer, conversation_of, fitted_prompt, generation_request
+from services.answers.reading import reading_of
 from services.answers.replay import stored_answer
 from services.answers.request import AnswerRequest
 from services.answers.stream import Answer
@@ -132,6 +133,7 @@ class Answers:
             size = _size(request, conversation)
             with self.working(deadline, size) as pause:
                 fitter, fitted = fitted_prompt(request, chosen, model, form, conversation, ticket, pause)
+            reading = reading_of(request, chosen.profile, form, model, fitted.tail)
             return PreparedAnswer(
                 asked=request,
                 chosen=chosen,
@@ -140,8 +142,9 @@ class Answers:
                 fitter=fitter,
                 start=fitted.start,
                 request=generation_request(
-                    request, chosen, fitted, conversation, form.stop, slot.account, client.background
+                    request, chosen, fitted, conversation, reading, form.stop, slot.account, client.background
                 ),
+                reading=reading,
                 ticket=ticket,
                 deadline=deadline,
                 cancel_token=token,
@@ -150,9 +153,12 @@ class Answers:
                 end=stack.pop_all(),
             )
 
-    def stop(self, key: SessionKey) -> bool:
-        """End the session's answer in flight, which keeps its text so far; return whether there was one."""
-        return self._cancellations.cancel(key) or self._backend.stop(key.owner, str(key.number))
+    def stop(self, key: SessionKey, thinking: bool = False) -> bool:
+        """End the session's answer in flight, which keeps its text so far; return whether there was one.
+
+        `thinking`: end the model's thoughts alone, so that it answers now.
+        """
+        return self._cancellations.cancel(key, thinking) or self._backend.stop(key.owner, str(key.number), thinking)
 
     @contextmanager
     def admit(self, client: Client, n_answers: int = 1) -> Iterator[Deadline]:
@@ -217,7 +223,7 @@ class Answers:
         """
         with self.written(client, request) as written:
             profile, model, conversation = written.chosen.profile, written.model, written.conversation
-            longest = request.max_tokens or profile.max_tokens
+            longest = request.longest(profile)
             fitter = fitter_of(written.form, model, model.n_ctx, longest, written.pause)
             fitted = fitter.fit(conversation.exchanges, request.prompt, conversation.start)
             return {

@@ -1,17 +1,22 @@
-"""One answer in flight: its text as it comes, and at the end how it came about."""
+"""One answer in flight: its events as they come, and at the end how it came about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from services.answers.admission import Poll
+from services.answers.trimming import trimmed
 from services.backend.protocols import Generation
 from services.backend.types import Finish, TokenChoice
 from services.errors import EngineFailure
 from services.models.profile import Chosen
+from services.replies.events import Content, Event, Reply, ReplyBuilder
+from services.replies.reader import Reader
+
+_USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 
 class Answer:
@@ -20,24 +25,31 @@ class Answer:
     def __init__(
         self,
         generation: Generation,
+        reader: Reader,
         poll: Poll,
-        trims: bool,
-        finished: Callable[[str], dict[str, Any]],
+        finished: Callable[[Reply, Finish], dict[str, Any]],
         end: ExitStack,
         model: str,
+        trims: bool = True,
+        trims_start: bool = True,
     ) -> None:
-        """`finished` is called with the whole text, and returns the summary; `end` releases everything that is held.
+        """`finished` is called with the whole reply and how it ended, and returns the summary.
 
-        `model` is the profile's name, or the file's where none is used.
+        `end` releases everything that is held. `model` is the profile's name, or the file's where none is used.
+        `trims`: white space at the ends is left out, at the content's beginning only if `trims_start`.
         """
         self.model = model
         self._generation = generation
+        self._reader = reader
         self._poll = poll
         self._trims = trims
+        self._trims_start = trims_start
         self._finished = finished
         self._end = end
+        self.reply = Reply()
+        """After the last event: everything that the model wrote, taken apart."""
         self.summary: dict[str, Any] = {}
-        """After the last chunk: the whole answer, and how it came about."""
+        """After the last event: the whole answer, and how it came about."""
 
     @property
     def queue_position(self) -> int | None:
@@ -46,28 +58,39 @@ class Answer:
 
     @property
     def choices(self) -> list[TokenChoice]:
-        """How the tokens so far were chosen, where `Sampling.n_top` asks for it."""
-        return self._generation.choices
+        """How the tokens of what was read so far were chosen, where `Sampling.n_top` asks for it."""
+        return self._generation.choices[: self._generation.n_choices]
+
+    @property
+    def prompt_choices(self) -> Sequence[TokenChoice]:
+        """How likely the prompt's tokens but the first were, once the text begins, where the request asks for it."""
+        return self._generation.prompt_choices
 
     @property
     def finish(self) -> Finish:
-        """How it ended, after the last chunk."""
-        return finish_of(self._generation)
+        """How it ended, after the last event."""
+        return finish_of(self._generation, self.reply)
 
-    def chunks(self) -> Iterator[str]:
-        """Yield the text as it comes, without white space at its ends, and "" while there is none.
+    def events(self) -> Iterator[Event | None]:
+        """Yield what the model writes as it comes, and None while there is nothing.
 
         The exchange is stored before the iteration ends. Raises as `Generation.chunks` does, and StorageFailed.
         """
-        parts = []
-        chunks = self._generation.chunks(self._poll)
-        for chunk in trim(chunks) if self._trims else chunks:
-            parts.append(chunk)
-            yield chunk
-        self.summary = self._finished("".join(parts))
+        reply = ReplyBuilder()
+        for event in trimmed(self._read(), self._trims_start) if self._trims else self._read():
+            if event is not None:
+                reply.add(event)
+            yield event
+        self.reply = reply.reply(self._generation.finish is None or self._generation.finish.reason != "length")
+        self.summary = self._finished(self.reply, self.finish)
+
+    def chunks(self) -> Iterator[str]:
+        """Yield the content alone as it comes, and "" while there is none. Raises as `events` does."""
+        for event in self.events():
+            yield event.text if isinstance(event, Content) else ""
 
     def whole(self) -> str:
-        """Return the whole text, and close the answer. Raises as `chunks` does."""
+        """Return the whole content, and close the answer. Raises as `events` does."""
         try:
             return "".join(self.chunks())
         finally:
@@ -77,38 +100,33 @@ class Answer:
         """Release the session and the model; cancel what is not finished. Calling it again does nothing."""
         self._end.close()
 
+    def _read(self) -> Iterator[Event | None]:
+        for piece in self._generation.chunks(self._poll):
+            # A piece may only be the beginning of something, or its end.
+            yield from (self._reader.add(piece) if piece else ()) or (None,)
+        yield from self._reader.end()
 
-def finish_of(generation: Generation) -> Finish:
-    """Return how a generation ended. Raises EngineFailure where it does not say."""
+
+def finish_of(generation: Generation, reply: Reply) -> Finish:
+    """Return how a generation of this reply ended: within a call, it was cut. Raises EngineFailure if that is unknown."""
     if generation.finish is None:
         raise EngineFailure("the engine ended the answer without saying why")
+    if reply.is_cut and generation.finish.reason == "stop":
+        return replace(generation.finish, reason="length")
     return generation.finish
 
 
-def summary(text: str, session_id: int | None, chosen: Chosen, generation: Generation) -> dict[str, Any]:
+def summary(reply: Reply, session_id: int | None, chosen: Chosen, finish: Finish) -> dict[str, Any]:
     """Return the whole answer and how it came about, as /answer's reply has it."""
-    finish = asdict(finish_of(generation))
+    told = asdict(finish)
     return {
-        "result": text,
+        "result": reply.content,
+        **({"reasoning": reply.reasoning} if reply.reasoning else {}),
+        **({"tool_calls": [call.described() for call in reply.calls]} if reply.calls else {}),
         "session_id": session_id,
         "model": chosen.profile.model,
         "profile": chosen.name,
-        "finish_reason": finish["reason"],
-        "usage": {name: finish[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")},
-        "timings": finish["timings"],
+        "finish_reason": told["reason"],
+        "usage": {name: told[name] for name in _USAGE},
+        "timings": told["timings"],
     }
-
-
-def trim(chunks: Iterable[str]) -> Iterator[str]:
-    """Yield the same text without white space at its beginning and end. Only chunks that came empty are empty."""
-    held, begun = "", False
-    for chunk in chunks:
-        if not chunk:
-            yield ""
-            continue
-        text = held + chunk if begun else (held + chunk).lstrip()
-        body = text.rstrip()
-        held = text[len(body) :]
-        if body:
-            begun = True
-            yield body

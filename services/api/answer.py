@@ -28,6 +28,7 @@ from services.api.http.schemas import (
     SessionName,
     SessionNames,
     SessionsQuery,
+    StopBody,
     Stopped,
     WrittenPrompt,
     replies,
@@ -57,9 +58,13 @@ class AnswerResource(Resource):
 
         The session's exchanges and the prompt are written by the profile's template, or where it has none by the model's
         own chat template; `messages_left_out` says how many messages no longer fit. With `stream` true the reply is
-        text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then
-        `data: [DONE]`. An error on the way is an event of its own, and the last. The first event has a `queue_position`: 0,
-        or which in line the answer is; then comments (`: queued 2`) tell how that goes on.
+        text/event-stream: `data: {"chunk": …}` for each piece, an event with the whole answer, then `data: [DONE]`. An
+        error on the way is an event of its own, and the last. The first event has a `queue_position`: 0, or which in line
+        the answer is; then comments (`: queued 2`) tell how that goes on.
+
+        A model that thinks sends its thoughts before the answer, as `data: {"reasoning": …}`; the whole answer has them as
+        `reasoning`. `think` (or `thinking`, `enable_thinking`, `reasoning_effort`) says whether and how much it thinks;
+        `thinking_budget` ends the thoughts after so many tokens; `chat_template_kwargs` sets variables of the template.
         """
         return self._respond(json)
 
@@ -153,10 +158,13 @@ class StopResource(Resource):
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    @spec.validate(resp=replies(Stopped, 404))
-    def post(self, number: str) -> Any:
-        """End the answer where it is, and keep its text so far. Its readers get its end as always."""
-        return {"stopped": self._answers.stop(_session_key(number, None))}
+    @spec.validate(json=StopBody, resp=replies(Stopped, 400, 404, 413))
+    def post(self, json: StopBody, number: str) -> Any:
+        """End the answer where it is, and keep its text so far. Its readers get its end as always.
+
+        With `{"what": "thinking"}` only the model's thoughts end, and it answers now.
+        """
+        return {"stopped": self._answers.stop(_session_key(number, None), json.what == "thinking")}
 
 
 def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
@@ -186,6 +194,8 @@ def _answer_request(body: PromptFields, model: str | None, system: str) -> Answe
         stop=None if body.stop is None else tuple(body.stop),
         sampling=sampling_of(body),
         messages=chat if system else (),
+        thinking=body.wish,
+        template_kwargs=body.chat_template_kwargs or {},
     )
 
 
@@ -199,7 +209,7 @@ def _session_key(number: str, owner: str | None) -> SessionKey:
 
 
 class _AnswerShaper(sse.Shaper):
-    """Shapes an answer as /answer's own events: chunks, of which the first has the queue position, and the summary."""
+    """Shapes an answer as /answer's own events: pieces, of which the first has the queue position, and the summary."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -213,9 +223,16 @@ class _AnswerShaper(sse.Shaper):
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
-        yield {"chunk": chunk} if self._has_begun else {"chunk": chunk, "queue_position": 0}
-        self._has_begun = True
+        return [self._piece("chunk", chunk)]
+
+    @override
+    def reasoning(self, chunk: str) -> Iterable[sse.Data]:
+        return [self._piece("reasoning", chunk)]
 
     @override
     def end(self) -> Iterable[sse.Data]:
         return [self.answer.summary]
+
+    def _piece(self, kind: str, text: str) -> sse.Data:
+        is_first, self._has_begun = not self._has_begun, True
+        return {kind: text, "queue_position": 0} if is_first else {kind: text}

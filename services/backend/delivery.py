@@ -24,9 +24,12 @@ class Delivery(Generation):
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
+        self.n_choices = 0
+        self.prompt_choices: list[TokenChoice] = []
         self.queue_position: int | None = None
         self._spent = Spent()
-        self._events: queue.SimpleQueue[str | Finish | HearthError] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[str | Finish | HearthError, int]] = queue.SimpleQueue()
+        """Each event with the number of choices at its time."""
 
     @property
     @override
@@ -34,8 +37,8 @@ class Delivery(Generation):
         return self._spent
 
     def put(self, event: str | Finish | HearthError) -> None:
-        """Queue text, the end, or an error for the caller."""
-        self._events.put(event)
+        """Queue text, the end, or an error for the caller; the choices so far belong to what is queued so far."""
+        self._events.put((event, len(self.choices)))
 
     @override
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
@@ -43,7 +46,8 @@ class Delivery(Generation):
         while self.finish is None:
             poll()
             try:
-                event = self._events.get(timeout=POLL_SECONDS if begun or self.queue_position else READING_POLL_SECONDS)
+                timeout = POLL_SECONDS if begun or self.queue_position else READING_POLL_SECONDS
+                event, n_choices = self._events.get(timeout=timeout)
             except queue.Empty:
                 if time.monotonic() - silent_since >= POLL_SECONDS:
                     silent_since = time.monotonic()
@@ -52,6 +56,7 @@ class Delivery(Generation):
             silent_since, begun = time.monotonic(), True
             if isinstance(event, HearthError):
                 raise event
+            self.n_choices = n_choices
             if isinstance(event, Finish):
                 self.finish = event
             else:

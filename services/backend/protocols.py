@@ -29,6 +29,10 @@ class Generation(Protocol):
     """The tokens chosen so far: none comes later than its text."""
     choices: list[TokenChoice]
     """The choice of each, where `Sampling.n_top` asks for it."""
+    n_choices: int = 0
+    """How many of `choices` belong to the pieces that `chunks` has yielded so far; all of them after the end."""
+    prompt_choices: Sequence[TokenChoice] = ()
+    """With `GenerationRequest.prompt_logprobs` those of the prompt's tokens but the first, once the text begins."""
     queue_position: int | None
     """Its position in the queue for a slot; 0 once it has one, None before that is known."""
 
@@ -40,6 +44,8 @@ class Generation(Protocol):
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
         """Yield the text as it is decoded, and "" each quarter of a second without any; then `finish` says how it ended.
 
+        With `GenerationRequest.marks` a special token comes as a `Mark` of its own, in its place among the text.
+
         `poll` is called at least every quarter of a second, from the caller's thread; what it raises ends the iteration.
         Raises EngineFailure where the engine broke.
         """
@@ -49,6 +55,13 @@ class Generation(Protocol):
         """End it within one step with the text so far; its reader gets that, and the finish "cancelled".
 
         Any thread may call it; again, or after the end, that does nothing.
+        """
+        ...
+
+    def stop_thinking(self) -> None:
+        """End the open thought within one step, and every later one at once; the answer goes on behind it.
+
+        Any thread may call it. For a request without `thoughts` it does nothing.
         """
         ...
 
@@ -146,8 +159,11 @@ class Backend(Protocol):
         """Remove the computed states of a conversation, of all models, from memory and disk."""
         ...
 
-    def stop(self, owner: str, session: str) -> bool:
-        """End a conversation's answer to another server's request; return False if there is none."""
+    def stop(self, owner: str, session: str, thinking: bool = False) -> bool:
+        """End a conversation's answer to another server's request; return False if there is none.
+
+        `thinking`: end its thoughts only, as `Generation.stop_thinking`.
+        """
         ...
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:

@@ -56,22 +56,79 @@ class LoadSettings:
     verbose: bool = False
 
 
+class Mark(str):
+    """The text of a special token that a model wrote: it separates parts of a reply, and is no part of the text."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The form that an answer's text keeps to, outside of the model's thoughts.
+
+    `source` is a JSON schema as JSON text, a regular expression, or a grammar: GBNF (llama.cpp's grammars/README.md) or
+    Lark in llguidance's dialect (its docs/syntax.md). Without `triggers` it holds from the first token; else from behind
+    each occurrence of one of these texts until it is complete, and the text between is free.
+    """
+
+    kind: Literal["json_schema", "regex", "gbnf", "lark"]
+    source: str = field(repr=False)
+    triggers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """How a model thinks before it answers. Thoughts are no part of the answer's text: no stop string ends them."""
+
+    begins: str
+    ends: str
+    """The texts around a thought, each one or several tokens."""
+    is_open: bool = False
+    """True if the prompt ends within a thought."""
+    budget: int | None = None
+    """The most tokens of thoughts; None: as many as the answer may have."""
+    closing: tuple[int, ...] = field(default=(), repr=False)
+    """The tokens that end a thought early: a sentence and `ends`."""
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """The choice of the next token. Temperature 0 takes the likeliest; `seed` None draws a new seed each time."""
+    """The choice of the next token. Temperature 0 takes the likeliest; `seed` None draws a new seed each time.
+
+    A sampler is off at its default here. The names and meanings are llama.cpp's (tools/server/README.md).
+    """
 
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 40
     min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """The last tokens that the repeat penalty counts, the prompt's included; -1: all, 0: none. As in DRY."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    """1 or 2: this version of mirostat chooses, instead of top_n_sigma, top_k, typical_p, top_p, min_p and XTC."""
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    min_tokens: int = 0
+    """The answer has at least so many tokens."""
+    ignore_eos: bool = False
+    """True if the model may not end the answer by itself."""
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, and what is added to their logits."""
-    json_schema: str = ""
-    """The JSON schema, as JSON text, that the answer follows; "" for none."""
+    constraint: Constraint | None = None
+    """The form that the answer keeps to."""
     n_top: int | None = None
     """The number of likeliest tokens whose logprobs are reported beside each chosen one's; None reports none at all."""
 
@@ -129,7 +186,16 @@ class GenerationRequest:
     """True if nobody waits for it, so that other requests go first."""
     resume_tokens: tuple[int, ...] = field(default=(), repr=False)
     delivered: int = 0
-    """Of an answer that another engine has begun: its tokens so far, and how many characters are delivered already."""
+    """Of an answer that another engine has begun: its tokens so far, and how many characters are delivered already.
+
+    A `Mark` counts as the characters of its text.
+    """
+    thoughts: Thoughts | None = None
+    """How the model thinks; None: it does not, or nobody reads its thoughts."""
+    prompt_logprobs: bool = False
+    """True if the choices of the prompt's tokens are wanted too; all of it is then read anew."""
+    marks: bool = False
+    """True if special tokens come as `Mark` among the text; else they are left out."""
     account: str = ""
     """The account whose share of the engine it takes: a key and those that it minted; "" is the owner's own."""
 
@@ -163,6 +229,8 @@ class Finish:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
+    """Of `completion_tokens`, those of thoughts."""
     timings: dict[str, float] = field(default_factory=dict)
 
 

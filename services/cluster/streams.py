@@ -2,8 +2,10 @@
 
 A worker writes events, and a reader may come late, leave, and come again. Each time a worker begins is an attempt: once a
 later one has begun, an earlier one writes nothing more, and the later goes on where the stream ends. An event is JSON:
-`text` with its new `tokens` and how these were chosen (`choices`), and at the end `finish` or `error` with the cost
-(`spent`); `worker` names the worker that has begun.
+`text` with its new `tokens` and how these were chosen (`choices`, of which the attempt's first `n_choices` belong to the
+text so far; those of the prompt are `prompt_choices`), where `mark` says that it is a special token's, and at the end
+`finish`, with the tokens behind the last text, or `error`, with the cost (`spent`); `worker` names the worker that has
+begun.
 
 The scripts run atomically in Redis. Sending one again does no harm.
 """
@@ -63,7 +65,10 @@ local now = redis.call('HMGET', KEYS[1], 'attempt', 'order')
 if not now[1] then return 0 end
 if now[2] == 'cancel' then return tonumber(now[1]) end
 local order = ARGV[2]
-if now[1] == '0' then order = 'cancel' end
+if order == 'stop_thinking' then
+  -- An order to stop is more.
+  if now[2] ~= '' then return tonumber(now[1]) end
+elseif now[1] == '0' then order = 'cancel' end
 redis.call('HSET', KEYS[1], 'order', order)
 return tonumber(now[1])
 """
@@ -71,7 +76,10 @@ return tonumber(now[1])
 
 @dataclass(frozen=True)
 class Begun:
-    """An attempt: its number, the request's order ("": none, "stop", "cancel"; "gone": forgotten), the events before it."""
+    """An attempt: its number, the request's order, and the events before it.
+
+    The order is one of `Order` about a request, "" if there is none, or "gone": the request is forgotten.
+    """
 
     order: str
     attempt: int
@@ -117,7 +125,10 @@ class Streams:
         return str(self._write(self._keys(id_), [KEPT, attempt, written, *texts]))
 
     def order(self, id_: str, order: Order) -> int:
-        """Set the order to stop or cancel; return how many attempts there were. With none, none begins any more."""
+        """Set the order; return how many attempts there were.
+
+        With none, an order to stop or cancel lets none begin, and one to end the thoughts waits for the first.
+        """
         return int(self._order(self._keys(id_), [KEPT, order.value]))
 
     def read(self, id_: str, after: str, milliseconds: int) -> list[tuple[str, int, Message]]:

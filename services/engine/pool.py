@@ -177,7 +177,7 @@ class EnginePool(Backend):
         self._store.forget(owner, session)
 
     @override
-    def stop(self, owner: str, session: str) -> bool:
+    def stop(self, owner: str, session: str, thinking: bool = False) -> bool:
         # There is no other server.
         return False
 

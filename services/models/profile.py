@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from services.backend.types import Adapter, CacheType, ChatFormat, LoadSettings, Sampling
 from services.errors import BadModelFile, HearthError, InvalidRequest
@@ -24,6 +24,8 @@ from services.validation import (
     StopStrings,
     Strict,
     Temperature,
+    TemplateKwargs,
+    ThinkingBudget,
     TopK,
 )
 
@@ -34,6 +36,13 @@ _FILE = "file:"
 _LONGEST_TEMPLATE = 2**20
 Threads = Annotated[int, Field(ge=1, le=512)]
 BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+ThinkingLevel = Literal["low", "medium", "high"]
+
+
+def _is_level(thinking: object) -> object:
+    if not isinstance(thinking, bool) and thinking not in ("low", "medium", "high", None):
+        raise ValueError('should be true, false, "low", "medium" or "high", or null for what the model does by itself')
+    return thinking
 
 
 class Lora(Strict):
@@ -48,7 +57,8 @@ class Profile(Strict):
 
     With a `template`, prompts are that text, filled in. Without one they are chats, rendered by `chat_template` (Jinja, or
     file:NAME.jinja of the models folder), else by the chat template in the model's own file; `system_prompt` comes first.
-    `n_ctx`, `max_tokens` and the batch sizes count tokens; `memory_k` counts exchanges, None: all that fit.
+    `n_ctx`, `max_tokens`, `thinking_budget` and the batch sizes count tokens; `memory_k` counts exchanges, None: all that
+    fit. `thinking`: whether or how much the model thinks before it answers a chat, None: as it does by itself.
     """
 
     model: Annotated[str, Field(min_length=1)]
@@ -69,6 +79,9 @@ class Profile(Strict):
     min_p: Share = 0.0
     presence_penalty: AnswerPenalty = 0.0
     frequency_penalty: AnswerPenalty = 0.0
+    thinking: Annotated[bool | ThinkingLevel | None, BeforeValidator(_is_level)] = None
+    thinking_budget: ThinkingBudget | None = None
+    chat_template_kwargs: TemplateKwargs = {}
     n_threads: Threads | None = None
     n_threads_batch: Threads | None = None
     n_batch: BatchSize | None = None

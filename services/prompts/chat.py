@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,8 +11,15 @@ from typing_extensions import override
 
 from services.backend.types import Prompt
 from services.errors import BadModelFile, InvalidRequest
-from services.prompts.chat_template import ChatTemplate, Message, count_system
+from services.prompts.abilities import Message
+from services.prompts.chat_template import ChatTemplate
 from services.prompts.form import FEWEST_MARKS, PROBE, Exchange, Form, Pause, least_tokens
+from services.prompts.shaping import count_system
+
+# The texts among a template's variables that tell no caller from another.
+_WORDS = frozenset(
+    {"none", "minimal", "low", "medium", "high", "xhigh", "max", "no_think", "enabled", "disabled", "adaptive"}
+)
 
 
 @dataclass(frozen=True)
@@ -19,13 +27,17 @@ class ChatForm(Form):
     """A chat to answer. `messages` are as the template takes them: `role`, `content` and so on.
 
     `system` is the profile's system prompt, used if the messages begin with none. It is the owner's text, so all keys may
-    share its computed state.
+    share its computed state. `kwargs` are the template's variables. If the chat `continues`, its last message, an
+    assistant's, is gone on with; without `generation_prompt`, the prompt ends behind the last message.
     """
 
     template: ChatTemplate
     messages: tuple[Message, ...] = field(repr=False)
     tools: tuple[Message, ...] = field(default=(), repr=False)
     system: str = field(default="", repr=False)
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    continues: bool = False
+    generation_prompt: bool = True
     pause: Pause = field(default=lambda: None, repr=False, compare=False)
     slides = True
 
@@ -44,17 +56,18 @@ class ChatForm(Form):
 
     @override
     def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        return self._render([*_messages_of(window), {"role": "user", "content": words}])
+        expected = [*_messages_of(window), {"role": "user", "content": words}]
+        return replace(self, continues=False, generation_prompt=True)._render(expected)
 
     @override
     def bare(self) -> Prompt:
-        # Before the first message comes the template's own text, or the caller's tools.
-        if self.tools:
+        # Before the first message comes the template's own text, or the caller's tools and variables.
+        if self.tools or not all(_is_common(value) for value in self.kwargs.values()):
             return Prompt(PROBE)
         try:
             # Only the messages' roles: names and tool calls are the caller's too.
             roles = [{"role": message["role"], "content": PROBE} for message in self.messages]
-            return self.template.render([*self._profile_system, *roles], pause=self.pause)
+            return self.template.render([*self._profile_system, *roles], pause=self.pause, variables=self.kwargs)
         except (BadModelFile, InvalidRequest):
             return Prompt(PROBE)
 
@@ -66,12 +79,16 @@ class ChatForm(Form):
     def least(self, longest_token: int) -> int:
         # Templates may leave out messages of other roles.
         texts = [str(each.get("content") or "") for each in self.messages if each["role"] == "user"]
-        return FEWEST_MARKS * len(texts) + least_tokens("".join(texts), longest_token)
+        # Others join messages that follow each other.
+        n_marked = len(texts) if self.template.abilities.runs else min(len(texts), 1)
+        return FEWEST_MARKS * n_marked + least_tokens("".join(texts), longest_token)
 
     @property
     @override
     def key(self) -> Hashable:
-        return self.template, self.system, bool(self.tools), tuple(message["role"] for message in self.messages[:8])
+        variables = json.dumps(self.kwargs, sort_keys=True, default=str)
+        roles = tuple(message["role"] for message in self.messages[:8])
+        return self.template, self.system, bool(self.tools), variables, roles
 
     @property
     def _n_system(self) -> int:
@@ -83,7 +100,7 @@ class ChatForm(Form):
 
     def _render(self, messages: Sequence[Message]) -> Prompt:
         messages = [*self._profile_system, *self.messages[: self._n_system], *messages]
-        return self.template.render(messages, self.tools, pause=self.pause)
+        return self.template.render(messages, self.tools, self.generation_prompt, self.pause, self.kwargs, self.continues)
 
 
 def words_of(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -100,5 +117,14 @@ def last_user(messages: Sequence[Mapping[str, Any]]) -> int | None:
 def _messages_of(window: Sequence[Exchange]) -> list[Message]:
     messages: list[Message] = []
     for exchange in window:
-        messages += [{"role": "user", "content": exchange.human}, {"role": "assistant", "content": exchange.ai}]
+        thought = {"reasoning_content": exchange.reasoning} if exchange.reasoning else {}
+        messages += [
+            {"role": "user", "content": exchange.human},
+            {"role": "assistant", "content": exchange.ai, **thought},
+        ]
     return messages
+
+
+def _is_common(value: Any) -> bool:
+    """Return whether a variable is no text of the caller's own, so that what it leads to may be shared between keys."""
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and value in _WORDS)

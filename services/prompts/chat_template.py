@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import CodeType
 from typing import Any
@@ -15,8 +14,22 @@ import jinja2
 from services.backend.special_text import special_pattern
 from services.backend.types import ChatFormat, Prompt
 from services.errors import BadModelFile, InvalidRequest, TemplateTooSlow
-from services.prompts.marks import SAID, THOUGHT, Marks
-from services.prompts.sandbox import FAILURES, LONGEST, Clock, SandboxViolation, Slow, compiled, rendered
+from services.prompts.abilities import Abilities, Message
+from services.prompts.continuing import cut_at, marked_end
+from services.prompts.marks import SAID, THOUGHT, Marks, unused_letter
+from services.prompts.sandbox import (
+    FAILURES,
+    LONGEST,
+    Clock,
+    SandboxViolation,
+    Slow,
+    compiled,
+    global_names,
+    local_time,
+    rendered,
+)
+from services.prompts.shaping import completed, shaped
+from services.prompts.trial import abilities_of
 
 # The template of models that have none, and the text that ends their answers.
 PLAIN_STOP = ("\nUser:",)
@@ -25,8 +38,10 @@ PLAIN = (
     "{% else %}{{ 'User' if message.role == 'user' else 'Assistant' }}: {{ message.content }}\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-
-Message = Mapping[str, Any]
+# Variables of a template that no request sets: the conversation has its own fields, and the tokens are the model's.
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+# The CPU seconds and characters of one attempt at finding out what a template can do.
+_TRIAL_SECONDS, _TRIAL_LENGTH = 0.3, 2**18
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,8 @@ class ChatTemplate:
 
     code: CodeType = field(repr=False, compare=False)
     format: ChatFormat
+    variables: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    """The names of the variables that it reads."""
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -47,41 +64,68 @@ class ChatTemplate:
         tools: Sequence[Message] = (),
         reply: bool = True,
         pause: Callable[[], None] = lambda: None,
+        variables: Mapping[str, Any] | None = None,
+        continues: bool = False,
     ) -> Prompt:
         """The conversation as the model reads it, up to the beginning of its reply if `reply`.
 
-        Text in `messages` or `tools` that looks like a special token stays plain text. `pause` is called now and then, and
-        raises to give up.
-        Raises InvalidRequest with the template's own words if it refuses the messages, BadModelFile if it fails.
+        If it `continues`, it ends with the text of the last message, an assistant's. `variables` are the template's. Text
+        in them, in `messages` or in `tools` that looks like a special token stays plain text. `pause` is called now and
+        then, and raises to give up.
+
+        Raises InvalidRequest with the template's own words if it refuses the messages, and naming the field if a variable
+        is not the request's to set or the last message cannot be continued; BadModelFile if the template fails.
         """
-        messages = messages if self._knows_system else _merged(messages)
-        marks = Marks(self._special, self._firsts, [self.format.template, messages, tools])
+        variables = check_variables(variables or {})
+        end = ""
+        if continues:
+            end = unused_letter([self.format.template, messages, tools, variables])
+            messages, reply = marked_end(messages, end, self.abilities), False
+        job = _Job(tools, reply, variables, pause, end)
+        errors: list[InvalidRequest | BadModelFile] = []
+        for abilities, offered in self._attempts(tools):
+            try:
+                return self._marked(shaped(messages, offered, abilities, reply), job)
+            except TemplateTooSlow:
+                raise
+            except (InvalidRequest, BadModelFile) as error:
+                errors.append(error)
+        raise self._blamed(errors[0], messages, job)
 
-        def write(messages: Sequence[Message], tools: Sequence[Message], marks: Marks) -> Prompt:
-            return self._write(messages, tools, reply, marks, pause)
+    def _attempts(self, tools: Sequence[Message]) -> Iterator[tuple[Abilities, Sequence[Message]]]:
+        """The template's abilities, and lesser ones in case it fails or refuses a conversation even so."""
+        own = self.abilities
+        yield own, tools
+        if not own.works:
+            return
+        if tools:
+            # Some templates want fields of tools that are optional in the API.
+            yield own, completed(tools)
+        plain = replace(
+            own, calls=None, results=False, runs=False, systems=False, late_system=False, assistant_first=False, thoughts=""
+        )
+        yield plain, completed(tools)
+        yield replace(plain, system=False, tools=""), tools
 
-        prompt = write(messages, tools, marks)
-        if marks.may_be_joined(messages, tools):
-            harmless = write(marks.harmless(messages), marks.harmless(tools), marks)
+    def _marked(self, conversation: tuple[list[dict[str, Any]], dict[str, Any]], job: _Job) -> Prompt:
+        """The prompt of shaped messages, and of the variables that hold the tools, with what people typed marked."""
+        messages, values = conversation
+        values = {**values, **job.variables}
+        marks = Marks(self._special, self._firsts, [self.format.template, messages, values])
+        prompt = self._write(messages, values, job, marks)
+        if marks.may_be_joined(messages, values):
+            harmless = self._write(marks.harmless(messages), marks.harmless(values), job, marks)
             if marks.joined(prompt) > marks.joined(harmless):
                 # By removing text, the template has joined parts of a special token that somebody had written around it.
-                prompt = write(messages, tools, marks.strict())
-        return prompt
+                prompt = self._write(messages, values, job, marks.strict())
+        return cut_at(prompt, job.end, messages) if job.end else prompt
 
-    def _write(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Message],
-        reply: bool,
-        marks: Marks,
-        pause: Callable[[], None],
-    ) -> Prompt:
-        values = {"messages": [_marked(message, marks) for message in messages], "add_generation_prompt": reply}
-        if tools:
-            # Undefined if there are none, as in llama.cpp: templates that know tools then still write a chat.
-            values["tools"] = marks.put(tools)
+    def _write(self, messages: Sequence[Message], values: Mapping[str, Any], job: _Job, marks: Marks) -> Prompt:
+        marked = [_marked(message, marks) for message in messages]
+        known = {"documents": None, **{name: marks.put(value) for name, value in values.items()}}
+        known |= {"messages": marked, "add_generation_prompt": job.reply}
         try:
-            text = self._run(values, pause)
+            text = self._run(known, Clock(len(messages), job.pause))
         except Slow:
             raise TemplateTooSlow("the model's chat template fails: it takes too long", param="model") from None
         except SandboxViolation as error:
@@ -94,6 +138,37 @@ class ChatTemplate:
             raise BadModelFile("the model's chat template calls itself", param="model", code="bad_template") from None
         return marks.take(text)
 
+    def _blamed(self, error: InvalidRequest | BadModelFile, messages: Sequence[Message], job: _Job) -> Exception:
+        """The error of a rendering, as that of the request's variables if there is none without them."""
+        if not job.variables:
+            return error
+        try:
+            self._marked(shaped(messages, job.tools, self.abilities, job.reply), replace(job, variables={}))
+        except (InvalidRequest, BadModelFile):
+            return error
+        names = ", ".join(job.variables)
+        reason = error.message.removeprefix("the model's chat template ")
+        return InvalidRequest(f"with {names}, the model's chat template {reason}", param="chat_template_kwargs")
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What the template can do, tried out at the first use."""
+        is_over = False
+
+        def attempt(values: dict[str, Any]) -> str:
+            nonlocal is_over
+            if is_over:
+                return ""
+            try:
+                return self._run({"documents": None, **values}, Clock(seconds=_TRIAL_SECONDS), _TRIAL_LENGTH)
+            except Slow:
+                is_over = True
+            except (SandboxViolation, RecursionError, *FAILURES):
+                pass
+            return ""
+
+        return abilities_of(attempt, self.format.template or PLAIN)
+
     @cached_property
     def _special(self) -> re.Pattern[str]:
         return special_pattern(self.format.specials)
@@ -103,36 +178,58 @@ class ChatTemplate:
         """The characters with which special tokens begin."""
         return special_pattern({text[0] for text in self.format.specials})
 
-    @cached_property
-    def _knows_system(self) -> bool:
-        """True if the template writes a system prompt; Gemma 2's refuses one, and others leave it out."""
-        probe = "\uf8ffsystem"
-        messages = [{"role": "system", "content": probe}, {"role": "user", "content": "A"}]
-        try:
-            return probe in self._run({"messages": messages, "add_generation_prompt": True})
-        except (SandboxViolation, Slow, RecursionError, *FAILURES):
-            return False
-
-    def _run(self, values: dict[str, Any], pause: Callable[[], None] = lambda: None) -> str:
+    def _run(self, values: dict[str, Any], clock: Clock, longest: int = LONGEST) -> str:
         pieces, length = [], 0
-        known = {**_defaults(), "bos_token": self.format.bos, "eos_token": self.format.eos}
-        for piece in rendered(self.code, {**known, **values}, Clock(len(values["messages"]), pause)):
+        known = {**self._defaults(), "bos_token": self.format.bos, "eos_token": self.format.eos}
+        for piece in rendered(self.code, {**known, **values}, clock):
             length += len(piece)
-            if length > LONGEST:
+            if length > longest:
                 raise jinja2.TemplateRuntimeError("it makes too long a text")
             pieces.append(piece)
         return "".join(pieces)
+
+    def _defaults(self) -> dict[str, str]:
+        """The variables that templates expect beside the conversation: the day, as in llama.cpp; FireFunction's tools."""
+        now = local_time()
+        dates = {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
+        return {**dates, "functions": "[]"} if "functions" in self.variables - {"tools"} else dates
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One rendering: what is the same however the messages are shaped. `end` marks where a continued message ends."""
+
+    tools: Sequence[Message]
+    reply: bool
+    variables: Mapping[str, Any]
+    pause: Callable[[], None]
+    end: str
 
 
 @lru_cache(maxsize=32)
 def chat_template(chat_format: ChatFormat) -> ChatTemplate:
     """Compile a model's template. Raises BadModelFile if it is not valid Jinja."""
     try:
-        return ChatTemplate(compiled(chat_format.template or PLAIN), chat_format)
+        code, variables = compiled(chat_format.template or PLAIN)
     except (jinja2.TemplateError, RecursionError, ValueError, SyntaxError) as error:
         raise BadModelFile(
             f"the model's chat template cannot be read: {error}", param="model", code="bad_template"
         ) from None
+    return ChatTemplate(code, chat_format, variables)
+
+
+def check_variables(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the variables that a request sets for a template. Raises InvalidRequest, naming those that it may not set."""
+    if wrong := sorted(variables.keys() & (RESERVED | _globals())):
+        names = ", ".join(wrong)
+        what = f"chat_template_kwargs: {names} cannot be set there; the request's own fields and the model's file decide it"
+        raise InvalidRequest(what, param="chat_template_kwargs")
+    return variables
+
+
+@lru_cache(maxsize=1)
+def _globals() -> frozenset[str]:
+    return global_names()
 
 
 def _marked(message: Message, marks: Marks) -> Any:
@@ -142,23 +239,3 @@ def _marked(message: Message, marks: Marks) -> Any:
         name: value if name == "role" else marks.put(value, THOUGHT if by_model and name in SAID else None)
         for name, value in message.items()
     }
-
-
-def count_system(messages: Sequence[Message]) -> int:
-    """The number of system messages that a conversation begins with."""
-    return next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
-
-
-def _merged(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages with the leading system messages prepended to the first other one, as llama.cpp does."""
-    n_system = count_system(messages)
-    if not n_system or n_system == len(messages):
-        return messages
-    said = [str(message["content"]) for message in messages[: n_system + 1]]
-    return [{**messages[n_system], "content": "\n".join(said)}, *messages[n_system + 1 :]]
-
-
-def _defaults() -> dict[str, Any]:
-    """The variables that templates expect beside the conversation, as in llama.cpp and transformers."""
-    now = datetime.now().astimezone()
-    return {"enable_thinking": True, "date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}

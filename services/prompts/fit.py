@@ -6,7 +6,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from services.backend.protocols import Model
@@ -33,19 +33,22 @@ LIKELY_WORDS = 400
 _PROBES = ("A", "0", "\n")
 # The number of template heads in the cache.
 _KEPT_HEADS = 256
+# The characters at a prompt's end by which a reader sees whether a thought is open.
+_TAIL = 200
 
 
 @dataclass(frozen=True)
 class FittedPrompt:
     """A prompt that fits: its token ids, the most tokens of the answer, and the number of tokens before any person's text.
 
-    `start` is the number of the conversation's exchanges that it leaves out.
+    `start` is the number of the conversation's exchanges that it leaves out, `tail` the last characters of its text.
     """
 
     tokens: tuple[int, ...]
     max_tokens: int
     n_head: int
     start: int
+    tail: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class PromptFitter:
         left = self.n_ctx - len(tokens)
         if left < 1:
             raise PromptTooLong(len(tokens), self.n_ctx)
-        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), len(_common([tokens, filled.beside])), start)
+        n_head = len(_common([tokens, filled.beside]))
+        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), n_head, start, filled.tail(start))
 
     def head(self) -> tuple[int, ...]:
         """Return the tokens before any person's text."""
@@ -140,6 +144,7 @@ class _Filled:
         self.beside: list[int] = []
         """The tokens of the prompt that was tokenized with the first of them."""
         self._made: dict[int, list[int]] = {}
+        self._tails: dict[int, str] = {}
 
     def tokens(self, start: int) -> list[int]:
         """The tokens of the prompt that begins with the exchange `start`.
@@ -156,8 +161,12 @@ class _Filled:
             more = [self._beside] if self._beside and self._beside.text and not self._made else []
             tokens, *rest = self._fitter.tokenize_all([prompt, *more])
             self.beside = rest[0] if rest else self.beside
-            self._made[start] = tokens
+            self._made[start], self._tails[start] = tokens, prompt.text[-_TAIL:]
         return self._made[start]
+
+    def tail(self, start: int) -> str:
+        """The last characters of the prompt that begins with the exchange `start`, once its tokens are made."""
+        return self._tails[start]
 
     def fits(self, start: int, room: int, is_last: bool = False) -> bool:
         """Return whether the prompt takes no more than `room`. One that is too slow to render does not; the last raises."""

@@ -15,10 +15,11 @@ PROBE = f"\uf8ff{secrets.token_hex(8)}\uf8ff"
 
 @dataclass(frozen=True)
 class Exchange:
-    """A person's message, and the model's answer."""
+    """A person's message, and the model's answer with the thoughts before it."""
 
     human: str = field(repr=False)
     ai: str = field(repr=False)
+    reasoning: str = field(default="", repr=False)
 
 
 # Bounds for rough estimates: no text has longer tokens on average (characters), and no template adds fewer tokens to a

@@ -10,7 +10,7 @@ from services.backend.types import Prompt
 from services.errors import InvalidRequest
 
 # Fields of a model's earlier messages, and the tags by which templates find its thoughts in them to leave them out.
-SAID = ("content", "reasoning_content", "reasoning")
+SAID = ("content", "reasoning_content", "reasoning", "thinking", "thought")
 THOUGHT = re.compile(r"</?(?:\w+:)?think(?:ing)?>")
 
 
@@ -26,18 +26,13 @@ class Marks:
     ) -> None:
         """`special` finds the special tokens' texts, `firsts` the characters with which they begin.
 
-        `is_strict`: mark every such character, and not only whole texts. Raises InvalidRequest if `values` hold every
-        character that could be the mark.
+        `is_strict`: mark every such character, and not only whole texts. Raises InvalidRequest as `unused_letter` does.
         """
         self._special = special
         self._firsts = firsts
         self._values = values
         self._is_strict = is_strict
-        used = set("".join(_strings(values)))
-        mark = next((letter for number in range(0xE000, 0xF900) if (letter := chr(number)) not in used), None)
-        if mark is None:
-            raise InvalidRequest("the messages hold every one of the 6,400 characters of private use", param="messages")
-        self._mark = mark
+        self._mark = unused_letter(values)
 
     def strict(self) -> Marks:
         """The same, marking every character with which a special token begins."""
@@ -85,6 +80,15 @@ class Marks:
             pieces.append(piece)
             at += len(piece)
         return Prompt("".join(pieces), tuple(typed))
+
+
+def unused_letter(values: Sequence[Any]) -> str:
+    """Return a character of private use that occurs in none of the values. Raises InvalidRequest if there is none."""
+    used = set("".join(_strings(values)))
+    letter = next((letter for number in range(0xE000, 0xF900) if (letter := chr(number)) not in used), None)
+    if letter is None:
+        raise InvalidRequest("the messages hold every one of the 6,400 characters of private use", param="messages")
+    return letter
 
 
 def _strings(value: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """The sandbox for chat templates: untrusted Jinja that can reach no Python objects, with limits on its time and output.
 
 The environment is the one that Hugging Face's templates are written for (transformers, "Chat templates"): blocks are
-trimmed, and there are `raise_exception`, `strftime_now` and `tojson`.
+trimmed, and there are `raise_exception`, `strftime_now`, `tojson` and the tags of loop controls and `generation`. The
+filter `from_json` is llama.cpp's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import CodeType
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -26,6 +27,8 @@ from typing_extensions import override
 RUN_SECONDS, MESSAGE_SECONDS, MOST_SECONDS = 2.0, 0.01, 8.0
 # The most characters of a text that a template may make.
 LONGEST = 2**23
+# The most characters of the indent and of each separator of `tojson`.
+_WIDEST = 100
 
 
 class SandboxViolation(Exception):
@@ -36,6 +39,8 @@ class Slow(Exception):
     """The template takes too long."""
 
 
+# What a template may do to lists that it made itself.
+_CHANGES = ("append", "insert", "pop")
 # Filters whose names no template can write.
 _WATCHED, _JOINED = "watched loop", "joined text"
 FAILURES = (jinja2.TemplateError, MemoryError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -44,9 +49,10 @@ FAILURES = (jinja2.TemplateError, MemoryError, TypeError, ValueError, LookupErro
 class Clock:
     """The time limit of one rendering, on the thread that made it."""
 
-    def __init__(self, n_messages: int = 0, pause: Callable[[], None] = lambda: None) -> None:
-        """`pause` is called now and then, and may raise to give up."""
-        self._ends = time.thread_time() + min(RUN_SECONDS + MESSAGE_SECONDS * n_messages, MOST_SECONDS)
+    def __init__(self, n_messages: int = 0, pause: Callable[[], None] = lambda: None, seconds: float | None = None) -> None:
+        """`pause` is called now and then, and may raise to give up. `seconds`: the limit, if it is another."""
+        usual = min(RUN_SECONDS + MESSAGE_SECONDS * n_messages, MOST_SECONDS)
+        self._ends = time.thread_time() + (usual if seconds is None else seconds)
         self._pause = pause
         self._n_checks = 0
 
@@ -87,8 +93,15 @@ class _Watching(NodeTransformer):
         return self.generic_visit(joined)
 
 
+class _Given(list[Any]):
+    """A list that was handed to a template, which cannot change it."""
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, for one rendering: loops, calls and lookups check its clock, and values that grow their size."""
+    """Jinja's sandbox, for one rendering: loops, calls and lookups check its clock, and values that grow their size.
+
+    A template may change lists of its own, an entry at a time, as Kimi K2's does; transformers lets it change none.
+    """
 
     intercepted_binops = frozenset({"*", "**", "+"})
 
@@ -98,6 +111,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.update(raise_exception=_refuse, strftime_now=_now)
         # Jinja's own filter escapes characters for HTML.
         self.filters["tojson"] = _to_json
+        self.filters["from_json"] = json.loads
         self.filters[_WATCHED] = self._watched
         self.filters[_JOINED] = self._joined
 
@@ -127,6 +141,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     @override
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return (type(obj) is list and attr in _CHANGES) or super().is_safe_attribute(obj, attr, value)
+
+    @override
     def call(self, *arguments: Any, **named: Any) -> Any:
         self._clock.check()
         return super().call(*arguments, **named)
@@ -137,19 +155,41 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
 
-def compiled(source: str) -> CodeType:
-    """Compile a template for `rendered`. Raises jinja2.TemplateError, and RecursionError, ValueError or SyntaxError."""
+def compiled(source: str) -> tuple[CodeType, frozenset[str]]:
+    """Compile a template for `rendered`; also return the names of the variables that it reads.
+
+    Raises jinja2.TemplateError, and RecursionError, ValueError or SyntaxError.
+    """
     sandbox = Sandbox(Clock())
-    return sandbox.compile(_Watching().visit(sandbox.parse(source)))
+    tree = sandbox.parse(source)
+    variables = frozenset(meta.find_undeclared_variables(tree))
+    return sandbox.compile(_Watching().visit(tree)), variables
+
+
+def global_names() -> frozenset[str]:
+    """Return the names of the functions that every template may call."""
+    return frozenset(Sandbox(Clock()).globals)
 
 
 def rendered(code: CodeType, values: dict[str, Any], clock: Clock) -> Iterator[str]:
     """Render a compiled template, piece by piece. Raises SandboxViolation, Slow, and one of FAILURES."""
     sandbox = Sandbox(clock)
     template = jinja2.Template.from_code(sandbox, code, sandbox.make_globals(None))
-    for piece in template.generate(values):
+    for piece in template.generate({name: _given(value) for name, value in values.items()}):
         clock.check()
         yield piece
+
+
+def _given(value: Any) -> Any:
+    """A JSON value whose lists the template cannot change."""
+    if isinstance(value, dict):
+        return {name: _given(each) for name, each in value.items()}
+    return _Given(map(_given, value)) if isinstance(value, list | tuple) else value
+
+
+def local_time() -> datetime:
+    """Return the time that templates are told, with its zone."""
+    return datetime.now().astimezone()
 
 
 def _refuse(message: object = "") -> NoReturn:
@@ -157,8 +197,30 @@ def _refuse(message: object = "") -> NoReturn:
 
 
 def _now(layout: str) -> str:
-    return datetime.now().astimezone().strftime(str(layout))
+    return local_time().strftime(str(layout))
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Return a value as JSON. The parameters and their order are those of transformers' filter.
+
+    What `map` and `select` return is written as a list, as in llama.cpp. Raises TemplateRuntimeError if the indent or the
+    separators are too long.
+    """
+    widths = [indent if isinstance(indent, int) else len(indent or ""), *map(len, separators or ())]
+    if max(widths) > _WIDEST:
+        raise jinja2.TemplateRuntimeError("it makes too long a text")
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_listed
+    )
+
+
+def _listed(value: object) -> list[object]:
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

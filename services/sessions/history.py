@@ -17,6 +17,8 @@ from services.sessions.table import COUNT, WINDOW, Answered, Message, RequestNam
 
 MASTER = "0"
 NAME_LENGTH = 60
+# Where LangChain's integrations keep the thoughts of a message, among its additional_kwargs.
+_REASONING = "reasoning_content"
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +53,7 @@ class SessionHistory(BaseChatMessageHistory):
         self._append(messages)
 
     def _append(self, messages: Sequence[BaseMessage], keep: int | None = None, request: Answered | None = None) -> None:
-        new = [{"type": message.type, "content": str(message.content)} for message in messages]
+        new = [table_message(message) for message in messages]
         if new:
             self._table.add(self._key.entry, new, self._given_name() or _name_by(new), keep, request)
 
@@ -73,7 +75,8 @@ class SessionHistory(BaseChatMessageHistory):
         `keep` is how many messages stay before them; None: all. `request` is the one that they answer: where the session
         answers it already nothing is added. Raises StorageFailed.
         """
-        said: list[BaseMessage] = [HumanMessage(content=exchange.human), AIMessage(content=exchange.ai)]
+        answer = {"type": "ai", "content": exchange.ai, "reasoning": exchange.reasoning}
+        said = [HumanMessage(content=exchange.human), langchain_message(answer)]
         self._append(said if system is None else [SystemMessage(content=system), *said], keep, request)
 
     def answered(self, name: RequestName) -> tuple[str, Mapping[str, Any]] | None:
@@ -85,7 +88,10 @@ class SessionHistory(BaseChatMessageHistory):
         known = answer_to(stored, name)
         message = known and next(iter(stored_messages(stored)[known["at"] :]), None)
         # A person may have edited the file.
-        return (message["content"], known["told"]) if known and message and message["type"] == "ai" else None
+        if not (known and message and message["type"] == "ai"):
+            return None
+        thoughts = {"reasoning": message["reasoning"]} if message.get("reasoning") else {}
+        return message["content"], {**thoughts, **known["told"]}
 
     def rename(self, name: str) -> None:
         """Give the session another name. Raises NotFound where there is none, StorageFailed."""
@@ -120,7 +126,7 @@ class SessionHistory(BaseChatMessageHistory):
         """Return all exchanges, oldest first, of its first `upto` messages; None: of all."""
         said = [message for message in stored_messages(self._stored() or {})[:upto] if message["type"] != "system"]
         return [
-            Exchange(first["content"], second["content"])
+            Exchange(first["content"], second["content"], second.get("reasoning", ""))
             for first, second in pairwise(said)
             if (first["type"], second["type"]) == ("human", "ai")
         ]
@@ -162,7 +168,7 @@ class SessionHistory(BaseChatMessageHistory):
             "name": stored.get("name") or "",
             "created": stored.get("created"),
             "updated": stored.get("updated"),
-            "messages": [{"type": m["type"], "content": m["content"]} for m in stored_messages(stored)],
+            "messages": [_shown(message) for message in stored_messages(stored)],
         }
 
     def _stored(self) -> Any:
@@ -176,7 +182,7 @@ class SessionHistory(BaseChatMessageHistory):
 def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
     """Each human message with the answer right behind it; what a person edited to stand alone is left out."""
     return [
-        Exchange(str(first.content), str(second.content))
+        Exchange(str(first.content), str(second.content), _reasoning_of(second))
         for first, second in pairwise(messages)
         if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
     ]
@@ -198,9 +204,26 @@ def _messages_of(stored: Any, last: int = 0, upto: int | None = None) -> list[Ba
 
 
 def langchain_message(message: Message) -> BaseMessage:
-    """Return a message of the table as LangChain's."""
+    """Return a message of the table as LangChain's, with its thoughts where LangChain's integrations have them."""
     kinds: dict[str, type[BaseMessage]] = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
-    return kinds[message["type"]](content=message["content"])
+    reasoning = message.get("reasoning")
+    more = {"additional_kwargs": {_REASONING: reasoning}} if reasoning else {}
+    return kinds[message["type"]](content=message["content"], **more)
+
+
+def table_message(message: BaseMessage) -> Message:
+    """Return LangChain's message as one of the table."""
+    reasoning = _reasoning_of(message)
+    return {"type": message.type, "content": str(message.content), **({"reasoning": reasoning} if reasoning else {})}
+
+
+def _reasoning_of(message: BaseMessage) -> str:
+    return str(message.additional_kwargs.get(_REASONING) or "")
+
+
+def _shown(message: Message) -> Message:
+    """Return the fields of a message that its owner is shown."""
+    return {name: message[name] for name in ("type", "content", "reasoning") if message.get(name) or name != "reasoning"}
 
 
 def stored_messages(stored: Any) -> list[Message]:

@@ -1,10 +1,11 @@
 """The format of data/sessions.json.
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
-or system; once it is long, `"window"` counts its first exchanges that prompts leave out. Its name is the session's number,
-and for a session of another key than the master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose answers were
-stored when the server last ended, and whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`, where `at`
-is the index of the answer's message, and `told` the reply's other fields. It is nearly always empty, and left out.
+or system; an answer of a model that thinks has its `"reasoning"` too. Once the conversation is long, `"window"` counts its
+first exchanges that prompts leave out. Its name is the session's number, and for a session of another key than the
+master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose answers were stored when the server last ended, and
+whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`, where `at` is the index of the answer's message,
+and `told` the reply's other fields. It is nearly always empty, and left out.
 
 The older form, `"1": {"name", "history": ["Human: …", "AI: …"]}` beside an `"Active"`, is read too, and written anew when
 its session goes on.
@@ -32,6 +33,7 @@ class StoredMessage(BaseModel):
     model_config = _LOOSE
     type: Literal["human", "ai", "system"]
     content: Annotated[str, Field(repr=False)]
+    reasoning: Annotated[str, Field(repr=False)] = ""
 
 
 class StoredRequest(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from services.errors import Unprocessable
 
 Message = dict[str, str]
+"""A message: its "type" (human, ai or system), its "content", and of an answer its "reasoning", if the model thought."""
 # The field of a session that counts the first exchanges that its prompts leave out.
 WINDOW = "window"
 # The field with the requests whose answers a session holds, and whose replies are not stored yet; a name is good for a day.
@@ -102,8 +103,8 @@ class Table(Protocol):
 
 
 def size_of(messages: Iterable[Message]) -> int:
-    """Return the bytes of the messages' texts (UTF-8)."""
-    texts = (message["content"] for message in messages)
+    """Return the bytes of the messages' texts (UTF-8), thoughts included."""
+    texts = (text for message in messages for text in (message["content"], message.get("reasoning", "")))
     return sum(len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 

@@ -22,7 +22,7 @@ def test_an_answer_says_all_about_itself(client: Client) -> None:
     assert answer["result"] == "The capital of France is Paris."
     assert (answer["session_id"], answer["model"], answer["profile"]) == (None, "guide.gguf", "Guide")
     assert answer["finish_reason"] == "stop"
-    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"}
     assert all(name.endswith("_ms") and value >= 0 for name, value in answer["timings"].items())
 
 
@@ -219,7 +219,8 @@ def test_a_refused_request_changes_nothing(client: Client) -> None:
 def test_a_prompt_that_cannot_fit_is_refused_with_both_counts(client: Client, stream: bool) -> None:
     reply = client.post("/answer", {"prompt": "window " * 3000, "stream": stream})
     assert reply.status_code == 400
-    assert reply.json()["error"]["code"] == "prompt_too_long"
+    assert reply.json()["error"]["code"] == "context_length_exceeded"
+    assert "exceeds the available context size" in reply.json()["message"]
     assert reply.json()["error"]["param"] == "prompt"
     assert "2048" in reply.json()["message"]
     counted = re.search(r"(\d+) tokens", reply.json()["message"])

@@ -263,7 +263,7 @@ def test_a_job_that_fails_says_why(client: Client) -> None:
     failed = in_state(client, "f", "failed")
     assert (failed["error"]["code"], failed["result"]) == ("model_not_found", None)
     client.post("/jobs", {"job_id": "long", "content": "word " * 5000})
-    assert in_state(client, "long", "failed")["error"]["code"] == "prompt_too_long"
+    assert in_state(client, "long", "failed")["error"]["code"] == "context_length_exceeded"
 
 
 def test_a_revoked_keys_jobs_end(client: Client) -> None:

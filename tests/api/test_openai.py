@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from services.backend.types import Constraint
+from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
 from tests.support.openai_api import CLOCK, FRANCE, WEATHER, chat, refused, said, stream
 
@@ -119,7 +121,36 @@ def test_models_are_profiles_and_files(model_folder: Path, open_client: Callable
         ({"messages": [{"role": "user", "content": "x"}], "temperature": 9}, "temperature"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 0}, "n"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2, "session_id": 1}, "n"),
-        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 9}, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": -2}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 5, "n_predict": 6}, "n_predict"),
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 5, "min_tokens": 6}, "min_tokens"),
+        ({"messages": [{"role": "user", "content": "x"}], "modalities": ["text", "audio"]}, "modalities"),
+        ({"messages": [{"role": "user", "content": "x"}], "stop_token_ids": [2]}, "stop_token_ids"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "stream_options": {"continuous_usage_stats": True}},
+            "stream_options",
+        ),
+        ({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "high"}, "reasoning_effort"),
+        ({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"messages": [{"role": "user", "content": "x"}], "think": True, "enable_thinking": False}, "think"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs",
+        ),
+        ({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"word": 1}}, "logit_bias"),
+        ({"messages": [{"role": "user", "content": "x"}], "grammar": 'root ::= "x"', "regex": "x"}, "regex"),
+        ({"messages": [{"role": "user", "content": "x"}], "grammar_syntax": "lark"}, "grammar_syntax"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [WEATHER], "regex": "x"}, "regex"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [WEATHER, WEATHER]}, "tools"),
+        ({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}, "tool_choice"),
+        ({"messages": [{"role": "user", "content": "x"}], "function_call": {"name": "f"}}, "function_call"),
+        ({"messages": [{"role": "user", "content": "x"}], "continue_final_message": True}, "continue_final_message"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]}, "messages.0"),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "session_id": 1},
+            "messages",
+        ),
         ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "retrieval"}]}, "tools.0.type"),
         ({"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "xml"}}, "response_format.type"),
     ],
@@ -128,6 +159,143 @@ def test_what_is_wrong_is_named(client: Client, fields: dict[str, Any], param: s
     error = refused(client, **fields)
     assert error["param"].startswith(param)
     assert error["type"] == "invalid_request_error"
+
+
+def test_a_limit_is_told_in_words(client: Client) -> None:
+    assert "8 answers at most" in refused(client, messages=[{"role": "user", "content": "x"}], n=9)["message"]
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image", "input_audio", "video_url", "file", "input_file"])
+def test_what_cannot_be_read_is_refused_by_its_name(client: Client, kind: str) -> None:
+    parts = [{"type": "text", "text": "x"}, {"type": kind, kind: {"url": "x"}}]
+    error = refused(client, messages=[{"role": "user", "content": parts}])
+    assert error["param"] == "messages.0.content.1.type"
+    assert "cannot be read by this server" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/chat/completions", {"messages": [{"role": "user", "content": FRANCE}]}), ("/v1/completions", {"prompt": "x"})],
+)
+def test_fields_that_nobody_knows_are_told(client: Client, path: str, body: dict[str, Any]) -> None:
+    body |= {"max_tokens": 3, "stream_options": {"include_usage": True}}
+    odd = {"mood": 1, "stream_options": {"include_usage": True, "pace": 2}}
+    for stream_too in (False, True):
+        assert "X-Hearth-Ignored" not in client.post(path, body | {"stream": stream_too}).headers
+        reply = client.post(path, body | odd | {"stream": stream_too})
+        assert reply.headers["X-Hearth-Ignored"] == "mood, stream_options.pace"
+        assert reply.status_code == 200
+
+
+def test_fields_of_embeddings_are_told_too(client: Client) -> None:
+    reply = client.post("/v1/embeddings", {"input": "x", "user": "ana", "input_type": "query"})
+    assert (reply.status_code, reply.headers["X-Hearth-Ignored"]) == (200, "input_type")
+    assert "X-Hearth-Ignored" not in client.post("/v1/embeddings", {"input": "x", "user": "ana"}).headers
+
+
+def test_a_chat_may_fill_the_context(client: Client, backend: FakeBackend) -> None:
+    (model,) = backend.models()
+    for fields in ({}, {"max_tokens": -1}, {"n_predict": -1}, {"max_completion_tokens": -1}):
+        chat(client, FRANCE, **fields)
+        request = model.requests[-1]
+        assert request.max_tokens == model.n_ctx - len(request.tokens)
+    client.post("/v1/completions", {"prompt": FRANCE})
+    assert model.requests[-1].max_tokens == 16
+
+
+def test_an_answer_may_be_empty(client: Client) -> None:
+    choice = chat(client, FRANCE, max_tokens=0)["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+    reply = client.post("/v1/completions", {"prompt": FRANCE, "max_tokens": 0, "echo": True}).json()
+    assert reply["choices"][0]["text"] == FRANCE
+    assert reply["usage"]["completion_tokens"] == 0
+
+
+def test_samplers_reach_the_engine(client: Client, backend: FakeBackend) -> None:
+    (model,) = backend.models()
+    fields: dict[str, Any] = {
+        "typical_p": 0.9,
+        "top_n_sigma": 1.5,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "repeat_last_n": -1,
+        "dry_multiplier": 0.8,
+        "dry_base": 1.5,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": 100,
+        "mirostat": 2,
+        "mirostat_tau": 4.0,
+        "mirostat_eta": 0.2,
+        "min_tokens": 2,
+        "ignore_eos": True,
+        "seed": 2**40,
+    }
+    chat(client, FRANCE, max_tokens=4, **fields, repetition_penalty=1.2, dry_sequence_breakers=["x"], top_k=-1)
+    sampling = model.requests[-1].sampling
+    assert {name: getattr(sampling, name) for name in fields} == fields | {"seed": 2**40 % (2**32 - 1)}
+    assert (sampling.repeat_penalty, sampling.dry_sequence_breakers, sampling.top_k) == (1.2, ("x",), 0)
+    chat(client, FRANCE, max_tokens=4, seed=-1, logit_bias=[[5.0, 2], ["6", False]])
+    sampling = model.requests[-1].sampling
+    assert sampling.seed is None
+    assert [token for token, _ in sampling.logit_bias] == [5, 6]
+    assert sampling.logit_bias[1][1] < -1000
+
+
+def test_a_last_message_of_the_assistant_is_continued(client: Client, backend: FakeBackend) -> None:
+    (model,) = backend.models()
+    talk = [{"role": "user", "content": FRANCE}, {"role": "assistant", "content": "The capital"}]
+    prompts = []
+    for fields in ({}, {"continue_final_message": True}, {"continue_final_message": "content"}):
+        chat(client, talk, **fields)
+        prompts.append(model.text(model.requests[-1].tokens))
+    assert len(set(prompts)) == 1
+    assert prompts[0].endswith("AI: The capital")
+    for fields in ({"continue_final_message": False}, {"add_generation_prompt": True}):
+        chat(client, talk, **fields)
+        assert model.text(model.requests[-1].tokens).endswith("AI:")
+
+
+OBJECT = Constraint("json_schema", '{"type": "object"}')
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "constraint"),
+    [
+        ("response_format", {"type": "text"}, None),
+        ("response_format", {"type": "json_object"}, OBJECT),
+        (
+            "response_format",
+            {"type": "json_object", "schema": {"type": "array"}},
+            Constraint("json_schema", '{"type": "array"}'),
+        ),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}, OBJECT),
+        ("json_schema", {"type": "object"}, OBJECT),
+        ("json_schema", '{"type": "object"}', OBJECT),
+        ("json_schema", {}, OBJECT),
+        ("grammar", 'root ::= "x"', Constraint("gbnf", 'root ::= "x"')),
+        ("grammar", "%llguidance {}\nstart: /x/", Constraint("lark", "%llguidance {}\nstart: /x/")),
+        ("ebnf", 'root ::= "x"', Constraint("gbnf", 'root ::= "x"')),
+        ("regex", "x+", Constraint("regex", "x+")),
+        ("guided_json", {"type": "object"}, OBJECT),
+        ("guided_regex", "x+", Constraint("regex", "x+")),
+        ("guided_choice", ["yes", "no?"], Constraint("regex", "(?:yes)|(?:no\\?)")),
+        ("guided_grammar", 'start: "x"', Constraint("lark", 'start: "x"')),
+        ("guided_grammar", 'root ::= "x"', Constraint("gbnf", 'root ::= "x"')),
+        ("structured_outputs", {"json": {"type": "object"}}, OBJECT),
+        ("structured_outputs", {"json_object": True}, OBJECT),
+        ("structured_outputs", {"choice": ["yes"]}, Constraint("regex", "(?:yes)")),
+    ],
+)
+def test_an_answers_form_reaches_the_engine(
+    client: Client, backend: FakeBackend, field: str, value: Any, constraint: Constraint | None
+) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+        "/v1/completions": {"prompt": "x"},
+    }
+    for path, body in bodies.items():
+        assert client.post(path, {**body, field: value}).status_code == 200
+        assert backend.requests[-1].sampling.constraint == constraint
 
 
 def test_what_clients_send_besides_changes_nothing(client: Client) -> None:
@@ -141,6 +309,8 @@ def test_a_prompt_that_is_too_long_is_known_to_clients(client: Client) -> None:
     error = refused(client, messages=[{"role": "user", "content": "word " * 5000}])
     assert error["code"] == "context_length_exceeded"
     assert "2048" in error["message"]
+    assert "exceeds the available context size" in error["message"]
+    assert error["param"] == "messages"
 
 
 def test_a_completion_goes_on_with_the_text_as_it_stands(client: Client) -> None:

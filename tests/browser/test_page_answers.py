@@ -80,6 +80,9 @@ def parrot(tmp_path_factory: pytest.TempPathFactory, parrots: Path) -> Iterator[
     server = Server(tmp_path_factory.mktemp("parrot") / "data", models=parrots)
     for name in ("evil", "code", "thinking"):
         server.edit_config(name, model=f"{name}.gguf", template="{input}", temperature=0, max_tokens=1000)
+    # The same model, whose thoughts the server reads.
+    template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}\n{% endfor %}"
+    server.edit_config("chat", model="thinking.gguf", chat_template=template, temperature=0, max_tokens=1000)
     server.start()
     yield server
     server.stop()
@@ -151,15 +154,22 @@ def test_code_is_coloured_and_copied(parrot: Server, visit: Visit) -> None:
     chat.wait_for("window.copied === 'Show me'")
 
 
-def test_a_reasoning_models_thoughts_are_folded(parrot: Server, visit: Visit) -> None:
-    parrot.select("thinking")
+@pytest.mark.parametrize("profile", ["thinking", "chat"])
+def test_a_reasoning_models_thoughts_are_folded(parrot: Server, visit: Visit, profile: str) -> None:
+    parrot.select(profile)
     chat = visit(parrot).enter()
     chat.ask("What is the answer?")
     expect(chat.answers.locator("strong")).to_have_text("42")
-    thoughts = chat.page.get_by_text("First <i>this</i>, then that.")
-    expect(thoughts).to_be_hidden()
-    chat.page.get_by_text("Thoughts").click()
-    expect(thoughts).to_be_visible()
+    # They are the server's to read, or else the page's.
+    assert ("<think>" in chat.stored()[1][1]) == (profile == "thinking")
+    for again in (False, True):
+        if again:
+            chat.page.reload()
+        thoughts = chat.page.get_by_text("First <i>this</i>, then that.")
+        expect(thoughts).to_be_hidden()
+        chat.page.get_by_text("Thoughts").click()
+        expect(thoughts).to_be_visible()
+        expect(chat.answers).not_to_contain_text("think>")
 
 
 def test_a_long_conversation_is_shown_whole(serve: Serve, visit: Visit, tmp_path: Path) -> None:

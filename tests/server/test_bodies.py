@@ -35,9 +35,9 @@ def test_the_limit_is_named(server: Server) -> None:
     assert refused.json()["message"] == "the body is larger than 1 MiB (1,048,576 bytes)"
     # What fits is read, and refused for something else.
     prompt = b'{"prompt": "' + b"a" * (MAX_BODY - 14) + b'"}'
-    assert server.request("POST", "/answer", data=prompt).json()["error"]["code"] == "prompt_too_long"
+    assert server.request("POST", "/answer", data=prompt).json()["error"]["code"] == "context_length_exceeded"
     chunks = (prompt[at : at + 5000] for at in range(0, MAX_BODY, 5000))
-    assert server.request("POST", "/answer", data=chunks).json()["error"]["code"] == "prompt_too_long"
+    assert server.request("POST", "/answer", data=chunks).json()["error"]["code"] == "context_length_exceeded"
 
 
 def test_a_client_that_sends_on_reads_the_refusal(server: Server) -> None:

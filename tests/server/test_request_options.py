@@ -78,7 +78,7 @@ def test_a_request_cannot_have_what_is_not_loaded(own: Server) -> None:
     assert "2048" in host(own, {"ctx_length": 4096}).json()["message"]
     # Prompt and answer together keep to the limit.
     long = host(own, {"ctx_length": 128}, "word " * 300)
-    assert (long.status_code, long.json()["error"]["code"]) == (400, "prompt_too_long")
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 @pytest.mark.parametrize("other", ["Other", "Short"])

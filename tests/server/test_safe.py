@@ -191,7 +191,7 @@ def test_over_tls_everything_works(serve: Serve, certificate: tuple[Path, Path],
     assert server.stream("Count to 3.").rest()[-1] == "[DONE]"
     assert server.get("/auth").headers["Strict-Transport-Security"]
     large = server.post("/answer", {"prompt": "a" * 900_000})
-    assert large.json()["error"]["code"] == "prompt_too_long"
+    assert large.json()["error"]["code"] == "context_length_exceeded"
     # Who hangs up stops the computing, as without TLS; who speaks plain HTTP gets nowhere.
     stream = server.stream("Count to 20.", session_id=9)
     stream.next()

@@ -1,43 +1,51 @@
 """A backend in memory: its models say what a script tells them, and keep every promise of services/backend/protocols.py.
 
-A token is a word with the space before it, or a single character. An answer is computed by the thread that reads it, token
-by token, so that a test decides when it goes on.
+A token is a word with the space before it, a single character, or a special token. An answer is computed by the thread that
+reads it, token by token, so that a test decides when it goes on. Where a thought is to end, its closing tokens replace the
+rest of it. A constraint is kept by what the script says, or else the answer counts as cut.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 from typing_extensions import override
 
 from services.backend.protocols import Backend, Embedder, Generation, Model
+from services.backend.special_text import special_pattern
 from services.backend.status import Counts, LoadedModel, Room, Status
+from services.backend.thoughts import Parts, ThoughtTracker
 from services.backend.types import (
     EVERYBODY,
     ChatFormat,
+    Constraint,
     Finish,
     FinishReason,
     GenerationRequest,
     Health,
     LoadSettings,
+    Mark,
     PrefetchRequest,
     Prompt,
     Spent,
+    Thoughts,
     TokenChoice,
 )
 from services.engine.loop.text import TextAssembler
 from services.errors import HearthError, InvalidRequest, Unavailable
 from tests.support.fake_guide import guide
 
-# What an answer is made of: text; an event that it waits for; an error that breaks it off.
+# What an answer is made of: text; a special token (`Mark`); an event that it waits for; an error that breaks it off.
 Piece = str | threading.Event | Exception
 Script = Callable[[str], Iterable[Piece]]
 """From the prompt's text to the pieces of an answer, which may be without end."""
@@ -56,15 +64,30 @@ _DEFAULT_N_CTX, _WIDTH = 2048, 16
 class Vocabulary:
     """Token ids in the order in which their words first came. Any thread may call it; `_lock` protects both directions."""
 
-    def __init__(self) -> None:
+    def __init__(self, specials: Sequence[str] = ()) -> None:
+        """`specials` are the texts of its special tokens."""
+        self.specials = tuple(sorted(specials, key=len, reverse=True))
+        self._special = special_pattern(specials)
         self._lock = threading.Lock()
         self._words: list[str] = []
         self._ids: dict[str, int] = {}
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text."""
+    def tokenize(self, text: str, typed: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Return the token ids of a text; in the spans `typed` there are no special tokens."""
         with self._lock:
-            return [self._id(word) for word in _WORD.findall(text)]
+            return [self._id(word) for word in self.words(text, typed)]
+
+    def words(self, text: str, typed: Sequence[tuple[int, int]] = ()) -> list[str]:
+        """Return the text of each token of a text; in the spans `typed` there are no special tokens."""
+        if isinstance(text, Mark):
+            return [text]
+        words: list[str] = []
+        done = 0
+        for match in self._special.finditer(text):
+            if not any(start < match.end() and match.start() < end for start, end in typed):
+                words += [*_WORD.findall(text[done : match.start()]), Mark(match[0])]
+                done = match.end()
+        return words + _WORD.findall(text[done:])
 
     def texts(self, tokens: Iterable[int], param: str = "tokens") -> list[str]:
         """Return the text of each token. Raises InvalidRequest for an unknown id."""
@@ -88,14 +111,22 @@ class FakeGeneration(Generation):
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
+        self.n_choices = 0
+        self.prompt_choices: list[TokenChoice] = []
         self.request = request
         self.begun = threading.Event()
         self.stopped = threading.Event()
         self.cancelled = threading.Event()
+        self.thinks_no_more = threading.Event()
         self.n_cached = 0
         self.n_said = 0
         """The tokens said so far, the one that ends an answer included."""
+        self.n_thoughts = 0
+        """Of these, the tokens of thoughts."""
         self._model = model
+        self._tracker = ThoughtTracker(request.thoughts, model.header_end(request.thoughts)) if request.thoughts else None
+        self._content: list[str] = []
+        """What was said outside of thoughts, without special tokens."""
         self._clock = {"submitted": time.perf_counter()}
 
     @property
@@ -122,23 +153,12 @@ class FakeGeneration(Generation):
             poll()
             yield from self._until(self.begun, poll)
             self._clock["started"] = time.perf_counter()
-            text = TextAssembler(self.request.stop)
-            reason: FinishReason | None = None
-            for word in self._words(poll):
-                said = text.add(self._choose(word)) if word else ""
-                if said or not word:
-                    yield said
-                reason = "stop" if text.stopped else "length" if len(self.tokens) >= self.request.max_tokens else None
-                if reason:
-                    break
-            if self.cancelled.is_set():
-                return
-            if reason is None:
-                reason = "cancelled" if self.stopped.is_set() else "stop"
-                self.n_said += reason == "stop"
-            if reason != "cancelled" and (rest := text.flush()):
-                yield rest
-            self._end(reason)
+            if self.request.prompt_logprobs:
+                words = self._model.vocabulary.texts(self.request.tokens[1:])
+                self.prompt_choices = [TokenChoice(word.encode(), -0.5, ((word.encode(), -0.5),)) for word in words]
+            reason = yield from self._say(poll)
+            if not self.cancelled.is_set():
+                self._end(reason)
         finally:
             self._model.leave(self)
 
@@ -147,10 +167,58 @@ class FakeGeneration(Generation):
         self.stopped.set()
 
     @override
+    def stop_thinking(self) -> None:
+        self.thinks_no_more.set()
+
+    @override
     def cancel(self) -> None:
         self.cancelled.set()
         self.stopped.set()
         self._model.leave(self)
+
+    def _say(self, poll: Callable[[], None]) -> Generator[str, None, FinishReason]:
+        """Yield the answer's pieces, and "" now and then while it waits; return why it ended."""
+        request = self.request
+        text = TextAssembler(request.stop, request.marks)
+        reason: FinishReason | None = None if request.max_tokens > 0 else "length"
+        for word in self._steered(self._words(poll)) if reason is None else ():
+            pieces = self._choose(text, word) if word else [""]
+            self.n_choices = len(self.choices)
+            yield from pieces
+            reason = "stop" if text.stopped else "length" if len(self.tokens) >= request.max_tokens else None
+            if reason:
+                break
+        if self.cancelled.is_set():
+            return "cancelled"
+        if reason is None:
+            reason = "cancelled" if self.stopped.is_set() else "stop"
+            self.n_said += reason == "stop"
+        if reason != "cancelled":
+            yield from text.flush()
+        return "length" if reason == "stop" and self._is_cut() else reason
+
+    def _is_cut(self) -> bool:
+        """Whether what was said outside of thoughts falls short of the request's constraint."""
+        constraint = self.request.sampling.constraint
+        return constraint is not None and not constraint.triggers and not _fits("".join(self._content), constraint)
+
+    def _steered(self, words: Iterator[str]) -> Iterator[str]:
+        """Yield the words, with the closing tokens in place of the rest of a thought that is to end."""
+        thoughts, tracker = self.request.thoughts, self._tracker
+        if thoughts is None or tracker is None:
+            yield from words
+            return
+        vocabulary = self._model.vocabulary
+        closing = vocabulary.texts(thoughts.closing) or vocabulary.words(thoughts.ends)
+        for word in words:
+            is_used_up = thoughts.budget is not None and self.n_thoughts >= thoughts.budget
+            if not (tracker.is_open and (is_used_up or self.thinks_no_more.is_set())):
+                yield word
+                continue
+            for each in closing:
+                yield from vocabulary.words(each) if each in vocabulary.specials else [each]
+            tracker.close()
+            _skip_thought(replace(thoughts, is_open=True), word, words)
 
     def _words(self, poll: Callable[[], None]) -> Iterator[str]:
         """The script's words, until the answer is to end; "" now and then while it waits."""
@@ -161,7 +229,7 @@ class FakeGeneration(Generation):
                 raise piece
             if isinstance(piece, threading.Event):
                 yield from self._until(piece, poll)
-            for word in _WORD.findall(piece) if isinstance(piece, str) else [""]:
+            for word in self._model.vocabulary.words(piece) if isinstance(piece, str) else [""]:
                 poll()
                 if self.stopped.is_set():
                     return
@@ -177,16 +245,25 @@ class FakeGeneration(Generation):
                 silent_since = time.monotonic()
                 yield ""
 
-    def _choose(self, word: str) -> bytes:
-        """Note the next token; return its bytes."""
+    def _choose(self, text: TextAssembler, word: str) -> list[str]:
+        """Note the next token; return the pieces of the answer that it completes."""
         self._clock.setdefault("first_token", time.perf_counter())
-        piece = word.encode()
+        piece, mark = word.encode(), word if isinstance(word, Mark) else None
         self.tokens += self._model.vocabulary.tokenize(word)
         self.n_said += 1
         if (n_top := self.request.sampling.n_top) is not None:
             others = tuple((f"?{n}".encode(), -3.0 - n) for n in range(1, n_top))
             self.choices.append(TokenChoice(piece, -0.1, ((piece, -0.1), *others) if n_top else ()))
-        return piece
+        parts: Parts = ((piece, False),)
+        if self._tracker:
+            self.n_thoughts += self._tracker.is_open
+            parts = self._tracker.add(piece, mark is not None)
+        pieces = []
+        for part, is_thought in parts:
+            if not mark and not is_thought:
+                self._content.append(part.decode())
+            pieces += text.add(b"" if mark else part, mark, not is_thought)
+        return pieces
 
     def _end(self, reason: FinishReason) -> None:
         now = time.perf_counter()
@@ -201,22 +278,32 @@ class FakeGeneration(Generation):
             "total_ms": now - clock["submitted"],
         }
         timings = {name: round(seconds * 1000, 1) for name, seconds in spans.items()}
-        self.finish = Finish(reason, len(self.request.tokens), self.n_cached, self.n_said, timings)
+        self.finish = Finish(reason, len(self.request.tokens), self.n_cached, self.n_said, self.n_thoughts, timings)
 
 
 class FakeModel(Model):
     """A loaded model. Any thread may call it; `_lock` protects the slots and what was computed."""
 
-    def __init__(self, settings: LoadSettings, vocabulary: Vocabulary, script: Script, max_waiting: int) -> None:
+    def __init__(
+        self,
+        settings: LoadSettings,
+        vocabulary: Vocabulary,
+        script: Script,
+        max_waiting: int,
+        template: str = _CHAT_TEMPLATE,
+        refusal: Callable[[], HearthError | None] = lambda: None,
+    ) -> None:
+        """`refusal` gives the error with which a request with a constraint is refused."""
         self.settings = settings
         self.n_ctx = settings.n_ctx or _DEFAULT_N_CTX
-        self.chat_format = ChatFormat(_CHAT_TEMPLATE, "", "", (), longest_token=64)
+        self.chat_format = ChatFormat(template, "", "", vocabulary.specials, longest_token=64)
         self.vocabulary = vocabulary
         self.script = script
         self.counts = Counts()
         self.requests: list[GenerationRequest] = []
         self.prefetches: list[PrefetchRequest] = []
         self._max_waiting = max_waiting
+        self._refusal = refusal
         self._lock = threading.Lock()
         self._running: list[FakeGeneration] = []
         self._waiting: list[FakeGeneration] = []
@@ -228,7 +315,7 @@ class FakeModel(Model):
         if prompt.ids:
             self.vocabulary.texts(prompt.ids, "prompt")
             return list(prompt.ids)
-        return self.vocabulary.tokenize(prompt.text)
+        return self.vocabulary.tokenize(prompt.text, prompt.typed)
 
     @override
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -246,6 +333,8 @@ class FakeModel(Model):
     def submit_all(self, requests: Sequence[GenerationRequest]) -> Sequence[FakeGeneration]:
         for request in requests:
             _check(request, self.vocabulary)
+            if request.sampling.constraint and (refused := self._refusal()):
+                raise refused
         with self._lock:
             n_free = self.settings.n_parallel - len(self._running)
             if (n_waiting := len(self._waiting) + len(requests) - max(n_free, 0)) > self._max_waiting:
@@ -262,6 +351,12 @@ class FakeModel(Model):
         with self._lock:
             self.prefetches.append(request)
             self._computed.setdefault(request.owner, []).append(request.tokens)
+
+    def header_end(self, thoughts: Thoughts) -> str:
+        """Return the special token that ends the header with which a thought begins; "" if a thought has none."""
+        words = self.vocabulary.words(thoughts.begins)
+        marks = [isinstance(word, Mark) for word in words]
+        return words[-1] if marks and marks[0] and marks[-1] and not all(marks) else ""
 
     def position(self, generation: FakeGeneration) -> int:
         """Return which in line a generation is; 0 once it has a slot."""
@@ -342,9 +437,18 @@ class FakeBackend(Backend):
         script: Script = guide,
         cannot_load: Mapping[str, HearthError] | None = None,
         max_waiting: int = 32,
+        specials: Sequence[str] = (),
+        template: str = _CHAT_TEMPLATE,
     ) -> None:
-        """Models of any file speak by `script`; loading a file named in `cannot_load` raises its error."""
-        self.vocabulary = Vocabulary()
+        """Models of any file speak by `script`; loading a file named in `cannot_load` raises its error.
+
+        `specials` are the texts of their special tokens, which come as `Mark` where a script says them; `template` is their
+        chat template.
+        """
+        self.vocabulary = Vocabulary(specials)
+        self.refused: HearthError | None = None
+        """The error with which a request with a constraint is refused; None: it is not."""
+        self._template = template
         self.forgotten: list[tuple[str, str]] = []
         self.leases = 0
         self._script = script
@@ -386,7 +490,9 @@ class FakeBackend(Backend):
                     # Whoever changes a profile does not want the file's other settings too.
                     for other in [known for known in self._models if known.file == settings.file]:
                         self._past += self._models.pop(other).counts
-                    self._models[settings] = FakeModel(settings, self.vocabulary, self._say, self._max_waiting)
+                    self._models[settings] = FakeModel(
+                        settings, self.vocabulary, self._say, self._max_waiting, self._template, lambda: self.refused
+                    )
                 model = self._models[settings]
             yield model
 
@@ -454,7 +560,7 @@ class FakeBackend(Backend):
             model.forget(owner)
 
     @override
-    def stop(self, owner: str, session: str) -> bool:
+    def stop(self, owner: str, session: str, thinking: bool = False) -> bool:
         return False
 
     @override
@@ -487,9 +593,33 @@ def _check(request: GenerationRequest, vocabulary: Vocabulary) -> None:
     if not request.tokens:
         raise InvalidRequest("the prompt holds no tokens", param="prompt")
     vocabulary.texts([token for token, _ in request.sampling.logit_bias], "logit_bias")
-    if request.sampling.json_schema:
-        raise InvalidRequest("a scripted answer keeps to no JSON schema", param="response_format")
+    constraint = request.sampling.constraint
+    if constraint and constraint.kind == "json_schema" and not isinstance(_parsed(constraint.source), dict | bool):
+        raise InvalidRequest("the JSON schema is none", param="response_format", code="bad_schema")
     assert not request.resume_tokens, "a scripted answer is not gone on with"
+
+
+def _fits(text: str, constraint: Constraint) -> bool:
+    """Whether a text is JSON, or matches the regular expression; no grammar is looked at."""
+    if constraint.kind == "regex":
+        return re.fullmatch(constraint.source, text) is not None
+    return constraint.kind != "json_schema" or not isinstance(_parsed(text), ValueError)
+
+
+def _parsed(text: str) -> object:
+    """The value of a JSON text, or the error that it is none."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        return error
+
+
+def _skip_thought(thoughts: Thoughts, word: str, words: Iterator[str]) -> None:
+    """Leave out the rest of a thought, which begins with `word`."""
+    rest = ThoughtTracker(thoughts)
+    rest.add(word.encode(), isinstance(word, Mark))
+    while rest.is_open and (left := next(words, None)) is not None:
+        rest.add(left.encode(), isinstance(left, Mark))
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

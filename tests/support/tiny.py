@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -31,7 +35,7 @@ def write_random_model(
     `certain`: one that takes as long, and of which each token alone chooses the next, far before all others.
     """
     rng = np.random.default_rng(0)
-    tokens = _tokens()
+    tokens = guide_tokens()
     writer = _llama(path, tokens, dim=dim, layers=layers, ffn=ffn, n_ctx=n_ctx, pre=pre)
 
     def matrix(name: str, *shape: int) -> None:
@@ -60,7 +64,7 @@ def write_random_model(
         matrix(f"blk.{i}.ffn_gate", ffn, dim)
         matrix(f"blk.{i}.ffn_up", ffn, dim)
         matrix(f"blk.{i}.ffn_down", dim, ffn)
-    return _write(writer, path)
+    return write_file(writer, path)
 
 
 def write_parrot_model(path: Path, text: str) -> Path:
@@ -69,7 +73,7 @@ def write_parrot_model(path: Path, text: str) -> Path:
     Each piece is a token of its own. Nothing is computed in its one layer, so that a token's embedding alone chooses the
     next one: the first piece after any other token, and after the last one the end.
     """
-    known = _tokens()
+    known = guide_tokens()
     pieces = _unique_pieces(text, set(known))
     dim, ffn = -(-(len(pieces) + 2) // 64) * 64, 64
     writer = _llama(path, [*known, *pieces], dim=dim, layers=1, ffn=ffn, n_ctx=4096, pre="gpt-2")
@@ -89,7 +93,7 @@ def write_parrot_model(path: Path, text: str) -> Path:
         writer.add_tensor(f"blk.0.{name}.weight", np.zeros((dim, dim), np.float16))
     for name, shape in (("ffn_gate", (ffn, dim)), ("ffn_up", (ffn, dim)), ("ffn_down", (dim, ffn))):
         writer.add_tensor(f"blk.0.{name}.weight", np.zeros(shape, np.float16))
-    return _write(writer, path)
+    return write_file(writer, path)
 
 
 class _Weights:
@@ -98,8 +102,8 @@ class _Weights:
     def __init__(self, path: Path, architecture: str, *, dim: int, layers: int, n_ctx: int) -> None:
         self._rng = np.random.default_rng(0)
         self._architecture = architecture
-        self.path, self.tokens = path, _tokens()
-        self.writer = _header(path, architecture, self.tokens, dim=dim, layers=layers, n_ctx=n_ctx)
+        self.path, self.tokens = path, guide_tokens()
+        self.writer = write_header(path, architecture, self.tokens, dim=dim, layers=layers, n_ctx=n_ctx)
         self.writer.add_layer_norm_rms_eps(1e-5)
         self.matrix("token_embd", len(self.tokens), dim)
 
@@ -130,7 +134,7 @@ class _Weights:
         self.ones(**{f"blk__{layer}__attn_q_norm": head, f"blk__{layer}__attn_k_norm": head})
 
     def write(self) -> Path:
-        return _write(self.writer, self.path)
+        return write_file(self.writer, self.path)
 
 
 def write_window_model(path: Path, *, window: int = 64, layers: int = 6, n_ctx: int = 2048) -> Path:
@@ -207,23 +211,49 @@ def write_hybrid_model(path: Path) -> Path:
 
 def write_twin_token_model(path: Path) -> Path:
     """A llama whose vocabulary has a token twice, for which llama.cpp ends the process."""
-    tokens, dim = [*_tokens(), "again", "again"], 64
+    tokens, dim = [*guide_tokens(), "again", "again"], 64
     writer = _llama(path, tokens, dim=dim, layers=1, ffn=64, n_ctx=256, pre="gpt-2")
     for name in ("token_embd", "output"):
         writer.add_tensor(f"{name}.weight", np.zeros((len(tokens), dim), np.float16))
-    return _write(writer, path)
+    return write_file(writer, path)
 
 
-def _tokens() -> list[str]:
-    return list(gguf.GGUFReader(GUIDE).fields["tokenizer.ggml.tokens"].contents())
+@cache
+def _guide(name: str) -> tuple[Any, ...]:
+    """An array of the guide's metadata: the reader takes a fifth of a second for the file."""
+    return tuple(_guide_reader().fields[f"tokenizer.ggml.{name}"].contents())
+
+
+@cache
+def _guide_reader() -> gguf.GGUFReader:
+    return gguf.GGUFReader(GUIDE)
+
+
+def guide_tokens() -> list[str]:
+    """The guide's vocabulary, spelled as GPT-2 spells it: special tokens, bytes, and what its merges make of them."""
+    return list(_guide("tokens"))
+
+
+def guide_pieces(word: str) -> list[str]:
+    """A word as the guide's merges cut it."""
+    merges = {merge: n for n, merge in enumerate(_guide("merges"))}
+    pieces = list(gpt2_spelling(word))
+    while pairs := [(merges[pair], n) for n, pair in enumerate(map(" ".join, pairwise(pieces))) if pair in merges]:
+        _, n = min(pairs)
+        pieces[n : n + 2] = [pieces[n] + pieces[n + 1]]
+    return pieces
+
+
+def gpt2_spelling(text: str) -> str:
+    """`text` as GPT-2's vocabularies spell it: a character for each byte, from 256 on for those that are not printable."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return "".join(chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in text.encode())
 
 
 def _unique_pieces(text: str, taken: set[str]) -> list[str]:
-    """`text` cut into tokens as GPT-2 writes them, none of which is among `taken` or comes twice."""
-    # GPT-2 writes each byte that is no printable sign as one from 256 on.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    written = "".join(chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in text.encode())
+    """`text` cut into tokens as GPT-2 spells them, none of which is among `taken` or comes twice."""
+    written = gpt2_spelling(text)
     pieces: list[str] = []
     while written:
         n = next((n for n in range(5, len(written)) if written[:n] not in taken), len(written))
@@ -237,7 +267,7 @@ def _unique_pieces(text: str, taken: set[str]) -> list[str]:
 
 def _llama(path: Path, tokens: list[str], *, dim: int, layers: int, ffn: int, n_ctx: int, pre: str) -> gguf.GGUFWriter:
     """The header of a llama in F16 with the guide's vocabulary; what `tokens` has beyond that are plain tokens."""
-    writer = _header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre)
+    writer = write_header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre)
     writer.add_feed_forward_length(ffn)
     writer.add_head_count(dim // 64)
     writer.add_head_count_kv(dim // 64)
@@ -246,12 +276,24 @@ def _llama(path: Path, tokens: list[str], *, dim: int, layers: int, ffn: int, n_
     return writer
 
 
-def _header(
-    path: Path, architecture: str, tokens: list[str], *, dim: int, layers: int, n_ctx: int, pre: str = "gpt-2"
+def write_header(
+    path: Path,
+    architecture: str,
+    tokens: list[str],
+    *,
+    dim: int,
+    layers: int,
+    n_ctx: int,
+    pre: str = "gpt-2",
+    special: Mapping[str, gguf.TokenType] | None = None,
+    bos: str = "",
+    eos: str = "",
 ) -> gguf.GGUFWriter:
-    """What every model in F16 has that has the guide's vocabulary."""
-    fields = gguf.GGUFReader(GUIDE).fields
-    types = list(fields["tokenizer.ggml.token_type"].contents())
+    """Begin a model in F16 with the guide's vocabulary and what `tokens` has beyond that: plain tokens, but for `special`.
+
+    `bos` and `eos` are texts of tokens; "": the guide's.
+    """
+    types = list(_guide("token_type"))
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Made for a test")
     writer.add_context_length(n_ctx)
@@ -262,15 +304,19 @@ def _header(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_merges(fields["tokenizer.ggml.merges"].contents())
-    writer.add_token_types([*types, *[gguf.TokenType.NORMAL] * (len(tokens) - len(types))])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_add_bos_token(False)
+    writer.add_token_merges(_guide("merges"))
+    types = [*types, *[gguf.TokenType.NORMAL] * (len(tokens) - len(types))]
+    for token, kind in (special or {}).items():
+        types[tokens.index(token)] = kind
+    writer.add_token_types(types)
+    writer.add_bos_token_id(tokens.index(bos) if bos else 0)
+    writer.add_eos_token_id(tokens.index(eos) if eos else 0)
+    writer.add_add_bos_token(bool(bos))
     return writer
 
 
-def _write(writer: gguf.GGUFWriter, path: Path) -> Path:
+def write_file(writer: gguf.GGUFWriter, path: Path) -> Path:
+    """Write the whole model to `path`, and return that."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -311,7 +357,7 @@ def write_embedding_model(path: Path, dim: int = 64) -> Path:
     for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"):
         add(f"blk.0.{name}.weight", dim, dim)
         add(f"blk.0.{name}.bias", dim)
-    return _write(writer, path)
+    return write_file(writer, path)
 
 
 def write_adapter(
@@ -326,9 +372,9 @@ def write_adapter(
         writer.add_string("adapter.lora.alpha", alpha)
     else:
         writer.add_float32("adapter.lora.alpha", alpha)
-    shapes = {tensor.name: tensor.shape for tensor in gguf.GGUFReader(GUIDE).tensors}
+    shapes = {tensor.name: tensor.shape for tensor in _guide_reader().tensors}
     for name in ("blk.0.attn_q.weight", "blk.1.ffn_down.weight"):
         n_in, n_out = (int(n) for n in shapes[name])
         writer.add_tensor(f"{name}.lora_a", (rng.standard_normal((8, n_in + extra)) * 0.1).astype(dtype))
         writer.add_tensor(f"{name}.lora_b", (rng.standard_normal((n_out, 8)) * 0.1).astype(dtype))
-    return _write(writer, path)
+    return write_file(writer, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Request, make_response
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
@@ -45,17 +45,22 @@ class AnswerBody(PromptFields):
 
 
 class TokenUsage(BaseModel):
-    """Counts of tokens: read, taken from computed state among them, and written."""
+    """Counts of tokens: read, taken from computed state among them, written, and written as thoughts among these."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    reasoning_tokens: int
 
 
 class AnswerResult(BaseModel):
-    """A whole answer. `timings` are milliseconds; the messages counted are those of the session, with the new prompt."""
+    """A whole answer. `timings` are milliseconds; the messages counted are those of the session, with the new prompt.
+
+    `reasoning` holds the model's thoughts, and is left out if there are none.
+    """
 
     result: str
+    reasoning: str | None = None
     session_id: int | None
     model: str
     profile: str
@@ -99,6 +104,12 @@ class SessionList(BaseModel):
     sessions: list[SessionEntry]
 
 
+class StopBody(Strict):
+    """The body of POST /answer/ID/stop, which may be empty. "thinking" ends the thoughts alone: the model answers now."""
+
+    what: Literal["answer", "thinking"] = "answer"
+
+
 class Stopped(BaseModel):
     """The result of a stop: false where no answer was in flight."""
 
@@ -118,10 +129,11 @@ class SessionName(Strict):
 
 
 class Message(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation; an answer of a model that thought has its `reasoning` too."""
 
     type: str
     content: str
+    reasoning: str | None = None
 
 
 class ConversationBody(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from flask import Response
 from services.answers.stream import Answer
 from services.api.http.errors import body_of, unforeseen_body
 from services.errors import ClientDisconnected, HearthError
+from services.replies.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ QUEUED = ": queued {}\n\n"
 MIMETYPE = "text/event-stream"
 CONTENT_TYPE = f"{MIMETYPE}; charset=utf-8"
 DONE = "data: [DONE]\n\n"
+# Seconds of silence after which a comment shows that the server is there.
+_SILENCE = 10.0
 
 Data = dict[str, Any]
 """One event's JSON object."""
@@ -41,8 +45,16 @@ class Shaper(Protocol):
         return ()
 
     def text(self, chunk: str) -> Iterable[Data]:
-        """Return the events for a piece of text."""
+        """Return the events for a piece of the content."""
         ...
+
+    def reasoning(self, chunk: str) -> Iterable[Data]:
+        """Return the events for a piece of the model's thoughts; clients that know no thoughts get none."""
+        return ()
+
+    def call(self, event: CallBegun | CallArguments) -> Iterable[Data]:
+        """Return the events for a tool call's beginning, or for a piece of its arguments."""
+        return ()
 
     def end(self) -> Iterable[Data]:
         """Return the events after the answer's last text."""
@@ -81,11 +93,14 @@ def written(shapers: Iterable[Shaper], ending: Callable[[], Iterable[Data]] = tu
     silences = _Silences()
     for shaper in shapers:
         yield from map(event, shaper.begin())
-        for chunk in shaper.answer.chunks():
+        for read in shaper.answer.events():
+            if told := [event(data) for data in _shaped(shaper, read)]:
+                silences.interrupt()
+                yield from told
+                continue
+            # There is nothing yet, or nothing that the client knows.
             queue_position = shaper.answer.queue_position
-            if chunk:
-                yield from map(event, shaper.text(chunk))
-            elif comment := silences.comment(queue_position):
+            if comment := silences.comment(queue_position):
                 yield comment
                 yield from map(event, shaper.queued(queue_position or 0))
         yield from map(event, shaper.end())
@@ -94,26 +109,41 @@ def written(shapers: Iterable[Shaper], ending: Callable[[], Iterable[Data]] = tu
         yield done
 
 
+def _shaped(shaper: Shaper, read: Event | None) -> Iterable[Data]:
+    if isinstance(read, Content):
+        return shaper.text(read.text)
+    if isinstance(read, Reasoning):
+        return shaper.reasoning(read.text)
+    return () if read is None else shaper.call(read)
+
+
 def event(data: Data) -> str:
     """Return one event that carries a JSON object on one line."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 class _Silences:
-    """The comments for the reader of one stream while there is no text. Owned by the thread that streams."""
+    """The comments for the reader of one stream while there is nothing to tell. Owned by the thread that streams."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._quiet_since: float | None = None
         self._told: int | None = None
 
+    def interrupt(self) -> None:
+        """Note that something was sent."""
+        self._quiet_since = time.monotonic()
+
     def comment(self, queue_position: int | None) -> str:
-        """Return a comment, or "", for a quarter of a second without text in which the answer had this queue position."""
-        count, self._count = self._count, self._count + 1
+        """Return a comment, or "", now that there is nothing to tell, and the answer has this queue position."""
+        now = time.monotonic()
         if queue_position is not None and queue_position != (self._told or 0):
-            self._told = queue_position
+            self._told, self._quiet_since = queue_position, now
             return QUEUED.format(queue_position)
-        # At once, so that the headers leave, and then every ten seconds.
-        return WAITING if count % 40 == 0 else ""
+        # At once, so that the headers leave, and then after each silence of some seconds.
+        if self._quiet_since is None or now - self._quiet_since > _SILENCE:
+            self._quiet_since = now
+            return WAITING
+        return ""
 
 
 def respond(stream: EventStream) -> Response:

@@ -14,6 +14,7 @@ from services.answers.service import Answers
 from services.api.http.computation import Reply
 from services.api.http.idempotency import Respond
 from services.api.http.schemas import replies, spec
+from services.api.openai.ignored import telling_ignored
 from services.api.openai.replies import Embeddings
 from services.api.openai.schemas import EmbeddingsRequest, prompts_of
 from services.backend.protocols import Embedder
@@ -34,7 +35,7 @@ class EmbeddingsResource(Resource):
 
         All of them may take as long as one answer; what takes longer gets status 503, and nothing of it.
         """
-        return self._respond(json)
+        return telling_ignored(self._respond(json), json)
 
 
 def compute_embeddings(answers: Answers, body: EmbeddingsRequest, client: Client) -> Reply:

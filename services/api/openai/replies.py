@@ -6,13 +6,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from services.api.openai.schemas import CallOfAssistant
-
 
 class PromptDetails(BaseModel):
     """The number of the prompt's tokens that were computed already."""
 
     cached_tokens: int
+
+
+class CompletionDetails(BaseModel):
+    """The number of the completion's tokens that were thoughts."""
+
+    reasoning_tokens: int
 
 
 class OpenAIUsage(BaseModel):
@@ -22,15 +26,37 @@ class OpenAIUsage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+
+class CalledFunction(BaseModel):
+    """A function's name and its arguments, which are JSON."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
 
 
 class MessageOfAssistant(BaseModel):
-    """The answer."""
+    """The answer. `reasoning_content` and `reasoning` are the model's thoughts; both say the same.
+
+    `function_call` replaces `tool_calls` where the request has `functions`.
+    """
 
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
-    tool_calls: list[CallOfAssistant] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[CalledTool] | None = None
+    function_call: CalledFunction | None = None
 
 
 class TokenLogprob(BaseModel):
@@ -55,7 +81,7 @@ class ChatChoice(BaseModel):
     index: int
     message: MessageOfAssistant
     logprobs: ChoiceLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class ChatCompletion(BaseModel):

@@ -2,70 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from services.answers.request import AnswerRequest, sampling_of
-from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating, NamedTool, prompts_of
+from services.answers.request import AnswerRequest, ThinkingWish
+from services.api.openai.messages import ChatMessage
+from services.api.openai.sampling_fields import UNLIMITED
+from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating, prompts_of
+from services.api.openai.thinking_fields import ThinkingFields
+from services.api.openai.tool_fields import FunctionOfTool, chosen
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
-from services.replies.tools import begins_call, call_schema, read_calls
+
+# OpenAI's default for a completion's length.
+DEFAULT_COMPLETION_TOKENS = 16
 
 
 def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
     """Return a request for each answer that is wanted. Raises InvalidRequest."""
-    if body.session_id is not None and (body.n or 1) > 1:
-        raise InvalidRequest("n: a session can be answered once at a time", param="n")
-    messages = [message.plain() for message in body.messages]
+    messages = plain_messages(body.messages)
     words = words_of(messages)
-    if messages[-1]["role"] == "user" and not words.strip():
-        raise InvalidRequest("messages: the last message of the user is empty", param="messages")
-    if body.session_id is not None and not any(message["role"] == "user" for message in messages):
-        what = "messages: a session goes on with what its user says, and there is no message of the user"
-        raise InvalidRequest(what, param="messages")
-    tools = [] if body.tool_choice == "none" else [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
-    names = [tool["function"]["name"] for tool in tools]
-    schema = body.response_format.schema_text() if body.response_format else ""
-    if isinstance(body.tool_choice, NamedTool):
-        schema = call_schema(tools, body.tool_choice.function.name)
-    elif body.tool_choice == "required":
-        schema = call_schema(tools)
+    _check_messages(body, messages, words)
+    tool_choice, tools = callable_tools(body)
     request = AnswerRequest(
         words,
         model=body.model,
         session_id=body.session_id,
         memory_k=body.memory_k if body.session_id is not None else 0,
-        max_tokens=body.max_completion_tokens or body.max_tokens,
+        max_tokens=body.longest(UNLIMITED),
         stop=_stop(body),
-        sampling=sampling_of(body),
+        sampling=body.sampling(),
         messages=tuple(messages),
         tools=tuple(tools),
-        json_schema=schema,
-        logit_bias=_biases(body),
-        n_top=(body.top_logprobs or 0) if body.logprobs else None,
-        # An exchange ends in words: a call of a tool, and what that returns, come again with the client's next messages.
-        stores=lambda text, is_whole: not read_calls(text, names)[1] and (is_whole or not names or not begins_call(text)),
+        tool_choice=tool_choice,
+        # The older form of a call has room for one.
+        parallel_tool_calls=body.parallel_tool_calls is not False and body.functions is None,
+        thinking=_thinking(body),
+        template_kwargs=body.chat_template_kwargs or {},
+        continues=body.continues,
+        generation_prompt=body.add_generation_prompt is not False and not body.continues,
+        constraint=body.constraint,
+        logit_bias=body.biases(),
+        n_top=body.n_top,
     )
-    return _several(request, body.n or 1)
+    return _several(request, body.n_answers)
 
 
 def completion_requests(body: CompletionRequest) -> list[AnswerRequest]:
     """Return, for each prompt, a request for each text that is wanted. Raises InvalidRequest."""
     requests: list[AnswerRequest] = []
-    for prompt in prompts_of(body.prompt, body.parse_special is not False):
+    for prompt in prompts_of(body.prompt, body.parse_special is not False, body.add_special_tokens is not False):
         request = AnswerRequest(
             prompt.text,
             model=body.model,
             memory_k=0,
-            max_tokens=body.max_tokens or 16,
+            max_tokens=body.longest(DEFAULT_COMPLETION_TOKENS),
             stop=_stop(body),
-            sampling=sampling_of(body),
+            sampling=body.sampling(),
             text=prompt,
             trims=False,
-            logit_bias=_biases(body),
-            n_top=body.logprobs,
+            constraint=body.constraint,
+            logit_bias=body.biases(),
+            n_top=body.n_top,
         )
-        requests += _several(request, body.n or 1)
+        requests += _several(request, body.n_answers)
     return requests
+
+
+def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Return messages as chat templates take them; in OpenAI's older form a function's result follows its call by place."""
+    plain = [message.plain() for message in messages]
+    for n, message in enumerate(messages):
+        if message.function_call:
+            plain[n]["tool_calls"][-1]["id"] = f"call_{n}"
+        if message.role == "function" and message.tool_call_id is None:
+            plain[n]["tool_call_id"] = f"call_{n - 1}"
+    return plain
+
+
+def callable_tools(body: ChatRequest) -> tuple[str, list[dict[str, Any]]]:
+    """Return the choice ("none", "auto", "required" or a tool's name), and the tools that the model may call."""
+    functions: Sequence[FunctionOfTool] = [tool.function for tool in body.tools or ()] or body.functions or ()
+    choice, names = chosen(body.tool_choice if body.functions is None else body.function_call)
+    if choice == "none":
+        return choice, []
+    # A tool that has to be called is shown among the others: they may belong to the conversation.
+    shown = functions if choice in names else [each for each in functions if not names or each.name in names]
+    return choice, [{"type": "function", "function": each.model_dump(exclude_none=True)} for each in shown]
+
+
+def _check_messages(body: ChatRequest, messages: Sequence[dict[str, Any]], words: str) -> None:
+    if messages[-1]["role"] == "user" and not words.strip():
+        raise InvalidRequest("messages: the last message of the user is empty", param="messages")
+    if body.session_id is None:
+        return
+    if body.n_answers > 1:
+        raise InvalidRequest("n: a session can be answered once at a time", param="n")
+    if not any(message["role"] == "user" for message in messages):
+        what = "messages: a session goes on with what its user says, and there is no message of the user"
+        raise InvalidRequest(what, param="messages")
+    if body.continues:
+        what = "messages: a session keeps its own answers: the last message cannot be the assistant's"
+        raise InvalidRequest(what, param="messages")
+
+
+def _thinking(body: ThinkingFields) -> ThinkingWish:
+    return ThinkingWish(body.thinks, body.effort, body.budget, body.thinking_field)
 
 
 def _several(request: AnswerRequest, n: int) -> list[AnswerRequest]:
@@ -78,7 +121,3 @@ def _several(request: AnswerRequest, n: int) -> list[AnswerRequest]:
 
 def _stop(body: Generating) -> tuple[str, ...] | None:
     return None if body.stop is None else tuple(body.stop)
-
-
-def _biases(body: Generating) -> tuple[tuple[int, float], ...]:
-    return tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items())

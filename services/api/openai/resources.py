@@ -16,6 +16,7 @@ from services.api.http.computation import Reply
 from services.api.http.idempotency import Respond
 from services.api.http.schemas import replies, spec
 from services.api.http.sse import EventStream
+from services.api.openai.ignored import telling_ignored
 from services.api.openai.replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
 from services.api.openai.requests import chat_requests, completion_requests
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating
@@ -24,8 +25,8 @@ from services.errors import InvalidRequest, NotFound, PromptTooLong
 from services.models.config import Profiles
 from services.models.files import AvailableModels
 
-# The code by which OpenAI's clients know it.
-TOO_LONG = "context_length_exceeded"
+# What the engine calls the form of an answer, whatever field of the request asks for it.
+_CONSTRAINTS = ("response_format", "json_schema", "regex", "gbnf", "lark", "grammar", "constraint")
 
 
 class ChatCompletionsResource(Resource):
@@ -38,12 +39,16 @@ class ChatCompletionsResource(Resource):
     def post(self, json: ChatRequest) -> Any:
         """Answer a chat, by the model's own chat template.
 
-        Beyond OpenAI's reference: `session_id` keeps the conversation on the server, so that only new messages are sent;
-        `top_k`, `min_p`, `repeat_penalty` and `memory_k` are as for /answer, and the reply then says how many messages of
-        the session the prompt held and left out. With `stream` true the reply is
-        text/event-stream: chunks, then `data: [DONE]`; an error on the way is an event of its own, and the last.
+        A model's thoughts come as `reasoning_content`. A last message of the assistant is continued, unless
+        `continue_final_message` is false or `add_generation_prompt` true; the reply holds the new text alone.
+
+        Beyond OpenAI's reference: `session_id` keeps the conversation on the server, so that only new messages are sent
+        (the reply then says how many messages of the session the prompt held and left out); the samplers, grammars and
+        thinking fields of llama-server, vLLM and Ollama. A field that cannot be honoured is refused by name, and one that
+        nobody knows is named by the header `X-Hearth-Ignored`. With `stream` true the reply is text/event-stream: chunks,
+        then `data: [DONE]`; an error on the way is an event of its own, and the last.
         """
-        return self._respond(json)
+        return telling_ignored(self._respond(json), json)
 
 
 class CompletionsResource(Resource):
@@ -54,8 +59,8 @@ class CompletionsResource(Resource):
 
     @spec.validate(json=CompletionRequest, resp=replies(Completion, 400, 404, 413, 422, 500, 503))
     def post(self, json: CompletionRequest) -> Any:
-        """Go on with a text, as it stands: no template is put around it."""
-        return self._respond(json)
+        """Go on with a text, as it stands: no template is put around it. Fields are honoured as those of chats are."""
+        return telling_ignored(self._respond(json), json)
 
 
 class OpenAIModelsResource(Resource):
@@ -93,8 +98,8 @@ class OpenAIModelResource(OpenAIModelsResource):
 def compute_chat(answers: Answers, body: ChatRequest, client: Client) -> Reply:
     """Compute the reply to POST /v1/chat/completions. Raises as `Answers.open_all` does."""
     requests = chat_requests(body)
-    is_format = body.response_format and body.tool_choice in (None, "auto", "none")
-    with _openai_errors(prompt="messages", schema="response_format" if is_format else "tools"):
+    is_held = requests[0].constraint and requests[0].tool_choice in ("none", "auto")
+    with _openai_errors(prompt="messages", constraint=body.constraint_field if is_held else _tools_field(body)):
         opened = answers.open_all(client, requests)
     return _reply(ChatWriter(body), body, opened)
 
@@ -102,9 +107,13 @@ def compute_chat(answers: Answers, body: ChatRequest, client: Client) -> Reply:
 def compute_completion(answers: Answers, body: CompletionRequest, client: Client) -> Reply:
     """Compute the reply to POST /v1/completions. Raises as `Answers.open_all` does."""
     requests = completion_requests(body)
-    with _openai_errors(prompt="prompt", schema="response_format"):
+    with _openai_errors(prompt="prompt", constraint=body.constraint_field):
         opened = answers.open_all(client, requests)
     return _reply(CompletionWriter(body), body, opened)
+
+
+def _tools_field(body: ChatRequest) -> str:
+    return "tools" if body.functions is None else "functions"
 
 
 def _reply(writer: Writer, body: Generating, opened: Sequence[Answer]) -> Reply:
@@ -118,16 +127,16 @@ def _reply(writer: Writer, body: Generating, opened: Sequence[Answer]) -> Reply:
 
 
 @contextmanager
-def _openai_errors(prompt: str, schema: str) -> Iterator[None]:
-    """Raise errors anew as OpenAI's clients know them; `prompt` and `schema` name the fields at fault."""
+def _openai_errors(prompt: str, constraint: str) -> Iterator[None]:
+    """Raise errors anew as OpenAI's clients know them; `prompt` and `constraint` name the fields at fault."""
     try:
         yield
     except PromptTooLong as error:
-        raise InvalidRequest(error.message, param=prompt, code=TOO_LONG) from error
+        raise InvalidRequest(error.message, param=prompt, code=error.code) from error
     except InvalidRequest as error:
-        if error.param != "response_format":
+        if error.param not in _CONSTRAINTS or not constraint:
             raise
-        raise InvalidRequest(error.message, param=schema, code=error.code) from error
+        raise InvalidRequest(error.message, param=constraint, code=error.code) from error
 
 
 def _model(name: str, created: int) -> dict[str, Any]:

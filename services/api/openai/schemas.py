@@ -1,280 +1,249 @@
-"""The bodies of requests of OpenAI's API, as its reference describes them: fields are honoured, or refused by name.
-
-Unknown fields are ignored, since its clients send many that change nothing of an answer.
-"""
+"""The bodies of requests of OpenAI's API: fields are honoured, or refused by name (`fields.py` lists them)."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from services.backend.types import Prompt
-from services.storage.json_text import read_json_text
-from services.validation import (
-    AnswerPenalty,
-    MaxTokens,
-    MemoryK,
-    Private,
-    RepeatPenalty,
-    SessionId,
-    Share,
-    StopStrings,
-    Temperature,
-    TopK,
-    at_most,
+from services.api.openai.constraint_fields import (
+    Choices,
+    Grammar,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
+    Syntax,
+    constraints_of,
+    schema_of,
 )
+from services.api.openai.fields import Endpoint, check_fields, ignored_fields
+from services.api.openai.messages import MOST_MESSAGES, CallOfAssistant, ChatMessage, ChatMessages, Name
+from services.api.openai.open_body import Lenient, Open, Whole
+from services.api.openai.sampling_fields import AnyMaxTokens, Count, SamplingFields
+from services.api.openai.thinking_fields import ThinkingFields
+from services.api.openai.tool_fields import FunctionChoice, Functions, ToolChoice, Tools, check_choice, check_names, chosen
+from services.backend.types import Constraint, Prompt
+from services.validation import MemoryK, SessionId
+
+__all__ = [
+    "MOST_MESSAGES",
+    "CallOfAssistant",
+    "ChatMessage",
+    "ChatMessages",
+    "ChatRequest",
+    "CompletionRequest",
+    "EmbeddingsRequest",
+    "Generating",
+    "Lenient",
+    "Listed",
+    "Name",
+    "Tools",
+    "prompts_of",
+]
 
 # Answers that one request may ask for: as many as the queue holds by default.
 MOST_ANSWERS = 32
-# Messages of one request (a template may look at all earlier ones at each), parts of one of them, and tools.
-MOST_MESSAGES, MOST_PARTS, MOST_TOOLS = 2000, 256, 128
-Name = Annotated[str, Field(min_length=1, max_length=1024)]
-# Any whole number that a client may draw, made into one that llama.cpp takes.
-AnySeed = Annotated[
-    int, BeforeValidator(lambda seed: seed % (2**32 - 1) if isinstance(seed, int) and not isinstance(seed, bool) else seed)
-]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+Top = Annotated[int, Field(ge=0, le=20), Whole]
 
 
-class Lenient(Private):
-    """A model that converts nothing silently, and ignores unknown fields."""
+class Listed(Open):
+    """A body whose fields `fields.py` lists."""
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
-
-
-class TextPart(Lenient):
-    """A part of a message: text, the only kind that is honoured."""
-
-    type: Literal["text", "input_text", "output_text", "refusal"]
-    text: str = ""
-    refusal: str = ""
+    endpoint: ClassVar[Endpoint]
 
     @model_validator(mode="after")
-    def _says_something(self) -> TextPart:
-        if not self.model_fields_set & {"text", "refusal"}:
-            raise ValueError("text is missing")
+    def _is_honoured(self) -> Listed:
+        check_fields(self, self.endpoint)
         return self
 
-
-class FunctionCall(Lenient):
-    """A function's name and its arguments, which are JSON."""
-
-    name: Name
-    arguments: str = "{}"
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the fields that nobody knows, for the reply's header."""
+        return ignored_fields(self, self.endpoint)
 
 
-class CallOfAssistant(Lenient):
-    """A call that the assistant made earlier."""
-
-    id: str | None = None
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class ChatMessage(Lenient):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[str | list[TextPart] | None, at_most(MOST_PARTS)] = None
-    name: str | None = None
-    tool_calls: Annotated[list[CallOfAssistant] | None, at_most(MOST_PARTS)] = None
-    tool_call_id: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Return the message as chat templates take it: one text, and the arguments of calls as objects."""
-        content = self.content or ""
-        message: dict[str, Any] = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": content if isinstance(content, str) else "\n".join(part.text or part.refusal for part in content),
-        }
-        if self.tool_calls:
-            message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": _object(call)}}
-                for call in self.tool_calls
-            ]
-        named = {"name": self.name, "tool_call_id": self.tool_call_id}
-        return {**message, **{name: value for name, value in named.items() if value is not None}}
-
-
-ChatMessages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES), at_most(MOST_MESSAGES)]
-
-
-class FunctionOfTool(Lenient):
-    """A function that the model may call; `parameters` is a JSON schema."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(Lenient):
-    """A tool: a function, the only kind that is honoured."""
-
-    type: Literal["function"]
-    function: FunctionOfTool
-
-
-Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
-
-
-class NamedFunction(Lenient):
-    """The name of a function."""
-
-    name: Name
-
-
-class NamedTool(Lenient):
-    """The tool that the model has to call."""
-
-    type: Literal["function"]
-    function: NamedFunction
-
-
-class SchemaOfFormat(Lenient):
-    """A JSON schema, and its name."""
-
-    name: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
-
-
-class ResponseFormat(Lenient):
-    """The form that the answer has to have."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: SchemaOfFormat | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise ValueError("json_schema is missing: it holds the schema")
-        return self
-
-    def schema_text(self) -> str:
-        """Return the schema as JSON; "" for any text."""
-        if self.type == "json_schema" and self.json_schema:
-            return json.dumps(self.json_schema.schema_)
-        return json.dumps({"type": "object"}) if self.type == "json_object" else ""
-
-
-class StreamOptions(Lenient):
+class StreamOptions(Open):
     """The options of a stream."""
 
     include_usage: bool | None = None
 
 
-class Generating(Lenient):
-    """The fields that chats and completions share. `session_id`, `top_k` and the like go beyond OpenAI's."""
+class Generating(Listed, SamplingFields):
+    """The fields that chats and completions share."""
 
     model: Name | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: MaxTokens | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
-    n: Annotated[int, Field(ge=1, le=8)] | None = None
-    stop: StopStrings | None = None
-    seed: AnySeed | None = None
-    presence_penalty: AnswerPenalty | None = None
-    frequency_penalty: AnswerPenalty | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
-    top_k: TopK | None = None
-    min_p: Share | None = None
-    repeat_penalty: RepeatPenalty | None = None
+    response_format: ResponseFormat | None = None
+    json_schema: Schema | str | None = None
+    grammar: Grammar | None = None
+    grammar_syntax: Syntax | None = None
+    ebnf: Grammar | None = None
+    regex: Grammar | None = None
+    guided_json: Schema | str | None = None
+    guided_regex: Grammar | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Grammar | None = None
+    n_probs: Top | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    @field_validator("json_schema", "guided_json")
+    @classmethod
+    def _is_schema(cls, given: Any) -> Any:
+        return schema_of(given)
 
     @model_validator(mode="after")
-    def _biases_tokens(self) -> Generating:
-        for token in self.logit_bias or ():
-            if not token.isdecimal() or len(token) > 9:
-                raise ValueError(f"logit_bias: {token!r} is no token id")
+    def _has_one_form(self) -> Generating:
+        names = [name for name, _ in constraints_of(self)]
+        if len(names) > 1:
+            raise ValueError(f"{names[1]}: an answer has one form, and {names[0]} gives one already")
+        if self.grammar_syntax and not self.grammar:
+            raise ValueError("grammar_syntax goes with grammar")
         return self
 
+    @property
+    def constraint(self) -> Constraint | None:
+        """The form that the answer has to have."""
+        return next((constraint for _, constraint in constraints_of(self)), None)
 
-class ChatRequest(Generating):
+    @property
+    def constraint_field(self) -> str:
+        """The field that asks for the constraint; "" for none."""
+        return next((name for name, _ in constraints_of(self)), "")
+
+
+class ChatRequest(Generating, ThinkingFields):
     """The body of POST /v1/chat/completions."""
 
+    endpoint: ClassVar[Endpoint] = "chat"
+
     messages: ChatMessages
-    max_completion_tokens: MaxTokens | None = None
+    max_completion_tokens: AnyMaxTokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
+    top_logprobs: Top | None = None
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    session_id: SessionId | None = None
-    memory_k: MemoryK | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Functions | None = None
+    function_call: FunctionChoice | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
+    session_id: Annotated[SessionId, Whole] | None = None
+    memory_k: Annotated[MemoryK, Whole] | None = None
 
     @model_validator(mode="after")
     def _choice_fits(self) -> ChatRequest:
         names = [tool.function.name for tool in self.tools or ()]
-        if self.tool_choice == "required" and not names:
-            raise ValueError("tool_choice: there are no tools to require")
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise ValueError(f"tool_choice: there is no tool {self.tool_choice.function.name}")
+        if self.functions is not None and self.tools is not None:
+            raise ValueError("functions cannot be given beside tools, which are the newer form of the same")
+        check_names("tools", names)
+        check_choice("tool_choice", self.tool_choice, names)
+        older = [function.name for function in self.functions or ()]
+        check_names("functions", older)
+        check_choice("function_call", self.function_call, older)
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
+
+    @model_validator(mode="after")
+    def _is_text_or_call(self) -> ChatRequest:
+        choice, _ = chosen(self.tool_choice if self.functions is None else self.function_call)
+        calls = choice != "none" and bool(self.tools or self.functions)
+        if calls and self.constraint and self.constraint.kind != "json_schema":
+            raise ValueError(f"{self.constraint_field}: an answer in this form cannot call tools: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _continues_a_message(self) -> ChatRequest:
+        last, wish = self.messages[-1], self.continue_final_message
+        if not wish:
+            return self
+        if last.role != "assistant":
+            raise ValueError("continue_final_message: the last message is not the assistant's")
+        if last.has_calls:
+            raise ValueError("continue_final_message: a message that calls tools cannot be continued")
+        if isinstance(wish, str) and (wish == "reasoning_content") != last.is_thought:
+            raise ValueError(f"continue_final_message: the last message does not end with its {wish}")
+        if self.add_generation_prompt:
+            raise ValueError("continue_final_message: a message is either continued or begun (add_generation_prompt)")
+        return self
+
+    @property
+    def continues(self) -> bool:
+        """Whether the last message, which is the assistant's, is continued."""
+        last, wish = self.messages[-1], self.continue_final_message
+        if last.role != "assistant" or last.has_calls:
+            return False
+        return bool(wish) if wish is not None else not self.add_generation_prompt
+
+    @property
+    def n_top(self) -> int | None:
+        """How many likeliest tokens are told at each position; None: no logprobs at all."""
+        if self.logprobs:
+            return self.top_logprobs if self.top_logprobs is not None else self.n_probs or 0
+        return self.n_probs or None
+
+    @property
+    def _lengths(self) -> tuple[str, ...]:
+        return "max_completion_tokens", "max_tokens", "n_predict"
 
 
 Texts = Annotated[list[str], Field(min_length=1, max_length=8)]
 # OpenAI's own limit.
 MOST_INPUTS = 2048
 ManyTexts = Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[int, Whole]], Field(min_length=1)]
 
 
 class CompletionRequest(Generating):
     """The body of POST /v1/completions."""
 
+    endpoint: ClassVar[Endpoint] = "completions"
+
     prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, max_length=8)]
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Top | None = None
     echo: bool | None = None
-    suffix: str | None = None
     parse_special: bool | None = None
-    best_of: int | None = None
+    add_special_tokens: bool | None = None
+    best_of: Count | None = None
+
+    @property
+    def n_top(self) -> int | None:
+        """How many likeliest tokens are told at each position; None: no logprobs at all."""
+        return self.logprobs if self.logprobs is not None else self.n_probs or None
 
     @model_validator(mode="after")
     def _asks_for_what_there_is(self) -> CompletionRequest:
-        if self.suffix:
-            raise ValueError("suffix cannot be honoured: this server does not fill in the middle")
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise ValueError("best_of cannot be other than n")
+        n = self.n_answers
+        if self.best_of is not None and self.best_of != n:
+            raise ValueError(f"best_of cannot be other than n, which is {n}: all answers are given")
         n_prompts = len(self.prompt) if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else 1
-        if n_prompts * (self.n or 1) > MOST_ANSWERS:
-            raise ValueError(f"n: {n_prompts} prompts with {self.n} answers each are more than {MOST_ANSWERS} at once")
-        if self.echo and self.logprobs is not None:
+        if n_prompts * n > MOST_ANSWERS:
+            raise ValueError(f"n: {n_prompts} prompts with {n} answers each are more than {MOST_ANSWERS} at once")
+        if self.echo and self.n_top is not None:
             raise ValueError("echo and logprobs cannot be had together")
         if self.echo and any(isinstance(prompt, list | int) for prompt in self.prompt):
             raise ValueError("echo needs a prompt that is text")
         return self
 
 
-class EmbeddingsRequest(Lenient):
+class EmbeddingsRequest(Listed):
     """The body of POST /v1/embeddings."""
+
+    endpoint: ClassVar[Endpoint] = "embeddings"
 
     input: str | TokenIds | ManyTexts | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS)]
     model: Name | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
-
-    @model_validator(mode="after")
-    def _keeps_all_dimensions(self) -> EmbeddingsRequest:
-        if self.dimensions is not None:
-            raise ValueError("dimensions cannot be chosen: the model's own are given")
-        return self
 
 
-def prompts_of(given: Any, parse_special: bool = True) -> list[Prompt]:
-    """Return a text, token ids, or a list of either, as prompts; `parse_special`: special tokens may stand in a text."""
+def prompts_of(given: Any, parse_special: bool = True, bos: bool = True) -> list[Prompt]:
+    """Return a text, token ids, or a list of either, as prompts.
+
+    `parse_special`: special tokens may stand in a text. `bos`: the model's BOS token comes before it.
+    """
     if isinstance(given, str):
-        return [Prompt(given, () if parse_special else ((0, len(given)),))]
+        return [Prompt(given, () if parse_special else ((0, len(given)),), bos=bos)]
     if given and isinstance(given[0], int):
         return [Prompt("", ids=tuple(given))]
-    return [prompt for each in given for prompt in prompts_of(each, parse_special)]
-
-
-def _object(call: CallOfAssistant) -> Any:
-    """Return the arguments as an object where they are one, as templates expect them."""
-    arguments = read_json_text(call.function.arguments)
-    return arguments if isinstance(arguments, dict) else call.function.arguments
+    return [prompt for each in given for prompt in prompts_of(each, parse_special, bos)]

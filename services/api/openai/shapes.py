@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from services.answers.stream import Answer
+from services.api.openai.offsets import Offsets
 from services.backend.types import TokenChoice
-from services.replies.tools import ToolCall
+from services.replies.events import CallArguments, CallBegun, Reply
 
 # Minus infinity is no JSON; OpenAI's reference has this number for tokens that are as good as impossible.
 LEAST = -9999.0
@@ -53,18 +54,41 @@ def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
         "completion_tokens": written,
         "total_tokens": read + written,
         "prompt_tokens_details": {"cached_tokens": sum(answer.finish.cached_tokens for answer in answers[::n])},
+        "completion_tokens_details": {"reasoning_tokens": sum(answer.finish.reasoning_tokens for answer in answers)},
     }
 
 
-def message_of(text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """Return the assistant's message."""
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
-    return {**message, "tool_calls": [call.described() for call in calls]} if calls else message
+def message_of(
+    reply: Reply, with_thoughts: bool = True, is_older: bool = False, most_calls: int | None = None
+) -> dict[str, Any]:
+    """Return the assistant's message. Its content is None where there are calls alone.
+
+    `is_older`: the client knows one call, as `function_call`. `most_calls`: how many it may have; None: all.
+    """
+    message: dict[str, Any] = {"role": "assistant", "content": reply.content, "refusal": None}
+    if with_thoughts and reply.reasoning:
+        message |= thoughts_of(reply.reasoning)
+    if reply.calls:
+        message["content"] = reply.content or None
+        calls = [call.described() for call in reply.calls[:most_calls]]
+        message |= {"function_call": calls[0]["function"]} if is_older else {"tool_calls": calls}
+    return message
 
 
-def calls_delta(calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """Return the calls as a piece of a streamed message."""
-    return {"tool_calls": [{"index": index, **call.described()} for index, call in enumerate(calls)]}
+def thoughts_of(text: str) -> dict[str, Any]:
+    """Return thoughts, or a piece of them, under both names by which clients know them."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def call_delta(event: CallBegun | CallArguments, is_older: bool = False) -> dict[str, Any]:
+    """Return a call's beginning, or a piece of its arguments, as a piece of a streamed message."""
+    if isinstance(event, CallArguments):
+        piece = {"arguments": event.text}
+        return {"function_call": piece} if is_older else {"tool_calls": [{"index": event.index, "function": piece}]}
+    function = {"name": event.name, "arguments": ""}
+    if is_older:
+        return {"function_call": function}
+    return {"tool_calls": [{"index": event.index, "id": event.id, "type": "function", "function": function}]}
 
 
 def chat_logprobs(choices: Iterable[TokenChoice]) -> dict[str, Any]:
@@ -81,18 +105,14 @@ def chat_logprobs(choices: Iterable[TokenChoice]) -> dict[str, Any]:
     }
 
 
-def completion_logprobs(choices: Iterable[TokenChoice], offset: int) -> dict[str, Any]:
-    """Return a completion's `logprobs`; its first token stands at `offset` (in characters)."""
-    tokens, offsets = [], []
-    for choice in choices:
-        tokens.append(choice)
-        offsets.append(offset)
-        offset += len(_text(choice.piece))
+def completion_logprobs(choices: Iterable[TokenChoice], offsets: Offsets) -> dict[str, Any]:
+    """Return a completion's `logprobs`; `offsets` says where each token begins in the text, in characters."""
+    tokens = list(choices)
     return {
         "tokens": [_text(choice.piece) for choice in tokens],
         "token_logprobs": [max(choice.logprob, LEAST) for choice in tokens],
         "top_logprobs": [{_text(piece): max(logprob, LEAST) for piece, logprob in choice.top} for choice in tokens],
-        "text_offset": offsets,
+        "text_offset": [offsets.next(choice.piece) for choice in tokens],
     }
 
 

@@ -9,16 +9,19 @@ from typing_extensions import override
 
 from services.answers.stream import Answer
 from services.api.http import sse
+from services.api.openai.offsets import Offsets
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating
 from services.api.openai.shapes import (
     Shape,
-    calls_delta,
+    call_delta,
     chat_logprobs,
     completion_logprobs,
     message_of,
+    thoughts_of,
     window_of,
 )
-from services.replies.tools import CallWatch, read_calls
+from services.backend.types import TokenChoice
+from services.replies.events import CallArguments, CallBegun
 
 
 class Writer(Protocol):
@@ -29,8 +32,8 @@ class Writer(Protocol):
     chunk_kind: str
     prefix: str
 
-    def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
-        """Return a whole answer, of which `text` is the text, as one of the reply's choices."""
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        """Return an answer that has come to its end as one of the reply's choices."""
         ...
 
     def shaper(self, index: int, answer: Answer, shape: Shape) -> sse.Shaper:
@@ -44,22 +47,32 @@ class ChatWriter(Writer):
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, body: ChatRequest) -> None:
-        self._names = [tool.function.name for tool in body.tools or ()] if body.tool_choice != "none" else []
-        self._logprobs = bool(body.logprobs)
+        self.logprobs = body.n_top is not None
+        self.shows_thoughts = body.shows_thoughts
+        self.is_older = body.functions is not None
+        """Whether the client knows one call, as `function_call`."""
+        self.most_calls = 1 if self.is_older or body.parallel_tool_calls is False else None
+        """How many calls an answer may have; the model writes the others again when it has the first one's result."""
 
     @override
-    def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
-        text, calls = read_calls(text, self._names)
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         return {
             "index": index,
-            "message": message_of(text, calls),
-            "logprobs": chat_logprobs(answer.choices) if self._logprobs else None,
-            "finish_reason": "tool_calls" if calls else _reason(answer),
+            "message": message_of(answer.reply, self.shows_thoughts, self.is_older, self.most_calls),
+            "logprobs": chat_logprobs(answer.choices) if self.logprobs else None,
+            "finish_reason": self.reason(answer),
         }
 
     @override
     def shaper(self, index: int, answer: Answer, shape: Shape) -> sse.Shaper:
-        return _ChatShaper(index, answer, shape, self._names, self._logprobs)
+        return _ChatShaper(index, answer, shape, self)
+
+    def reason(self, answer: Answer) -> str:
+        """Return why an answer ended: for calls, unless it was cut, so that a call may be missing."""
+        reason = _reason(answer)
+        if reason != "stop" or not answer.reply.calls:
+            return reason
+        return "function_call" if self.is_older else "tool_calls"
 
 
 class CompletionWriter(Writer):
@@ -68,14 +81,18 @@ class CompletionWriter(Writer):
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
 
     def __init__(self, body: CompletionRequest) -> None:
-        self._logprobs = body.logprobs is not None
+        self._logprobs = body.n_top is not None
         prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
         # Where it is echoed, each prompt is a text, as the schema sees to.
-        self._echoed = [str(prompt) for prompt in prompts for _ in range(body.n or 1)] if body.echo else None
+        self._echoed = [str(prompt) for prompt in prompts for _ in range(body.n_answers)] if body.echo else None
 
     @override
-    def choice(self, index: int, answer: Answer, text: str) -> dict[str, Any]:
-        logprobs = completion_logprobs(answer.choices, 0) if self._logprobs else None
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        text, logprobs = answer.reply.content, None
+        if self._logprobs:
+            offsets = Offsets()
+            offsets.add(text)
+            logprobs = completion_logprobs(answer.choices, offsets)
         return _text_choice(index, self._echo(index) + text, logprobs, _reason(answer))
 
     @override
@@ -87,62 +104,79 @@ class CompletionWriter(Writer):
 
 
 def whole_reply(writer: Writer, body: Generating, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Wait for all answers, and return the reply to a request that does not stream. Raises as `Answer.chunks` does."""
-    shape = Shape(writer.kind, writer.prefix, answers[0].model, body.n or 1)
-    choices = [writer.choice(index, answer, "".join(answer.chunks())) for index, answer in enumerate(answers)]
-    return shape.whole(choices, answers)
+    """Wait for all answers, and return the reply to a request that does not stream. Raises as `Answer.events` does."""
+    shape = Shape(writer.kind, writer.prefix, answers[0].model, body.n_answers)
+    for answer in answers:
+        for _ in answer.events():
+            pass
+    return shape.whole([writer.choice(index, answer) for index, answer in enumerate(answers)], answers)
 
 
 def streamed_reply(writer: Writer, body: Generating, answers: Sequence[Answer]) -> Iterator[str]:
     """Return the events of a stream that has all answers, one after the other."""
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
-    shape = Shape(writer.chunk_kind, writer.prefix, answers[0].model, body.n or 1, with_usage)
+    shape = Shape(writer.chunk_kind, writer.prefix, answers[0].model, body.n_answers, with_usage)
     shapers = [writer.shaper(index, answer, shape) for index, answer in enumerate(answers)]
     return sse.written(shapers, lambda: [shape.usage(answers)] if with_usage else [])
+
+
+class _NewChoices:
+    """The choices of tokens that no chunk has told yet. Owned by the thread that streams."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._n_told = 0
+
+    def take(self) -> list[TokenChoice]:
+        """Return them; they are told now."""
+        new = self._answer.choices[self._n_told :]
+        self._n_told += len(new)
+        return new
 
 
 class _ChatShaper(sse.Shaper):
     """Shapes one answer of a chat as chunks."""
 
-    def __init__(self, index: int, answer: Answer, shape: Shape, names: Sequence[str], logprobs: bool) -> None:
-        """`names` are those of the tools that the model may call."""
+    def __init__(self, index: int, answer: Answer, shape: Shape, writer: ChatWriter) -> None:
         self.answer = answer
         self._index = index
         self._shape = shape
-        self._names = names
-        self._logprobs = logprobs
-        self._watch = CallWatch() if names else None
-        self._text = ""
-        self._n_told = 0
-        """How many tokens' logprobs have been sent."""
+        self._writer = writer
+        self._choices = _NewChoices(answer)
 
     @override
     def begin(self) -> Iterable[sse.Data]:
-        yield self._chunk({"role": "assistant", "content": "", "refusal": None})
+        yield self._shape.chunk(self._choice({"role": "assistant", "content": "", "refusal": None}))
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
-        self._text += chunk
-        shown = self._watch.add(chunk) if self._watch else chunk
-        if shown:
-            new, self._n_told = self.answer.choices[self._n_told :], len(self.answer.choices)
-            yield self._chunk({"content": shown}, chat_logprobs(new) if self._logprobs else None)
+        yield self._piece({"content": chunk})
+
+    @override
+    def reasoning(self, chunk: str) -> Iterable[sse.Data]:
+        if self._writer.shows_thoughts:
+            yield self._piece(thoughts_of(chunk))
+
+    @override
+    def call(self, event: CallBegun | CallArguments) -> Iterable[sse.Data]:
+        if self._writer.most_calls is None or event.index < self._writer.most_calls:
+            yield self._piece(call_delta(event, self._writer.is_older))
 
     @override
     def end(self) -> Iterable[sse.Data]:
-        _, calls = read_calls(self._text, self._names)
-        if calls:
-            yield self._chunk(calls_delta(calls))
-        elif self._watch and self._watch.rest():
-            yield self._chunk({"content": self._watch.rest()})
-        # Of tokens that have come to no text of their own, too: those of a stop string, or of a call.
-        left = self.answer.choices[self._n_told :]
-        logprobs = chat_logprobs(left) if self._logprobs and left else None
-        reason = "tool_calls" if calls else _reason(self.answer)
-        yield {**self._chunk({}, logprobs, reason), **window_of(self.answer)}
+        # Of tokens that have come to no text of their own, too: those of a stop string, or of a call's end.
+        choice = self._choice({}, self._logprobs(), self._writer.reason(self.answer))
+        yield {**self._shape.chunk(choice), **window_of(self.answer)}
 
-    def _chunk(self, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> sse.Data:
-        return self._shape.chunk({"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
+    def _piece(self, delta: dict[str, Any]) -> sse.Data:
+        return self._shape.chunk(self._choice(delta, self._logprobs()))
+
+    def _logprobs(self) -> Any:
+        new = self._choices.take() if self._writer.logprobs else []
+        return chat_logprobs(new) if new else None
+
+    def _choice(self, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
+        return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 class _CompletionShaper(sse.Shaper):
@@ -154,11 +188,8 @@ class _CompletionShaper(sse.Shaper):
         self._index = index
         self._shape = shape
         self._echo = echo
-        self._logprobs = logprobs
-        self._n_told = 0
-        """How many tokens' logprobs have been sent."""
-        self._offset = 0
-        """How many characters of text have been sent."""
+        self._choices = _NewChoices(answer) if logprobs else None
+        self._offsets = Offsets()
 
     @override
     def begin(self) -> Iterable[sse.Data]:
@@ -167,15 +198,16 @@ class _CompletionShaper(sse.Shaper):
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
-        new, self._n_told = self.answer.choices[self._n_told :], len(self.answer.choices)
-        yield self._chunk(chunk, completion_logprobs(new, self._offset) if self._logprobs else None)
-        self._offset += len(chunk)
+        self._offsets.add(chunk)
+        yield self._chunk(chunk, self._logprobs())
 
     @override
     def end(self) -> Iterable[sse.Data]:
-        left = self.answer.choices[self._n_told :]
-        logprobs = completion_logprobs(left, self._offset) if self._logprobs and left else None
-        yield {**self._chunk("", logprobs, _reason(self.answer)), **window_of(self.answer)}
+        yield {**self._chunk("", self._logprobs(), _reason(self.answer)), **window_of(self.answer)}
+
+    def _logprobs(self) -> Any:
+        new = self._choices.take() if self._choices else []
+        return completion_logprobs(new, self._offsets) if new else None
 
     def _chunk(self, text: str, logprobs: Any = None, reason: str | None = None) -> sse.Data:
         return self._shape.chunk(_text_choice(self._index, text, logprobs, reason))

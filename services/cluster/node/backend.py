@@ -239,12 +239,12 @@ class ClusterBackend(Backend, Sender):
                 return
 
     @override
-    def stop(self, owner: str, session: str) -> bool:
+    def stop(self, owner: str, session: str, thinking: bool = False) -> bool:
         with reached():
             id_ = self._routing.answering(owner, session)
             if id_ is None:
                 return False
-            self.order(id_, Order.STOP)
+            self.order(id_, Order.STOP_THINKING if thinking else Order.STOP)
         return True
 
     @override

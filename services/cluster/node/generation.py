@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from services.backend.codec import Message, choice_from_json, error_from_json, from_json
 from services.backend.protocols import Generation
-from services.backend.types import Finish, GenerationRequest, Spent, TokenChoice
+from services.backend.types import Finish, GenerationRequest, Mark, Spent, TokenChoice
 from services.cluster.orders import Order
 from services.cluster.redis_client import away, is_away
 from services.cluster.streams import Streams
@@ -37,7 +37,7 @@ class Sender(Protocol):
     """Whether this node stops."""
 
     def order(self, id_: str, order: Order) -> int:
-        """Order that a request stops or is cancelled; return how many workers have begun it."""
+        """Give an order about a request; return how many workers have begun it."""
         ...
 
     def note_begun(self, generation: StreamGeneration) -> None:
@@ -56,6 +56,10 @@ class StreamGeneration(Generation):
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
+        self.n_choices = 0
+        self.prompt_choices: list[TokenChoice] = []
+        self._n_before = 0
+        """The number of choices of earlier attempts."""
         self.queue_position: int | None = None
         self._spent = Spent()
         self.id = id_
@@ -101,6 +105,10 @@ class StreamGeneration(Generation):
     @override
     def stop(self) -> None:
         self._never_began = self._order(Order.STOP) == 0
+
+    @override
+    def stop_thinking(self) -> None:
+        self._order(Order.STOP_THINKING)
 
     @override
     def cancel(self) -> None:
@@ -161,9 +169,14 @@ class StreamGeneration(Generation):
         """Apply an event, and return its text. Raises what the worker has raised."""
         if "worker" in event:
             self.queue_position = 0
+            self._n_before = len(self.choices)
             self._sender.note_begun(self)
         self.tokens += event.get("tokens", ())
         self.choices += [choice_from_json(choice) for choice in event.get("choices", ())]
+        if choices := event.get("prompt_choices"):
+            # Each attempt tells all of them.
+            self.prompt_choices = [choice_from_json(choice) for choice in choices]
+        self.n_choices = self._n_before + event.get("n_choices", 0)
         if text := event.get("text", ""):
             self._spent = replace(self._spent, completion_tokens=len(self.tokens))
         if "spent" in event:
@@ -174,7 +187,7 @@ class StreamGeneration(Generation):
             self._is_over = True
         if self._is_over and not self.finish and not self._is_cancelled:
             raise error_from_json(event["error"]) if "error" in event else lost()
-        return str(text)
+        return Mark(text) if "mark" in event else str(text)
 
 
 def lost() -> Unavailable:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from services.cluster.redis_client import RedisClient, reached
 from services.cluster.stores.history import CommonHistory, written
 from services.errors import Unavailable
-from services.sessions.history import MASTER, langchain_message
+from services.sessions.history import MASTER, langchain_message, table_message
 from services.sessions.table import COUNT, GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, Table, size_of
 
 # Sessions whose messages are kept in memory.
@@ -41,7 +41,8 @@ local grown = tonumber(ARGV[11])
 if keep >= 0 and keep < had then
   local gone = 0
   for _, each in ipairs(redis.call('LRANGE', KEYS[1], 0, had - keep - 1)) do
-    gone = gone + #cjson.decode(each).data.content
+    local data = cjson.decode(each).data
+    gone = gone + #data.content + #((data.additional_kwargs or {}).reasoning_content or '')
   end
   grown = grown - math.min(gone, size)
   local requests = redis.call('HGETALL', KEYS[5])
@@ -217,7 +218,7 @@ class RedisSessionTable(Table):
             known = self._copies.get(entry)
         if not known or known[0]["last"] != about["last"]:
             said: list[BaseMessage] = CommonHistory(self._client, entry).messages
-            known = about, [{"type": message.type, "content": str(message.content)} for message in said]
+            known = about, [table_message(message) for message in said]
             with self._lock:
                 self._copies[entry] = known
                 self._copies.move_to_end(entry)

@@ -40,7 +40,7 @@ class RedisUnsavedConversations(UnsavedConversations):
             # Where another writer takes too long, the later exchange is the one that is kept.
             is_held = lock.acquire(blocking_timeout=2)
             conversation = self.get(owner, name).followed_by(exchange, system, last, start)
-            exchanges = [[each.human, each.ai] for each in conversation.exchanges]
+            exchanges = [[each.human, each.ai, each.reasoning] for each in conversation.exchanges]
             window = (conversation.start, conversation.forgotten)
             data = {"exchanges": exchanges, "system": conversation.system, "window": window}
             self._client.redis.set(key, json.dumps(data), ex=_KEPT_FOR)

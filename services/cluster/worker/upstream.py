@@ -9,10 +9,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from typing_extensions import override
@@ -20,8 +21,19 @@ from typing_extensions import override
 from services.backend.delivery import Delivery
 from services.backend.protocols import Backend, Embedder, Model
 from services.backend.status import Counts, LoadedModel, Room, Status
-from services.backend.types import Finish, GenerationRequest, Health, LoadSettings, PrefetchRequest, Spent
+from services.backend.thoughts import ThoughtTracker
+from services.backend.types import (
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    Health,
+    LoadSettings,
+    PrefetchRequest,
+    Spent,
+    TokenChoice,
+)
 from services.cluster.text_tokens import TextTokenizer
+from services.cluster.worker.upstream_body import completion_body
 from services.errors import HearthError, InvalidRequest, Unavailable
 from services.models.files import CheckedModel, ModelFile, ModelFiles
 from services.models.gguf import GgufInfo
@@ -57,13 +69,21 @@ class NamedFiles(ModelFiles):
 
 
 class UpstreamGeneration(Delivery):
-    """One request to the upstream, which a thread of its own reads once it is started."""
+    """One request to the upstream, which a thread of its own reads once it is started.
+
+    Its text is text alone: an upstream tells nothing of special tokens. About as many tokens come as pieces of text.
+    """
 
     def __init__(self, backend: UpstreamBackend, model: str, request: GenerationRequest) -> None:
         super().__init__()
         self._backend = backend
         self._request = request
         self._model = model
+        self._tracker = ThoughtTracker(request.thoughts) if request.thoughts else None
+        self._budget = request.thoughts.budget if request.thoughts else None
+        self._n_pieces = self._n_thoughts = 0
+        self._usage: Mapping[str, Any] = {}
+        self._first: float | None = None
         self._stopped = threading.Event()
         self._cancelled = threading.Event()
 
@@ -76,48 +96,97 @@ class UpstreamGeneration(Delivery):
         self._stopped.set()
 
     @override
+    def stop_thinking(self) -> None:
+        self._budget = 0
+
+    @override
     def cancel(self) -> None:
         self._cancelled.set()
 
     def _read(self) -> None:
-        began, first, n_chunks, usage = time.perf_counter(), None, 0, None
-        reason: Any = "stop"
-        if undelivered := "".join(map(chr, self._request.resume_tokens))[self._request.delivered :]:
+        """The thread that reads the answer."""
+        began = time.perf_counter()
+        resumed = "".join(map(chr, self._request.resume_tokens))
+        if undelivered := resumed[self._request.delivered :]:
             # An earlier attempt had it, and did not deliver it.
             self.put(undelivered)
+        if self._tracker:
+            self._tracker.add(resumed.encode("utf-8", "replace"), False)
         try:
-            with self._backend.stream(self._model, self._request) as lines:
-                for event in lines:
-                    if self._cancelled.is_set():
-                        return
-                    usage = event.get("usage") or usage
-                    for choice in event.get("choices", ()):
-                        reason = choice.get("finish_reason") or reason
-                        if text := choice.get("text"):
-                            first = first or time.perf_counter()
-                            n_chunks += 1
-                            self.tokens += map(ord, text)
-                            self._spent = Spent(len(self._request.tokens), 0, n_chunks)
-                            self.put(text)
-                    if self._stopped.is_set():
-                        reason = "cancelled"
-                        break
-            usage = usage or {}
-            n_prompt = int(usage.get("prompt_tokens") or len(self._request.tokens))
-            n_completion = int(usage.get("completion_tokens") or n_chunks)
-            cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-            self._spent = Spent(n_prompt, cached, n_completion)
-            reason = reason if reason in ("stop", "length", "cancelled") else "stop"
-            first = first or time.perf_counter()
-            ended = time.perf_counter()
-            spans = {"first_token_ms": first - began, "generation_ms": ended - first, "total_ms": ended - began}
-            timings = {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
-            self.put(Finish(reason, n_prompt, cached, n_completion, {"queued_ms": 0.0, **timings}))
+            reason = self._read_all() if self._request.max_tokens > 0 else "length"
+            if reason:
+                self._end(reason, began)
         except HearthError as error:
             self.put(error)
         except Exception as error:
             log.warning("the server at INNER_LLM_URL: %s", error)
             self.put(_away(str(error)))
+
+    def _read_all(self) -> FinishReason | None:
+        """Read the answer, asking again behind a thought that is closed; return why it ended, None if it is cancelled."""
+        while True:
+            if self._has_to_close():
+                self._close()
+            told = (*self._request.resume_tokens, *self.tokens)
+            with self._backend.stream(self._model, replace(self._request, resume_tokens=told)) as events:
+                reason = self._read_stream(events)
+            if reason != "thought":
+                return reason
+
+    def _read_stream(self, events: Iterator[dict[str, Any]]) -> Literal["thought"] | FinishReason | None:
+        """Read one reply of the upstream; return "thought" where an open thought has to be closed."""
+        reason: Any = "stop"
+        for event in events:
+            if self._cancelled.is_set():
+                return None
+            self._usage = event.get("usage") or self._usage
+            for choice in event.get("choices", ()):
+                reason = choice.get("finish_reason") or reason
+                self._take(choice.get("text") or "", choice.get("logprobs"))
+            if self._stopped.is_set():
+                return "cancelled"
+            if self._has_to_close():
+                return "thought"
+        return "length" if reason == "length" else "stop"
+
+    def _take(self, text: str, logprobs: Mapping[str, Any] | None) -> None:
+        """Deliver a piece of the answer."""
+        if not text:
+            return
+        self._first = self._first or time.perf_counter()
+        self._n_pieces += 1
+        if self._tracker:
+            self._n_thoughts += self._tracker.is_open
+            self._tracker.add(text.encode("utf-8", "replace"), False)
+        if logprobs and self._request.sampling.n_top is not None:
+            self.choices += _choices(logprobs)
+        self.tokens += map(ord, text)
+        self._spent = Spent(len(self._request.tokens), 0, self._n_pieces)
+        self.put(text)
+
+    def _has_to_close(self) -> bool:
+        is_open = self._tracker is not None and self._tracker.is_open
+        return is_open and self._budget is not None and self._n_thoughts >= self._budget
+
+    def _close(self) -> None:
+        """Write the end of the open thought in the model's place."""
+        thoughts = self._request.thoughts
+        if thoughts and self._tracker:
+            self._take("".join(map(chr, thoughts.closing)) or thoughts.ends, None)
+            self._tracker.close()
+
+    def _end(self, reason: FinishReason, began: float) -> None:
+        usage = self._usage
+        n_prompt = int(usage.get("prompt_tokens") or len(self._request.tokens))
+        n_completion = int(usage.get("completion_tokens") or self._n_pieces)
+        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        n_thoughts = int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or self._n_thoughts)
+        self._spent = Spent(n_prompt, cached, n_completion)
+        ended = time.perf_counter()
+        first = self._first or ended
+        spans = {"first_token_ms": first - began, "generation_ms": ended - first, "total_ms": ended - began}
+        timings = {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
+        self.put(Finish(reason, n_prompt, cached, n_completion, n_thoughts, {"queued_ms": 0.0, **timings}))
 
 
 class UpstreamModel(TextTokenizer, Model, Embedder):
@@ -196,24 +265,7 @@ class UpstreamBackend(Backend):
     @contextmanager
     def stream(self, model: str, request: GenerationRequest) -> Iterator[Iterator[dict[str, Any]]]:
         """Stream the events of one completion. Raises Unavailable, InvalidRequest."""
-        sampling = request.sampling
-        body: dict[str, Any] = {
-            "model": self.name_of(model),
-            "prompt": "".join(map(chr, (*request.tokens, *request.resume_tokens))),
-            # The text so far counts, roughly.
-            "max_tokens": max(request.max_tokens - len(request.resume_tokens) // 4, 1),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **({"stop": list(request.stop)} if request.stop else {}),
-            **({"seed": sampling.seed} if sampling.seed is not None else {}),
-        }
-        if sampling.json_schema:
-            schema = {"name": "answer", "schema": json.loads(sampling.json_schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body = completion_body(self.name_of(model), request)
         try:
             with self._http.stream("POST", "completions", json=body) as reply:
                 if reply.status_code >= 400:
@@ -255,7 +307,7 @@ class UpstreamBackend(Backend):
         pass
 
     @override
-    def stop(self, _owner: str, _session: str) -> bool:
+    def stop(self, owner: str, session: str, thinking: bool = False) -> bool:
         return False
 
     @override
@@ -284,6 +336,15 @@ def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
                 raise _away(str(event["error"])[:500])
             yield event
     raise _away("it ended its answer in the middle")
+
+
+def _choices(logprobs: Mapping[str, Any]) -> Iterator[TokenChoice]:
+    """Yield the choices of a piece of an answer, from OpenAI's lists of completions."""
+    tokens, values = logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    for token, value, top in zip(tokens, values, tops, strict=False):
+        likeliest = tuple((text.encode(), float(each)) for text, each in (top or {}).items())
+        yield TokenChoice(str(token).encode(), float(value), likeliest)
 
 
 def _check(reply: httpx2.Response) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from services.backend.codec import Message, choice_to_json, error_to_json, from_json, to_json
 from services.backend.protocols import Backend, Generation, Model
-from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
+from services.backend.types import GenerationRequest, LoadSettings, Mark, PrefetchRequest, Prompt
 from services.cluster.node.generation import lost
 from services.cluster.orders import Order
 from services.cluster.redis_client import RedisClient, is_away
@@ -139,6 +139,9 @@ class TaskRunner:
             case Order.STOP:
                 for generation in self._generations(order):
                     generation.stop()
+            case Order.STOP_THINKING:
+                for generation in self._generations(order):
+                    generation.stop_thinking()
             case Order.CANCEL:
                 for generation in self._generations(order):
                     generation.cancel()
@@ -180,8 +183,7 @@ class TaskRunner:
                 generation = watch.generation = self._submit(model, request, watch)
                 with self._lock:
                     self._in_flight[id_][1][:] = [generation]
-                if begun.order == Order.STOP:
-                    generation.stop()
+                watch.heed(begun.order)
                 watch.deliver(generation)
         except GiveBack:
             raise
@@ -265,33 +267,49 @@ class _Watch:
         self._written = begun.written
         self._looked = self._seen = time.monotonic()
         self._missed = 0
+        self._n_tokens = self._n_choices = 0
+        """The numbers of tokens and choices that are written."""
+        self._has_prompt = False
+        """Whether the choices of the prompt are."""
         self.generation: Generation | None = None
         self.is_over = False
         """Whether the attempt is to end: it was cancelled or forgotten, or a later one has begun."""
 
     def deliver(self, generation: Generation) -> None:
         """Write the text as it comes, until it ends or `is_over`."""
-        n_tokens = n_choices = 0
         for text in generation.chunks(self.look):
             if text:
-                event: Message = {"text": text}
-                if tokens := generation.tokens[n_tokens:]:
-                    n_tokens += len(tokens)
-                    event["tokens"] = tokens
-                if choices := generation.choices[n_choices:]:
-                    n_choices += len(choices)
-                    event["choices"] = [choice_to_json(choice) for choice in choices]
-                self.write(event)
+                mark = {"mark": True} if isinstance(text, Mark) else {}
+                self.write({"text": text, **mark, **self._new(generation)})
             if self.is_over:
                 generation.cancel()
                 break
         # Should the API node be alive after all, it is not to wait for more.
-        end = {"finish": to_json(generation.finish)} if generation.finish else {"error": error_to_json(lost())}
+        end = {"error": error_to_json(lost())}
+        if generation.finish:
+            end = {"finish": to_json(generation.finish), **self._new(generation)}
         self.write({**end, "spent": to_json(generation.spent)})
+
+    def _new(self, generation: Generation) -> Message:
+        """Return the tokens and choices that have come since the last event."""
+        new: Message = {}
+        if tokens := generation.tokens[self._n_tokens :]:
+            self._n_tokens += len(tokens)
+            new["tokens"] = tokens
+        if choices := generation.choices[self._n_choices :]:
+            self._n_choices += len(choices)
+            new["choices"] = [choice_to_json(choice) for choice in choices]
+        if generation.prompt_choices and not self._has_prompt:
+            self._has_prompt = True
+            new["prompt_choices"] = [choice_to_json(choice) for choice in generation.prompt_choices]
+        if generation.n_choices:
+            # They may be ahead of the text.
+            new["n_choices"] = generation.n_choices
+        return new
 
     def write(self, event: Message) -> None:
         """Write an event."""
-        self._heed(self._runner.write_events(self._id, self._attempt, self._written, [event]))
+        self.heed(self._runner.write_events(self._id, self._attempt, self._written, [event]))
         self._written += 1
 
     def look(self) -> None:
@@ -299,7 +317,7 @@ class _Watch:
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
-        self._heed(self._runner.write_events(self._id, self._attempt, self._written, []))
+        self.heed(self._runner.write_events(self._id, self._attempt, self._written, []))
         if now - self._seen > _LOOK_FOR_NODE:
             self._seen = now
             self._missed = 0 if self._runner.has_reader(self._id) else self._missed + 1
@@ -308,9 +326,12 @@ class _Watch:
                 log.info("a request is given up: its API node is gone")
                 self.is_over = True
 
-    def _heed(self, order: str) -> None:
+    def heed(self, order: str) -> None:
+        """Carry out the request's order, as `Begun` has it."""
         self._looked = time.monotonic()
         if order in ("gone", "stale", Order.CANCEL):
             self.is_over = True
         elif order == Order.STOP and self.generation:
             self.generation.stop()
+        elif order == Order.STOP_THINKING and self.generation:
+            self.generation.stop_thinking()

@@ -14,12 +14,16 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens of one slot to compute, from position `start` on; `sampled` asks for the logits after the last one."""
+    """Tokens of one slot to compute, from position `start` on.
+
+    `sampled` asks for the logits after the last one, `all_rows` for those after each.
+    """
 
     slot: int
     start: int
     tokens: Many[int]
     sampled: bool
+    all_rows: bool = False
 
 
 class Batch:
@@ -52,8 +56,8 @@ class Batch:
             self._tokens[row:end] = run.tokens
             self._positions[row:end] = np.arange(run.start, run.start + len(run.tokens))
             self._slots[row:end] = run.slot
-            self._sampled[row:end] = all_rows
-            self._sampled[end - 1] = run.sampled
+            self._sampled[row:end] = all_rows or run.all_rows
+            self._sampled[end - 1] = run.sampled or run.all_rows
             last.append(end - 1)
             row = end
         self.native.n_tokens = row

@@ -15,6 +15,7 @@ from services.engine.kv.slots import KvCache
 from services.engine.kv.state import Buffer, CutRule
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
+from services.engine.llama.constraint import Constraints
 from services.engine.llama.loading import apply_adapters, context_params, fit_of, info_of, load_model, reason
 from services.engine.llama.sampling import ChainSampler
 from services.engine.llama.vocabulary import Vocabulary
@@ -71,6 +72,7 @@ class Runner(KvCache):
         if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
             raise BadModelFile(f"{name} is not a model that goes on writing a text (a decoder)", param="model")
         self.vocabulary = Vocabulary(self._model)
+        self._constraints = Constraints(self.vocabulary)
         info = info_of(settings)
         self.step_tokens = settings.n_batch or STEP_TOKENS
         capacity = batch_capacity(settings.n_batch, settings.n_parallel)
@@ -127,7 +129,7 @@ class Runner(KvCache):
 
     def sampler(self, request: GenerationRequest) -> ChainSampler:
         """Make a sampler for one sequence. Any thread may call it. Raises InvalidRequest."""
-        return ChainSampler(self._context, self.vocabulary, request)
+        return ChainSampler(self._context, self.vocabulary, request, self._constraints.matcher)
 
     @override
     def can_keep(self, slot: int, n_tokens: int) -> bool:

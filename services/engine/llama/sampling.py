@@ -1,217 +1,197 @@
-"""Sampling the next token: llama.cpp's samplers for one sequence."""
+"""Sampling the next token of one sequence: what has to come, what may come, and the model's choice of it."""
 
 from __future__ import annotations
 
 import ctypes
-import secrets
 import time
-from collections.abc import Sequence as Many
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from services.backend.types import GenerationRequest, Sampling, TokenChoice
-from services.engine.llama import log as native_log
-from services.engine.llama.grammar import grammar_of
-from services.engine.llama.vocabulary import Vocabulary
-from services.errors import InvalidRequest
+from services.backend.thoughts import Parts
+from services.backend.types import Constraint, GenerationRequest, TokenChoice
+from services.engine.llama.chain import SamplerChain
+from services.engine.llama.constraint import Matcher
+from services.engine.llama.steering import Steering
+from services.engine.llama.vocabulary import TokenText, Vocabulary
 
-# llama.cpp's own default (common/common.h, penalty_last_n).
-PENALTY_LAST_N = 64
-# Presence and frequency penalties count over the answer, or its last so many tokens.
-ANSWER_LAST_N = 4096
-# The last quarter of the answer's tokens, within these bounds, is reserved for closing what a grammar has opened.
-LEAST_CLOSING, MOST_CLOSING = 16, 256
-# Seconds of CPU that a grammar may take over one token: all sequences wait meanwhile, so the answer then ends.
+# Seconds of CPU that a constraint may take over one token: all sequences wait meanwhile, so the answer then ends.
 SLOWEST = 1.0
-# Below this temperature the likeliest token is taken: dividing by so little overflows 32-bit logits.
-LEAST_TEMPERATURE = 1e-4
-# llama.h, struct llama_token_data.
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class Sampled(NamedTuple):
+    """A token that was sampled, its text, and its choice, where the request asks for that.
+
+    `parts` are its bytes in the answer, cut where a thought begins or ends; None: no part of a thought.
+    """
+
+    token: int
+    known: TokenText
+    parts: Parts | None
+    choice: TokenChoice | None
 
 
 class ChainSampler:
-    """One sequence's samplers. Made on any thread, then owned by the engine's.
+    """One sequence's sampler. Made on any thread, then owned by the engine's.
 
-    The order is llama.cpp's: biases, penalties, top_k, top_p, min_p, temperature. Temperature 0 takes the likeliest token.
-    A grammar checks the sampled token, and filters the whole vocabulary only if it refuses that one.
+    A constraint checks the token that the model chooses, and filters the whole vocabulary only if it refuses that one.
     """
 
-    def __init__(self, context: Any, vocabulary: Vocabulary, request: GenerationRequest) -> None:
-        """The repeat penalty counts the prompt's last tokens too.
-
-        Raises InvalidRequest if the JSON schema cannot be converted, or a bias is for a token that does not exist.
-        """
+    def __init__(
+        self,
+        context: Any,
+        vocabulary: Vocabulary,
+        request: GenerationRequest,
+        matcher: Callable[[Constraint], Matcher],
+    ) -> None:
+        """`matcher` makes a constraint's. Raises InvalidRequest for what that refuses, and for an unknown token's bias."""
         sampling = request.sampling
         self._context = context
         self._vocabulary = vocabulary
-        self._closing = min(MOST_CLOSING, max(LEAST_CLOSING, request.max_tokens // 4))
         self._row = ctypes.c_float * vocabulary.size
         self._n_top = sampling.n_top
-        self._grammar = _grammar(vocabulary, sampling.json_schema) if sampling.json_schema else None
+        self._steering: Steering | None = None
+        constraint = sampling.constraint
+        if constraint or request.thoughts:
+            make = (lambda: matcher(constraint)) if constraint else None
+            self._steering = Steering(request, vocabulary, make)
+        self._chain = SamplerChain(context, vocabulary, request)
+        self._n_sampled = 0
+        self._n_least = sampling.min_tokens
+        self._ignores_end = sampling.ignore_eos
         # Here rather than in a step, since the first call takes a while.
-        self._closers = np.array(vocabulary.closers if sampling.json_schema else (), np.int32)
-        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        self._adjusts = False
+        holds = self._ignores_end or self._n_least
+        self._endings = np.array(vocabulary.endings if holds else (), np.int32)
         self._is_slow = False
-        for sampler in self._adjusting(sampling, request.tokens):
-            self._adjusts = True
-            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
-        self._takes_likeliest = sampling.temperature < LEAST_TEMPERATURE
-        for sampler in _choosing(sampling):
-            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
-        try:
-            for token in request.resume_tokens:
-                self._accept_resumed(token, sampler)
-        except InvalidRequest:
-            self.close()
-            raise
 
-    def _adjusting(self, sampling: Sampling, prompt: Many[int]) -> list[Any]:
-        """The samplers that change logits."""
-        size, samplers = self._vocabulary.size, []
-        if sampling.logit_bias:
-            for token, _ in sampling.logit_bias:
-                self._vocabulary.check([token], "logit_bias")
-            entries = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias)
-            samplers.append(llama_cpp.llama_sampler_init_logit_bias(size, len(entries), entries))
-        if sampling.repeat_penalty != 1:
-            repeat = llama_cpp.llama_sampler_init_penalties(size, PENALTY_LAST_N, sampling.repeat_penalty, 0.0, 0.0)
-            for token in prompt[-PENALTY_LAST_N:]:
-                llama_cpp.llama_sampler_accept(repeat, token)
-            samplers.append(repeat)
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            both = sampling.frequency_penalty, sampling.presence_penalty
-            samplers.append(llama_cpp.llama_sampler_init_penalties(size, ANSWER_LAST_N, 1.0, *both))
-        return samplers
+    @property
+    def is_over(self) -> bool:
+        """True if the answer ends here, since nothing more fits its constraint."""
+        return self._steering is not None and self._steering.is_over
 
-    def _accept_resumed(self, token: int, chooser: Any) -> None:
-        """Accept a token that another engine sampled, and advance `chooser`'s random numbers by one draw."""
-        _apply(chooser, np.zeros(2, _CANDIDATE))
-        if self._grammar is not None:
-            # llama.cpp aborts the process if a grammar accepts a token that it does not allow.
-            if not np.isfinite(self._allowed(np.array([token]))[0]):
-                raise InvalidRequest(
-                    "resume_tokens: the grammar does not allow what was said so far", param="resume_tokens"
-                )
-            llama_cpp.llama_sampler_accept(self._grammar, token)
-        llama_cpp.llama_sampler_accept(self._chain, token)
+    @property
+    def is_cut(self) -> bool:
+        """True if an answer that ended here would not be whole."""
+        return self._steering is not None and self._steering.is_cut
 
-    def sample(self, row: int, left: int) -> int | None:
+    @property
+    def n_thought_tokens(self) -> int:
+        """The number of tokens of thoughts so far."""
+        return self._steering.n_thought_tokens if self._steering else 0
+
+    def stop_thinking(self) -> None:
+        """End the open thought at the next token, and every later one as soon as it begins."""
+        if self._steering:
+            self._steering.stop_thinking()
+
+    def resume(self, token: int, left: int) -> Sampled:
+        """Accept a token that another engine sampled, of `left` more then.
+
+        Raises InvalidRequest if the constraint does not allow it.
+        """
+        self._n_sampled += 1
+        parts = self._steering.resume(token, left) if self._steering else None
+        self._chain.skip()
+        self._chain.accept(token)
+        return Sampled(token, self._vocabulary.known(token), parts, None)
+
+    def sample(self, row: int, left: int) -> Sampled | None:
         """Return the next token, after row `row` of the last batch; `left` tokens may follow, this one included.
 
-        None if the grammar allows none, or takes too long.
+        None if the constraint allows none, or takes too long.
         """
-        if self._grammar is not None:
-            return self._sample_by_grammar(self._logits(row), left)
-        if self._takes_likeliest and not self._adjusts:
-            # The chain would first copy the whole vocabulary into a list of candidates.
-            return int(self._logits(row).argmax())
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
-
-    def choice(self, row: int, token: int) -> TokenChoice | None:
-        """Return the log probability of `token` there, by the model alone, and of the top tokens; None unless requested."""
-        if self._n_top is None:
+        logits = self._logits(row)
+        steering = self._steering
+        if steering is None:
+            token = self._sample_free(row, logits)
+            chosen: int | None = token
+        else:
+            chosen = self._sample_steered(steering, row, logits, left)
+        if chosen is None:
             return None
-        logits = self._logits(row).astype(np.float64)
-        logprobs = logits - logits.max()
-        logprobs -= np.log(np.exp(logprobs).sum())
-        top = np.argpartition(-logprobs, self._n_top)[: self._n_top] if self._n_top else np.empty(0, int)
-        piece = self._vocabulary.piece
-        ranked = sorted(((float(logprobs[each]), int(each)) for each in top), reverse=True)
-        return TokenChoice(piece(token), float(logprobs[token]), tuple((piece(each), logprob) for logprob, each in ranked))
+        self._n_sampled += 1
+        parts = steering.accept(chosen) if steering else None
+        return Sampled(chosen, self._vocabulary.known(chosen), parts, self._choice(logits, chosen))
+
+    def prompt_choice(self, row: int, token: int) -> TokenChoice:
+        """Return how likely a prompt's token was, behind row `row` of the last batch."""
+        return choice_of(self._vocabulary, self._logits(row), token, self._n_top or 0)
 
     def close(self) -> None:
         """Free the samplers."""
-        for sampler in (self._chain, self._grammar):
-            if sampler is not None:
-                llama_cpp.llama_sampler_free(sampler)
-        self._chain = self._grammar = None
+        self._chain.close()
+
+    def _choice(self, logits: npt.NDArray[np.float32], token: int) -> TokenChoice | None:
+        """The log probability of `token`, by the model alone, and of the top tokens; None unless requested."""
+        if self._n_top is None:
+            return None
+        return choice_of(self._vocabulary, logits, token, self._n_top)
 
     def _logits(self, row: int) -> npt.NDArray[np.float32]:
         # np.ctypeslib.as_array takes ten times as long, for each token.
         first = llama_cpp.llama_get_logits_ith(self._context, row).contents
         return np.frombuffer(memoryview(self._row.from_address(ctypes.addressof(first))), np.float32)
 
-    def _sample_by_grammar(self, logits: npt.NDArray[np.float32], left: int) -> int | None:
+    def _sample_free(self, row: int, logits: npt.NDArray[np.float32]) -> int:
+        """Sample where nothing constrains the answer; the token is accepted by the chain."""
+        if not len(self._endings):
+            return self._chain.sample(row, logits)
+        with self._held(logits):
+            return self._chain.sample(row, logits)
+
+    @contextmanager
+    def _held(self, logits: npt.NDArray[np.float32]) -> Iterator[None]:
+        """Rule out the tokens that end an answer meanwhile, where the answer may not end by itself here."""
+        if not self._ignores_end and self._n_sampled >= self._n_least:
+            yield
+            return
+        kept = logits[self._endings]
+        # llama.cpp samples from these very numbers.
+        logits[self._endings] = -np.inf
+        try:
+            yield
+        finally:
+            logits[self._endings] = kept
+
+    def _sample_steered(self, steering: Steering, row: int, logits: npt.NDArray[np.float32], left: int) -> int | None:
+        due = steering.due(left)
+        if due is not None:
+            self._chain.skip()
+            self._chain.accept(due)
+            return due
+        if not steering.is_constrained:
+            return self._sample_free(row, logits)
         if self._is_slow:
             return None
         started = time.thread_time()
-        token = self._choose_by_grammar(logits, left)
+        with self._held(logits):
+            token = self._choose(steering, logits)
+        settled = None if token is None else steering.settle(token, left)
         self._is_slow = time.thread_time() - started > SLOWEST
-        return token
+        if settled is not None:
+            self._chain.accept(settled)
+        return settled
 
-    def _choose_by_grammar(self, logits: npt.NDArray[np.float32], left: int) -> int | None:
-        # With few tokens left, take the token that ends the JSON text soonest, so that it parses.
-        token = self._closing_token() if left <= self._closing else None
-        if token is None:
-            token = self._choose(_candidates(logits))
-            if not np.isfinite(self._allowed(np.array([token]))[0]):
-                candidates = _candidates(logits)
-                _apply(self._grammar, candidates)
-                allowed = candidates[np.isfinite(candidates["logit"])]
-                if not len(allowed):
-                    return None
-                token = self._choose(allowed)
-        # llama.cpp aborts the process if a grammar accepts a token that it does not allow.
-        llama_cpp.llama_sampler_accept(self._grammar, token)
-        llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
-
-    def _closing_token(self) -> int | None:
-        allowed = np.isfinite(self._allowed(self._closers))
-        return int(self._closers[allowed.argmax()]) if allowed.any() else None
-
-    def _allowed(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """0 for each token that the grammar allows next, minus infinity for the others."""
-        candidates = np.zeros(len(tokens), _CANDIDATE)
-        candidates["id"] = tokens
-        _apply(self._grammar, candidates)
-        return candidates["logit"]
-
-    def _choose(self, candidates: npt.NDArray[Any]) -> int:
-        array = _apply(self._chain, candidates)
-        return int(array.data[array.selected].id)
+    def _choose(self, steering: Steering, logits: npt.NDArray[np.float32]) -> int | None:
+        token = self._chain.choose(logits)
+        if steering.allows(token):
+            return token
+        masked = logits.copy()
+        steering.mask(masked)
+        allowed = np.flatnonzero(masked > -np.inf).astype(np.int32)
+        return self._chain.choose_among(masked, allowed) if len(allowed) else None
 
 
-def _candidates(logits: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-    candidates = np.zeros(len(logits), _CANDIDATE)
-    candidates["id"] = np.arange(len(logits))
-    candidates["logit"] = logits
-    return candidates
-
-
-def _apply(sampler: Any, candidates: npt.NDArray[Any]) -> Any:
-    """Apply a sampler to the candidates in place; return llama.cpp's view of them, with the index that it selected."""
-    data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
-    array = llama_cpp.llama_token_data_array(data, len(candidates), -1, False)
-    llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
-    return array
-
-
-def _grammar(vocabulary: Vocabulary, schema: str) -> Any:
-    sampler = llama_cpp.llama_sampler_init_grammar(vocabulary.pointer, grammar_of(schema).encode(), b"root")
-    if not sampler:
-        reason = native_log.take_errors()
-        raise InvalidRequest(
-            f"llama.cpp cannot keep to the JSON schema, which may be too large or repeat too much: {reason}",
-            param="response_format",
-            code="bad_schema",
-        )
-    return sampler
-
-
-def _choosing(sampling: Sampling) -> list[Any]:
-    """The samplers that select the token, in order."""
-    if sampling.temperature < LEAST_TEMPERATURE:
-        return [llama_cpp.llama_sampler_init_greedy()]
-    seed = secrets.randbelow(2**32 - 1) if sampling.seed is None else sampling.seed
-    return [
-        llama_cpp.llama_sampler_init_top_k(sampling.top_k),
-        llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
-        llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
-        llama_cpp.llama_sampler_init_temp(sampling.temperature),
-        llama_cpp.llama_sampler_init_dist(seed),
-    ]
+def choice_of(vocabulary: Vocabulary, logits: npt.NDArray[np.float32], token: int, n_top: int) -> TokenChoice:
+    """Return the log probability of `token` by a row of logits, and of the `n_top` likeliest tokens."""
+    exact = logits.astype(np.float64)
+    logprobs = exact - exact.max()
+    logprobs -= np.log(np.exp(logprobs).sum())
+    top = np.argpartition(-logprobs, n_top)[:n_top] if n_top else np.empty(0, int)
+    ranked = sorted(((float(logprobs[each]), int(each)) for each in top), reverse=True)
+    likeliest = tuple((vocabulary.known(each).written, logprob) for logprob, each in ranked)
+    return TokenChoice(vocabulary.known(token).written, float(logprobs[token]), likeliest)

@@ -9,12 +9,13 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cached_property
 
 import llama_cpp
 
 from services.backend.special_text import special_pattern
-from services.backend.types import ChatFormat, Prompt
+from services.backend.types import ChatFormat, Mark, Prompt
 from services.engine.llama.cuts import Cuts
 from services.engine.llama.fragments import SPACE, Added, Fragments
 from services.errors import InvalidRequest
@@ -43,6 +44,19 @@ _CLOSED = ("whitespace", "hybriddna")
 _WRITTEN_SPACE = str.maketrans("", "", "\u2581\u0120\u010a\u0109\u010d \n\t\r")
 # In front of a text these prevent the space that some vocabularies insert there, and merge with nothing.
 _GUARDS = ("\n", "\x02")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as text: its bytes in an answer, which a control token has none of, and those that name it in any case.
+
+    `mark` is the text of a special token, else None.
+    """
+
+    piece: bytes
+    written: bytes
+    mark: Mark | None
+    ends_answer: bool
 
 
 def on_big_stack(work: Callable[[], list[int]], size: int) -> list[int]:
@@ -76,9 +90,10 @@ class Vocabulary:
         if llama_cpp.llama_vocab_get_add_bos(self.pointer):
             bos = llama_cpp.llama_vocab_bos(self.pointer)
             self._bos = bos if bos >= 0 else None
-        self._asked: dict[int, tuple[bytes, bool]] = {}
+        self._asked: dict[int, TokenText] = {}
         self._added = self._added_tokens()
         self._specials, marks = _special_texts(self._added)
+        self._marks = {each.id: Mark(each.text) for each in self._added if each.text in self._specials}
         self._fragments = Fragments(self._added)
         self._special, self._mark = special_pattern(self._specials), special_pattern(marks)
         self.chat_format = ChatFormat(
@@ -128,30 +143,33 @@ class Vocabulary:
                 message = f"{param}: {token} is no token of this model, whose ids go from 0 to {self.size - 1}"
                 raise InvalidRequest(message, param=param, code="no_such_token")
 
-    @cached_property
-    def closers(self) -> list[int]:
-        """The tokens that end a JSON text, the best first: ends of an answer, a quotation mark, brackets."""
-        rank = {b'"': 1, b"}": 2, b"]": 3}
-        found = []
-        for token in range(self.size):
-            found_rank = 0 if llama_cpp.llama_vocab_is_eog(self.pointer, token) else rank.get(self._piece(token))
-            if found_rank is not None:
-                found.append((found_rank, token))
-        return [token for _, token in sorted(found)]
-
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; b"" for a special one."""
-        return self._known(token)[0]
+        return self.known(token).piece
 
     def ends_answer(self, token: int) -> bool:
         """Return whether this token ends an answer."""
-        return self._known(token)[1]
+        return self.known(token).ends_answer
 
-    def _known(self, token: int) -> tuple[bytes, bool]:
-        """A token's bytes and whether it ends an answer, cached: each call of llama.cpp releases the GIL."""
-        if token not in self._asked:
-            self._asked[token] = self._piece(token), bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
-        return self._asked[token]
+    def known(self, token: int) -> TokenText:
+        """Return a token as text, cached: each call of llama.cpp releases the GIL."""
+        known = self._asked.get(token)
+        if known is None:
+            mark = self._marks.get(token)
+            written = self._piece(token, special=True) or (mark.encode() if mark else b"")
+            ends = bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
+            known = self._asked[token] = TokenText(self._piece(token), written, mark, ends)
+        return known
+
+    @cached_property
+    def endings(self) -> list[int]:
+        """The tokens that end an answer, ascending."""
+        return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self.pointer, token)]
+
+    def continuation(self, text: str) -> list[int]:
+        """Return tokens that write exactly `text` behind other text, none of them special; [] if none do."""
+        tokens = [token for part in self._plain_parts(text) for token in self._tokenize_rest(part)]
+        return tokens if b"".join(map(self._piece, tokens)) == text.encode() else []
 
     def _piece(self, token: int, special: bool = False) -> bytes:
         size = 64
@@ -202,13 +220,18 @@ class Vocabulary:
 
         llama.cpp still recognizes added tokens that are not control tokens, so each of them is cut in two.
         """
+        first, *rest = self._plain_parts(text)
+        yield from self._tokenize(first, parse_special=False)
+        for part in rest:
+            yield from self._tokenize_rest(part)
+
+    def _plain_parts(self, text: str) -> list[str]:
+        """A text in parts, none of which holds the whole text of an added token that is written like markup."""
         cuts, at = [0], 0
         while match := self._mark.search(text, at):
             at = match.start() + 1
             cuts.append(at)
-        yield from self._tokenize(text[: cuts[1] if len(cuts) > 1 else None], parse_special=False)
-        for start, end in itertools.zip_longest(cuts[1:], cuts[2:]):
-            yield from self._tokenize_rest(text[start:end])
+        return [text[start:end] for start, end in itertools.zip_longest(cuts, cuts[1:])]
 
     def _tokenize_rest(self, text: str) -> list[int]:
         """The tokens of a continued text, in front of which no space may be inserted."""

@@ -168,12 +168,12 @@ class Engine(Model):
     def _is_over(self, generation: EngineGeneration) -> bool:
         """Return whether what another engine has begun is complete already, and then deliver its end."""
         sequence = generation.sequence
-        if not sequence.request.resume_tokens or not (reason := generation.replay(self._runner.vocabulary.piece)):
+        if not sequence.request.resume_tokens or not (reason := generation.replay()):
             return False
+        generation.end(sequence.finish(reason))
         if sequence.sampler:
             sequence.sampler.close()
             sequence.sampler = None
-        generation.end(sequence.finish(reason))
         generation.leave()
         return True
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from typing_extensions import override
 
 from services.backend.delivery import Delivery
-from services.backend.types import Finish, FinishReason, Spent, TokenChoice
+from services.backend.types import Finish, FinishReason, Mark, Spent
+from services.engine.llama.sampling import Sampled
 from services.engine.loop.sequence import Sequence
 from services.engine.loop.text import TextAssembler
 
@@ -24,32 +25,48 @@ class EngineGeneration(Delivery):
         super().__init__()
         self.sequence = sequence
         self._wake = wake
-        self._text = TextAssembler(sequence.request.stop)
-        self._n_delivered = 0
-        """Characters to come that the caller has already."""
+        request = sequence.request
+        self._text = TextAssembler(request.stop, request.marks)
+        # The other engine may have delivered more than its tokens allow, as at an end, or less.
+        self._n_delivered = request.delivered
+        """Characters to come that the caller has already; those of marks count too."""
 
-    def replay(self, piece: Callable[[int], bytes]) -> FinishReason | None:
+    def replay(self) -> FinishReason | None:
         """Go through the tokens of another engine; return why the answer ends with them, if it does.
 
-        `piece` gives a token's bytes.
+        Raises InvalidRequest if the request's constraint does not allow them.
         """
-        request = self.sequence.request
-        text = "".join(self._text.add(piece(token)) for token in request.resume_tokens)
-        # The other engine may have delivered more, as at an end, or less than its tokens allow.
-        self._n_delivered = max(request.delivered - len(text), 0)
-        if text[request.delivered :]:
-            self.put(text[request.delivered :])
-        if self._text.stopped:
-            return "stop"
-        return "length" if self.sequence.n_left < 1 else None
+        sequence = self.sequence
+        assert sequence.sampler is not None
+        tokens, most = sequence.request.resume_tokens, sequence.request.max_tokens
+        for n, token in enumerate(tokens):
+            self._deliver(self._read(sequence.sampler.resume(token, most - n), n + 1))
+        return sequence.ending(self._text.stopped)
 
-    def accept(self, token: int, piece: bytes, choice: TokenChoice | None) -> bool:
-        """Deliver a token and the text that its bytes, `piece`, complete; return whether a stop string ends the answer."""
-        self.tokens.append(token)
-        if choice:
-            self.choices.append(choice)
-        self._deliver(self._text.add(piece))
+    def accept(self, sampled: Sampled) -> bool:
+        """Deliver a token and the text that its bytes complete; return whether a stop string ends the answer."""
+        pieces = self._read(sampled, self.sequence.n_generated)
+        if len(pieces) > 1 and sampled.known.mark:
+            # The text before a special token belongs to the choices before it.
+            self._deliver(pieces[:-1])
+            pieces = pieces[-1:]
+        self.tokens.append(sampled.token)
+        if sampled.choice:
+            self.choices.append(sampled.choice)
+        self._deliver(pieces)
         return self._text.stopped
+
+    def _read(self, sampled: Sampled, n_generated: int) -> list[str]:
+        """The text that a token completes, the answer's token number `n_generated`, and marks."""
+        known = sampled.known
+        # Before so many tokens no stop string ends the answer.
+        searches = n_generated >= self.sequence.request.sampling.min_tokens
+        if sampled.parts is None:
+            return self._text.add(known.piece, known.mark, searches)
+        pieces = []
+        for data, is_thought in sampled.parts:
+            pieces += self._text.add(data, known.mark, searches and not is_thought)
+        return pieces
 
     def end(self, finish: Finish) -> None:
         """Deliver the rest of the text, and how the answer ended."""
@@ -76,13 +93,21 @@ class EngineGeneration(Delivery):
         self._wake()
 
     @override
+    def stop_thinking(self) -> None:
+        # The next step heeds it.
+        self.sequence.thinks_no_more = True
+
+    @override
     def cancel(self) -> None:
         self.sequence.cancelled = True
         self._wake()
 
-    def _deliver(self, text: str) -> None:
-        """Put text, but for what the caller has already."""
-        known = min(self._n_delivered, len(text))
-        self._n_delivered -= known
-        if text[known:]:
-            self.put(text[known:])
+    def _deliver(self, pieces: Iterable[str]) -> None:
+        """Put text and marks, but for what the caller has already."""
+        for piece in pieces:
+            known = min(self._n_delivered, len(piece))
+            self._n_delivered -= known
+            if not known:
+                self.put(piece)
+            elif piece[known:] and not isinstance(piece, Mark):
+                self.put(piece[known:])

@@ -6,17 +6,44 @@ import time
 from typing import Protocol
 
 from services.backend.types import Finish, FinishReason, GenerationRequest, Spent, TokenChoice
+from services.engine.llama.sampling import Sampled
+
+# The most tokens of a prompt that are read at once where each one's logits are wanted: a row may take a megabyte.
+MOST_ROWS = 32
 
 
 class TokenSampler(Protocol):
     """Chooses the next token from the logits of one row of the last batch."""
 
-    def sample(self, row: int, left: int) -> int | None:
+    @property
+    def is_over(self) -> bool:
+        """True if the answer ends behind the tokens so far."""
+        ...
+
+    @property
+    def is_cut(self) -> bool:
+        """True if an answer that ended here would not be whole."""
+        ...
+
+    @property
+    def n_thought_tokens(self) -> int:
+        """The number of tokens of thoughts so far."""
+        ...
+
+    def sample(self, row: int, left: int) -> Sampled | None:
         """Return the next token of `left` at most, after the token in row `row` of the batch; None: there can be none."""
         ...
 
-    def choice(self, row: int, token: int) -> TokenChoice | None:
-        """Return how that token was chosen, where the request asks for it."""
+    def resume(self, token: int, left: int) -> Sampled:
+        """Accept a token that another engine sampled, of `left` more then. Raises InvalidRequest if it does not fit."""
+        ...
+
+    def prompt_choice(self, row: int, token: int) -> TokenChoice:
+        """Return how likely a prompt's token was, behind row `row` of the batch."""
+        ...
+
+    def stop_thinking(self) -> None:
+        """End the open thought at the next token, and every later one as soon as it begins."""
         ...
 
     def close(self) -> None:
@@ -27,7 +54,8 @@ class TokenSampler(Protocol):
 class Sequence:
     """The tokens of one request: those that are known, and how many of them are computed.
 
-    Made by the caller's thread, then owned by the engine's; only `cancelled` and `stopped` are set by other threads.
+    Made by the caller's thread, then owned by the engine's; only `cancelled`, `stopped` and `thinks_no_more` are set by
+    other threads.
     """
 
     def __init__(self, request: GenerationRequest) -> None:
@@ -43,6 +71,8 @@ class Sequence:
         """True once its caller wants nothing more."""
         self.stopped = False
         """True once its caller wants no more text."""
+        self.thinks_no_more = False
+        """True once its caller wants no more thoughts."""
         self.cpu_seconds = 0.0
         """Its share of the CPU's time in the steps so far."""
         self._timings = _Timings()
@@ -60,7 +90,14 @@ class Sequence:
     @property
     def n_readable(self) -> int:
         """Pending tokens that may be computed in one step."""
+        if self.wants_rows:
+            return min(self.n_pending, MOST_ROWS)
         return self.pause_at - self.n_computed if self.n_computed < self.pause_at else self.n_pending
+
+    @property
+    def wants_rows(self) -> bool:
+        """True if the logits after each pending token are wanted, and not only after the last one."""
+        return self.request.prompt_logprobs and not self.is_decoding
 
     @property
     def is_decoding(self) -> bool:
@@ -99,8 +136,15 @@ class Sequence:
             self.tokens.append(token)
         self._timings.mark("first_token")
 
+    def ending(self, stopped: bool) -> FinishReason | None:
+        """Return why the answer ends behind its tokens, if it does; `stopped`: a stop string or the model has ended it."""
+        is_over, is_cut = (self.sampler.is_over, self.sampler.is_cut) if self.sampler else (False, False)
+        if stopped or is_over:
+            return "length" if is_cut else "stop"
+        return "length" if self.n_left < 1 else None
+
     def finish(self, reason: FinishReason) -> Finish:
-        """End now; return how it ended."""
+        """End now, with the sampler still there; return how it ended."""
         # A phase that it was stopped before took no time.
         self._timings.mark("started")
         self._timings.mark("first_token")
@@ -109,6 +153,7 @@ class Sequence:
             prompt_tokens=len(self.request.tokens),
             cached_tokens=self.n_cached,
             completion_tokens=self.n_generated,
+            reasoning_tokens=self.sampler.n_thought_tokens if self.sampler else 0,
             timings=self._timings.milliseconds(),
         )
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from services.backend.status import Counts
-from services.backend.types import EVERYBODY, FinishReason, PrefetchRequest, TokenChoice
+from services.backend.types import EVERYBODY, FinishReason, PrefetchRequest
 from services.engine.kv.slots import Slots
 from services.engine.kv.state import MIN_SHARED
 from services.engine.llama.batch import Run
 from services.engine.llama.runner import Interrupted, Runner
+from services.engine.llama.sampling import Sampled
 from services.engine.loop.generation import EngineGeneration
 from services.engine.loop.pace import Pace
 from services.engine.loop.prefetch import PrefetchQueue
@@ -87,10 +88,10 @@ class Steps:
             return
         batch = self._schedule()
         completed = self._decode(batch)
-        sampled = [(sequence, *self._sample(sequence, row)) for sequence, row in completed]
+        chosen = [(sequence, self._sample(sequence, row)) for sequence, row in completed]
         # Only now, since each text wakes a thread that wants the interpreter too.
-        for sequence, token, choice in sampled:
-            self._deliver(sequence, token, choice)
+        for sequence, sampled in chosen:
+            self._deliver(sequence, sampled)
 
     def _remove_cancelled(self) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
@@ -108,11 +109,18 @@ class Steps:
             request = sequence.request
             self.prefetch_queue.drop(request.owner, request.session)
             known = request.tokens + request.resume_tokens
-            sequence.start(*self.slots.reserve(known, request.owner, request.session))
+            # With no state that is computed already, where the logits after each token are wanted.
+            spare = len(known) if request.prompt_logprobs else 1
+            sequence.start(*self.slots.reserve(known, request.owner, request.session, spare=spare))
             self.counts.cached_tokens += sequence.n_cached
             self.counts.note_prompt(self.slots.tier if sequence.n_cached else "none")
             head = request.tokens[: request.n_head]
-            if len(head) >= MIN_SHARED and sequence.n_computed < len(head) and not self.slots.knows_head(head):
+            if (
+                not request.prompt_logprobs
+                and len(head) >= MIN_SHARED
+                and sequence.n_computed < len(head)
+                and not self.slots.knows_head(head)
+            ):
                 sequence.pause_at = len(head)
         for queue_position, waiting in enumerate(self.scheduler.queue(), start=1):
             self._generations[waiting].move(queue_position)
@@ -141,6 +149,8 @@ class Steps:
         completed = []
         for item, row in zip(batch, rows, strict=True):
             sequence, completes = item.sequence, item.completes
+            if sequence.wants_rows:
+                self._choose_prompt(sequence, row - item.count + 1, item.count)
             sequence.cpu_seconds += cpu * item.count
             sequence.n_computed += item.count
             if completes:
@@ -149,24 +159,33 @@ class Steps:
                 self._share_head(sequence)
         return completed
 
-    def _sample(self, sequence: Sequence, row: int) -> tuple[int | None, TokenChoice | None]:
+    def _choose_prompt(self, sequence: Sequence, row: int, count: int) -> None:
+        """Note how likely the prompt's tokens were behind `count` of them, the first in row `row`."""
         assert sequence.sampler is not None
-        token = sequence.sampler.sample(row, sequence.n_left)
-        return token, None if token is None else sequence.sampler.choice(row, token)
+        choices, tokens = self._generations[sequence].prompt_choices, sequence.request.tokens
+        for n in range(count):
+            following = sequence.n_computed + n + 1
+            # After an interruption some may be known already.
+            if following < len(tokens) and following == len(choices) + 1:
+                choices.append(sequence.sampler.prompt_choice(row + n, tokens[following]))
 
-    def _deliver(self, sequence: Sequence, token: int | None, choice: TokenChoice | None) -> None:
+    def _sample(self, sequence: Sequence, row: int) -> Sampled | None:
+        """Sample a sequence's next token; None if there can be none."""
+        assert sequence.sampler is not None
+        if sequence.thinks_no_more:
+            sequence.sampler.stop_thinking()
+        return sequence.sampler.sample(row, sequence.n_left) if sequence.n_left > 0 else None
+
+    def _deliver(self, sequence: Sequence, sampled: Sampled | None) -> None:
         """Deliver a sampled token to its caller, and finish the sequence where it was the last."""
         is_first = not sequence.is_decoding
-        sequence.append(token)
-        self.counts.completion_tokens += token is not None
-        reason: FinishReason | None = "stop"
-        if token is None:
-            # Cut off by its grammar.
-            reason = "length"
-        elif not self._runner.vocabulary.ends_answer(token):
-            ended = self._generations[sequence].accept(token, self._runner.vocabulary.piece(token), choice)
-            reason = "stop" if ended else "length" if sequence.n_left < 1 else None
-        if is_first and token is not None:
+        sequence.append(sampled.token if sampled else None)
+        self.counts.completion_tokens += sampled is not None
+        reason: FinishReason | None = "length"
+        if sampled:
+            ends = sampled.known.ends_answer or self._generations[sequence].accept(sampled)
+            reason = sequence.ending(ends)
+        if is_first and sampled:
             self.counts.first_tokens += 1
             self.counts.first_token_seconds += sequence.first_token_seconds
         if reason:
@@ -175,9 +194,9 @@ class Steps:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> float:
         """Deliver how a sequence ended; return for how many seconds it had its slot."""
+        finish = sequence.finish(reason)
         generation = self._remove(sequence)
         self.counts.answers += 1
-        finish = sequence.finish(reason)
         generation.end(finish)
         generation.leave()
         return (finish.timings["total_ms"] - finish.timings["queued_ms"]) / 1000
@@ -231,4 +250,5 @@ def _run_of(item: BatchItem) -> Run:
     sequence = item.sequence
     assert sequence.slot is not None
     end = sequence.n_computed + item.count
-    return Run(sequence.slot, sequence.n_computed, sequence.tokens[sequence.n_computed : end], item.completes)
+    tokens = sequence.tokens[sequence.n_computed : end]
+    return Run(sequence.slot, sequence.n_computed, tokens, item.completes, sequence.wants_rows)

@@ -140,7 +140,7 @@ class EngineProcess(Backend):
             connection.tell("release", lease=lease.number)
 
     @override
-    def stop(self, owner: str, session: str) -> bool:
+    def stop(self, owner: str, session: str, thinking: bool = False) -> bool:
         # There is no other server.
         return False
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from services.backend.codec import Message, choice_from_json, error_from_json, from_json
 from services.backend.delivery import Delivery
-from services.backend.types import Finish, Spent
+from services.backend.types import Finish, Mark, Spent
 
 # How long a caller that cancels waits for the cost of its answer: a step takes less.
 _LAST_STEP = 3.0
@@ -44,6 +44,7 @@ class IncomingGeneration(Delivery):
         """Take in an event of it."""
         self.tokens += message.get("tokens", ())
         self.choices += [choice_from_json(choice) for choice in message.get("choices", ())]
+        self.prompt_choices += [choice_from_json(choice) for choice in message.get("prompt_choices", ())]
         if "left" in message:
             self._spent = from_json(Spent, message["left"])
             self.left.set()
@@ -51,7 +52,7 @@ class IncomingGeneration(Delivery):
             # Until it has left, about as many tokens as pieces.
             self._n_pieces += 1
             self._spent = replace(self._spent, completion_tokens=self._n_pieces)
-            self.put(message["text"])
+            self.put(Mark(message["text"]) if "mark" in message else message["text"])
         elif "queue_position" in message:
             self.queue_position = message["queue_position"]
         elif "finish" in message:
@@ -62,6 +63,10 @@ class IncomingGeneration(Delivery):
     @override
     def stop(self) -> None:
         self._channel.tell("stop", number=self.number)
+
+    @override
+    def stop_thinking(self) -> None:
+        self._channel.tell("stop_thinking", number=self.number)
 
     @override
     def cancel(self) -> None:

@@ -252,6 +252,10 @@ class Child:
         if generation := self._generations.get(message["number"]):
             generation.stop()
 
+    def _stop_thinking(self, message: Message) -> None:
+        if generation := self._generations.get(message["number"]):
+            generation.stop_thinking()
+
     def _cancel(self, message: Message) -> None:
         if generation := self._generations.get(message["number"]):
             generation.cancel()
@@ -296,6 +300,7 @@ HANDLERS = {
     "give_up": Handler(Child._give_up, _always, answered=False),
     "submit_all": Handler(Child._submit_all),
     "stop": Handler(Child._stop, _always, answered=False),
+    "stop_thinking": Handler(Child._stop_thinking, _always, answered=False),
     "cancel": Handler(Child._cancel, _always, answered=False),
     "prefetch": Handler(Child._prefetch, Child._has_model, answered=False),
     "forget": Handler(Child._forget),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing_extensions import override
 
 from services.backend.codec import Message, choice_to_json, error_to_json, to_json
-from services.backend.types import Finish
+from services.backend.types import Finish, Mark
 from services.engine.loop.generation import EngineGeneration
 from services.engine.loop.sequence import Sequence
 from services.errors import HearthError
@@ -26,6 +26,7 @@ class OutgoingGeneration(EngineGeneration):
         self._n_tokens = self._n_choices = 0
         """The numbers of tokens and choices that are sent."""
         self._has_left = False
+        self._has_prompt = False
 
     @override
     def move(self, queue_position: int) -> None:
@@ -42,8 +43,13 @@ class OutgoingGeneration(EngineGeneration):
         if choices := self.choices[self._n_choices :]:
             self._n_choices += len(choices)
             message["choices"] = [choice_to_json(choice) for choice in choices]
+        if self.prompt_choices and not self._has_prompt:
+            self._has_prompt = True
+            message["prompt_choices"] = [choice_to_json(choice) for choice in self.prompt_choices]
         if isinstance(event, str):
             message["text"] = event
+            if isinstance(event, Mark):
+                message["mark"] = True
         else:
             if isinstance(event, Finish):
                 message["finish"] = to_json(event)

@@ -44,6 +44,7 @@ from services.errors import (
 )
 from services.models.config import Profiles
 from services.models.files import ModelFiles
+from services.replies.events import Reply
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.locks import LocalSessionLocks
 from services.sessions.service import Sessions
@@ -55,8 +56,11 @@ class DummyGeneration:
         self.finish: Finish | None = None
         self.cancelled = False
         self.stopped = False
+        self.thoughts_over = False
         self.tokens: list[int] = []
         self.choices: list[TokenChoice] = []
+        self.n_choices = 0
+        self.prompt_choices: Sequence[TokenChoice] = ()
         self.queue_position: int | None = 0
         self._pieces = pieces
 
@@ -68,7 +72,7 @@ class DummyGeneration:
             if self.stopped:
                 break
             yield piece
-        self.finish = Finish("cancelled" if self.stopped else "stop", 1, 0, len(self._pieces), {"total_ms": 1.0})
+        self.finish = Finish("cancelled" if self.stopped else "stop", 1, 0, len(self._pieces), timings={"total_ms": 1.0})
 
     @property
     def spent(self) -> Spent:
@@ -76,6 +80,9 @@ class DummyGeneration:
 
     def stop(self) -> None:
         self.stopped = True
+
+    def stop_thinking(self) -> None:
+        self.thoughts_over = True
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -143,7 +150,7 @@ class DummyBackend:
     def forget(self, owner: str, session: str) -> None:
         self.forgotten.append((owner, session))
 
-    def stop(self, _owner: str, _session: str) -> bool:
+    def stop(self, _owner: str, _session: str, thinking: bool = False) -> bool:
         return False
 
     def retain(self, sessions: Iterable[tuple[str, str]]) -> None:
@@ -205,7 +212,7 @@ def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     chunks = answer.chunks()
     assert [next(chunks), next(chunks)] == ["A", " B"]
     assert sessions.names(MASTER) == {}
-    assert list(chunks) == []
+    assert not any(chunks)
     assert answer.summary["result"] == "A B"
     assert [m.content for m in sessions.history(SessionKey(MASTER, 1)).messages] == ["hi", "A B"]
     answer.close()
@@ -372,3 +379,43 @@ def test_a_forgotten_session_takes_its_computed_state_along(answers: Answers, ba
     ask(answers, session_id=3)
     answers.forget(MASTERS, SessionKey(MASTER, 3))
     assert backend.forgotten == [(MASTER, "3")]
+
+
+def test_thoughts_are_ended_now_or_when_the_answer_begins(answers: Answers, backend: DummyBackend) -> None:
+    key = SessionKey(MASTER, 1)
+    answer = answers.open(MASTERS, AnswerRequest("hi", session_id=1))
+    assert answers.stop(key, thinking=True)
+    assert (backend.generations[0].thoughts_over, backend.generations[0].stopped) == (True, False)
+    with answers._cancellations.token(key) as waiting:
+        assert answers.stop(key, thinking=True)
+        late = DummyGeneration([])
+        waiting.attach(late)
+        assert (late.thoughts_over, late.stopped) == (True, False)
+    answer.close()
+    assert not answers.stop(key, thinking=True)
+
+
+def test_an_exchange_that_ends_in_a_call_is_not_stored(answers: Answers, backend: DummyBackend, sessions: Sessions) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    said = ({"role": "user", "content": "hi"},)
+    call = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+    for text in (call, f"Well. {call}", call[:-14]):
+        backend.said = [text]
+        ask(answers, session_id=1, messages=said, tools=(tool,))
+        assert sessions.names(MASTER) == {}
+    backend.said = ["Well."]
+    asked: list[tuple[str, bool]] = []
+
+    def stores(reply: Reply, is_whole: bool) -> bool:
+        asked.append((reply.content, is_whole))
+        return False
+
+    ask(answers, session_id=1, messages=said, stores=stores)
+    assert (asked, sessions.names(MASTER)) == ([("Well.", True)], {})
+    ask(answers, session_id=1, messages=said, tools=(tool,))
+    assert sessions.names(MASTER) == {"1": "hi"}
+
+
+def test_a_prompt_may_be_read_and_not_answered(answers: Answers, backend: DummyBackend) -> None:
+    ask(answers, max_tokens=0)
+    assert backend.requests[-1].max_tokens == 0

@@ -55,6 +55,13 @@ def test_a_profile_needs_only_a_model(tmp_path: Path) -> None:
         ({"A": {"model": "a.gguf", "template": "{input}", "top_p": 1.5}}, "top_p: "),
         ({"A": {"model": "a.gguf", "template": "{input}", "cache_type_k": "q3"}}, "cache_type_k: "),
         ({"A": {"model": "a.gguf", "template": "{input}", "stop": ["a", ""]}}, "stop.1: "),
+        ({"A": {"model": "a.gguf", "thinking": "much"}}, "thinking: should be true, false"),
+        ({"A": {"model": "a.gguf", "thinking": 1}}, "thinking: should be true, false"),
+        ({"A": {"model": "a.gguf", "thinking": "none"}}, "thinking: should be true, false"),
+        ({"A": {"model": "a.gguf", "thinking_budget": -1}}, "thinking_budget: "),
+        ({"A": {"model": "a.gguf", "thinking_budget": "9"}}, "thinking_budget: "),
+        ({"A": {"model": "a.gguf", "chat_template_kwargs": []}}, "chat_template_kwargs: "),
+        ({"A": {"model": "a.gguf", "chat_template_kwargs": {"tools": []}}}, "chat_template_kwargs: tools is no variable"),
         ({"A": 5}, 'line 3, column \\d+: profile "A" should be an object'),
         ({"SelectedModel": "B"}, r"line 2, column \d+: .*should name one of the profiles, and 'B' is none"),
         ({"SelectedModel": 3}, "should name one of the profiles"),
@@ -64,6 +71,14 @@ def test_a_profile_needs_only_a_model(tmp_path: Path) -> None:
 def test_a_wrong_entry_is_refused_by_name(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(DamagedFile, match=says):
         Profiles(write(tmp_path, {**GOOD, **change}))
+
+
+@pytest.mark.parametrize("thinking", [True, False, "low", "medium", "high", None])
+def test_a_profile_says_how_its_model_thinks(tmp_path: Path, thinking: bool | str | None) -> None:
+    own = {"thinking": thinking, "thinking_budget": 0, "chat_template_kwargs": {"style": ["a", 1, None]}}
+    profile = Profiles(write(tmp_path, {**GOOD, "A": {"model": "a.gguf", **own}})).config().profile
+    assert (profile.thinking, profile.thinking_budget) == (thinking, 0)
+    assert profile.chat_template_kwargs == {"style": ["a", 1, None]}
 
 
 def test_a_windows_editors_file_is_read(tmp_path: Path) -> None:

@@ -190,6 +190,10 @@ HOSTILE = [
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% for i in range(99999) %}{% for j in range(99999) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{% set l = [] %}{% set _ = l.append(l) %}{{ l | tojson }}",
+    "{% set l = [] %}{% for i in range(99999) %}{% for j in range(99999) %}{{ l.append(i) or '' }}{% endfor %}{% endfor %}",
+    "{{ [1] | tojson(indent=10**9) }}",
+    "{{ [1, 2] | tojson(separators=('x' * 2**20, ':')) }}",
 ]
 
 

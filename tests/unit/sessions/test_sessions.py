@@ -16,6 +16,7 @@ from services.sessions.history import MASTER, SessionKey
 from services.sessions.locks import LocalSessionLocks
 from services.sessions.records import parse_number
 from services.sessions.service import Sessions
+from services.sessions.table import Answered, RequestName
 
 
 @pytest.fixture
@@ -157,3 +158,30 @@ def test_the_unsaved_conversation_is_kept_to_its_last_exchanges(path: Path) -> N
     assert [exchange.human for exchange in sessions.unsaved.get("a", "unsaved").exchanges] == ["q2", "q3", "q4"]
     assert sessions.unsaved.get("b", "unsaved").exchanges == ()
     assert not path.exists()
+
+
+def test_thoughts_stand_beside_their_answer(path: Path) -> None:
+    key = SessionKey(MASTER, 1)
+    thought = Exchange("q", "a", "Hm, ä.")
+    history = Sessions(path).history(key)
+    history.add_exchange(Exchange("p", "b"))
+    history.add_exchange(thought)
+    # Once from the journal alone, and once from the file.
+    for sessions in (Sessions(path), Sessions(path)):
+        again = sessions.history(key)
+        assert again.exchanges() == again.window(2) == [Exchange("p", "b"), thought]
+        assert again.describe()["messages"][-2:] == [
+            {"type": "human", "content": "q"},
+            {"type": "ai", "content": "a", "reasoning": "Hm, ä."},
+        ]
+        assert again.messages[-1].additional_kwargs == {"reasoning_content": "Hm, ä."}
+        assert sessions.kept(MASTER).n_bytes == 4 + len("Hm, ä.".encode())
+        assert sessions.listed(MASTER, "hm") == []
+    assert json.loads(path.read_text())["1"]["messages"][1] == {"type": "ai", "content": "b"}
+
+
+def test_an_answer_that_is_given_again_has_its_thoughts(path: Path) -> None:
+    history = Sessions(path).history(SessionKey(MASTER, 1))
+    name = RequestName("key:k", "digest")
+    history.add_exchange(Exchange("q", "a", "Hm."), request=Answered(name, {"profile": "P"}))
+    assert history.answered(name) == ("a", {"reasoning": "Hm.", "profile": "P"})

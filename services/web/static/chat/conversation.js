@@ -173,7 +173,7 @@ export class Conversation {
   #article(message, n, figures) {
     if (message.type === "system") return systemNote(message.content);
     if (message.type === "human") return humanArticle(message.content, (prompt) => this.handlers.ask(prompt, n), keptEdit(this.session, n));
-    return answerArticle(message.content, figures, () => {
+    return answerArticle(message, figures, () => {
       const at = this.messages.findLastIndex((each, m) => m < n && each.type === "human");
       if (at >= 0) this.handlers.ask(this.messages[at].content, at);
     });

@@ -43,12 +43,15 @@ export class MarkdownView {
     this.element = el("div", { className: "markdown" });
     this.shown = [];
     this.text = null;
+    this.reasoning = null;
   }
 
-  show(text) {
-    if (text === this.text) return;
+  /** Show an answer, and folded above it the model's thoughts, if there are any. */
+  show(text, reasoning = "") {
+    if (text === this.text && reasoning === this.reasoning) return;
     this.text = text;
-    const [thoughts, answer] = splitThoughts(text);
+    this.reasoning = reasoning;
+    const [thoughts, answer] = reasoning ? [reasoning, text] : splitThoughts(text);
     const pieces = thoughts === null ? [] : [{ raw: `thoughts ${thoughts}`, make: (old) => foldedThoughts(thoughts, old) }];
     try {
       const tokens = marked.lexer(answer).filter((token) => token.type !== "space" && token.type !== "def");
@@ -56,8 +59,8 @@ export class MarkdownView {
       pieces.forEach((piece, n) => this.#place(n, piece));
     } catch {
       // What the parser cannot take, thousands of nested quotes say, is shown as it is.
-      pieces.splice(0, pieces.length, { raw: text, make: () => el("pre", { className: "plain" }, text) });
-      this.#place(0, pieces[0]);
+      pieces.splice(thoughts === null ? 0 : 1, pieces.length, { raw: answer, make: () => el("pre", { className: "plain" }, answer) });
+      pieces.forEach((piece, n) => this.#place(n, piece));
     }
     for (const { node } of this.shown.splice(pieces.length)) node.remove();
   }
@@ -72,7 +75,7 @@ export class MarkdownView {
   }
 }
 
-/** What a reasoning model wrote between <think> and </think> at the beginning (null: nothing), and the rest. */
+/** What stands between <think> and </think> at the beginning, where the server does not read thoughts (null: nothing), and the rest. */
 function splitThoughts(text) {
   const found = /^\s*<think>([\s\S]*?)(<\/think>|$)/.exec(text);
   return found ? [found[1].trim(), text.slice(found[0].length)] : [null, text];

@@ -18,10 +18,10 @@ export function humanArticle(content, askAnew, kept) {
   return article;
 }
 
-/** An answer, with `figures` as `figuresOf` gives them; `again()` is called to have another. */
-export function answerArticle(content, figures, again) {
+/** An answer and its thoughts, with `figures` as `figuresOf` gives them; `again()` is called to have another. */
+export function answerArticle({ content, reasoning }, figures, again) {
   const view = new MarkdownView();
-  view.show(content);
+  view.show(content, reasoning);
   const button = iconButton("again", "Answer again", again);
   button.classList.add("only-last");
   const actions = el("div", { className: "actions" }, copyButton("Copy the answer", () => content), button);

@@ -100,6 +100,7 @@ class Run {
     this.prompt = asked.body.prompt;
     this.keep = asked.body.keep ?? null;
     this.text = "";
+    this.thoughts = "";
     this.place = null;
     this.state = "waiting";
     this.stopping = false;
@@ -124,12 +125,12 @@ class Run {
 
   async follow() {
     for (let attempt = 0; !this.isOver; attempt += 1) {
-      const had = this.text.length;
+      const had = this.text.length + this.thoughts.length;
       try {
         await this.#read();
       } catch (error) {
         // Where something has come since, the way is not closed.
-        if (this.text.length > had) attempt = 0;
+        if (this.text.length + this.thoughts.length > had) attempt = 0;
         this.#fail(error, attempt);
       }
       told(this);
@@ -167,6 +168,7 @@ class Run {
   async #read() {
     const options = { headers: { "Idempotency-Key": this.asked.name }, signal: this.abort.signal };
     let text = "";
+    let thoughts = "";
     for await (const { data, comment } of events("/answer", forSession(this.session, this.asked.body), options)) {
       if (comment?.startsWith("queued ")) this.place = Number(comment.slice(7));
       else if (data?.queue_position) this.place = data.queue_position;
@@ -177,7 +179,12 @@ class Run {
         this.state = "answering";
       } else if (data && "result" in data) {
         this.text = data.result;
+        this.thoughts = data.reasoning ?? "";
         this.summary = data;
+      } else if (data?.reasoning) {
+        this.thoughts = thoughts += data.reasoning;
+        this.place = null;
+        this.state = "answering";
       }
       if (Date.now() - this.asked.at > FRESH / 10) {
         this.asked.at = Date.now();

@@ -26,7 +26,7 @@ export class Tail {
   /** Something has changed: draw it soon, once for all that comes until then. */
   update() {
     if (this.timer !== null) return;
-    const pause = Math.min(SLOWEST, (PACE * this.run.text.length) / 1000);
+    const pause = Math.min(SLOWEST, (PACE * (this.run.text.length + this.run.thoughts.length)) / 1000);
     const wait = Math.max(0, this.drawn + pause - performance.now());
     this.timer = setTimeout(() => {
       this.timer = null;
@@ -41,7 +41,7 @@ export class Tail {
 
   show() {
     const { run } = this;
-    this.view.show(run.text);
+    this.view.show(run.text, run.thoughts);
     this.drawn = performance.now();
     const words = stateText(run);
     this.state.hidden = !words;
@@ -63,6 +63,7 @@ export class Tail {
 function stateText(run) {
   if (run.stopping && !run.isOver) return "Stopping…";
   if (run.state === "reconnecting") return "The connection is lost. Trying again…";
+  if (run.state === "answering" && !run.text) return "Thinking…";
   if (run.state !== "waiting") return "";
   return run.place ? `Waiting: number ${run.place} in line` : "Thinking…";
 }

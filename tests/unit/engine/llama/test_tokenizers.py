@@ -201,7 +201,8 @@ def test_scripts_come_out_a_token_at_a_time_as_they_went_in(name: str) -> None:
     for text in SCRIPTS:
         tokens = vocabulary.tokenize(Prompt(text, bos=False))
         assembler = TextAssembler(())
-        said = "".join([*(assembler.add(vocabulary.piece(token)) for token in tokens), assembler.flush()])
+        pieces = [piece for token in tokens for piece in assembler.add(vocabulary.piece(token))]
+        said = "".join([*pieces, *assembler.flush()])
         assert said.removeprefix(" ") == text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from services.backend.types import Finish, GenerationRequest, LoadSettings, Prompt, Sampling
+from services.backend.types import Constraint, Finish, GenerationRequest, LoadSettings, Prompt, Sampling
 from services.engine.llama.runner import Runner
 from services.engine.loop import engine as engine_module
 from services.engine.loop.engine import Engine
@@ -122,7 +122,11 @@ def test_a_temperature_close_to_0_is_0(engine: Engine, temperature: float) -> No
     for each in (0.0, temperature):
         plain = Sampling(temperature=each, top_k=0, top_p=1.0, seed=1, n_top=5)
         # A penalty and a schema take other ways through the samplers.
-        for sampling in (plain, replace(plain, repeat_penalty=1.1), replace(plain, json_schema='{"type": "integer"}')):
+        for sampling in (
+            plain,
+            replace(plain, repeat_penalty=1.1),
+            replace(plain, constraint=Constraint("json_schema", '{"type": "integer"}')),
+        ):
             generation = engine.submit(request(engine, prompt, 12, sampling))
             text = "".join(generation.chunks(lambda: None))
             logprobs = [choice.logprob for choice in generation.choices]
@@ -140,6 +144,20 @@ def test_a_seed_repeats_the_draw(engine: Engine) -> None:
 
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(5)}) > 1
+
+
+def test_a_prompts_tokens_are_as_likely_as_when_they_were_the_answer(engine: Engine) -> None:
+    prompt = f"{HEAD}Count to 9.\nAI:"
+    first = engine.submit(request(engine, prompt, 12, replace(GREEDY, n_top=1)))
+    list(first.chunks(lambda: None))
+    again = request(engine, prompt, 0, replace(GREEDY, n_top=1), prompt_logprobs=True)
+    again = replace(again, tokens=(*again.tokens, *first.tokens))
+    echo = engine.submit(again)
+    assert list(echo.chunks(lambda: None)) == []
+    assert len(echo.prompt_choices) == len(again.tokens) - 1
+    told = echo.prompt_choices[-len(first.tokens) :]
+    assert [choice.piece for choice in told] == [choice.piece for choice in first.choices]
+    assert [choice.logprob for choice in told] == pytest.approx([choice.logprob for choice in first.choices], abs=0.02)
 
 
 def test_the_repeat_penalty_counts_the_prompt(engine: Engine) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.backend.types import GenerationRequest, LoadSettings, Prompt, Sampling
+from services.backend.types import Constraint, GenerationRequest, LoadSettings, Prompt, Sampling
 from services.engine.loop.engine import Engine
 from services.errors import InvalidRequest
 from tests.support.tiny import GUIDE
@@ -45,7 +45,16 @@ def events_of(engine: Engine, request: GenerationRequest) -> tuple[list[tuple[st
         ("What can you do?", {"stop": ("answer", " and ")}),
         ("Say: Grüße, 你好 🙂", {"sampling": Sampling(temperature=0.9, seed=7)}),
         ("Who are you?", {"sampling": Sampling(temperature=1.3, seed=11, repeat_penalty=1.2, presence_penalty=0.3)}),
-        ("Who are you?", {"sampling": Sampling(temperature=0, json_schema=SCHEMA)}),
+        ("Who are you?", {"sampling": Sampling(temperature=0, constraint=Constraint("json_schema", SCHEMA))}),
+        ("Who are you?", {"sampling": Sampling(temperature=1.2, seed=5, constraint=Constraint("regex", "[a-z ]{20,40}!"))}),
+        ("Who are you?", {"sampling": Sampling(temperature=1.2, seed=3, xtc_probability=0.5, xtc_threshold=0.05)}),
+        ("Who are you?", {"sampling": Sampling(temperature=1.5, seed=4, dry_multiplier=2.0, dry_allowed_length=1)}),
+        ("Who are you?", {"sampling": Sampling(temperature=1.5, seed=9, typical_p=0.7, top_n_sigma=2.0, top_k=-1)}),
+        (
+            "Count to 9.",
+            {"sampling": Sampling(temperature=0.5, seed=2, min_tokens=50, repeat_last_n=-1, repeat_penalty=1.1)},
+        ),
+        ("Count to 9.", {"sampling": Sampling(temperature=0, ignore_eos=True)}),
         ("Count to 9.", {"max_tokens": 7}),
     ],
 )
@@ -77,7 +86,10 @@ def test_what_was_said_to_the_end_ends_at_once(engine: Engine) -> None:
 def test_what_the_grammar_never_said_is_refused(engine: Engine) -> None:
     tokens = tuple(engine.tokenize(Prompt(PROMPT.format("Who are you?"))))
     request = GenerationRequest(
-        tokens, 20, Sampling(json_schema=SCHEMA), resume_tokens=tuple(engine.tokenize(Prompt("Hello")))
+        tokens,
+        20,
+        Sampling(constraint=Constraint("json_schema", SCHEMA)),
+        resume_tokens=tuple(engine.tokenize(Prompt("Hello"))),
     )
     with pytest.raises(InvalidRequest, match="resume_tokens"):
         engine.submit(request)

@@ -1,0 +1,329 @@
+"""Every field that clients of /v1 send: honoured, accepted without effect, or refused by name.
+
+The fields are those of OpenAI's reference (the types of its `openai` package), llama-server (llama.cpp's
+tools/server/README.md), vLLM and SGLang (their protocol.py), Ollama's /v1 and OpenRouter. A nested field has a dotted
+name, in which a list's items have no index. The models of `schemas.py` declare the honoured ones; a field that is not
+listed is passed over, and the header `X-Hearth-Ignored` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from services.api.openai.open_body import Path, undeclared
+from services.errors import InvalidRequest
+
+Endpoint = Literal["chat", "completions", "embeddings"]
+ALL: tuple[Endpoint, ...] = ("chat", "completions", "embeddings")
+BOTH: tuple[Endpoint, ...] = ("chat", "completions")
+CHAT: tuple[Endpoint, ...] = ("chat",)
+COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
+EMBEDDINGS: tuple[Endpoint, ...] = ("embeddings",)
+
+# The most names that a reply's header tells, and the most characters of one.
+_MOST_NAMES, _LONGEST_NAME = 32, 128
+
+
+@dataclass(frozen=True)
+class RequestField:
+    """A field that clients send. `about` says what it does, why it has no effect, or why it is refused.
+
+    A refused field may have one of the `harmless` values, which ask for nothing; null always is.
+    """
+
+    name: str
+    effect: Literal["honoured", "no effect", "refused"]
+    about: str
+    endpoints: tuple[Endpoint, ...] = BOTH
+    harmless: tuple[Any, ...] = ()
+
+    def allows(self, value: Any) -> bool:
+        """Return whether the field may have this value."""
+        # 1 is no true, and 0 no false.
+        return (
+            self.effect != "refused"
+            or value is None
+            or any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.harmless)
+        )
+
+
+def _honoured(endpoints: tuple[Endpoint, ...], **about: str) -> tuple[RequestField, ...]:
+    return tuple(RequestField(name, "honoured", text, endpoints) for name, text in about.items())
+
+
+def _idle(names: str, about: str, endpoints: tuple[Endpoint, ...] = BOTH) -> tuple[RequestField, ...]:
+    return tuple(RequestField(name, "no effect", about, endpoints) for name in names.split())
+
+
+def _refused(names: str, about: str, *harmless: Any, endpoints: tuple[Endpoint, ...] = BOTH) -> tuple[RequestField, ...]:
+    return tuple(RequestField(name, "refused", about, endpoints, harmless) for name in names.split())
+
+
+_HONOURED = (
+    *_honoured(ALL, model="a profile, or a file of the models folder; without it the selected profile"),
+    *_honoured(
+        EMBEDDINGS,
+        input="a text, token ids, or up to 2,048 of either",
+        encoding_format="`float` or `base64`",
+    ),
+    *_honoured(
+        BOTH,
+        stream="the reply comes as events",
+        stream_options="`include_usage`: the last event tells the usage",
+        max_tokens="the most tokens of the answer; -1: what is left of the context; 0: none",
+        n_predict="as `max_tokens`",
+        n="how many answers, 8 at most",
+        n_cmpl="as `n`",
+        temperature="0 takes the likeliest token",
+        top_p="",
+        top_k="0 or -1: all tokens",
+        min_p="",
+        typical_p="",
+        top_n_sigma="",
+        xtc_probability="",
+        xtc_threshold="",
+        repeat_penalty="",
+        repetition_penalty="as `repeat_penalty`",
+        repeat_last_n="tokens that the penalties look back on; -1: the context",
+        presence_penalty="",
+        frequency_penalty="",
+        dry_multiplier="",
+        dry_base="",
+        dry_allowed_length="",
+        dry_penalty_last_n="",
+        dry_sequence_breakers="",
+        mirostat="0, 1 or 2",
+        mirostat_tau="",
+        mirostat_eta="",
+        seed="-1 draws a new one",
+        stop="texts that end the answer, 16 at most; the text of a special token means that token",
+        logit_bias="a mapping from token ids, or a list of pairs; false bans a token",
+        n_probs="each token's logprob, and those of so many likeliest ones",
+        min_tokens="the least tokens of the answer",
+        ignore_eos="the model may not end the answer",
+        response_format="`text`, `json_object` (with a `schema` if you like) or `json_schema`",
+        json_schema="a schema, or its text",
+        grammar="GBNF, or Lark in llguidance's dialect: see `grammar_syntax`",
+        grammar_syntax="`gbnf` or `lark`; without it a grammar that begins with %llguidance is Lark",
+        ebnf="a grammar in GBNF",
+        regex="a regular expression for the whole answer",
+        guided_json="as `json_schema`",
+        guided_regex="as `regex`",
+        guided_choice="the answer is one of these texts",
+        guided_grammar="a grammar: GBNF if it holds `::=`, else Lark",
+        structured_outputs="one of `json`, `json_object`, `regex`, `choice` and `grammar`",
+    ),
+    *_honoured(
+        CHAT,
+        messages="the chat; a last message of the assistant is continued",
+        max_completion_tokens="as `max_tokens`",
+        logprobs="true: each token's logprob",
+        top_logprobs="the likeliest tokens at each position, 20 at most",
+        tools="functions that the model may call",
+        tool_choice="`none`, `auto`, `required` (also `any`), a function, or `allowed_tools`",
+        parallel_tool_calls="false: one call at most",
+        functions="the older form of `tools`: the reply has `function_call`",
+        function_call="the older form of `tool_choice`",
+        reasoning_effort="`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`, for models that think",
+        enable_thinking="whether the model thinks",
+        think="whether the model thinks, or its effort",
+        thinking='true, false, or `{"type": "enabled", "budget_tokens": …}`',
+        reasoning="`effort`, `enabled`, `max_tokens`; `exclude`: the reply leaves the thoughts out",
+        include_reasoning="false: the reply leaves the thoughts out",
+        thinking_budget="the most tokens of thoughts; -1: no limit",
+        **dict.fromkeys(
+            ("thinking_budget_tokens", "thinking_token_budget", "reasoning_budget_tokens"), "as `thinking_budget`"
+        ),
+        chat_template_kwargs="variables for the chat template",
+        add_generation_prompt="false: the prompt ends behind the last message",
+        continue_final_message="whether a last message of the assistant is continued; the default is true for one",
+        session_id="the number of a session that keeps the conversation on the server",
+        memory_k="how many exchanges of the session the prompt holds",
+    ),
+    *_honoured(
+        COMPLETIONS,
+        prompt="a text, token ids, or up to 8 of either",
+        echo="the prompt comes before the text",
+        logprobs="each token's logprob, and those of so many likeliest ones",
+        best_of="the same as `n`",
+        parse_special="false: the text of a special token in the prompt is plain text",
+        add_special_tokens="false: no BOS token comes before the prompt",
+    ),
+)
+
+_WITHOUT_EFFECT = (
+    *_idle("user safety_identifier", "keys tell users apart here", ALL),
+    *_idle("metadata store custom_labels", "completions are not kept; a session is kept by `session_id`"),
+    *_idle("service_tier request_id rid", "there is one tier, and replies have ids of their own", ALL),
+    *_idle(
+        "prompt_cache_key prompt_cache_retention prompt_cache_options cache_prompt cache_salt extra_key n_cache_reuse",
+        "computed state is reused by itself, and never between keys that do not share it",
+    ),
+    *_idle("prediction", "it would only make the answer faster", CHAT),
+    *_idle("id_slot backend_sampling stream_interval sse_ping_interval", "the engine chooses"),
+    *_idle("guided_decoding_backend", "there is one engine for constraints"),
+    *_idle("dynatemp_exponent adaptive_decay length_penalty early_stopping", "it belongs to a sampler that is off"),
+    *_idle("spaces_between_special_tokens", "special tokens are no part of the text"),
+    *_idle(
+        "media_io_kwargs mm_processor_kwargs images_config max_dynamic_patch min_dynamic_patch use_audio_in_video"
+        " return_mm_kwargs",
+        "messages hold no images or audio",
+    ),
+    *_idle("routed_experts_prompt_start routed_experts_start_len", "experts are not told"),
+    *_idle("keep_alive", "models stay loaded while memory allows", ALL),
+    *_idle("stream_options.include_obfuscation", "nothing is added to events"),
+    *_idle("structured_outputs.disable_fallback structured_outputs.backend", "there is one engine for constraints"),
+    *_idle("response_format.json_schema.description", "the schema says it"),
+    *_idle("tools.function.strict functions.strict", "arguments are always held to their schema", CHAT),
+    *_idle("tools.defer_loading tools.function.defer_loading", "all tools are in the prompt", CHAT),
+    *_idle(
+        "messages.annotations messages.tool_calls.index messages.tool_calls.cache_control messages.cache_control"
+        " messages.content.cache_control messages.content.annotations tools.cache_control",
+        "the model does not read it",
+        CHAT,
+    ),
+)
+
+_REFUSED = (
+    *_refused("modalities", "this server writes text alone", ["text"], [], endpoints=CHAT),
+    *_refused("audio", "this server does not speak", endpoints=CHAT),
+    *_refused("web_search_options", "this server does not search the web", endpoints=CHAT),
+    *_refused("moderation", "this server does not moderate"),
+    *_refused("verbosity", "models have no such setting: ask for it in a message", "medium", endpoints=CHAT),
+    *_refused(
+        "documents", "put them into a message, or into chat_template_kwargs if the template takes them", [], endpoints=CHAT
+    ),
+    *_refused("chat_template", "the template is the profile's, or the model's own", endpoints=CHAT),
+    *_refused("best_of", "all answers are given: see n", 1, endpoints=CHAT),
+    *_refused("echo", "the reply holds the new text alone", False, endpoints=CHAT),
+    *_refused("add_special_tokens", "the chat template writes them", False, endpoints=CHAT),
+    *_refused("input_ids", "use /v1/completions for token ids", endpoints=CHAT),
+    *_refused("task return_prompt_text", "this server does not know it", False, endpoints=CHAT),
+    *_refused(
+        "separate_reasoning stream_reasoning", "thoughts come beside the text, as they are written", True, endpoints=CHAT
+    ),
+    *_refused(
+        "reasoning_format", "thoughts come beside the text, as reasoning_content", "auto", "deepseek", endpoints=CHAT
+    ),
+    *_refused(
+        "reasoning_budget_message reasoning_budget_start_tag reasoning_budget_end_tag reasoning_budget_end_tags",
+        "the model's own form closes a thought",
+        "",
+        endpoints=CHAT,
+    ),
+    *_refused("reasoning_control", "end thoughts by POST /answer/ID/stop", False, endpoints=CHAT),
+    *_refused("suffix", "this server does not fill in the middle", "", endpoints=COMPLETIONS),
+    *_refused("prompt_embeds", "a prompt is text or token ids", endpoints=COMPLETIONS),
+    *_refused("thinking_token_budget", "a plain text has no thoughts: use /v1/chat/completions", -1, endpoints=COMPLETIONS),
+    *_refused("dynatemp_range", "the temperature does not change on the way", 0),
+    *_refused("adaptive_target", "this sampler is not there", -1),
+    *_refused("min_keep", "samplers keep one token at least", 0, 1),
+    *_refused(
+        "samplers",
+        "the order of the samplers cannot be changed",
+        ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
+        [],
+    ),
+    *_refused("use_beam_search watermarking repetition_detection", "this server samples token by token", False),
+    *_refused("stop_token_ids", "write the texts of special tokens into stop", []),
+    *_refused("stop_regex", "stop takes plain texts", []),
+    *_refused("bad_words", "ban tokens by logit_bias", []),
+    *_refused("allowed_token_ids logprob_token_ids", "tokens cannot be chosen by their ids", []),
+    *_refused("include_stop_str_in_output no_stop_trim", "the text ends before the stop text", False),
+    *_refused("skip_special_tokens", "special tokens are no part of the text", True),
+    *_refused("prompt_logprobs", "logprobs are those of the answer's tokens"),
+    *_refused("post_sampling_probs", "logprobs are those of the model, before sampling", False),
+    *_refused("truncate_prompt_tokens truncation_side", "a text is never cut", endpoints=ALL),
+    *_refused("dimensions", "the model's own are given", endpoints=EMBEDDINGS),
+    *_refused("messages", "a text is needed, as input", endpoints=EMBEDDINGS),
+    *_refused("add_special_tokens", "texts have them as the model was trained", True, endpoints=EMBEDDINGS),
+    *_refused("normalize", "vectors have the length 1", True, endpoints=EMBEDDINGS),
+    *_refused("embd_normalize", "vectors have the length 1", 2, endpoints=EMBEDDINGS),
+    *_refused("n_keep n_discard", "a context is not shifted: the answer ends where it is full", 0, -1),
+    *_refused("n_indent", "this server does not indent", 0),
+    *_refused("t_max_predict_ms", "limit the answer by max_tokens", 0, -1),
+    *_refused("priority", "keys share the engine evenly", 0, endpoints=ALL),
+    *_refused("lora lora_path", "adapters are the profile's", []),
+    *_refused(
+        "return_tokens return_token_ids return_tokens_as_token_ids return_token_offsets return_progress"
+        " return_hidden_states return_routed_experts return_cached_tokens_details return_prompt_token_ids return_meta_info"
+        " timings_per_token verbose _debug_render_only",
+        "the reply has no such field",
+        False,
+    ),
+    *_refused("response_fields", "replies are whole", []),
+    *_refused("guided_whitespace_pattern", "write a grammar instead"),
+    *_refused("structural_tag", "write a grammar instead"),
+    *_refused(
+        "grammar_lazy grammar_triggers grammar_type preserved_tokens chat_format chat_parser parse_tool_calls"
+        " generation_prompt",
+        "it belongs to llama-server's inside",
+        False,
+        [],
+    ),
+    *_refused(
+        "kv_transfer_params ec_transfer_params vllm_xargs custom_params custom_logit_processor session_params"
+        " ngram_corpus_id bootstrap_host bootstrap_port bootstrap_room routed_dp_rank data_parallel_rank"
+        " disagg_prefill_dp_rank",
+        "it belongs to another server's inside",
+        {},
+    ),
+    *_refused("stream_options.continuous_usage_stats", "the last event tells the usage", False),
+    *_refused("structured_outputs.structural_tag structured_outputs.whitespace_pattern", "write a grammar instead"),
+    *_refused(
+        "structured_outputs.disable_any_whitespace structured_outputs.disable_additional_properties",
+        "say it in the schema",
+        False,
+    ),
+    *_refused("messages.audio", "this server does not speak: send its transcript as content", endpoints=CHAT),
+    *_refused("messages.images", "images cannot be read", [], endpoints=CHAT),
+    *_refused("messages.tools", "tools are for the whole request", [], endpoints=CHAT),
+    *_refused("messages.content.prompt_cache_breakpoint", "computed state is reused by itself", endpoints=CHAT),
+)
+
+FIELDS = _HONOURED + _WITHOUT_EFFECT + _REFUSED
+
+
+def known_fields(endpoint: Endpoint) -> dict[str, RequestField]:
+    """Return the fields that an endpoint knows, by their dotted names."""
+    return {field.name: field for field in FIELDS if endpoint in field.endpoints}
+
+
+def check_fields(body: BaseModel, endpoint: Endpoint) -> None:
+    """Raise InvalidRequest, naming the field, if the body has one that is refused."""
+    known = known_fields(endpoint)
+    for path, value in undeclared(body):
+        field = known.get(_without_indices(path))
+        if field and not field.allows(value):
+            name = _dotted(path)
+            raise InvalidRequest(f"{name} cannot be honoured: {field.about}", param=name, code="unsupported_parameter")
+
+
+def ignored_fields(body: BaseModel, endpoint: Endpoint) -> list[str]:
+    """Return the dotted names of the fields in a body that nobody knows, as a header may hold them."""
+    known = known_fields(endpoint)
+    names = [_dotted(path) for path, value in undeclared(body) if _without_indices(path) not in known and value is not None]
+    shown = [_printable(name) for name in dict.fromkeys(names)]
+    return shown if len(shown) <= _MOST_NAMES else [*shown[:_MOST_NAMES], f"and {len(shown) - _MOST_NAMES} more"]
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def _without_indices(path: Path) -> str:
+    return ".".join(part for part in path if isinstance(part, str))
+
+
+def _printable(name: str) -> str:
+    """Return a name that clients chose as a header's value may hold it: no separators, and ASCII alone."""
+    return "".join(_characters(name))[:_LONGEST_NAME]
+
+
+def _characters(name: str) -> Iterator[str]:
+    for character in name:
+        yield character if "!" <= character <= "~" and character != "," else "?"

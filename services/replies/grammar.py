@@ -1,0 +1,82 @@
+"""Parts of grammars in Lark, llguidance's dialect (its docs/syntax.md), that hold what a model writes to a call's form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.backend.types import Constraint
+
+_NAMED = re.compile(r"<[^<>\s\[][^<>\s]*>")
+
+# White space between the parts of a call, as much as models write.
+SPACE = "/[ \\n]{1,4}/?"
+
+
+@dataclass
+class Lark:
+    """Collects the rules of a grammar. `tokens` are the model's special tokens.
+
+    Expressions are Lark's; each method returns one, to be put into a rule.
+    """
+
+    tokens: frozenset[str] = frozenset()
+    rules: dict[str, str] = field(default_factory=dict)
+
+    def text(self, text: str) -> str:
+        """Return the expression for a text in which special tokens of the model may stand.
+
+        Special tokens that look like `<…>` are named, as in llguidance. The engine puts others into the literals itself.
+        """
+        named = [token for token in self.tokens if token in text and _NAMED.fullmatch(token)]
+        named.sort(key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, named))})", text) if named else [text]
+        return " ".join(part if part in named else quoted(part) for part in parts if part)
+
+    def json(self, schema: Any) -> str:
+        """Return the expression for JSON by a schema, which is a document of its own."""
+        return self.rule("json", f"%json {json.dumps(schema)}")
+
+    def content(self, constraint: Constraint) -> str:
+        """Return the expression for what a constraint by a schema or a regular expression allows."""
+        if constraint.kind == "json_schema":
+            return self.rule("content", f"%json {constraint.source}")
+        escaped = re.sub(r"\\.|/", lambda found: "\\/" if found[0] == "/" else found[0], constraint.source, flags=re.DOTALL)
+        return self.rule("content", f"/{escaped}/" if escaped else '""')
+
+    def rule(self, name: str, expression: str) -> str:
+        """Add a rule under a name of its own that begins with `name` (lower case), and return that name."""
+        for known, same in self.rules.items():
+            if same == expression and known.startswith(name):
+                return known
+        unique = f"{name}_{len(self.rules)}"
+        self.rules[unique] = expression
+        return unique
+
+    def source(self, start: str) -> str:
+        """Return the grammar whose first rule is `start`."""
+        return "\n".join([f"start: {start}", *(f"{name}: {expression}" for name, expression in self.rules.items()), ""])
+
+
+def json_text(text: str) -> str:
+    """Return a text as models write it in JSON."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def quoted(text: str) -> str:
+    """Return a text as a literal of Lark."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")
+
+
+def any_of(expressions: Iterable[str]) -> str:
+    """Return the expression for one of several."""
+    return "(" + " | ".join(expressions) + ")"
+
+
+def free_text(without: Iterable[str] = ()) -> str:
+    """Return the terminal for any text that holds none of `without`, and may be empty."""
+    banned = [re.escape(text).replace("/", "\\/") for text in without]
+    return "/(?s:.*)/" if not banned else f"(/(?s:.*)/ & ~/(?s:.*)({'|'.join(banned)})(?s:.*)/)"

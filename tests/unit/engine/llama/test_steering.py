@@ -1,0 +1,267 @@
+"""What an answer's next token may be, with a vocabulary of a few words and constraints that are lists of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from services.backend.types import Constraint, GenerationRequest, Mark, Prompt, Sampling, Thoughts
+from services.engine.llama.steering import Steering
+from services.engine.llama.vocabulary import TokenText
+from services.errors import InvalidRequest
+
+MARKS = ("<|end|>", "<think>", "</think>", "<call>")
+WORDS = (
+    *MARKS,
+    *"abcdefghijklmnopqrstuvwxyz0123456789<>/: \n",
+    "<th",
+    "ink>",
+    "</th",
+    "nk>ye",
+    ">\n",
+    "yes",
+    "no",
+    "maybe",
+)
+WORDS += ("ll:y", "call:", "ll:", "call:x", "end", "\u00e9")
+END = 0
+
+
+class Words:
+    """A vocabulary of `WORDS`."""
+
+    def known(self, token: int) -> TokenText:
+        word = WORDS[token]
+        mark = Mark(word) if word in MARKS else None
+        return TokenText(b"" if mark else word.encode(), word.encode(), mark, token == END)
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        return self._tokens(prompt.text, WORDS)
+
+    def continuation(self, text: str) -> list[int]:
+        return self._tokens(text, [word for word in WORDS if len(word) == 1])
+
+    def _tokens(self, text: str, words: Sequence[str]) -> list[int]:
+        tokens = []
+        while text:
+            word = max((word for word in words if text.startswith(word)), key=len)
+            tokens.append(WORDS.index(word))
+            text = text[len(word) :]
+        return tokens
+
+
+class OneOf:
+    """A matcher of a few texts."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = tuple(texts)
+        self._said = ""
+
+    @property
+    def is_complete(self) -> bool:
+        return self._said in self._texts
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_complete and not any(text != self._said and text.startswith(self._said) for text in self._texts)
+
+    def allows(self, token: int) -> bool:
+        return any(text.startswith(self._said + WORDS[token]) for text in self._texts)
+
+    def mask(self, logits: npt.NDArray[np.float32]) -> None:
+        for token in range(len(logits)):
+            if not self.allows(token) and not (token == END and self.is_complete):
+                logits[token] = -np.inf
+
+    def accept(self, token: int) -> None:
+        assert self.allows(token)
+        self._said += WORDS[token]
+
+    def closing_token(self) -> int | None:
+        rest = min((text for text in self._texts if text.startswith(self._said)), key=len)[len(self._said) :]
+        return WORDS.index(rest[0]) if rest else END
+
+
+def steering(*texts: str, triggers: tuple[str, ...] = (), max_tokens: int = 100, **fields: Any) -> Steering:
+    constraint = Constraint("regex", "|".join(texts), triggers) if texts else None
+    request = GenerationRequest((1,), max_tokens, Sampling(constraint=constraint), **fields)
+    make: Callable[[], Any] | None = (lambda: OneOf(texts)) if texts else None
+    return Steering(request, Words(), make)
+
+
+def write(steered: Steering, wanted: Sequence[str], most: int = 100) -> str:
+    """Write what a model wants to write, as far as that may be; return what was written."""
+    written = ""
+    left = most
+    coming = list(wanted)
+    while left and not steered.is_over:
+        token = steered.due(left)
+        if token is None:
+            if not coming:
+                break
+            token = WORDS.index(coming.pop(0))
+            if not steered.allows(token):
+                logits = np.zeros(len(WORDS), np.float32)
+                steered.mask(logits)
+                token = int(logits.argmax())
+            settled = steered.settle(token, left)
+            if settled is None:
+                break
+            token = settled
+        steered.accept(token)
+        if token == END:
+            break
+        written += WORDS[token]
+        left -= 1
+    return written
+
+
+THINK = Thoughts("<think>", "</think>")
+
+
+def test_a_constraint_holds_from_the_first_token_to_its_end() -> None:
+    steered = steering("yes", "no")
+    assert write(steered, ["maybe", "e", "s", "a"]) in ("yes", "no")
+    assert (steered.is_over, steered.is_cut) == (True, False)
+    steered = steering("yes", "no")
+    assert write(steered, ["y"]) == "y"
+    assert steered.is_cut
+
+
+def test_the_model_may_think_before_it() -> None:
+    steered = steering("yes", "no", thoughts=THINK)
+    assert write(steered, ["<think>", "maybe", "a", "</think>", "maybe"]).startswith("<think>maybea</think>")
+    assert write(steering("yes", "no", thoughts=THINK), ["no"]) == "no"
+    # Once the answer has begun, it may not.
+    assert write(steering("yes", "no", thoughts=THINK), ["y", "<think>", "s"]) == "yes"
+
+
+def test_a_thought_in_plain_text_and_a_constraint_that_begins_alike() -> None:
+    plain = Thoughts("<thi", "</thi>")
+    for wanted in (["<th", "i", "a", "</th", "i", ">", "yes"], ["<th", "x"]):
+        steered = steering("yes", "<thx", thoughts=plain)
+        assert write(steered, wanted) == "".join(wanted)
+        assert steered.is_over
+
+
+def test_a_token_beyond_the_end_of_a_thought_is_written_in_parts() -> None:
+    thoughts = Thoughts("<think>", "</thi" + "nk>", is_open=True)
+    steered = steering("yes", "no", thoughts=thoughts)
+    assert write(steered, ["a", "</th", "i", "nk>ye", "no"]) == "a</think>no"
+    assert steered.n_thought_tokens == 6
+    # Nothing is cut where no constraint waits.
+    assert write(steering(thoughts=thoughts), ["a", "</th", "i", "nk>ye", "no"]) == "a</think>yeno"
+
+
+def test_a_budget_and_the_readers_wish_end_thoughts() -> None:
+    closing = tuple(Words().tokenize(Prompt("end</think>\n")))
+    thoughts = Thoughts("<think>", "</think>", is_open=True, budget=2, closing=closing)
+    steered = steering("yes", "no", thoughts=thoughts)
+    assert write(steered, ["a", "b", "c", "d"])[:14] == "abend</think>\n"
+    assert steered.n_thought_tokens == 4
+    steered = steering(thoughts=Thoughts("<think>", "</think>", closing=closing))
+    assert write(steered, ["a", "<think>", "b"]) == "a<think>b"
+    steered.stop_thinking()
+    assert write(steered, ["c", "<think>", "d"]) == "end</think>\nc<think>end</think>\nd"
+
+
+def test_closing_goes_on_where_another_engine_has_begun_it() -> None:
+    closing = tuple(Words().tokenize(Prompt("end</think>\n")))
+    for n in range(1, len(closing) + 1):
+        steered = steering("yes", "no", thoughts=Thoughts("<think>", "</think>", is_open=True, closing=closing))
+        for at, token in enumerate((WORDS.index("a"), *closing[:n])):
+            steered.resume(token, 100 - at)
+        steered.stop_thinking()
+        rest = write(steered, ["no"])
+        assert "a" + "".join(WORDS[token] for token in closing[:n]) + rest == "aend</think>\nno"
+
+
+def test_a_thought_leaves_room_for_the_constraint() -> None:
+    closing = (WORDS.index("</think>"),)
+    steered = steering("yes", "no", max_tokens=30, thoughts=Thoughts("<think>", "</think>", is_open=True, closing=closing))
+    assert write(steered, [*"abcdefghijklmnop", "no"] * 2, 30).endswith(("</think>yes", "</think>no"))
+    assert not steered.is_cut
+
+
+def test_an_end_in_a_thought_closes_it() -> None:
+    steered = steering("yes", "no", thoughts=Thoughts("<think>", "</think>", is_open=True))
+    assert write(steered, ["a", "<|end|>", "no"]) == "a</think>no"
+
+
+def test_half_a_character_is_written_first() -> None:
+    class Halves(Words):
+        def known(self, token: int) -> TokenText:
+            halves = {"a": b"\xc3", "b": b"\xa9"}
+            known = super().known(token)
+            data = halves.get(WORDS[token], known.written)
+            return TokenText(data, data, known.mark, known.ends_answer)
+
+    thoughts = Thoughts("<think>", "</think>", is_open=True, budget=1)
+    steered = Steering(GenerationRequest((1,), 100, Sampling(), thoughts=thoughts), Halves(), None)
+    assert write(steered, ["a", "b", "c"]) == "ab</think>c"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "written"),
+    [
+        (["a", "<call>", "maybe", "a"], "a<call>"),
+        # Behind the end of the constraint's text the answer is free, until the next trigger.
+        (["<call>", "no", "a", "b", "<call>", "yes", "c"], "<call>noab<call>yesc"),
+        (["call:", "no", "a"], "call:noa"),
+        (["ca", "ll:", "no"], None),
+        (["c", "a", "ll:", "no", "z"], "call:noz"),
+        # The token that ends the trigger goes on as the constraint wants, and else only as far as the trigger.
+        (["c", "a", "ll:y", "e", "s"], "call:yes"),
+        (["call:x", "no"], "call:no"),
+        (["a", "<|end|>"], "a"),
+    ],
+)
+def test_a_lazy_constraint_holds_from_a_trigger_to_its_end(wanted: list[str], written: str | None) -> None:
+    if written is None:
+        wanted = [letter for word in wanted for letter in word]
+        written = "".join(wanted)
+    steered = steering("yes", "no", triggers=("<call>", "call:"))
+    text = write(steered, wanted)
+    assert text.startswith(written)
+    assert text.removeprefix(written) in ("", "yes", "no", "yesa", "noa", "y", "n")
+
+
+def test_a_lazy_constraint_that_is_not_complete_is_cut() -> None:
+    steered = steering("yes", "no", triggers=("<call>",))
+    write(steered, ["a"])
+    assert not steered.is_cut
+    write(steered, ["<call>"])
+    assert steered.is_cut
+    write(steered, ["yes"])
+    assert not steered.is_cut
+
+
+def test_triggers_in_thoughts_are_thoughts() -> None:
+    steered = steering("yes", "no", triggers=("<call>",), thoughts=THINK)
+    assert write(steered, ["<think>", "<call>", "a", "</think>", "<call>", "no"]) == "<think><call>a</think><call>no"
+
+
+def test_the_last_tokens_close_the_constraint() -> None:
+    steered = steering("abcdefghijklmnopqrstuvwxyz0", "abcdz", max_tokens=20)
+    assert write(steered, list("abcdefghijklmnopqrs"), 20) == "abcdz"
+    assert (steered.is_over, steered.is_cut) == (True, True)
+    # What the model would have written anyway is not cut.
+    steered = steering("abcdefghijklmnopqrstuvwxyz0", "abcdz", max_tokens=20)
+    assert write(steered, list("abcdz"), 20) == "abcdz"
+    assert (steered.is_over, steered.is_cut) == (True, False)
+
+
+def test_the_last_token_does_not_open_what_is_complete() -> None:
+    steered = steering("12", "12345", max_tokens=3)
+    assert write(steered, list("12345"), 3) == "12"
+
+
+def test_tokens_of_another_engine_have_to_fit() -> None:
+    steered = steering("yes", "no")
+    steered.resume(WORDS.index("y"), 100)
+    with pytest.raises(InvalidRequest, match="resume_tokens"):
+        steered.resume(WORDS.index("a"), 99)
