@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -75,16 +75,25 @@ def write_parrot_model(path: Path, text: str) -> Path:
     """
     known = guide_tokens()
     pieces = _unique_pieces(text, set(known))
-    dim, ffn = -(-(len(pieces) + 2) // 64) * 64, 64
-    writer = _llama(path, [*known, *pieces], dim=dim, layers=1, ffn=ffn, n_ctx=4096, pre="gpt-2")
-    # The directions are at right angles: 0 is any other token's, n that of piece n - 1.
-    embeddings = np.zeros((len(known) + len(pieces), dim), np.float16)
-    embeddings[: len(known), 0] = 1
+    return write_chain(path, [*known, *pieces], pieces)
+
+
+def write_chain(
+    path: Path, tokens: list[str], said: Sequence[str], special: Mapping[str, gguf.TokenType] | None = None
+) -> Path:
+    """A llama with these tokens that says those of `said`, each of which is there once, and then ends its answer."""
+    ids = [tokens.index(each) for each in said]
+    dim, ffn = -(-(len(ids) + 2) // 64) * 64, 64
+    writer = _llama(path, tokens, dim=dim, layers=1, ffn=ffn, n_ctx=4096, pre="gpt-2", special=special)
+    # The directions are at right angles: 0 is any other token's, n that of the n-th that is said.
+    embeddings = np.zeros((len(tokens), dim), np.float16)
+    embeddings[:, 0] = 1
     outputs = np.zeros_like(embeddings)
-    for n in range(len(pieces)):
-        embeddings[len(known) + n, n + 1] = 1
-        outputs[len(known) + n, n] = 1
-    outputs[0, len(pieces)] = 1
+    for n, token in enumerate(ids):
+        embeddings[token] = 0
+        embeddings[token, n + 1] = 1
+        outputs[token, n] = 1
+    outputs[0, len(ids)] = 1
     writer.add_tensor("token_embd.weight", embeddings)
     writer.add_tensor("output.weight", outputs)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
@@ -265,9 +274,19 @@ def _unique_pieces(text: str, taken: set[str]) -> list[str]:
     return pieces
 
 
-def _llama(path: Path, tokens: list[str], *, dim: int, layers: int, ffn: int, n_ctx: int, pre: str) -> gguf.GGUFWriter:
-    """The header of a llama in F16 with the guide's vocabulary; what `tokens` has beyond that are plain tokens."""
-    writer = write_header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre)
+def _llama(
+    path: Path,
+    tokens: list[str],
+    *,
+    dim: int,
+    layers: int,
+    ffn: int,
+    n_ctx: int,
+    pre: str,
+    special: Mapping[str, gguf.TokenType] | None = None,
+) -> gguf.GGUFWriter:
+    """The header of a llama in F16 with the guide's vocabulary; the tokens beyond that as in `write_header`."""
+    writer = write_header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre, special=special)
     writer.add_feed_forward_length(ffn)
     writer.add_head_count(dim // 64)
     writer.add_head_count_kv(dim // 64)

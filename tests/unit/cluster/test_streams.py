@@ -21,7 +21,7 @@ from services.cluster.streams import Streams
 from services.cluster.worker.work import TaskRunner
 from services.engine.pool import EnginePool
 from services.models.files import ModelFiles
-from tests.support.scripted_model import write_scripted_model
+from tests.support.scripted_model import write_marked_model
 
 SAID = ("<|think|>", "Let me", " ponder", "<|stop|>", "It is\xa0", "<tool>", "twelve")
 CONTROLS, MARKS = ("<|think|>", "<|stop|>"), ("<tool>",)
@@ -59,7 +59,7 @@ def streams(client: RedisClient) -> Streams:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
-    write_scripted_model(path / "scripted.gguf", SAID, CONTROLS, MARKS)
+    write_marked_model(path / "scripted.gguf", SAID, CONTROLS, MARKS)
     return path
 
 

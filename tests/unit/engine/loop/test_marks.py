@@ -11,7 +11,7 @@ import pytest
 
 from services.backend.types import Constraint, Finish, GenerationRequest, LoadSettings, Mark, Prompt, Sampling, Thoughts
 from services.engine.loop.engine import Engine
-from tests.support.scripted_model import write_scripted_model
+from tests.support.scripted_model import write_marked_model
 
 GREEDY = Sampling(temperature=0)
 CONTROLS = ("<|part|>", "<|text|>", "<|stop|>", "<think>")
@@ -25,7 +25,7 @@ THOUGHTS = Thoughts("<|part|>analysis<|text|>", "<|stop|>")
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     path = tmp_path_factory.mktemp("scripted") / "scripted.gguf"
-    made = Engine.open(LoadSettings(write_scripted_model(path, SAID, CONTROLS, MARKS), 1024, n_parallel=1))
+    made = Engine.open(LoadSettings(write_marked_model(path, SAID, CONTROLS, MARKS), 1024, n_parallel=1))
     yield made
     made.close()
 
@@ -36,7 +36,7 @@ def scripted(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     opened: list[Engine] = []
 
     def open_(*said: str) -> Engine:
-        path = write_scripted_model(tmp_path / f"{len(opened)}.gguf", said, CONTROLS, MARKS)
+        path = write_marked_model(tmp_path / f"{len(opened)}.gguf", said, CONTROLS, MARKS)
         opened.append(Engine.open(LoadSettings(path, 1024, n_parallel=1)))
         return opened[-1]
 

@@ -11,7 +11,7 @@ from services.backend.protocols import Model
 from services.backend.types import GenerationRequest, LoadSettings, Mark, Prompt, Sampling, Thoughts
 from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
-from tests.support.scripted_model import write_scripted_model
+from tests.support.scripted_model import write_marked_model
 
 SAID = ("<|think|>", "Let me", " ponder", "<|stop|>", "It is\xa0", "twelve")
 CONTROLS = ("<|think|>", "<|stop|>")
@@ -21,7 +21,7 @@ THOUGHTS = Thoughts("<|think|>", "<|stop|>")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     folder = tmp_path_factory.mktemp("process")
-    file = write_scripted_model(folder / "scripted.gguf", SAID, CONTROLS)
+    file = write_marked_model(folder / "scripted.gguf", SAID, CONTROLS)
     engine = EngineProcess.open(EngineOptions(folder / "states"), folder / "hearth.sqlite")
     with engine.lease(LoadSettings(file, 1024, n_parallel=1)) as leased:
         yield leased
