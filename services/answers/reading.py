@@ -1,4 +1,4 @@
-"""How an answer is read: the form that it keeps to, the model's thoughts, and the reader that takes its text apart."""
+"""The reading of an answer: its constraint, the model's thoughts, and the reader that parses its text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tools = tuple[Mapping[str, Any], ...]
 
 @dataclass(frozen=True)
 class Reading:
-    """How one answer is generated and read. `reader` makes the reader of one answer."""
+    """The constraint and the thoughts with which one answer is generated, and what makes its reader."""
 
     reader: Callable[[], Reader]
     constraint: Constraint | None = None
@@ -33,7 +33,7 @@ class Reading:
 
 
 def reading_of(asked: AnswerRequest, profile: Profile, form: Form, model: Model, tail: str) -> Reading:
-    """Return how the answer to a prompt of this form is read; `tail` is the end of the prompt's text.
+    """Return the reading of the answer to a prompt of this form; `tail` is the end of the prompt's text.
 
     Only what a chat template asks for has parts: a text that is continued, or a profile's template, has text alone. Raises
     InvalidRequest where the model cannot think or call tools as the request wants.
@@ -52,7 +52,7 @@ def reading_of(asked: AnswerRequest, profile: Profile, form: Form, model: Model,
     return Reading(
         reader=lambda: reply_format.reader(tools, is_thinking, asked.continues),
         constraint=constraint,
-        thoughts=thoughts_of(wish, form.template, reply_format, model, tail),
+        thoughts=thoughts_of(wish, form.template, reply_format, model, is_thinking),
         marks=True,
     )
 

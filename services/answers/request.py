@@ -16,7 +16,7 @@ _SAMPLING = tuple(each.name for each in fields(Sampling) if each.name not in ("l
 
 @dataclass(frozen=True)
 class ThinkingWish:
-    """What a request wants of the model's thoughts. A field that is None the profile decides, else the model."""
+    """The thinking that a request asks for. The profile decides a field that is None, else the model."""
 
     enabled: bool | None = None
     effort: str | None = None
@@ -28,12 +28,12 @@ class ThinkingWish:
 
     @property
     def is_off(self) -> bool:
-        """Whether the model is not to think."""
+        """True if the model should not think."""
         return self.enabled is False or self.effort == "none" or self.budget == 0
 
     @property
     def is_on(self) -> bool:
-        """Whether the model is to think."""
+        """True if the model should think."""
         return not self.is_off and (self.enabled is True or self.effort is not None)
 
     def over(self, other: ThinkingWish) -> ThinkingWish:
@@ -73,16 +73,16 @@ class AnswerRequest:
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The tools that the model may call, as chat templates take them."""
     tool_choice: str = "auto"
-    """Whether the model calls tools: "none", "auto" (as it likes), "required", or the name of the tool that it calls."""
+    """The calls of the answer: "none", "auto" (as the model likes), "required", or the name of the tool to call."""
     parallel_tool_calls: bool = True
-    """Whether it may call several at once."""
+    """True if one answer may hold several calls."""
     thinking: ThinkingWish = ThinkingWish()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Variables for the chat template, beside the messages and the tools."""
     continues: bool = False
-    """Whether the last message is the model's own and is continued, instead of answered."""
+    """True if the last message is the model's own and is continued, instead of answered."""
     generation_prompt: bool = True
-    """Whether the prompt ends with the beginning of the model's message."""
+    """True if the prompt ends with the beginning of the model's message."""
     chat_format: str = ""
     """The name of the chat template to use instead of the model's own; "": that one."""
     text: Prompt | None = field(default=None, repr=False)
@@ -98,14 +98,14 @@ class AnswerRequest:
     Raises InvalidRequest where the request wants what is not loaded: no request loads a model in another way.
     """
     trims: bool = True
-    """Whether white space at the answer's ends is left out."""
+    """True if white space at the answer's ends is left out."""
     constraint: Constraint | None = None
     """The form of the answer's text; one that is constrained calls no tool, unless `tool_choice` asks for a call."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     n_top: int | None = None
     """Both are fields of `Sampling`."""
     prompt_logprobs: bool = False
-    """Whether the choices of the prompt's tokens are wanted too, where `n_top` asks for choices."""
+    """True if the choices of the prompt's tokens are wanted too, if `n_top` asks for choices."""
 
     def longest(self, profile: Profile) -> int:
         """Return the most tokens of the answer, as the request or else its profile says; 0: the prompt is only read."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -60,18 +59,17 @@ def with_thinking(form: Form, asked: AnswerRequest, profile: Profile) -> Form:
 
 
 def template_variables(template: ChatTemplate, wish: ThinkingWish) -> dict[str, Any]:
-    """Return the variables by which a chat template is told the wish: those that it mentions."""
-    source = template.format.template
+    """Return the variables by which a chat template is told the wish: those that it reads."""
     known: dict[str, Any] = {}
     if wish.is_off or wish.is_on:
-        known |= {name: values[wish.is_on] for name, values in _SWITCHES.items() if _mentions(source, name)}
+        known |= {name: values[wish.is_on] for name, values in _SWITCHES.items() if name in template.variables}
     effort = "none" if wish.is_off else wish.effort
     if effort:
         for name in _EFFORTS:
-            if _mentions(source, name) and (value := _effort(template, name, effort)):
+            if name in template.variables and (value := _effort(template, name, effort)):
                 known[name] = value
     budget = 0 if wish.is_off else wish.budget
-    if budget is not None and _mentions(source, "thinking_budget"):
+    if budget is not None and "thinking_budget" in template.variables:
         known["thinking_budget"] = budget
     return known
 
@@ -86,30 +84,30 @@ def check_wish(asked: ThinkingWish, reply_format: ReplyFormat | None) -> None:
 
 
 def thoughts_of(
-    wish: ThinkingWish, template: ChatTemplate, reply_format: ReplyFormat, model: Model, tail: str
+    wish: ThinkingWish, template: ChatTemplate, reply_format: ReplyFormat, model: Model, is_thinking: bool
 ) -> Thoughts | None:
-    """Return how the model thinks, for the engine; None: it does not. `tail` is the end of the prompt's text."""
+    """Return how the model thinks, for the engine; None: it does not. `is_thinking`: the prompt ends within a thought."""
     tags = reply_format.thoughts
     if tags is None:
         return None
-    budget = _budget(wish, template.format.template)
+    budget = _budget(wish, template)
     # A thought that never was says nothing.
     closing = tags.ends + tags.after if budget == 0 else tags.closing
     return Thoughts(
         begins=tags.begins,
         ends=tags.ends,
-        is_open=reply_format.is_thinking(tail),
+        is_open=is_thinking,
         budget=budget,
         closing=tuple(model.tokenize(Prompt(closing, bos=False))),
     )
 
 
-def _budget(wish: ThinkingWish, source: str) -> int | None:
-    """Return the most tokens of thoughts; `source` is the chat template."""
+def _budget(wish: ThinkingWish, template: ChatTemplate) -> int | None:
+    """Return the most tokens of thoughts."""
     if wish.is_off:
         # Not every template can switch thinking off.
         return 0
-    if wish.budget is None and wish.effort and not any(_mentions(source, name) for name in _EFFORTS):
+    if wish.budget is None and wish.effort and template.variables.isdisjoint(_EFFORTS):
         return EFFORT_BUDGETS.get(wish.effort)
     return wish.budget
 
@@ -135,7 +133,3 @@ def _told_by(kwargs: Mapping[str, Any]) -> ThinkingWish:
     # Seed-OSS takes -1 for any number.
     is_budget = isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0
     return ThinkingWish(enabled, None, budget if is_budget else None)
-
-
-def _mentions(source: str, name: str) -> bool:
-    return re.search(rf"(?<![\w.]){name}(?!\w)", source) is not None

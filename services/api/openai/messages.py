@@ -106,12 +106,12 @@ class ChatMessage(Open):
 
     @property
     def has_calls(self) -> bool:
-        """Whether it calls tools."""
+        """True if it calls tools."""
         return bool(self.tool_calls or self.function_call)
 
     @property
     def is_thought(self) -> bool:
-        """Whether it has thoughts alone, and no text."""
+        """True if it has thoughts alone, and no text."""
         return bool(self._thoughts()) and not self._text()
 
     def plain(self) -> dict[str, Any]:

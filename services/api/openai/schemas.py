@@ -170,7 +170,7 @@ class ChatRequest(Generating, ThinkingFields):
 
     @property
     def continues(self) -> bool:
-        """Whether the last message, which is the assistant's, is continued."""
+        """True if the last message, which is the assistant's, is continued."""
         last, wish = self.messages[-1], self.continue_final_message
         if last.role != "assistant" or last.has_calls:
             return False

@@ -68,7 +68,7 @@ class ThinkingFields(Open):
 
     @property
     def thinks(self) -> bool | None:
-        """Whether the model is to think; None: as it does by itself."""
+        """True if the model should think, False if not; None: as it does by itself."""
         return agreed(self._switches())
 
     @property
@@ -79,7 +79,7 @@ class ThinkingFields(Open):
 
     @property
     def shows_thoughts(self) -> bool:
-        """Whether the reply has the thoughts."""
+        """True if the reply has the thoughts."""
         return self.include_reasoning is not False and not (self.reasoning and self.reasoning.exclude)
 
     @property

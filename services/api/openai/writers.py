@@ -50,7 +50,7 @@ class ChatWriter(Writer):
         self.logprobs = body.n_top is not None
         self.shows_thoughts = body.shows_thoughts
         self.is_older = body.functions is not None
-        """Whether the client knows one call, as `function_call`."""
+        """True if the client knows one call only, as `function_call`."""
         self.most_calls = 1 if self.is_older or body.parallel_tool_calls is False else None
         """How many calls an answer may have; the model writes the others again when it has the first one's result."""
 

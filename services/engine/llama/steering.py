@@ -1,4 +1,4 @@
-"""What the next token of an answer may be: thoughts with their budget, the constraint behind them, and tokens that are due.
+"""Steering the next token of an answer: thoughts with their budget, the constraint behind them, and tokens that are due.
 
 Pure Python: it knows tokens by their bytes, and a constraint by its matcher.
 """
@@ -62,7 +62,7 @@ class Steering:
         self._budget = thoughts.budget if thoughts else None
         self._closing = self._closing_of(thoughts) if thoughts else []
         self._beginning = self._beginning_of(thoughts) if thoughts else []
-        spaces = [self._special(text) for text in _SPACES] if self._beginning else []
+        spaces = [self._special(text) for text in _SPACES] if self._beginning and make else []
         self._spaces = {tokens[0] for tokens in spaces if len(tokens) == 1}
         # Made here in any case, so that what cannot be kept is refused at once.
         self._made = make() if make else None

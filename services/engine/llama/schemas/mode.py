@@ -1,4 +1,4 @@
-"""What the rules of objects and arrays need of the simplifier, which applies them."""
+"""The interface of the simplifier to the rules of objects and arrays, which it applies."""
 
 from __future__ import annotations
 
