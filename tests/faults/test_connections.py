@@ -20,6 +20,8 @@ from tests.support.serving import Server
 
 UNREAD = int(os.environ.get("HEARTH_UNREAD", "1100"))
 HANDSHAKES = int(os.environ.get("HEARTH_HANDSHAKES", "1100"))
+# A single address may hold 400 connections, so fewer attempts show it.
+FEW = 600
 PIPELINES = int(os.environ.get("HEARTH_PIPELINES", "100"))
 WORST = worst_wait("HEARTH_UNREAD", "HEARTH_HANDSHAKES", "HEARTH_PIPELINES")
 
@@ -60,11 +62,19 @@ def attack(server: Server, crowd: Crowd, count: int, data: bytes, most: int) -> 
     crowd.close()
 
 
+def attack_from(server: Server, addresses: int, count: int, data: bytes) -> None:
+    """Attack from so many addresses; a single one needs fewer connections in the suite."""
+    is_single = addresses == 1
+    if is_single and count < 2000:
+        count = FEW
+    attack(server, Crowd(server, addresses), count, data, 400 if is_single else 1000)
+
+
 @pytest.mark.parametrize("addresses", [1, 50])
 def test_connections_that_read_nothing(serve: Callable[..., Server], addresses: int) -> None:
     server = serve()
     data = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % LARGE.encode()
-    attack(server, Crowd(server, addresses), UNREAD, data, 1000 if addresses > 1 else 400)
+    attack_from(server, addresses, UNREAD, data)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +101,4 @@ def test_handshakes_that_do_not_go_on(
     cert, key = make_certificate(tmp_path, "one")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
     server = serve("--cert", str(cert), "--key", str(key))
-    attack(server, Crowd(server, addresses), HANDSHAKES, data, 1000 if addresses > 1 else 400)
+    attack_from(server, addresses, HANDSHAKES, data)

@@ -114,7 +114,7 @@ def is_right(said: str, wanted: str) -> bool:
 
 def test_it_answers_as_well_as_anywhere(real: Server) -> None:
     def ask(question: str) -> tuple[bool, bool]:
-        said = real.ask(question, memory_k=0, temperature=0, max_tokens=200)
+        said = real.ask(question, memory_k=0, temperature=0, max_tokens=200 if PEER else 100)
         return is_right(said["result"], FACTS[question]), said["finish_reason"] == "stop"
 
     def remember(number: int) -> bool:
@@ -124,7 +124,7 @@ def test_it_answers_as_well_as_anywhere(real: Server) -> None:
 
     with ThreadPoolExecutor(4) as people:
         facts = list(people.map(ask, FACTS))
-        remembered = sum(people.map(remember, range(len(MEMORY))))
+        remembered = sum(people.map(remember, range(len(MEMORY)))) if PEER else 0
     n_right, n_ended = (sum(each) for each in zip(*facts, strict=True))
     assert n_right >= 15
     assert n_ended >= 14
@@ -271,7 +271,7 @@ def test_the_tokens_are_llama_servers(posted: Post) -> None:
 
 def test_a_session_of_sixty_turns_slides_and_reads_little(real: Server, tmp_path: Path) -> None:
     """Also over a restart: where the window begins is kept with the session."""
-    real.edit_config("Small", model=FILE, n_ctx=512, n_parallel=2, temperature=0, max_tokens=24)
+    real.edit_config("Small", model=FILE, n_ctx=512, n_parallel=2, temperature=0, max_tokens=8)
     marks = 12
     starts, read, left_out = [], [], 0
     for turn in range(60):
@@ -282,7 +282,7 @@ def test_a_session_of_sixty_turns_slides_and_reads_little(real: Server, tmp_path
         n_words = real.post("/tokenize", {"content": words, "model": "Small"}).json()["count"]
         said = real.ask(words, session_id=60, model="Small")
         usage = said["usage"]
-        assert usage["prompt_tokens"] <= 512 - 24
+        assert usage["prompt_tokens"] <= 512 - 8
         assert said["messages_in_prompt"] + said["messages_left_out"] == 2 * turn + 1
         slid, left_out = said["messages_left_out"] != left_out, said["messages_left_out"]
         starts.append(left_out)

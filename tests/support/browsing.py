@@ -23,7 +23,9 @@ def chromium() -> Iterator[Browser]:
     assert found, "there is no Chromium: ./setup.sh test installs it"
     expect.set_options(timeout=SECONDS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        )
         yield browser
         browser.close()
 

@@ -16,6 +16,8 @@ from tests.support.tiny import GUIDE
 
 PROMPT = "You are the guide of this server.\n\n\nHuman: {}\nAI:"
 FIELDS = {"name": {"type": "string"}, "old": {"type": "integer"}}
+# An answer is cut behind every so many tokens.
+CUT_EVERY = 7
 SCHEMA = json.dumps({"type": "object", "properties": FIELDS, "required": ["name", "old"]})
 
 
@@ -64,8 +66,8 @@ def test_it_goes_on_where_the_other_was(engine: Engine, question: str, fields: d
     request = GenerationRequest(tokens, **fields)
     pieces, chosen, reason = events_of(engine, request)
     whole = "".join(piece for piece, _ in pieces)
-    # The text that was told may be behind its tokens, and at the end before them.
-    for n_given in range(1, len(chosen) + 1):
+    # Each case is cut at other tokens. The text that was told may be behind its tokens, and at the end before them.
+    for n_given in (*range(1 + len(question) % CUT_EVERY, len(chosen), CUT_EVERY), len(chosen)):
         for delivered in {0, 3, 4 * n_given} & set(range(len(whole) + 1)):
             rest, _, ended = events_of(engine, replace(request, resume_tokens=tuple(chosen[:n_given]), delivered=delivered))
             assert whole[:delivered] + "".join(piece for piece, _ in rest) == whole, (n_given, delivered)
