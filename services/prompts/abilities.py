@@ -9,6 +9,7 @@ from typing import Any, Literal
 Message = Mapping[str, Any]
 
 Ids = Literal["any", "short", "named"]
+ToolForm = Literal["", "wrapped", "bare", "text"]
 CallContent = Literal["empty", "none", "absent"]
 
 
@@ -42,9 +43,9 @@ class Abilities:
     systems: bool
     """Several first system messages."""
     late_system: bool
-    """System messages further on."""
+    """System messages further on, and at the end."""
     system_alone: bool
-    """A system message without one of a user."""
+    """A system message without one of a user, and the tools there."""
     system_kept: bool
     """A first system message where the last message is not the user's."""
     developer: bool
@@ -53,10 +54,14 @@ class Abilities:
     """Messages of one role that follow each other."""
     assistant_first: bool
     """A conversation that an assistant's message begins."""
+    assistant_empty: bool
+    """An assistant's message with neither a text nor calls."""
     assistant_last: bool
     """One that an assistant's message ends, followed by the beginning of another."""
-    tools: Literal["", "wrapped", "bare", "text"]
+    tools: ToolForm
     """The tools that are offered: as OpenAI's API has them, the functions alone, or as JSON in `functions`; "": not."""
+    tool_definitions: bool
+    """Definitions that a tool's parameters refer to; templates that write each parameter in words leave them out."""
     calls: CallForm | None
     """The form of tool calls; None: it does not write them."""
     parallel: bool
@@ -88,8 +93,10 @@ UNKNOWN = Abilities(
     developer=False,
     runs=True,
     assistant_first=True,
+    assistant_empty=True,
     assistant_last=True,
     tools="wrapped",
+    tool_definitions=True,
     calls=CallForm(),
     parallel=True,
     call_beside_text=True,

@@ -27,11 +27,14 @@ class CallShaper:
         """The ids of calls that the template takes in general, but that are in words: their results are too."""
         self._ids: dict[str, str] = {}
         """The ids of calls, and those that the template takes instead."""
+        self._pending: set[str] = set()
+        """The ids of the calls that the results which follow may be of."""
         self._n_calls = 0
 
     def message(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a message with its calls as the template takes them."""
         calls = message.get("tool_calls")
+        self._pending = {str(call.get("id")) for call in calls or ()}
         if not calls:
             return message
         if self._form and (shaped := self._shaped(calls, self._form)):
@@ -45,7 +48,7 @@ class CallShaper:
     def result(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return a result as the template takes it: of the role tool, or the user's in words."""
         call_id = str(message.get("tool_call_id"))
-        is_lone = call_id not in self._ids and self._form is not None
+        is_lone = call_id not in self._pending and self._form is not None
         if not self._takes_results or call_id in self._worded or (is_lone and not self._takes_lone_results):
             return {"role": "user", "content": result_in_words(str(message.get("name", "")), message["content"])}
         if "tool_call_id" not in message:
@@ -76,23 +79,31 @@ class CallShaper:
 
 
 def named_results(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages with the call's id and the function's name in each result, where the client has left them out.
+    """Return the messages with an id in each call, and the call's id and the function's name in each result.
 
-    Some templates write them. They are those of the call with the result's id, else of the call at the result's place.
+    Some templates write them, and clients leave them out. A result without an id is that of the first call before it that
+    has no result yet.
     """
     made: list[dict[str, Any]] = []
     names: dict[str, str] = {}
-    open_calls: list[dict[str, Any]] = []
+    pending: list[str] = []
     for message in messages:
-        if message["role"] != "tool":
-            open_calls = list(message.get("tool_calls") or ())
-            names.update({str(call.get("id")): _function_of(call)["name"] for call in open_calls})
-            made.append(message)
+        if message["role"] == "tool":
+            call_id = str(message.get("tool_call_id") or "") or next(iter(pending), "")
+            pending = [each for each in pending if each != call_id]
+            known = {"name": names[call_id]} if call_id in names else {}
+            own = {name: value for name, value in message.items() if value or name != "tool_call_id"}
+            made.append({**({"tool_call_id": call_id} if call_id else {}), **known, **own})
             continue
-        call = open_calls.pop(0) if open_calls else None
-        usual = {"tool_call_id": call["id"], "name": _function_of(call)["name"]} if call and call.get("id") else {}
-        named = {"name": names[str(message["tool_call_id"])]} if str(message.get("tool_call_id")) in names else {}
-        made.append({**usual, **named, **message})
+        if message.get("tool_calls"):
+            calls = [
+                {**call, "id": str(call.get("id") or f"call_{len(names) + n}")}
+                for n, call in enumerate(message["tool_calls"])
+            ]
+            message = {**message, "tool_calls": calls}
+            names |= {call["id"]: _function_of(call)["name"] for call in calls}
+            pending = [call["id"] for call in calls]
+        made.append(message)
     return made
 
 

@@ -17,16 +17,16 @@ from services.errors import BadModelFile, InvalidRequest, TemplateTooSlow
 from services.prompts.abilities import Abilities, Message
 from services.prompts.continuing import cut_at, marked_end
 from services.prompts.marks import SAID, THOUGHT, Marks, unused_letter
+from services.prompts.meter import Excessive, Meter
 from services.prompts.sandbox import (
     FAILURES,
     LONGEST,
-    Clock,
     SandboxViolation,
-    Slow,
     compiled,
     global_names,
     local_time,
     rendered,
+    shortened,
 )
 from services.prompts.shaping import completed, shaped
 from services.prompts.trial import abilities_of
@@ -40,8 +40,8 @@ PLAIN = (
 )
 # Variables of a template that no request sets: the conversation has its own fields, and the tokens are the model's.
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-# The CPU seconds and characters of one attempt at finding out what a template can do.
-_TRIAL_SECONDS, _TRIAL_LENGTH = 0.3, 2**18
+# The CPU seconds and bytes of one attempt at finding out what a template can do.
+_TRIAL_SECONDS, _TRIAL_BYTES = 0.3, 2**22
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ class ChatTemplate:
         is not the request's to set or the last message cannot be continued; BadModelFile if the template fails.
         """
         variables = check_variables(variables or {})
+        if tools and "functions" in variables and self.abilities.tools == "text":
+            what = "chat_template_kwargs: functions holds the request's tools in this model's chat template"
+            raise InvalidRequest(what, param="chat_template_kwargs")
         end = ""
         if continues:
             end = unused_letter([self.format.template, messages, tools, variables])
@@ -125,15 +128,16 @@ class ChatTemplate:
         known = {"documents": None, **{name: marks.put(value) for name, value in values.items()}}
         known |= {"messages": marked, "add_generation_prompt": job.reply}
         try:
-            text = self._run(known, Clock(len(messages), job.pause))
-        except Slow:
-            raise TemplateTooSlow("the model's chat template fails: it takes too long", param="model") from None
+            text = self._run(known, Meter(len(messages), job.pause))
+        except Excessive as error:
+            raise TemplateTooSlow(f"the model's chat template fails: it {error}", param="model") from None
         except SandboxViolation as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", param="messages", code="bad_messages"
             ) from None
         except FAILURES as error:
-            raise BadModelFile(f"the model's chat template fails: {error}", param="model", code="bad_template") from None
+            what = f"the model's chat template fails: {shortened(error)}"
+            raise BadModelFile(what, param="model", code="bad_template") from None
         except RecursionError:
             raise BadModelFile("the model's chat template calls itself", param="model", code="bad_template") from None
         return marks.take(text)
@@ -160,8 +164,8 @@ class ChatTemplate:
             if is_over:
                 return ""
             try:
-                return self._run({"documents": None, **values}, Clock(seconds=_TRIAL_SECONDS), _TRIAL_LENGTH)
-            except Slow:
+                return self._run({"documents": None, **values}, Meter(seconds=_TRIAL_SECONDS, n_bytes=_TRIAL_BYTES))
+            except Excessive:
                 is_over = True
             except (SandboxViolation, RecursionError, *FAILURES):
                 pass
@@ -178,13 +182,13 @@ class ChatTemplate:
         """The characters with which special tokens begin."""
         return special_pattern({text[0] for text in self.format.specials})
 
-    def _run(self, values: dict[str, Any], clock: Clock, longest: int = LONGEST) -> str:
+    def _run(self, values: dict[str, Any], meter: Meter) -> str:
         pieces, length = [], 0
         known = {**self._defaults(), "bos_token": self.format.bos, "eos_token": self.format.eos}
-        for piece in rendered(self.code, {**known, **values}, clock):
+        for piece in rendered(self.code, {**known, **values}, meter):
             length += len(piece)
-            if length > longest:
-                raise jinja2.TemplateRuntimeError("it makes too long a text")
+            if length > LONGEST:
+                raise Excessive("makes too long a text")
             pieces.append(piece)
         return "".join(pieces)
 
@@ -212,9 +216,10 @@ def chat_template(chat_format: ChatFormat) -> ChatTemplate:
     try:
         code, variables = compiled(chat_format.template or PLAIN)
     except (jinja2.TemplateError, RecursionError, ValueError, SyntaxError) as error:
-        raise BadModelFile(
-            f"the model's chat template cannot be read: {error}", param="model", code="bad_template"
-        ) from None
+        # What Jinja adds of the line is of many lines.
+        reason = f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else error
+        what = f"the model's chat template cannot be read: {shortened(reason)}"
+        raise BadModelFile(what, param="model", code="bad_template") from None
     return ChatTemplate(code, chat_format, variables)
 
 

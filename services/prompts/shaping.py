@@ -8,6 +8,7 @@ from typing import Any
 
 from services.prompts.abilities import Abilities, Message, typed, with_thought
 from services.prompts.calls import CallShaper, content_text, named_results
+from services.prompts.tool_schemas import inlined
 from services.replies.wording import tools_in_words
 
 # What clients call a message's thoughts: vLLM and DeepSeek, OpenRouter, Ollama.
@@ -23,11 +24,15 @@ def shaped(
     assistant and the user. What it refuses is written as what it takes: system messages as the user's, messages of one
     role as one message. `reply`: the beginning of a reply follows.
     """
+    if not abilities.tool_definitions:
+        tools = inlined(tools)
     made = [_plain(message, abilities) for message in messages]
     if tools and not abilities.tools:
         made = _with_system(made, tools_in_words(tools))
     made = _with_calls(made, abilities)
     made = _with_system_messages(made, abilities)
+    if not abilities.assistant_empty:
+        made = [message for message in made if not _is_empty(message)] or made
     if not abilities.runs:
         made = _joined(made)
     if not abilities.assistant_first:
@@ -123,9 +128,7 @@ def _one_at_a_time(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any
 def _results_of(
     call: dict[str, Any], results: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The results of a call among those of a message's calls, by its id or else by their order; and the others."""
-    if not call.get("id"):
-        return list(results[:1]), list(results[1:])
+    """The results of a call among those of a message's calls, and the others."""
     own = [each for each in results if each.get("tool_call_id") == call["id"]]
     return own, [each for each in results if each.get("tool_call_id") != call["id"]]
 
@@ -181,6 +184,12 @@ def _as_one(run: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _can_join(first: dict[str, Any], second: dict[str, Any]) -> bool:
     is_text = all("tool_calls" not in each and isinstance(each["content"], str) for each in (first, second))
     return is_text and first["role"] == second["role"] != "tool"
+
+
+def _is_empty(message: dict[str, Any]) -> bool:
+    """Return whether a message of the assistant's says and does nothing, thoughts included."""
+    names = (*THOUGHT_FIELDS, "thought", "content", "tool_calls")
+    return message["role"] == "assistant" and not any(message.get(name) for name in names)
 
 
 def _begun(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from services.prompts.abilities import (
     CHUNKS,
@@ -20,6 +20,7 @@ from services.prompts.abilities import (
     CallForm,
     Ids,
     Message,
+    ToolForm,
     call_of,
     calling,
     typed,
@@ -62,7 +63,7 @@ class _Trial:
     def abilities(self) -> Abilities:
         if not self._try_plain():
             return UNKNOWN
-        calls = self._call_form()
+        calls, tools = self._call_form(), self._tool_form()
         thoughts = self._thoughts(calls)
         return Abilities(
             works=True,
@@ -73,14 +74,19 @@ class _Trial:
                 [_said("system", _SYSTEM), _said("system", _SECOND), _said("user", _USER)], _SYSTEM, _SECOND
             ),
             late_system=self._shows_late_system(),
-            system_alone=self._shows([_said("system", _SYSTEM)], _SYSTEM),
+            system_alone=self._shows_system_alone(tools),
             system_kept=self._keeps_system(calls),
             developer="developer" in self._source
             and self._shows([_said("developer", _SYSTEM), _said("user", _USER)], _SYSTEM, _USER),
             runs=self._shows([_said("user", _USER), _said("user", _OTHER)], _USER, _OTHER),
             assistant_first=self._shows_assistant_first(calls),
+            assistant_empty=self._shows(
+                [_said("user", _USER), _said("assistant", ""), _said("user", _OTHER)], _USER, _OTHER
+            ),
             assistant_last=self._shows_assistant_last(calls),
-            tools=self._tool_form(),
+            tools=tools,
+            tool_definitions=not tools
+            or self._shows([_said("user", _USER)], *_OFFER_WORDS, "probe_field", **_offer(tools, _DEFINING)),
             calls=calls,
             parallel=calls is not None and self._shows_parallel(calls),
             call_beside_text=calls is not None and _is_right(self._write_call(calls, _TEXT)),
@@ -111,15 +117,16 @@ class _Trial:
 
     def _shows_late_system(self) -> bool:
         talk = [_said("user", _USER), _said("assistant", _ANSWER), _said("system", _SECOND), _said("user", _OTHER)]
-        return self._shows([_said("system", _SYSTEM), *talk], _SYSTEM, _SECOND, _OTHER)
+        return self._shows([_said("system", _SYSTEM), *talk], _SYSTEM, _SECOND, _OTHER) and self._shows(talk[:-1], _SECOND)
 
-    def _tool_form(self) -> Literal["", "wrapped", "bare", "text"]:
-        user, words = _said("user", _USER), ("probe_offer", "probe_parameter")
-        if self._shows([user], *words, tools=[_OFFERED]):
-            return "wrapped"
-        if self._shows([user], *words, tools=[_OFFERED["function"]]):
-            return "bare"
-        return "text" if self._shows([user], *words, functions=json.dumps([_OFFERED["function"]])) else ""
+    def _shows_system_alone(self, tools: ToolForm) -> bool:
+        return self._shows([_said("system", _SYSTEM)], _SYSTEM) and (
+            not tools or self._shows([_said("system", _SYSTEM)], _SYSTEM, *_OFFER_WORDS, **_offer(tools))
+        )
+
+    def _tool_form(self) -> ToolForm:
+        forms: tuple[ToolForm, ...] = ("wrapped", "bare", "text")
+        return next((form for form in forms if self._shows([_said("user", _USER)], *_OFFER_WORDS, **_offer(form))), "")
 
     def _call_form(self) -> CallForm | None:
         """The best form of calls: with the arguments' text if it is written as the object is: it is the model's own."""
@@ -206,7 +213,23 @@ def _tool(name: str, key: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": "Looks up.", "parameters": parameters}}
 
 
-_OFFERED = _tool("probe_offer", "probe_parameter")
+_OFFER_WORDS = ("probe_offer", "probe_parameter")
+_OFFERED = _tool(*_OFFER_WORDS)
+
+
+# One whose parameter refers to a definition.
+_DEFINING = _tool(*_OFFER_WORDS)
+_DEFINING["function"]["parameters"] |= {
+    "properties": {_OFFER_WORDS[1]: {"$ref": "#/$defs/Shape"}},
+    "$defs": {"Shape": {"type": "object", "properties": {"probe_field": {"type": "string"}}}},
+}
+
+
+def _offer(form: ToolForm, tool: Message = _OFFERED) -> dict[str, Any]:
+    """The variables with a tool in a form of `Abilities.tools`."""
+    if form == "text":
+        return {"functions": json.dumps([tool["function"]])}
+    return {"tools": [tool if form == "wrapped" else tool["function"]]}
 
 
 def _call(form: CallForm, name: str, number: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 from typing_extensions import override
 
-from services.errors import NotFound
+from services.errors import InvalidRequest, NotFound
 from services.prompts.form import Exchange
 from services.sessions.table import COUNT, WINDOW, Answered, Message, RequestName, Table, answer_to
 
@@ -19,6 +19,9 @@ MASTER = "0"
 NAME_LENGTH = 60
 # Where LangChain's integrations keep the thoughts of a message, among its additional_kwargs.
 _REASONING = "reasoning_content"
+# The parts of a content that are thoughts, and the fields that hold them: LangChain's own, and Anthropic's.
+_THOUGHTS = {"reasoning": "reasoning", "thinking": "thinking"}
+_KINDS: dict[str, type[BaseMessage]] = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
 
 
 @dataclass(frozen=True, order=True)
@@ -49,7 +52,15 @@ class SessionHistory(BaseChatMessageHistory):
 
     @override
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Append, durably, all of them or none. Raises StorageFailed."""
+        """Append, durably, all of them or none.
+
+        Raises StorageFailed, and InvalidRequest if one is no text of a person, a model or the system: a session keeps what
+        was said, and no tool calls and results.
+        """
+        for message in messages:
+            if message.type not in _KINDS or getattr(message, "tool_calls", None) or not _is_text(message):
+                what = f"a session keeps texts; a message of the type {message.type} has or is something else"
+                raise InvalidRequest(what, param="messages")
         self._append(messages)
 
     def _append(self, messages: Sequence[BaseMessage], keep: int | None = None, request: Answered | None = None) -> None:
@@ -182,7 +193,7 @@ class SessionHistory(BaseChatMessageHistory):
 def _pair(messages: Sequence[BaseMessage]) -> list[Exchange]:
     """Each human message with the answer right behind it; what a person edited to stand alone is left out."""
     return [
-        Exchange(str(first.content), str(second.content), _reasoning_of(second))
+        Exchange(_text_of(first), _text_of(second), _reasoning_of(second))
         for first, second in pairwise(messages)
         if isinstance(first, HumanMessage) and isinstance(second, AIMessage)
     ]
@@ -205,20 +216,39 @@ def _messages_of(stored: Any, last: int = 0, upto: int | None = None) -> list[Ba
 
 def langchain_message(message: Message) -> BaseMessage:
     """Return a message of the table as LangChain's, with its thoughts where LangChain's integrations have them."""
-    kinds: dict[str, type[BaseMessage]] = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
     reasoning = message.get("reasoning")
     more = {"additional_kwargs": {_REASONING: reasoning}} if reasoning else {}
-    return kinds[message["type"]](content=message["content"], **more)
+    return _KINDS[message["type"]](content=message["content"], **more)
 
 
 def table_message(message: BaseMessage) -> Message:
     """Return LangChain's message as one of the table."""
     reasoning = _reasoning_of(message)
-    return {"type": message.type, "content": str(message.content), **({"reasoning": reasoning} if reasoning else {})}
+    return {"type": message.type, "content": _text_of(message), **({"reasoning": reasoning} if reasoning else {})}
 
 
 def _reasoning_of(message: BaseMessage) -> str:
-    return str(message.additional_kwargs.get(_REASONING) or "")
+    return str(message.additional_kwargs.get(_REASONING) or "") or _parts_of(message, _THOUGHTS)
+
+
+def _text_of(message: BaseMessage) -> str:
+    return _parts_of(message, {"text": "text"})
+
+
+def _is_text(message: BaseMessage) -> bool:
+    """Return whether a content is a text, or parts that are texts or thoughts."""
+    content = message.content
+    known = {"text", *_THOUGHTS}
+    return isinstance(content, str) or all(isinstance(part, str) or part.get("type") in known for part in content)
+
+
+def _parts_of(message: BaseMessage, fields: Mapping[str, str]) -> str:
+    """The parts of a content with one of these types, joined; each type's text is in the field named for it."""
+    content = message.content
+    if isinstance(content, str):
+        content = [content]
+    parts: list[dict[str, Any]] = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    return "".join(str(part.get(fields[part["type"]]) or "") for part in parts if part.get("type") in fields)
 
 
 def _shown(message: Message) -> Message:

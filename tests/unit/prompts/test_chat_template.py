@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from services.backend.types import ChatFormat
 from services.errors import BadModelFile, InvalidRequest
 from services.prompts.chat_template import PLAIN, chat_template
-from tests.support.serving import ROOT
 
 CHATML = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message['content'] | trim + '<|im_end|>\n' }}"
@@ -103,23 +99,6 @@ def test_no_special_token_is_put_together_out_of_what_people_wrote() -> None:
     assert [prompt.text[a:b] for a, b in prompt.typed] == ["<|im_end|>"]
 
 
-@pytest.mark.parametrize(
-    ("template", "says"),
-    [
-        ("{% set r = range(20000) | list %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}x", "takes too long"),
-        (
-            "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-            "too long a text",
-        ),
-        ("{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "too large"),
-    ],
-)
-def test_a_template_that_does_without_calls_ends_too(template: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.prompts.sandbox.RUN_SECONDS", 0.2)
-    with pytest.raises(BadModelFile, match=says):
-        chat_template(made(template)).render(TALK)
-
-
 def test_loops_know_their_place() -> None:
     template = (
         "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ '.' if loop.last else ',' }}{% else %}none{% endfor %}"
@@ -166,53 +145,3 @@ def test_what_is_no_template_is_told(template: str) -> None:
 def test_a_template_that_fails_is_told(template: str) -> None:
     with pytest.raises(BadModelFile, match="chat template"):
         chat_template(made(template)).render(TALK)
-
-
-HOSTILE = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ cycler.__init__.__globals__.os.popen('touch pwned').read() }}",
-    "{{ lipsum.__globals__['os'].system('touch pwned') }}",
-    "{{ self._TemplateReference__context.cycler.__init__.__globals__.os.popen('touch pwned').read() }}",
-    "{{ joiner.__init__.__globals__.os.system('touch pwned') }}",
-    "{{ namespace.__init__.__globals__.os.system('touch pwned') }}",
-    "{{ raise_exception.__globals__['os'].system('touch pwned') }}",
-    "{{ strftime_now.__globals__.__builtins__.__import__('os').system('touch pwned') }}",
-    "{% for c in ''.__class__.__base__.__subclasses__() %}{{ c.__init__.__globals__ }}{% endfor %}",
-    "{{ messages.append({'role': 'system', 'content': 'Obey!'}) }}",
-    "{{ messages[0].update(content='Obey!') }}",
-    "{{ ''|attr('__class__')|attr('__mro__') }}",
-    "{% include '/etc/passwd' %}",
-    "{% import 'os' as os %}",
-    "{{ '{0.__class__.__mro__}'.format('') }}",
-    "{{ 'a' * 10**10 }}",
-    "{{ 2**10**9 }}",
-    "{% for i in range(10**9) %}{% endfor %}",
-    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "{% for i in range(99999) %}{% for j in range(99999) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "{% set l = [] %}{% set _ = l.append(l) %}{{ l | tojson }}",
-    "{% set l = [] %}{% for i in range(99999) %}{% for j in range(99999) %}{{ l.append(i) or '' }}{% endfor %}{% endfor %}",
-    "{{ [1] | tojson(indent=10**9) }}",
-    "{{ [1, 2] | tojson(separators=('x' * 2**20, ':')) }}",
-]
-
-
-@pytest.mark.parametrize("template", HOSTILE)
-def test_a_hostile_template_runs_no_code_and_ends(template: str, tmp_path: Path) -> None:
-    """In a process of its own, so that what it did could be seen, and a crash too."""
-    code = (
-        "import sys\nfrom services.backend.types import ChatFormat\n"
-        "from services.prompts.chat_template import chat_template\n"
-        "from services.errors import HearthError\n"
-        "talk = [{'role': 'user', 'content': 'Hi'}]\n"
-        "try:\n    text = chat_template(ChatFormat(sys.argv[1], '', '', ())).render(talk).text\n"
-        "except HearthError as error:\n    text = 'refused: ' + error.message\n"
-        "assert talk == [{'role': 'user', 'content': 'Hi'}]\nprint(text)"
-    )
-    environ = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, template], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("refused: ") or done.stdout.strip() == "", done.stdout[:300]
-    assert not list(tmp_path.iterdir())

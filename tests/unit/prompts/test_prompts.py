@@ -186,8 +186,8 @@ def test_only_what_can_be_in_the_window_is_written() -> None:
 
 
 def test_what_a_template_takes_too_long_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.prompts.sandbox.RUN_SECONDS", 0.1)
-    monkeypatch.setattr("services.prompts.sandbox.MESSAGE_SECONDS", 0)
+    monkeypatch.setattr("services.prompts.meter.RUN_SECONDS", 0.1)
+    monkeypatch.setattr("services.prompts.meter.MESSAGE_SECONDS", 0)
     template = (
         CHATML + "{% for i in range(9000 if messages | length > 31 else 1) %}{{ range(9000) | list | length }}{% endfor %}"
     )

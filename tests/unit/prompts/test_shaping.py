@@ -180,6 +180,15 @@ def test_variables_that_are_not_the_requests_are_refused_by_name(name: str) -> N
     assert refused.value.param == "chat_template_kwargs"
 
 
+def test_a_variable_does_not_replace_the_tools() -> None:
+    """As in FireFunction's template, which takes them as a text."""
+    as_text = PLAIN + "{{ functions }}"
+    assert "look" in text(as_text, U, tools=[TOOL])
+    assert text(as_text, U, variables={"functions": "[1]"}).endswith("[1]")
+    with pytest.raises(InvalidRequest, match="functions holds the request's tools"):
+        text(as_text, U, tools=[TOOL], variables={"functions": "[1]"})
+
+
 def test_a_variable_that_a_template_refuses_is_at_fault() -> None:
     picky = PLAIN + "{% if effort is defined and effort != 'low' %}{{ raise_exception('effort should be low') }}{% endif %}"
     with pytest.raises(InvalidRequest, match=r"with effort.*should be low") as refused:
@@ -273,7 +282,7 @@ def test_json_is_written_as_by_transformers() -> None:
     assert as_json("indent=2").startswith('{\n  "b"')
     assert text("{{ messages | map(attribute='role') | tojson }}", U) == '["user"]'
     assert text("{{ ('[1, 2]' | from_json)[1] }}", U) == "2"
-    with pytest.raises(BadModelFile, match="too long"):
+    with pytest.raises(BadModelFile, match="too much"):
         as_json("indent=1000000000")
 
 

@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from services.errors import ClientDisconnected, DamagedFile, NotFound
+from services.errors import ClientDisconnected, DamagedFile, InvalidRequest, NotFound
 from services.prompts.form import Exchange
 from services.sessions.conversation import Conversation
 from services.sessions.history import MASTER, SessionKey
@@ -178,6 +178,30 @@ def test_thoughts_stand_beside_their_answer(path: Path) -> None:
         assert sessions.kept(MASTER).n_bytes == 4 + len("Hm, ä.".encode())
         assert sessions.listed(MASTER, "hm") == []
     assert json.loads(path.read_text())["1"]["messages"][1] == {"type": "ai", "content": "b"}
+
+
+def test_langchains_messages_in_parts_are_kept_as_texts(path: Path) -> None:
+    history = Sessions(path).history(SessionKey(MASTER, 1))
+    parts: list[str | dict[str, object]] = [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Yes"}, "!"]
+    history.add_messages([HumanMessage(["Is it", {"type": "text", "text": " so?"}]), AIMessage(parts)])
+    again = Sessions(path).history(SessionKey(MASTER, 1))
+    assert again.exchanges() == again.window(3) == [Exchange("Is it so?", "Yes!", "Hm.")]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ToolMessage("19 C", tool_call_id="call_1"),
+        AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "call_1"}]),
+        HumanMessage([{"type": "image_url", "image_url": {"url": "data:"}}]),
+    ],
+)
+def test_what_a_session_cannot_keep_is_refused_whole(path: Path, message: BaseMessage) -> None:
+    history = Sessions(path).history(SessionKey(MASTER, 1))
+    with pytest.raises(InvalidRequest, match=f"type {message.type}"):
+        history.add_messages([HumanMessage("Hi"), message])
+    # The file is as before, and can be read.
+    assert Sessions(path).history(SessionKey(MASTER, 1)).messages == []
 
 
 def test_an_answer_that_is_given_again_has_its_thoughts(path: Path) -> None:
