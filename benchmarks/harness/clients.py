@@ -102,9 +102,11 @@ class Flight:
         if "error" in event:
             raise RuntimeError(f"an error in the stream: {event}")
         # Hearth sends {"chunk"} and sums up in {"result"}; llama-server sends {"content"}, the last one with "stop": true.
-        piece = event.get("chunk", "") or event.get("content", "")
+        # Both send {"choices"} at OpenAI's path, and sum up in {"usage"}.
+        choices = event.get("choices") or [{}]
+        piece = event.get("chunk", "") or event.get("content", "") or choices[0].get("text", "")
         if piece:
             self.reply.arrivals.append(now)
             self.reply.text += piece
-        if "result" in event or event.get("stop"):
+        if "result" in event or event.get("stop") or event.get("usage"):
             self.reply.last = event

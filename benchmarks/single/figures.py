@@ -54,6 +54,8 @@ class Line:
 FIGURES = (
     Figure("single", "rate", "One user: decoding speed", "tokens/s", 1, AT_LEAST, 0.98),
     Figure("eight", "rate", "Eight users at once: total speed", "tokens/s", 1, AT_LEAST, 1.0),
+    Figure("schema", "rate", "Eight users at once under a JSON schema: total speed", "tokens/s", 1, AT_LEAST, 1.0),
+    Figure("schema", "ratio", "The same, as part of the speed without a schema", "%", 1, AT_LEAST, 97, VALUE, scale=100),
     Figure(
         "long-talk", "first_token", "A long conversation: first token from turn 7 on", "ms", 0, AT_MOST, 0.15, scale=1000
     ),

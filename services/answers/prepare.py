@@ -12,6 +12,7 @@ from services.answers.admission import Poll
 from services.answers.cancellation import CancelToken
 from services.answers.client import Client
 from services.answers.deadline import Deadline
+from services.answers.mark_reader import MarkReader
 from services.answers.reading import Reading
 from services.answers.replay import stored_summary
 from services.answers.request import AnswerRequest
@@ -53,6 +54,8 @@ class PreparedAnswer:
     def answer(self, generation: Generation) -> Answer:
         """Return the answer that `generation` now computes."""
         self.deadline.attach(generation)
+        if self.asked.on_prompt:
+            self.asked.on_prompt(self.request.tokens, self.model.pieces(self.request.tokens))
         if self.cancel_token:
             self.cancel_token.attach(generation)
         self.end.callback(lambda: self.ticket.add(generation.spent))
@@ -74,7 +77,7 @@ class PreparedAnswer:
 
         return Answer(
             generation,
-            self.reading.reader(),
+            MarkReader() if self.asked.shows_specials else self.reading.reader(),
             self.deadline.poll,
             finished,
             self.end,
@@ -86,7 +89,7 @@ class PreparedAnswer:
     def _is_stored(self, reply: Reply, is_whole: bool) -> bool:
         """Return whether the exchange is stored; a reply that was stopped is not whole."""
         # An exchange ends in words: calls, and what they return, come again with the client's next messages.
-        if reply.calls or reply.is_cut:
+        if reply.calls or reply.cut_call:
             return False
         # What was stopped before its first word never happened.
         return bool(reply.content or is_whole) and self.asked.stores(reply, is_whole)
@@ -170,7 +173,7 @@ def generation_request(
         constraint=reading.constraint,
         logit_bias=asked.logit_bias,
         n_top=asked.n_top,
-        **asked.sampling,  # type: ignore[arg-type]
+        **asked.sampling,
     )
     stop = chosen.profile.stop if asked.stop is None else asked.stop
     return GenerationRequest(
@@ -178,12 +181,14 @@ def generation_request(
         max_tokens=fitted.max_tokens,
         sampling=sampling,
         stop=tuple(dict.fromkeys([*stop, *form_stop])),
+        stop_tokens=asked.stop_tokens,
+        keeps_stop=asked.keeps_stop,
         owner=conversation.owner,
         session=conversation.name,
         n_head=fitted.n_head,
         background=background,
         thoughts=reading.thoughts,
-        marks=reading.marks,
+        marks=reading.marks or asked.shows_specials,
         prompt_logprobs=asked.prompt_logprobs and asked.n_top is not None,
         account=account,
     )

@@ -52,7 +52,7 @@ def reading_of(asked: AnswerRequest, profile: Profile, form: Form, model: Model,
     return Reading(
         reader=lambda: reply_format.reader(tools, is_thinking, asked.continues),
         constraint=constraint,
-        thoughts=thoughts_of(wish, form.template, reply_format, model, is_thinking),
+        thoughts=thoughts_of(wish, form.template, reply_format, tools, is_thinking),
         marks=True,
     )
 

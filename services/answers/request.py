@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,8 +10,9 @@ from services.backend.types import Constraint, Prompt, Sampling
 from services.models.profile import Profile
 from services.replies.events import Reply
 
-# The other fields of `Sampling` are not plain fields of a request's body.
-_SAMPLING = tuple(each.name for each in fields(Sampling) if each.name not in ("logit_bias", "constraint", "n_top"))
+# Fields of `Sampling` that are no plain fields of a request's body.
+_OTHERS = ("logit_bias", "text_bias", "banned", "allowed_tokens", "constraint", "n_top")
+_SAMPLING = tuple(each.name for each in fields(Sampling) if each.name not in _OTHERS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ class AnswerRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] | None = field(default=None, repr=False)
     """Texts that end the answer."""
-    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    stop_tokens: tuple[int, ...] = ()
+    """Token ids that end the answer."""
+    keeps_stop: bool = False
+    """True if the text that ended the answer is its last text."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     """The fields of `Sampling` that the request sets."""
     system: str | None = field(default=None, repr=False)
     """The conversation's system prompt: another than it has had so far begins it anew. None: it goes on with its own."""
@@ -106,12 +111,16 @@ class AnswerRequest:
     """Both are fields of `Sampling`."""
     prompt_logprobs: bool = False
     """True if the choices of the prompt's tokens are wanted too, if `n_top` asks for choices."""
+    on_prompt: Callable[[Sequence[int], Sequence[bytes]], None] | None = None
+    """Called with the ids and the bytes of the prompt's tokens, before the answer begins."""
+    shows_specials: bool = False
+    """True if the special tokens that the model writes are part of a continued text; see `text`."""
 
     def longest(self, profile: Profile) -> int:
         """Return the most tokens of the answer, as the request or else its profile says; 0: the prompt is only read."""
         return profile.max_tokens if self.max_tokens is None else self.max_tokens
 
 
-def sampling_of(body: object) -> dict[str, float | int]:
+def sampling_of(body: object) -> dict[str, Any]:
     """Return the sampling parameters that a request's body sets: those of its attributes that are not None."""
     return {name: value for name in _SAMPLING if (value := getattr(body, name, None)) is not None}

@@ -81,7 +81,8 @@ class Answer:
             if event is not None:
                 reply.add(event)
             yield event
-        self.reply = reply.reply(self._generation.finish is None or self._generation.finish.reason != "length")
+        finish = self._generation.finish
+        self.reply = reply.reply(finish is not None and finish.was_closed)
         self.summary = self._finished(self.reply, self.finish)
 
     def chunks(self) -> Iterator[str]:
@@ -104,11 +105,21 @@ class Answer:
         for piece in self._generation.chunks(self._poll):
             # A piece may only be the beginning of something, or its end.
             yield from (self._reader.add(piece) if piece else ()) or (None,)
+        if self._reason != "stop":
+            self._reader.cut()
         yield from self._reader.end()
+
+    @property
+    def _reason(self) -> str:
+        """Why the generation ended, once the last piece has come."""
+        return self._generation.finish.reason if self._generation.finish else "stop"
 
 
 def finish_of(generation: Generation, reply: Reply) -> Finish:
-    """Return how a generation of this reply ended: within a call, it was cut. Raises EngineFailure if that is unknown."""
+    """Return how a generation of this reply ended: with a call that is not whole, it was cut.
+
+    Raises EngineFailure if that is unknown.
+    """
     if generation.finish is None:
         raise EngineFailure("the engine ended the answer without saying why")
     if reply.is_cut and generation.finish.reason == "stop":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from services.answers.request import AnswerRequest, ThinkingWish
-from services.backend.protocols import Model
-from services.backend.types import Prompt, Thoughts
+from services.backend.types import Thoughts
 from services.errors import BadModelFile, InvalidRequest
 from services.models.profile import Profile
 from services.prompts.chat import ChatForm
@@ -84,9 +83,16 @@ def check_wish(asked: ThinkingWish, reply_format: ReplyFormat | None) -> None:
 
 
 def thoughts_of(
-    wish: ThinkingWish, template: ChatTemplate, reply_format: ReplyFormat, model: Model, is_thinking: bool
+    wish: ThinkingWish,
+    template: ChatTemplate,
+    reply_format: ReplyFormat,
+    tools: Sequence[Mapping[str, Any]],
+    is_thinking: bool,
 ) -> Thoughts | None:
-    """Return how the model thinks, for the engine; None: it does not. `is_thinking`: the prompt ends within a thought."""
+    """Return how the model thinks, for the engine; None: it does not. `is_thinking`: the prompt ends within a thought.
+
+    `tools` are those that may be called, as in `ReplyFormat.reader`.
+    """
     tags = reply_format.thoughts
     if tags is None:
         return None
@@ -98,7 +104,8 @@ def thoughts_of(
         ends=tags.ends,
         is_open=is_thinking,
         budget=budget,
-        closing=tuple(model.tokenize(Prompt(closing, bos=False))),
+        closing=closing,
+        breaks=reply_format.thought_breaks(tools),
     )
 
 

@@ -40,9 +40,12 @@ from services.jobs.jobs import Jobs
 from services.sessions.history import SessionKey
 from services.sessions.records import parse_number
 from services.sessions.service import Sessions
+from services.storage.json_text import read_json_text
 
-# The parameters of GET /answer/ID/prompt.
-_SHOWN = ("prompt", "model", "system_prompt", "memory_k", "keep", "max_tokens", "session_id")
+# The parameters of GET /answer/ID/prompt; those that are numbers, and those that are JSON or else a text.
+_NUMBERS = ("memory_k", "keep", "max_tokens", "thinking_budget")
+_JSON = ("think", "thinking", "enable_thinking", "chat_template_kwargs")
+_SHOWN = ("prompt", "model", "system_prompt", "session_id", "reasoning_effort", *_NUMBERS, *_JSON)
 
 
 class AnswerResource(Resource):
@@ -137,16 +140,15 @@ class PromptResource(Resource):
     def get(self, number: str) -> Any:
         """Show what the model would read next, as text and as tokens.
 
-        With ?prompt=WORDS for these words; `model`, `system_prompt`, `memory_k`, `keep` and `max_tokens` are as in the body
-        of POST /answer. Nothing is computed or stored.
+        With ?prompt=WORDS for these words; `model`, `system_prompt`, `memory_k`, `keep`, `max_tokens` and what says whether
+        and how the model thinks are as in the body of POST /answer (`chat_template_kwargs` as JSON). Nothing is computed or
+        stored.
         """
         key = _session_key(number, None)
         given: dict[str, Any] = {"prompt": "", **request.args.to_dict(), "session_id": key.number}
         if unknown := sorted(given.keys() - _SHOWN):
             raise InvalidRequest(f"{unknown[0]}: there is no such field; there are {', '.join(_SHOWN)}", param=unknown[0])
-        for name in ("memory_k", "keep", "max_tokens"):
-            if name in given:
-                given[name] = int(given[name]) if given[name].isdecimal() and len(given[name]) < 10 else given[name]
+        given |= {name: _value_of(name, given[name]) for name in (*_NUMBERS, *_JSON) if name in given}
         model, system = given.pop("model", None), given.pop("system_prompt", "")
         asked = _answer_request(validated(PromptFields, given), model, system)
         return self._answers.preview(current_client(), asked)
@@ -170,7 +172,7 @@ class StopResource(Resource):
 def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
     """Compute the reply to POST /answer. Raises as `Answers.open` does."""
     try:
-        answer = answers.open(client, _answer_request(body, body.model, body.system_prompt))
+        answer = answers.open(client, _answer_request(body, body.model, body.system_prompt or ""))
     except InvalidRequest as error:
         if error.param != "messages":
             raise
@@ -197,6 +199,14 @@ def _answer_request(body: PromptFields, model: str | None, system: str) -> Answe
         thinking=body.wish,
         template_kwargs=body.chat_template_kwargs or {},
     )
+
+
+def _value_of(name: str, text: str) -> Any:
+    """Return the value of a query's parameter, which the body has as a number or JSON; the text if it is neither."""
+    if name in _NUMBERS:
+        return int(text) if text.isdecimal() and len(text) < 10 else text
+    value = read_json_text(text)
+    return value if isinstance(value, bool | dict) else text
 
 
 def _session_key(number: str, owner: str | None) -> SessionKey:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from services.models.profile import ThinkingLevel
 from services.validation import Strict
 
 
@@ -48,7 +49,9 @@ class ModelPull(Strict):
 class ProfileDetails(BaseModel):
     """A profile's settings for its answers; its model can be fetched from `source`.
 
-    `memory_k` null: as many exchanges as fit into the context.
+    `memory_k` null: as many exchanges as fit into the context. `thinking` says whether or how much the model thinks, null:
+    as it does by itself; `thinking_budget` limits its thoughts, in tokens, and `chat_template_kwargs` are variables for its
+    chat template.
     """
 
     model: str
@@ -60,6 +63,9 @@ class ProfileDetails(BaseModel):
     temperature: float
     top_p: float
     max_tokens: int
+    thinking: bool | ThinkingLevel | None
+    thinking_budget: int | None
+    chat_template_kwargs: dict[str, Any]
 
 
 class CatalogModel(BaseModel):

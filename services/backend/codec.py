@@ -35,13 +35,15 @@ def from_json(kind: type[T], data: Any) -> T:
 
 def choice_to_json(choice: TokenChoice) -> list[Any]:
     """Return a TokenChoice as JSON: bytes are hexadecimal."""
-    return [choice.piece.hex(), choice.logprob, [[piece.hex(), logprob] for piece, logprob in choice.top]]
+    top = [[piece.hex(), logprob] for piece, logprob in choice.top]
+    return [choice.piece.hex(), choice.logprob, top, list(choice.ids)]
 
 
 def choice_from_json(data: list[Any]) -> TokenChoice:
     """Return the TokenChoice that `choice_to_json` has written."""
-    piece, logprob, top = data
-    return TokenChoice(bytes.fromhex(piece), logprob, tuple((bytes.fromhex(each), value) for each, value in top))
+    piece, logprob, top, ids = data
+    likeliest = tuple((bytes.fromhex(each), value) for each, value in top)
+    return TokenChoice(bytes.fromhex(piece), logprob, likeliest, tuple(ids))
 
 
 def error_to_json(error: BaseException) -> Message:

@@ -15,6 +15,9 @@ EVERYBODY = "~everybody"
 # The first character of conversations that are no stored sessions: their computed states stay in memory.
 TEMPORARY = "~"
 
+# The names of `Sampling.samplers`, in their usual order: llama.cpp's (tools/server/README.md).
+SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -74,6 +77,10 @@ class Constraint:
     kind: Literal["json_schema", "regex", "gbnf", "lark"]
     source: str = field(repr=False)
     triggers: tuple[str, ...] = ()
+    once: bool = False
+    """True if the answer ends behind the first triggered text; that of the first constraint counts for `also` as well."""
+    also: tuple[Constraint, ...] = ()
+    """Further constraints with triggers of their own: the one whose trigger comes holds."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,10 @@ class Thoughts:
     """True if the prompt ends within a thought."""
     budget: int | None = None
     """The most tokens of thoughts; None: as many as the answer may have."""
-    closing: tuple[int, ...] = field(default=(), repr=False)
-    """The tokens that end a thought early: a sentence and `ends`."""
+    closing: str = field(default="", repr=False)
+    """The text that ends a thought early: a sentence and `ends`; "" is `ends` alone."""
+    breaks: tuple[str, ...] = ()
+    """Texts in front of which a thought ends without `ends`: a call begins with them, and they belong to the answer."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,22 @@ class Sampling:
     """The answer has at least so many tokens."""
     ignore_eos: bool = False
     """True if the model may not end the answer by itself."""
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    """A range over 0: the temperature follows the entropy, from `temperature` less the range to as much above."""
+    samplers: tuple[str, ...] = ()
+    """The names of the samplers that apply, in their order; () is the usual one. See `SAMPLERS`."""
+    min_keep: int = 0
+    """typical_p, top_p, min_p and XTC keep at least so many tokens."""
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, and what is added to their logits."""
+    text_bias: tuple[tuple[str, float], ...] = ()
+    """Texts, and what is added to the logits of each of their tokens."""
+    banned: tuple[str, ...] = ()
+    """Texts that the model may not write: each token that would complete one, or has one within it, is ruled out."""
+    allowed_tokens: tuple[int, ...] = ()
+    """The ids of the only tokens that the model may choose; () is all."""
     constraint: Constraint | None = None
     """The form that the answer keeps to."""
     n_top: int | None = None
@@ -196,6 +218,10 @@ class GenerationRequest:
     """True if the choices of the prompt's tokens are wanted too; all of it is then read anew."""
     marks: bool = False
     """True if special tokens come as `Mark` among the text; else they are left out."""
+    stop_tokens: tuple[int, ...] = ()
+    """Token ids that end the answer as the model's own do, and are no part of its text."""
+    keeps_stop: bool = False
+    """True if the text that ended the answer, of `stop` or a stop token's, is its last text."""
     account: str = ""
     """The account whose share of the engine it takes: a key and those that it minted; "" is the owner's own."""
 
@@ -207,6 +233,8 @@ class TokenChoice:
     piece: bytes = field(repr=False)
     logprob: float
     top: tuple[tuple[bytes, float], ...] = field(default=(), repr=False)
+    ids: tuple[int, ...] = field(default=(), repr=False)
+    """The ids of the token and of those of `top`; () where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +260,8 @@ class Finish:
     reasoning_tokens: int = 0
     """Of `completion_tokens`, those of thoughts."""
     timings: dict[str, float] = field(default_factory=dict)
+    was_closed: bool = False
+    """True if what a constraint had opened was closed by force: the end of the text is not the model's own."""
 
 
 @dataclass(frozen=True)

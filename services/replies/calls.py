@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 
 from services.replies.events import CallArguments, CallBegun
-from services.replies.json_scan import JsonScan
+from services.replies.json_scan import LenientScan
 from services.replies.source import Parsing, Source, Unreadable, Waiting
 from services.replies.toolset import Toolset
+
+_NAMESPACE = "functions."
 
 
 class Calls:
@@ -19,10 +21,23 @@ class Calls:
         self._count = 0
         self.is_open = False
         """True from a call's beginning to the end of its arguments."""
+        self.holds = False
+        """True while the arguments of a call are read that is not begun yet."""
 
     def known_name(self) -> Waiting[str]:
         """Consume the longest name of a tool that comes next, and return it. Raises Unreadable if none does."""
-        return (yield from self._source.expect(*self.tools.schemas))
+        written = yield from self._source.expect(
+            *(prefix + name for name in self.tools.schemas for prefix in ("", _NAMESPACE))
+        )
+        return self.tool_of(written)
+
+    def tool_of(self, written: str) -> str:
+        """Return the name of the tool that a model means. Raises Unreadable if there is none."""
+        # Models that were trained on OpenAI's own form write the namespace in front.
+        for name in (written, written.removeprefix(_NAMESPACE)):
+            if name in self.tools.schemas:
+                return name
+        raise Unreadable
 
     def begin(self, name: str, call_id: str = "") -> CallBegun:
         """Return a call's beginning. Raises Unreadable if no tool has this name. `call_id` "": one is made up."""
@@ -48,7 +63,7 @@ class Calls:
         """Read arguments that are a JSON object, as the model writes it; Unreadable if something else comes."""
         if (yield from self._source.peek()) not in ("{", ""):
             raise Unreadable
-        scan = JsonScan()
+        scan = LenientScan()
         while not scan.is_done:
             text = yield from self._source.json(scan)
             if text:

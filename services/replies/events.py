@@ -58,17 +58,21 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote, taken apart. `calls` are whole; `cut_call` is the one within which the reply ended."""
+    """What a model wrote, taken apart. `calls` are whole; `cut_call` is the one within which the reply ended.
+
+    `is_broken`: the reader gave up on a call whose beginning it had given already; its text is content.
+    """
 
     reasoning: str = ""
     content: str = ""
     calls: tuple[ToolCall, ...] = ()
     cut_call: ToolCall | None = None
+    is_broken: bool = False
 
     @property
     def is_cut(self) -> bool:
-        """True if the reply ended within a call, so that its finish reason is "length" whatever ended it."""
-        return self.cut_call is not None
+        """True if a call was begun that is not among the whole ones: the finish reason is "length", whatever ended it."""
+        return self.cut_call is not None or self.is_broken
 
 
 @dataclass
@@ -112,21 +116,23 @@ class ReplyBuilder:
             self._calls[event.index].add(event.text)
         self._last = event
 
-    def reply(self, is_whole: bool = True) -> Reply:
-        """Return the reply so far. If it is not whole, a call with which it ends counts as cut: its end may be forced.
+    def reply(self, was_closed: bool = False) -> Reply:
+        """Return the reply so far. `was_closed`: the end was forced, and a call with which it ends counts as cut.
 
         A call whose arguments are no JSON is none: the reply ended within it, or the reader gave up on it and its text
         follows as content.
         """
-        calls, cut = [], None
+        calls, cut, is_broken = [], None, False
         for index, each in self._calls.items():
             call = ToolCall(each.begun.name, "".join(each.pieces), each.begun.id)
             is_last = isinstance(self._last, CallBegun | CallArguments) and self._last.index == index
-            if each.is_whole and (is_whole or not is_last):
+            if each.is_whole and not (was_closed and is_last):
                 calls.append(call)
             elif is_last:
                 cut = call
-        return Reply("".join(self._reasoning), "".join(self._content), tuple(calls), cut)
+            else:
+                is_broken = True
+        return Reply("".join(self._reasoning), "".join(self._content), tuple(calls), cut, is_broken)
 
 
 def joined(events: Iterable[Event]) -> list[Event]:

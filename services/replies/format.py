@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.backend.types import Constraint
+from services.replies.free_text import FreeText
 from services.replies.grammar import Lark
 from services.replies.reader import FormatReader, Plan, Reader
 from services.replies.syntax import CallSyntax, ThoughtTags
@@ -56,24 +57,48 @@ class ReplyFormat:
         """Return what holds calls to the names and schemas of the tools; None if there is no tool to call.
 
         `choice`: "auto" (a call that has begun is held), "required" (the answer is a call), or a tool's name (it is a call
-        of this one). `parallel`: several calls are allowed; with "auto", the caller ends the answer behind the first.
+        of this one). `parallel`: several calls are allowed; else the answer ends behind the first. Raises InvalidRequest,
+        naming the tool, for a schema that cannot be kept to.
         """
         wanted = Toolset.of(tools).only(choice)
         if not wanted.schemas or not self.syntaxes:
             return None
-        lark, syntax = Lark(self.tokens), self.syntaxes[0]
         if choice == "auto":
-            return self._lazy(lark, syntax, wanted, parallel)
-        call = lark.rule("call", f"{lark.text(syntax.trigger)} {syntax.grammar(lark, wanted, parallel)}")
+            is_bare = any(each.bare_pattern(wanted) for each in self.syntaxes)
+            return self._bare(wanted, parallel) if is_bare else self._lazy(wanted, parallel)
+        lark, syntax = Lark(self.tokens), self.syntaxes[0]
+        # A thought that has no ending may end with any of these.
+        openers = dict.fromkeys((syntax.trigger, *(each for each in syntax.openers if each in self.breaks)))
+        each = (f"{lark.text(opener)} {syntax.grammar(lark, wanted, parallel, opener)}" for opener in openers)
+        call = lark.rule("call", " | ".join(each))
         more = f" ({lark.text(syntax.between)} {call})*" if parallel and not syntax.is_list else ""
         return Constraint("lark", lark.source(call + more))
 
-    def _lazy(self, lark: Lark, syntax: CallSyntax, tools: Toolset, parallel: bool) -> Constraint:
-        free = syntax.free_text(tools)
-        if free is None:
-            return Constraint("lark", lark.source(syntax.grammar(lark, tools, parallel)), (syntax.trigger,))
-        call = f"{lark.text(syntax.trigger)} {syntax.grammar(lark, tools, parallel)}"
-        return Constraint("lark", lark.source(f"{call} | FREE") + f"FREE: {free}\n")
+    def _lazy(self, tools: Toolset, parallel: bool) -> Constraint | None:
+        """Return what holds each call from behind its beginning on."""
+        begins = [begin for syntax in self.syntaxes for begin in syntax.begins(tools, parallel)]
+        found = [Constraint("lark", _source(self.tokens, begin.rest), begin.texts, once=not parallel) for begin in begins]
+        return replace(found[0], also=tuple(found[1:])) if found else None
+
+    def _bare(self, tools: Toolset, parallel: bool) -> Constraint:
+        """Return what holds calls where one may be the answer's beginning, without an opener: the grammar of all of it."""
+        lark = Lark(self.tokens)
+        bare = [each for each in self.syntaxes if each.bare_pattern(tools)]
+        calls = [f"{lark.text(each.trigger)} {each.grammar(lark, tools, parallel)}" for each in bare]
+        patterns = "|".join(each.bare_pattern(tools) for each in bare)
+        begins = [begin for syntax in self.syntaxes for begin in syntax.begins(tools, parallel)]
+        return Constraint("lark", FreeText(lark, begins, self._marks()).source(calls, patterns, parallel))
+
+    def _marks(self) -> list[str]:
+        """Return the special tokens that may stand in an answer, besides those of calls."""
+        tags = (self.thoughts.begins, self.thoughts.ends) if self.thoughts else ()
+        known = (*tags, *(tag for pair in self.wraps for tag in pair), *self.skipped)
+        return [text for text in dict.fromkeys(known) if text in self.tokens]
+
+    def thought_breaks(self, tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """Return the texts with which a thought ends without its ending where these tools may be called."""
+        openers = [opener for syntax in self.syntaxes for opener in syntax.openers] if tools else []
+        return tuple(text for text in self.breaks if text in openers or text in self.skipped)
 
     def is_thinking(self, prompt_tail: str) -> bool:
         """Return whether a prompt that ends so has begun a thought."""
@@ -82,3 +107,8 @@ class ReplyFormat:
         _, begins, behind = prompt_tail.rpartition(self.thoughts.begins)
         # A turn's end behind the opener shows that somebody wrote of it.
         return bool(begins) and self.thoughts.ends not in behind and not any(token in behind for token in self.tokens)
+
+
+def _source(tokens: frozenset[str], rest: Callable[[Lark], str]) -> str:
+    lark = Lark(tokens)
+    return lark.source(rest(lark))

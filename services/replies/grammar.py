@@ -36,9 +36,12 @@ class Lark:
         parts = re.split(f"({'|'.join(map(re.escape, named))})", text) if named else [text]
         return " ".join(part if part in named else quoted(part) for part in parts if part)
 
-    def json(self, schema: Any) -> str:
-        """Return the expression for JSON by a schema, which is a document of its own."""
-        return self.rule("json", f"%json {json.dumps(schema)}")
+    def json(self, schema: Any, tool: str, where: str = "#") -> str:
+        """Return the expression for JSON by a schema, which is a document of its own.
+
+        The engine names its source, should it refuse it: the tool, and the place (a JSON pointer) in the tool's schema.
+        """
+        return self.rule("json", f"%json {json.dumps(schema)} //! tools {json_text(tool)} {where}")
 
     def content(self, constraint: Constraint) -> str:
         """Return the expression for what a constraint by a schema or a regular expression allows."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
+from typing_extensions import override
+
 _SPACE = re.compile(r"[ \t\r\n]+")
 _PLAIN = re.compile(r'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+')
 _HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
@@ -15,6 +17,12 @@ _CONTROL = re.compile(r"[\x00-\x1f]+")
 _SCALAR = re.compile(r"[-+.0-9A-Za-z]+")
 _IS_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _LONGEST_SCALAR = 4096
+_PLAIN_SINGLE = re.compile(r"""(?:[^"'\\\x00-\x1f]+|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+""")
+_PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+_PYTHON_WORD = re.compile("|".join(_PYTHON_WORDS))
+# The white space between a comma and a closing bracket: the comma is left out; of more, it is waited for no bracket.
+_BEHIND_COMMA = re.compile(r",([ \t\r\n]*)(?=[}\]])")
+_LONGEST_SPACE = 256
 
 
 class _Wants(Enum):
@@ -36,12 +44,19 @@ class JsonScan:
         self._in_string = False
         self._is_key = False
         self._scalar = ""
+        # True if what comes next cannot be read before more text is there.
+        self._waits = False
         self.is_wrong = False
 
     @property
     def is_done(self) -> bool:
         """True if the value is whole."""
         return self._wants is _Wants.NOTHING and not self._in_string and not self._scalar
+
+    @property
+    def is_in_text(self) -> bool:
+        """True within the quotes of a string."""
+        return self._in_string
 
     def read(self, text: str, at: int, is_last: bool = False) -> tuple[str, int]:
         """Read on from `at`; return the JSON read (escaped where it had to be), and the position behind it.
@@ -50,15 +65,14 @@ class JsonScan:
         more text comes.
         """
         pieces: list[str] = []
-        while at < len(text) and not self.is_wrong and not self.is_done:
+        self._waits = False
+        while at < len(text) and not self.is_wrong and not self.is_done and not self._waits:
             if self._in_string:
                 piece, end = self._string(text, at)
-                if end == at and not self.is_wrong:
-                    break
             elif self._scalar or (_SCALAR.match(text, at) and self._wants in (_Wants.VALUE, _Wants.ITEM_OR_END)):
                 piece, end = self._read_scalar(text, at)
             else:
-                piece, end = self._structure(text, at)
+                piece, end = self._structure(text, at, is_last)
             pieces.append(piece)
             at = end
         if is_last and self._scalar and at == len(text):
@@ -74,7 +88,8 @@ class JsonScan:
             return '"', at + 1
         if found := _CONTROL.match(text, at):
             return "".join(_escaped(each) for each in found[0]), found.end()
-        self.is_wrong = not _HALF_ESCAPE.match(text, at)
+        self._waits = bool(_HALF_ESCAPE.match(text, at))
+        self.is_wrong = not self._waits
         return "", at
 
     def _read_scalar(self, text: str, at: int) -> tuple[str, int]:
@@ -92,7 +107,7 @@ class JsonScan:
         self._scalar = ""
         self._wants = self._behind_value()
 
-    def _structure(self, text: str, at: int) -> tuple[str, int]:
+    def _structure(self, text: str, at: int, is_last: bool) -> tuple[str, int]:
         if found := _SPACE.match(text, at):
             return found[0], found.end()
         letter = text[at]
@@ -130,6 +145,56 @@ class JsonScan:
 
     def _behind_value(self) -> _Wants:
         return _Wants.COMMA_OR_END if self._open else _Wants.NOTHING
+
+
+class LenientScan(JsonScan):
+    """Also takes what models write in Python's manner, and puts it into JSON.
+
+    That is single quotes, `True`, `False` and `None`, and a comma behind the last member.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_single = False
+
+    @override
+    def _string(self, text: str, at: int) -> tuple[str, int]:
+        if not self._is_single:
+            return super()._string(text, at)
+        if found := _PLAIN_SINGLE.match(text, at):
+            return found[0], found.end()
+        if text[at] == "'":
+            self._is_single = False
+            piece, _ = super()._string('"', 0)
+            return piece, at + 1
+        if text[at] == '"':
+            return '\\"', at + 1
+        return ("'", at + 2) if text.startswith("\\'", at) else super()._string(text, at)
+
+    @override
+    def _structure(self, text: str, at: int, is_last: bool) -> tuple[str, int]:
+        if text[at] == "'":
+            self._begin_string()
+            self._is_single = not self.is_wrong
+            return ('"', at + 1) if self._is_single else ("", at)
+        if text[at] == "," and self._wants is _Wants.COMMA_OR_END:
+            if found := _BEHIND_COMMA.match(text, at):
+                return found[1], found.end()
+            self._waits = not is_last and not text[at + 1 :].strip() and len(text) - at < _LONGEST_SPACE
+            if self._waits:
+                return "", at
+        return super()._structure(text, at, is_last)
+
+    @override
+    def _read_scalar(self, text: str, at: int) -> tuple[str, int]:
+        if self._scalar or text[at] not in "TFN":
+            return super()._read_scalar(text, at)
+        if found := _PYTHON_WORD.match(text, at):
+            self._scalar = ""
+            self._wants = self._behind_value()
+            return _PYTHON_WORDS[found[0]], found.end()
+        self._waits = any(word.startswith(text[at:]) for word in _PYTHON_WORDS)
+        return ("", at) if self._waits else super()._read_scalar(text, at)
 
 
 def is_json(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,10 @@ class Reader(Protocol):
     def add(self, piece: str | Mark) -> list[Event]:
         """Add the next piece; return the events that are sure by now."""
 
+    def cut(self) -> None:
+        """Take note, before the end, that the model does not end the reply itself, as at `max_tokens`."""
+        return
+
     def end(self) -> list[Event]:
         """Return the last events, at the end of the reply."""
 
@@ -35,6 +39,10 @@ class Plan:
     wraps: tuple[tuple[str, str], ...] = ()
     skipped: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
+
+    def breaks_among(self, openers: Container[str]) -> tuple[str, ...]:
+        """Return the texts that end a thought where calls with these openers are read."""
+        return tuple(text for text in self.breaks if text in openers or text in self.skipped)
 
     def known(self) -> list[str]:
         """Return the texts of the marks that the reader needs."""
@@ -69,8 +77,12 @@ class FormatReader(Reader):
 
     @override
     def add(self, piece: str | Mark) -> list[Event]:
-        self.source.add(piece, keeps_marks=self.calls.is_open)
+        self.source.add(piece, keeps_marks=self.calls.is_open or self.calls.holds)
         return self._run()
+
+    @override
+    def cut(self) -> None:
+        self.source.is_cut = True
 
     @override
     def end(self) -> list[Event]:
@@ -123,7 +135,7 @@ class FormatReader(Reader):
     def _thought(self, thoughts: ThoughtTags, is_begun: bool = False) -> Parsing[None]:
         """Read a thought from behind its beginning; `is_begun`: some of it was written before."""
         space: list[str] = []
-        breaks = [text for text in self._plan.breaks if text in self.syntaxes or text in self._plan.skipped]
+        breaks = self._plan.breaks_among(self.syntaxes)
         while True:
             text, marker = yield from self.source.find((thoughts.ends, *breaks))
             if marker in self.syntaxes:
@@ -164,7 +176,7 @@ class FormatReader(Reader):
             unread = "" if is_cut else source.recorded()
         else:
             unread = "" if is_begun else source.recorded()
-        calls.is_open = False
+        calls.is_open = calls.holds = False
         return unread, is_begun
 
     def leave_out_space(self) -> None:

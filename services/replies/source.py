@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from services.backend.types import Mark
 from services.replies.events import Event
-from services.replies.json_scan import JsonScan
+from services.replies.json_scan import JsonScan, LenientScan
 
 T = TypeVar("T")
 # Yields None where more text is needed; its value is what it read.
@@ -49,6 +49,8 @@ class Source:
         self._marks: set[int] = set()
         self._record: list[str] | None = None
         self.is_closed = False
+        self.is_cut = False
+        """True if the model does not end the reply itself, as at `max_tokens`."""
 
     def add(self, piece: str | Mark, keeps_marks: bool = False) -> None:
         """Add the next piece of the reply. `keeps_marks`: special tokens without a meaning here are text, not left out."""
@@ -195,7 +197,7 @@ class Source:
 
     def whole_json(self) -> Waiting[str]:
         """Consume a JSON value, and return all of it."""
-        scan, pieces = JsonScan(), []
+        scan, pieces = LenientScan(), []
         while not scan.is_done:
             pieces.append((yield from self.json(scan)))
         return "".join(pieces)

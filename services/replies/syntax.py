@@ -12,21 +12,29 @@ to `FAMILIES` in `formats/__init__.py`; the first that returns a format wins, so
   raises Unreadable if what it reads is no call: the text since the opener, or since the last `calls.end()`, becomes content
   by itself. Cut, which the source's steps raise at the end of the reply, ends the events there once a call has begun.
   Closers are optional (`source.closing`). `calls.tools` has the schemas.
-- `CallSyntax.grammar(lark, tools, many)`: the Lark expression for what follows `trigger`, to the end of the call, closers
-  included; with `many`, of several calls if `read` reads several behind one opener (`is_list`).
+- `CallSyntax.grammar(lark, tools, many, opener)`: the Lark expression for what follows an opener, `trigger` unless another
+  one is given, to the end of the call, closers included; with `many`, of several calls if `read` reads several behind one
+  opener (`is_list`).
+- `CallSyntax.begins(tools, many)`: the texts behind which a call has surely begun, so that a grammar holds it, with what
+  makes that grammar. These are the openers, unless people may write them about calls (`<tool_call>`): then more of the call
+  belongs to the text, so that a sentence about tags is never taken for a call.
 - A family whose replies are more than thoughts, text and calls writes a Reader of its own, and overrides
   `ReplyFormat.reader`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from services.replies.calls import Calls
 from services.replies.grammar import Lark
 from services.replies.source import Parsing, Source
 from services.replies.toolset import Toolset
 
+# What people write about calls: tags, and words.
+_PROSE = re.compile(r"<[\w:.-]+>|\s?\w+|Action:\s*```json")
 _SENTENCE = "\n\nI have thought about this for long enough, and answer now.\n"
 
 
@@ -43,6 +51,19 @@ class ThoughtTags:
     def closing(self) -> str:
         """The text that ends a thought early, in the model's own form."""
         return f"{self.sentence}{self.ends}{self.after}"
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A beginning of calls: the forms of its text, and what makes the Lark expression for what follows any of them."""
+
+    texts: tuple[str, ...]
+    rest: Callable[[Lark], str] = field(compare=False)
+
+
+def is_prose(opener: str) -> bool:
+    """Return whether people may write an opener in a sentence about calls."""
+    return bool(_PROSE.fullmatch(opener))
 
 
 @dataclass(frozen=True)
@@ -67,10 +88,17 @@ class CallSyntax:
         """Read from behind the opener to the end of the call, or of all of them if it is a list."""
         raise NotImplementedError
 
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        """Return the Lark expression for what follows `trigger`, which holds the call to the tools' names and schemas."""
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        """Return the Lark expression for what follows an opener, which holds the call to the tools' names and schemas.
+
+        `opener` "": `trigger`. Raises InvalidRequest, naming the tool, for a schema that cannot be kept to.
+        """
         raise NotImplementedError
 
-    def free_text(self, tools: Toolset) -> str | None:
-        """Return the terminal for answers that are no calls, if the opener alone does not tell; None if it does."""
-        return None
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        """Yield the beginnings behind which calls are held. No text of one is found within another's."""
+        yield Begin(self.openers, lambda lark: self.grammar(lark, tools, many))
+
+    def bare_pattern(self, tools: Toolset) -> str:
+        """Return the regular expression of texts with which a call without an opener begins; "": there are none."""
+        return ""

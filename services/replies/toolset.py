@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,3 +36,19 @@ class Toolset:
 
 def _schema(parameters: Any) -> Any:
     return ANY_OBJECT if parameters is None or parameters == {} else parameters
+
+
+def grouped(names: Iterable[str], most: int = 8) -> dict[str, list[str]]:
+    """Return names by what they begin with: all of each, or less, so that there are `most` groups.
+
+    No group's beginning is another's.
+    """
+    ordered = sorted(names)
+    for length in range(max(map(len, ordered), default=0), -1, -1):
+        found: dict[str, list[str]] = {}
+        for name in ordered:
+            begins = next((each for each in found if name.startswith(each)), name[:length])
+            found.setdefault(begins, []).append(name)
+        if len(found) <= most:
+            break
+    return found

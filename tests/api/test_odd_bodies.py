@@ -99,7 +99,7 @@ def test_more_answers_than_can_wait_are_refused(client: Client) -> None:
     [
         (CHATS, {"messages": [USER], "tool_choice": "required"}, "tool_choice"),
         (CHATS, {"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
-        (CHATS, {"messages": [USER], "logit_bias": {"x": 1}}, "logit_bias"),
+        (CHATS, {"messages": [USER], "logit_bias": {"-1": 1}}, "logit_bias"),
         (
             CHATS,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -108,7 +108,7 @@ def test_more_answers_than_can_wait_are_refused(client: Client) -> None:
         (CHATS, {"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
         (CHATS, {"messages": []}, "messages"),
         ("/v1/completions", {"prompt": []}, "prompt"),
-        ("/v1/completions", {"prompt": [[]]}, "prompt.0"),
+        ("/v1/completions", {"prompt": [[]]}, "prompt"),
         ("/v1/completions", {"prompt": {}}, "prompt"),
         ("/v1/completions", {"prompt": "a", "best_of": 3}, "best_of"),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.backend.types import Constraint
+from services.backend.types import Constraint, Mark
 from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
 from tests.support.openai_api import CLOCK, FRANCE, WEATHER, chat, refused, said, stream
@@ -117,7 +117,9 @@ def test_models_are_profiles_and_files(model_folder: Path, open_client: Callable
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages.0.content",
         ),
-        ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages"),
+        ({"messages": [{"role": "user", "content": " "}], "session_id": 1}, "messages"),
         ({"messages": [{"role": "user", "content": "x"}], "temperature": 9}, "temperature"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 0}, "n"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2, "session_id": 1}, "n"),
@@ -126,7 +128,14 @@ def test_models_are_profiles_and_files(model_folder: Path, open_client: Callable
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 5, "n_predict": 6}, "n_predict"),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 5, "min_tokens": 6}, "min_tokens"),
         ({"messages": [{"role": "user", "content": "x"}], "modalities": ["text", "audio"]}, "modalities"),
-        ({"messages": [{"role": "user", "content": "x"}], "stop_token_ids": [2]}, "stop_token_ids"),
+        ({"messages": [{"role": "user", "content": "x"}], "skip_special_tokens": False}, "skip_special_tokens"),
+        ({"messages": [{"role": "user", "content": "x"}], "samplers": ["top_k", "magic"]}, "samplers"),
+        ({"messages": [{"role": "user", "content": "x"}], "samplers": []}, "samplers"),
+        ({"messages": [{"role": "user", "content": "x"}], "adaptive_target": 0.5}, "adaptive_target"),
+        ({"messages": [{"role": "user", "content": "x"}], "tfs": 0.9}, "tfs"),
+        ({"messages": [{"role": "user", "content": "x"}], "allowed_token_ids": []}, "allowed_token_ids"),
+        ({"messages": [{"role": "user", "content": "x"}], "bad_words": [""]}, "bad_words"),
+        ({"messages": [{"role": "user", "content": "x"}], "mirostat": 1, "mirostat_mode": 2}, "mirostat_mode"),
         (
             {"messages": [{"role": "user", "content": "x"}], "stream_options": {"continuous_usage_stats": True}},
             "stream_options",
@@ -138,7 +147,8 @@ def test_models_are_profiles_and_files(model_folder: Path, open_client: Callable
             {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"messages": []}},
             "chat_template_kwargs",
         ),
-        ({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"word": 1}}, "logit_bias"),
+        ({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"-5": 1}}, "logit_bias"),
+        ({"messages": [{"role": "user", "content": "x"}], "logit_bias": [["word", True]]}, "logit_bias"),
         ({"messages": [{"role": "user", "content": "x"}], "grammar": 'root ::= "x"', "regex": "x"}, "regex"),
         ({"messages": [{"role": "user", "content": "x"}], "grammar_syntax": "lark"}, "grammar_syntax"),
         ({"messages": [{"role": "user", "content": "x"}], "tools": [WEATHER], "regex": "x"}, "regex"),
@@ -234,11 +244,52 @@ def test_samplers_reach_the_engine(client: Client, backend: FakeBackend) -> None
     sampling = model.requests[-1].sampling
     assert {name: getattr(sampling, name) for name in fields} == fields | {"seed": 2**40 % (2**32 - 1)}
     assert (sampling.repeat_penalty, sampling.dry_sequence_breakers, sampling.top_k) == (1.2, ("x",), 0)
-    chat(client, FRANCE, max_tokens=4, seed=-1, logit_bias=[[5.0, 2], ["6", False]])
+    chat(client, FRANCE, max_tokens=4, seed=-1, logit_bias={"5": 2, "6": False})
     sampling = model.requests[-1].sampling
     assert sampling.seed is None
     assert [token for token, _ in sampling.logit_bias] == [5, 6]
     assert sampling.logit_bias[1][1] < -1000
+
+
+def test_tokens_and_texts_that_are_banned_or_end_the_answer_reach_the_engine(client: Client, backend: FakeBackend) -> None:
+    fields = {
+        "dynatemp_range": 0.5,
+        "dynatemp_exponent": 1.5,
+        "samplers": ["typical_p", "Temp", "adaptive_p", "top-k"],
+        "min_keep": 3,
+        "logit_bias": [["Paris", -1.5], [7, 2], [" word", False]],
+        "bad_words": ["Rome"],
+        "banned_strings": ["Madrid"],
+        "allowed_token_ids": [1, 2, 3],
+        "stop_token_ids": [4],
+        "include_stop_str_in_output": True,
+    }
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": FRANCE}]}),
+        ("/v1/completions", {"prompt": "x"}),
+    ):
+        assert client.post(path, {**body, **fields, "max_tokens": 1}).status_code == 200
+        request = backend.requests[-1]
+        sampling = request.sampling
+        assert (sampling.dynatemp_range, sampling.dynatemp_exponent, sampling.min_keep) == (0.5, 1.5, 3)
+        assert sampling.samplers == ("typ_p", "temperature", "top_k")
+        assert sampling.logit_bias == ((7, 2.0),)
+        assert sampling.text_bias[0] == ("Paris", -1.5)
+        assert (sampling.text_bias[1][0], sampling.text_bias[1][1] < -1000) == (" word", True)
+        assert (sampling.banned, sampling.allowed_tokens) == (("Rome", "Madrid"), (1, 2, 3))
+        assert (request.stop_tokens, request.keeps_stop) == ((4,), True)
+
+
+def test_special_tokens_may_be_part_of_a_text(open_client: Callable[..., Client]) -> None:
+    backend = FakeBackend(specials=("<|x|>", "<|end|>"))
+    client = open_client(backend=backend)
+    for fields, text in (({"skip_special_tokens": False}, "a<|x|>b"), ({"skip_special_tokens": True}, "ab"), ({}, "ab")):
+        backend.reply("a", Mark("<|x|>"), "b")
+        reply = client.post("/v1/completions", {"prompt": "x", **fields}).json()
+        assert reply["choices"][0]["text"] == text
+        backend.reply("a", Mark("<|x|>"), "b")
+        *events, _ = stream(client, "/v1/completions", prompt="x", **fields)
+        assert "".join(event["choices"][0]["text"] for event in events) == text
 
 
 def test_a_last_message_of_the_assistant_is_continued(client: Client, backend: FakeBackend) -> None:
@@ -269,11 +320,14 @@ OBJECT = Constraint("json_schema", '{"type": "object"}')
             Constraint("json_schema", '{"type": "array"}'),
         ),
         ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}, OBJECT),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}, OBJECT),
+        ("response_format", {"type": "json_schema", "schema": {"type": "object"}}, OBJECT),
         ("json_schema", {"type": "object"}, OBJECT),
         ("json_schema", '{"type": "object"}', OBJECT),
         ("json_schema", {}, OBJECT),
         ("grammar", 'root ::= "x"', Constraint("gbnf", 'root ::= "x"')),
         ("grammar", "%llguidance {}\nstart: /x/", Constraint("lark", "%llguidance {}\nstart: /x/")),
+        ("grammar", "", None),
         ("ebnf", 'root ::= "x"', Constraint("gbnf", 'root ::= "x"')),
         ("regex", "x+", Constraint("regex", "x+")),
         ("guided_json", {"type": "object"}, OBJECT),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.backend.types import Mark
+from services.backend.types import Constraint, Mark
 from tests.support.fake_backend import FakeBackend, Piece
 from tests.support.in_process import Client
 from tests.support.openai_api import CLOCK, FRANCE, WEATHER, chat, refused, stream
@@ -123,6 +123,7 @@ def test_the_older_form_of_calls(client: Client, backend: FakeBackend) -> None:
 
 def test_only_allowed_tools_are_shown(client: Client, backend: FakeBackend) -> None:
     allowed = {"tools": [{"type": "function", "function": {"name": "clock"}}]}
+    constraints: list[Constraint] = []
     for mode in ("auto", "required"):
         backend.reply(*call("clock", "{}"))
         choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, **allowed}}
@@ -131,7 +132,9 @@ def test_only_allowed_tools_are_shown(client: Client, backend: FakeBackend) -> N
         assert "get_weather" not in prompt_of(backend)
         constraint = backend.requests[-1].sampling.constraint
         assert constraint
-        assert bool(constraint.triggers) == (mode == "auto")
+        constraints.append(constraint)
+    assert constraints[0] != constraints[1]
+    assert not constraints[1].triggers
     wrong = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", **allowed}}
     assert (
         refused(client, messages=[{"role": "user", "content": "x"}], tools=[WEATHER], tool_choice=wrong)["param"]

@@ -106,5 +106,11 @@ def test_the_profiles_say_what_they_set(client: Client) -> None:
         "temperature": 0.0,
         "top_p": 0.95,
         "max_tokens": 256,
+        "thinking": None,
+        "thinking_budget": None,
+        "chat_template_kwargs": {},
     }
+    client.edit_config("Guide", template=None, thinking="low", thinking_budget=64, chat_template_kwargs={"tone": "dry"})
+    told = client.get("/models").json()["profile_details"]["Guide"]
+    assert (told["thinking"], told["thinking_budget"], told["chat_template_kwargs"]) == ("low", 64, {"tone": "dry"})
     assert models["profile_details"]["Qwen"]["source"].startswith("hf:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -233,3 +234,19 @@ def test_a_long_thought_keeps_the_connection_of_a_client_that_knows_none(
     backend.reply(*THOUGHT)
     reply = thinker.post("/api/generate", {"prompt": "Hi"})
     assert reply.text.count(": waiting\n\n") > 3
+
+
+def test_the_prompt_is_shown_with_the_thinking_that_is_asked_for(thinker: Client) -> None:
+    def shown_with(**fields: str) -> str:
+        reply = thinker.get("/answer/1/prompt?" + urlencode({"prompt": "Hi", **fields}))
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["prompt"])
+
+    assert not shown_with().endswith("<think></think>")
+    off = [{"think": "false"}, {"enable_thinking": "false"}, {"thinking": "false"}, {"reasoning_effort": "none"}]
+    for fields in (*off, {"thinking_budget": "0"}, {"chat_template_kwargs": '{"enable_thinking": false}'}):
+        assert shown_with(**fields).endswith("<think></think>"), fields
+    assert not shown_with(think="high", thinking_budget="5").endswith("<think></think>")
+    for fields in ({"think": "maybe"}, {"thinking_budget": "x"}, {"chat_template_kwargs": "{"}, {"enable_thinking": "1"}):
+        reply = thinker.get("/answer/1/prompt?" + urlencode(fields))
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, next(iter(fields)))

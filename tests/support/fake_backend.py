@@ -209,7 +209,7 @@ class FakeGeneration(Generation):
             yield from words
             return
         vocabulary = self._model.vocabulary
-        closing = vocabulary.texts(thoughts.closing) or vocabulary.words(thoughts.ends)
+        closing = vocabulary.words(thoughts.closing or thoughts.ends)
         for word in words:
             is_used_up = thoughts.budget is not None and self.n_thoughts >= thoughts.budget
             if not (tracker.is_open and (is_used_up or self.thinks_no_more.is_set())):

@@ -14,12 +14,10 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import SandboxedEnvironment
 
 from services.backend.types import ChatFormat, Mark
-from services.replies.events import CallBegun, Event, Reply, joined
+from services.replies.events import CallBegun, Event, joined
 from services.replies.format import ReplyFormat
-from services.replies.formats import format_of
 from tests.support.llama_chat_cases import ChatCase
 from tests.support.real_models import chat_templates
-from tests.support.replies import reply_of
 
 # The texts that are special tokens in the vocabularies of the templates' models, as far as their form tells.
 SPECIAL = re.compile(
@@ -49,16 +47,11 @@ def pieces_in(text: str) -> list[Piece]:
     return [Mark(part) if n % 2 else part for n, part in enumerate(parts) if part]
 
 
-def events_of(reply_format: ReplyFormat, case: ChatCase, pieces: Iterable[Piece]) -> list[Event]:
-    """Return the events of the output, joined; ids that the server makes up are left out."""
-    reader = reply_format.reader(case.tools, is_thinking(reply_format, case), bool(case.continues))
+def events_of(reply_format: ReplyFormat, case: ChatCase, pieces: Iterable[Piece], thinks: bool) -> list[Event]:
+    """Return the events of the output, joined; ids that the server makes up are left out. `thinks`: see `is_thinking`."""
+    reader = reply_format.reader(case.tools, thinks, bool(case.continues))
     events = [event for piece in pieces for event in reader.add(piece)]
     return [_without_made_id(event, case) for event in joined([*events, *reader.end()])]
-
-
-def read(case: ChatCase, pieces: Iterable[Piece]) -> Reply:
-    """Return the output as the case's format reads it."""
-    return reply_of(events_of(format_of(chat_format(case.template)), case, pieces))
 
 
 def is_thinking(reply_format: ReplyFormat, case: ChatCase) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,18 @@ def cases(draft: str) -> Iterator[Case]:
                 schema = {"$schema": f"http://json-schema.org/{draft.replace('draft', 'draft-0')}/schema#", **schema}
             values = [(test["data"], test["valid"]) for test in group["tests"]]
             yield Case(f"{path.stem}: {group['description']}", schema, values)
+
+
+def different(drafts: Sequence[str]) -> Iterator[tuple[str, Case]]:
+    """Yield the cases of several drafts, each with its draft; those that are the same in two of them only once."""
+    seen: set[str] = set()
+    for draft in drafts:
+        for case in cases(draft):
+            schema = {**case.schema, "$schema": ""} if isinstance(case.schema, dict) else case.schema
+            key = json.dumps([schema, case.values])
+            if key not in seen:
+                seen.add(key)
+                yield draft, case
 
 
 def _folder() -> Path:

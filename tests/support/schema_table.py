@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from services.errors import InvalidRequest
 from tests.support.serving import ROOT
-from tests.support.walks import writer
+from tests.support.walks import SMALL, writer
 
 DOCUMENT = ROOT / "docs" / "schemas.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of the table -->\n"
@@ -166,7 +166,7 @@ def table() -> str:
 
 def outcome(row: Row) -> str:
     """Return whether a row's keyword is kept or refused."""
-    found = writer().tried(row.schema)
+    found = writer(SMALL).tried(row.schema)
     if isinstance(found, InvalidRequest):
         assert row.fits is _NONE, f"{row.keyword}: {found.message}"
         return "refused"
@@ -174,7 +174,7 @@ def outcome(row: Row) -> str:
     for value, is_fit in ((row.fits, True), (row.misfits, False)):
         if value is not _NONE:
             text = json.dumps(value, ensure_ascii=False)
-            is_allowed = writer().accepts(writer().matcher("json_schema", row.schema), text)
+            is_allowed = writer(SMALL).accepts(writer(SMALL).matcher("json_schema", row.schema), text)
             assert is_allowed == is_fit, f"{row.keyword}: {text} is {'allowed' if is_allowed else 'not allowed'}"
     return "a remark" if row.misfits is _NONE else "kept"
 

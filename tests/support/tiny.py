@@ -79,12 +79,21 @@ def write_parrot_model(path: Path, text: str) -> Path:
 
 
 def write_chain(
-    path: Path, tokens: list[str], said: Sequence[str], special: Mapping[str, gguf.TokenType] | None = None
+    path: Path,
+    tokens: list[str],
+    said: Sequence[str],
+    special: Mapping[str, gguf.TokenType] | None = None,
+    suppressed: Sequence[str] = (),
 ) -> Path:
-    """A llama with these tokens that says those of `said`, each of which is there once, and then ends its answer."""
+    """A llama with these tokens that says those of `said`, each of which is there once, and then ends its answer.
+
+    Those of `suppressed` are named in the file as never to be written.
+    """
     ids = [tokens.index(each) for each in said]
     dim, ffn = -(-(len(ids) + 2) // 64) * 64, 64
     writer = _llama(path, tokens, dim=dim, layers=1, ffn=ffn, n_ctx=4096, pre="gpt-2", special=special)
+    if suppressed:
+        writer.add_array("tokenizer.ggml.suppress_tokens", [tokens.index(each) for each in suppressed])
     # The directions are at right angles: 0 is any other token's, n that of the n-th that is said.
     embeddings = np.zeros((len(tokens), dim), np.float16)
     embeddings[:, 0] = 1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from benchmarks.single.bench import Bench, Pair, in_turn
 from benchmarks.single.rows.costs import overhead, start, store
 from benchmarks.single.rows.kernels import kernels
+from benchmarks.single.rows.schemas import schema
 from benchmarks.single.rows.sharing import leave, stall
 from benchmarks.single.rows.speed import eight, single, users
 from benchmarks.single.rows.talks import long_talk, restart, shifting, twelve
@@ -15,6 +16,7 @@ ROWS: dict[str, Callable[[Bench, int], Pair]] = {
     "single": in_turn(single),
     "eight": in_turn(eight),
     "users": in_turn(users),
+    "schema": in_turn(schema),
     "long-talk": in_turn(long_talk),
     "twelve": in_turn(twelve),
     "restart": in_turn(restart),

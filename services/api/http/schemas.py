@@ -37,10 +37,10 @@ class AnswerBody(PromptFields):
     """The body of POST /answer."""
 
     prompt: PromptText
-    stream: bool = False
+    stream: bool | None = None
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """A profile, or a file of the models folder. None: the selected profile."""
-    system_prompt: str = ""
+    system_prompt: str | None = None
     """With a system prompt, the conversation is written by a chat template instead of the profile's template."""
 
 

@@ -22,15 +22,15 @@ _ANY_OBJECT: Schema = {"type": "object"}
 
 
 class SchemaOfFormat(Open):
-    """A JSON schema, and its name."""
+    """A JSON schema, and its name. Without a schema any object fits."""
 
     name: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
 class ResponseFormat(Open):
-    """The form that the answer has to have. `schema` goes with `json_object`, as in llama-server."""
+    """The form that the answer has to have. llama-server's clients put the `schema` beside either type of JSON."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaOfFormat | None = None
@@ -38,19 +38,21 @@ class ResponseFormat(Open):
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise ValueError("json_schema is missing: it holds the schema")
         if self.type != "json_schema" and self.json_schema is not None:
             raise ValueError('json_schema goes with the type "json_schema"')
-        if self.type != "json_object" and self.schema_ is not None:
-            raise ValueError('schema goes with the type "json_object"; with "json_schema" it is within json_schema')
+        if self.type == "text" and self.schema_ is not None:
+            raise ValueError('schema goes with the type "json_schema"')
+        if self.json_schema and self.schema_ is not None:
+            raise ValueError("schema is given within json_schema already")
         return self
 
     def schema_given(self) -> Schema | None:
         """Return the schema; None for any text."""
-        if self.type == "json_schema" and self.json_schema:
-            return self.json_schema.schema_
-        return (self.schema_ or _ANY_OBJECT) if self.type == "json_object" else None
+        if self.type == "text":
+            return None
+        return (self.json_schema.schema_ if self.json_schema else self.schema_) or _ANY_OBJECT
 
 
 class StructuredOutputs(Open):

@@ -19,7 +19,7 @@ from services.api.openai.replies import Embeddings
 from services.api.openai.schemas import EmbeddingsRequest, prompts_of
 from services.backend.protocols import Embedder
 from services.backend.types import Prompt, Spent
-from services.errors import ClientDisconnected, NotAuthenticated, Unavailable, input_too_long
+from services.errors import ClientDisconnected, InvalidRequest, NotAuthenticated, Unavailable, input_too_long
 from services.prompts.form import least_tokens
 
 
@@ -39,7 +39,10 @@ class EmbeddingsResource(Resource):
 
 
 def compute_embeddings(answers: Answers, body: EmbeddingsRequest, client: Client) -> Reply:
-    """Compute the reply to POST /v1/embeddings. Raises as `Answers.lease_embedder` and `Embedder.embed` do."""
+    """Compute the reply to POST /v1/embeddings. Raises as `Answers.lease_embedder` and `Embedder.embed` do.
+
+    Raises InvalidRequest if vectors of another length are wanted than the model's.
+    """
     prompts, data = prompts_of(body.input), []
     with answers.lease_embedder(client, body.model) as leased:
         embedder, ticket, deadline = leased.embedder, leased.ticket, leased.deadline
@@ -60,6 +63,9 @@ def compute_embeddings(answers: Answers, body: EmbeddingsRequest, client: Client
                 ticket.add(Spent(prompt_tokens=len(tokens)))
                 raise
             ticket.add(spent)
+            if body.dimensions not in (None, len(vector)):
+                what = f"dimensions: this model's vectors have {len(vector)} and are not shortened"
+                raise InvalidRequest(what, param="dimensions", code="unsupported_parameter")
             data.append({"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)})
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     return {"object": "list", "model": leased.name, "data": data, "usage": usage}

@@ -32,7 +32,8 @@ _MOST_NAMES, _LONGEST_NAME = 32, 128
 class RequestField:
     """A field that clients send. `about` says what it does, why it has no effect, or why it is refused.
 
-    A refused field may have one of the `harmless` values, which ask for nothing; null always is.
+    A refused field may have one of the `harmless` values, which ask for nothing; null always is, and a negative number
+    where `or_negative`.
     """
 
     name: str
@@ -40,9 +41,12 @@ class RequestField:
     about: str
     endpoints: tuple[Endpoint, ...] = BOTH
     harmless: tuple[Any, ...] = ()
+    or_negative: bool = False
 
     def allows(self, value: Any) -> bool:
         """Return whether the field may have this value."""
+        if self.or_negative and isinstance(value, int | float) and value < 0:
+            return True
         # 1 is no true, and 0 no false.
         return (
             self.effect != "refused"
@@ -69,6 +73,7 @@ _HONOURED = (
         EMBEDDINGS,
         input="a text, token ids, or up to 2,048 of either",
         encoding_format="`float` or `base64`",
+        dimensions="the length of the model's own vectors; any other is refused",
     ),
     *_honoured(
         BOTH,
@@ -96,12 +101,24 @@ _HONOURED = (
         dry_allowed_length="",
         dry_penalty_last_n="",
         dry_sequence_breakers="",
+        dynatemp_range="the temperature follows the entropy, by so much around `temperature`",
+        dynatemp_exponent="",
+        samplers="the samplers that apply, in their order, by llama-server's names; a text may hold its letters",
+        min_keep="samplers that leave out unlikely tokens keep at least so many",
         mirostat="0, 1 or 2",
+        mirostat_mode="as `mirostat`",
         mirostat_tau="",
         mirostat_eta="",
         seed="-1 draws a new one",
-        stop="texts that end the answer, 16 at most; the text of a special token means that token",
-        logit_bias="a mapping from token ids, or a list of pairs; false bans a token",
+        stop="texts that end the answer, 64 at most; the text of a special token means that token",
+        **{"stop_token_ids": "token ids that end the answer"},
+        include_stop_str_in_output="true: the stop text that ended the answer is its end",
+        no_stop_trim="as `include_stop_str_in_output`",
+        logit_bias="a mapping from token ids or texts, or a list of pairs; false bans a token, or each token of a text",
+        bad_words="texts that the model may not write",
+        banned_strings="as `bad_words`",
+        **{"allowed_token_ids": "the ids of the only tokens that the model may choose"},
+        prompt_logprobs="how likely the prompt's tokens were, and so many likeliest ones, in vLLM's shape; not in a stream",
         n_probs="each token's logprob, and those of so many likeliest ones",
         min_tokens="the least tokens of the answer",
         ignore_eos="the model may not end the answer",
@@ -146,10 +163,11 @@ _HONOURED = (
     ),
     *_honoured(
         COMPLETIONS,
-        prompt="a text, token ids, or up to 8 of either",
-        echo="the prompt comes before the text",
+        prompt="a text, token ids, or up to 32 of either",
+        echo="the prompt comes before the text, and in `logprobs`, where its first token has null",
         logprobs="each token's logprob, and those of so many likeliest ones",
         best_of="the same as `n`",
+        skip_special_tokens="false: the special tokens that the model writes are part of the text",
         parse_special="false: the text of a special token in the prompt is plain text",
         add_special_tokens="false: no BOS token comes before the prompt",
     ),
@@ -166,7 +184,10 @@ _WITHOUT_EFFECT = (
     *_idle("prediction", "it would only make the answer faster", CHAT),
     *_idle("id_slot backend_sampling stream_interval sse_ping_interval", "the engine chooses"),
     *_idle("guided_decoding_backend", "there is one engine for constraints"),
-    *_idle("dynatemp_exponent adaptive_decay length_penalty early_stopping", "it belongs to a sampler that is off"),
+    *_idle(
+        "adaptive_decay length_penalty early_stopping smoothing_curve negative_prompt",
+        "it belongs to a sampler that is off",
+    ),
     *_idle("spaces_between_special_tokens", "special tokens are no part of the text"),
     *_idle(
         "media_io_kwargs mm_processor_kwargs images_config max_dynamic_patch min_dynamic_patch use_audio_in_video"
@@ -219,26 +240,20 @@ _REFUSED = (
     *_refused("suffix", "this server does not fill in the middle", "", endpoints=COMPLETIONS),
     *_refused("prompt_embeds", "a prompt is text or token ids", endpoints=COMPLETIONS),
     *_refused("thinking_token_budget", "a plain text has no thoughts: use /v1/chat/completions", -1, endpoints=COMPLETIONS),
-    *_refused("dynatemp_range", "the temperature does not change on the way", 0),
-    *_refused("adaptive_target", "this sampler is not there", -1),
-    *_refused("min_keep", "samplers keep one token at least", 0, 1),
+    RequestField("adaptive_target", "refused", "this sampler is not there", or_negative=True),
+    *_refused("tfs tfs_z encoder_repetition_penalty guidance_scale num_beams", "this sampler is not there", 1),
     *_refused(
-        "samplers",
-        "the order of the samplers cannot be changed",
-        ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
-        [],
+        "top_a epsilon_cutoff eta_cutoff smoothing_factor skew penalty_alpha no_repeat_ngram_size",
+        "this sampler is not there",
+        0,
     ),
     *_refused("use_beam_search watermarking repetition_detection", "this server samples token by token", False),
-    *_refused("stop_token_ids", "write the texts of special tokens into stop", []),
     *_refused("stop_regex", "stop takes plain texts", []),
-    *_refused("bad_words", "ban tokens by logit_bias", []),
-    *_refused("allowed_token_ids logprob_token_ids", "tokens cannot be chosen by their ids", []),
-    *_refused("include_stop_str_in_output no_stop_trim", "the text ends before the stop text", False),
-    *_refused("skip_special_tokens", "special tokens are no part of the text", True),
-    *_refused("prompt_logprobs", "logprobs are those of the answer's tokens"),
+    *_refused("custom_token_bans", "ban tokens by logit_bias", [], ""),
+    *_refused("logprob_token_ids", "the likeliest tokens are told", []),
+    *_refused("skip_special_tokens", "a message's parts are made of them: use /v1/completions", True, endpoints=CHAT),
     *_refused("post_sampling_probs", "logprobs are those of the model, before sampling", False),
     *_refused("truncate_prompt_tokens truncation_side", "a text is never cut", endpoints=ALL),
-    *_refused("dimensions", "the model's own are given", endpoints=EMBEDDINGS),
     *_refused("messages", "a text is needed, as input", endpoints=EMBEDDINGS),
     *_refused("add_special_tokens", "texts have them as the model was trained", True, endpoints=EMBEDDINGS),
     *_refused("normalize", "vectors have the length 1", True, endpoints=EMBEDDINGS),
@@ -272,6 +287,15 @@ _REFUSED = (
         "it belongs to another server's inside",
         {},
     ),
+    *_refused("format", "write it as response_format", "", endpoints=BOTH),
+    *_refused("options", "its fields are the body's own, as temperature and max_tokens", {}, endpoints=ALL),
+    *_refused("num_ctx", "the context's size is the profile's n_ctx", endpoints=ALL),
+    *_refused("system", "send it as a message of the system", "", endpoints=CHAT),
+    *_refused("system", "a prompt stands as it is: write it there", "", endpoints=COMPLETIONS),
+    *_refused("template", "the template is the profile's, or the model's own", "", endpoints=CHAT),
+    *_refused("template", "a prompt stands as it is", "", endpoints=COMPLETIONS),
+    *_refused("raw", "use /v1/completions for a prompt as it stands", False, endpoints=CHAT),
+    *_idle("raw", "a prompt stands as it is", COMPLETIONS),
     *_refused("stream_options.continuous_usage_stats", "the last event tells the usage", False),
     *_refused("structured_outputs.structural_tag structured_outputs.whitespace_pattern", "write a grammar instead"),
     *_refused(

@@ -17,6 +17,8 @@ class Offsets:
         """The text whose tokens have not been read yet."""
         self._early = b""
         """The end of the tokens read, whose text has not come yet. Either this is empty, or `_text` is."""
+        self._last = start
+        """The offset of the last token: that of the next one is no smaller."""
 
     def add(self, text: str) -> None:
         """Add a piece of the text."""
@@ -31,7 +33,8 @@ class Offsets:
 
     def next(self, piece: bytes) -> int:
         """Return the offset of the next token, whose bytes are `piece`."""
-        offset = self._characters - _is_inside(piece)
+        # Bytes that are no character come as one that is none of theirs.
+        offset = self._last = max(self._characters - _is_inside(piece), self._last)
         # Some vocabularies put a space before the first word, which is no part of the text.
         for part in (piece, piece.lstrip(b" ")):
             n = min(len(part), len(self._text))

@@ -93,6 +93,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: OpenAIUsage
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
     messages_in_prompt: int | None = None
     messages_left_out: int | None = None
 
@@ -103,6 +104,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: dict[str, Any] | None
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
     finish_reason: Literal["stop", "length"]
 
 

@@ -32,6 +32,8 @@ def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
         memory_k=body.memory_k if body.session_id is not None else 0,
         max_tokens=body.longest(UNLIMITED),
         stop=_stop(body),
+        stop_tokens=tuple(body.stop_token_ids or ()),
+        keeps_stop=body.keeps_stop,
         sampling=body.sampling(),
         messages=tuple(messages),
         tools=tuple(tools),
@@ -44,7 +46,8 @@ def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
         generation_prompt=body.add_generation_prompt is not False and not body.continues,
         constraint=body.constraint,
         logit_bias=body.biases(),
-        n_top=body.n_top,
+        n_top=body.n_told,
+        prompt_logprobs=body.prompt_logprobs is not None,
     )
     return _several(request, body.n_answers)
 
@@ -59,12 +62,16 @@ def completion_requests(body: CompletionRequest) -> list[AnswerRequest]:
             memory_k=0,
             max_tokens=body.longest(DEFAULT_COMPLETION_TOKENS),
             stop=_stop(body),
+            stop_tokens=tuple(body.stop_token_ids or ()),
+            keeps_stop=body.keeps_stop,
             sampling=body.sampling(),
             text=prompt,
             trims=False,
             constraint=body.constraint,
             logit_bias=body.biases(),
-            n_top=body.n_top,
+            n_top=body.n_told,
+            prompt_logprobs=bool(body.echo and body.n_top is not None) or body.prompt_logprobs is not None,
+            shows_specials=body.skip_special_tokens is False,
         )
         requests += _several(request, body.n_answers)
     return requests
@@ -93,7 +100,9 @@ def callable_tools(body: ChatRequest) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _check_messages(body: ChatRequest, messages: Sequence[dict[str, Any]], words: str) -> None:
-    if messages[-1]["role"] == "user" and not words.strip():
+    last = body.messages[-1]
+    # As with OpenAI, "" is a content, unlike null and []; but a session goes on with words.
+    if last.role == "user" and (last.content in (None, []) or (body.session_id is not None and not words.strip())):
         raise InvalidRequest("messages: the last message of the user is empty", param="messages")
     if body.session_id is None:
         return

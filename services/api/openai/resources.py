@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,12 +11,15 @@ from flask_restful import Resource
 
 from auth.authentication import caller
 from services.answers.client import Client
+from services.answers.request import AnswerRequest
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http.computation import Reply
 from services.api.http.idempotency import Respond
 from services.api.http.schemas import replies, spec
 from services.api.http.sse import EventStream
+from services.api.openai.echo import Echo
+from services.api.openai.faults import Form, of_form
 from services.api.openai.ignored import telling_ignored
 from services.api.openai.replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
 from services.api.openai.requests import chat_requests, completion_requests
@@ -24,9 +28,6 @@ from services.api.openai.writers import ChatWriter, CompletionWriter, Writer, st
 from services.errors import InvalidRequest, NotFound, PromptTooLong
 from services.models.config import Profiles
 from services.models.files import AvailableModels
-
-# What the engine calls the form of an answer, whatever field of the request asks for it.
-_CONSTRAINTS = ("response_format", "json_schema", "regex", "gbnf", "lark", "grammar", "constraint")
 
 
 class ChatCompletionsResource(Resource):
@@ -98,8 +99,7 @@ class OpenAIModelResource(OpenAIModelsResource):
 def compute_chat(answers: Answers, body: ChatRequest, client: Client) -> Reply:
     """Compute the reply to POST /v1/chat/completions. Raises as `Answers.open_all` does."""
     requests = chat_requests(body)
-    is_held = requests[0].constraint and requests[0].tool_choice in ("none", "auto")
-    with _openai_errors(prompt="messages", constraint=body.constraint_field if is_held else _tools_field(body)):
+    with _openai_errors("messages", _forms(body, requests[0])):
         opened = answers.open_all(client, requests)
     return _reply(ChatWriter(body), body, opened)
 
@@ -107,13 +107,22 @@ def compute_chat(answers: Answers, body: ChatRequest, client: Client) -> Reply:
 def compute_completion(answers: Answers, body: CompletionRequest, client: Client) -> Reply:
     """Compute the reply to POST /v1/completions. Raises as `Answers.open_all` does."""
     requests = completion_requests(body)
-    with _openai_errors(prompt="prompt", constraint=body.constraint_field):
-        opened = answers.open_all(client, requests)
-    return _reply(CompletionWriter(body), body, opened)
+    echoes = [Echo(request) for request in requests] if body.echo else []
+    with _openai_errors("prompt", _forms(body, requests[0])):
+        opened = answers.open_all(client, [echo.request for echo in echoes] or requests)
+    return _reply(CompletionWriter(body, echoes), body, opened)
 
 
-def _tools_field(body: ChatRequest) -> str:
-    return "tools" if body.functions is None else "functions"
+def _forms(body: Generating, request: AnswerRequest) -> list[Form]:
+    """Return the forms to which an answer is held: the request's own, and the calls of tools."""
+    forms = []
+    if request.constraint and request.tool_choice in ("none", "auto"):
+        is_schema = request.constraint.kind == "json_schema"
+        forms.append(Form(body.constraint_field, schema=json.loads(request.constraint.source) if is_schema else None))
+    field = "functions" if isinstance(body, ChatRequest) and body.functions is not None else "tools"
+    functions = [tool["function"] for tool in request.tools]
+    called = [each for each in functions if request.tool_choice in ("auto", "required", each["name"])]
+    return forms + [Form(field, each["name"], each.get("parameters")) for each in called]
 
 
 def _reply(writer: Writer, body: Generating, opened: Sequence[Answer]) -> Reply:
@@ -127,16 +136,14 @@ def _reply(writer: Writer, body: Generating, opened: Sequence[Answer]) -> Reply:
 
 
 @contextmanager
-def _openai_errors(prompt: str, constraint: str) -> Iterator[None]:
-    """Raise errors anew as OpenAI's clients know them; `prompt` and `constraint` name the fields at fault."""
+def _openai_errors(prompt: str, forms: Sequence[Form]) -> Iterator[None]:
+    """Raise errors anew as OpenAI's clients know them; `prompt` and `forms` are what may be at fault."""
     try:
         yield
     except PromptTooLong as error:
         raise InvalidRequest(error.message, param=prompt, code=error.code) from error
     except InvalidRequest as error:
-        if error.param not in _CONSTRAINTS or not constraint:
-            raise
-        raise InvalidRequest(error.message, param=constraint, code=error.code) from error
+        raise of_form(error, forms) from error
 
 
 def _model(name: str, created: int) -> dict[str, Any]:

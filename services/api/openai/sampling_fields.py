@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,15 +10,21 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from services.answers.request import sampling_of
 from services.api.openai.open_body import Open, Whole
+from services.api.openai.samplers import sampler_names
 from services.api.openai.thinking_fields import agreed
-from services.validation import AnswerPenalty, RepeatPenalty, Share, StopStrings, Temperature
+from services.storage.json_text import read_json_text
+from services.validation import AnswerPenalty, RepeatPenalty, Share, StopString, at_most
 
 # What a client may ask for at most: as many tokens as there is room for.
 UNLIMITED = 2**31 - 1
-MOST_BIASES = 1024
+MOST_BIASES, MOST_STOPS = 1024, 64
+MOST_IDS = 2**18
 
 # What bans a token. It is no infinity, since the engine's requests are JSON.
 _NEVER = -1e9
+# The most characters of a text that holds sequence breakers.
+_LONGEST_BREAKERS = 2**13
+_ID = re.compile(r"-?[0-9]{1,20}")
 
 
 def _seed(seed: object) -> object:
@@ -33,10 +40,39 @@ def _top_k(k: object) -> object:
 
 
 def _pairs(given: object) -> object:
-    """Return biases as a list of pairs, which llama-server takes beside OpenAI's mapping."""
+    """Return biases as a list of pairs, which llama-server takes beside OpenAI's mapping.
+
+    A mapping's key that is a number is a token id, any other a text, as each text in a list is.
+    """
     if isinstance(given, dict):
-        return list(given.items())
+        if wrong := next((key for key in given if key.startswith("-") and _ID.fullmatch(key)), None):
+            raise ValueError(f"{wrong} is no token id")
+        return [(int(key) if _ID.fullmatch(key) else key, bias) for key, bias in given.items()]
     return [tuple(each) if isinstance(each, list) else each for each in given] if isinstance(given, list) else given
+
+
+def _stops(given: object) -> object:
+    """Return stop texts as a list without empty ones, which end nothing; None if there are no others."""
+    stops = [given] if isinstance(given, str) else given
+    if not isinstance(stops, list | None):
+        raise ValueError("should be a text or a list of texts")
+    return ([stop for stop in stops if stop != ""] or None) if stops else stops
+
+
+def _breakers(given: object) -> object:
+    """Return DRY's sequence breakers as a list: SillyTavern sends the text of one, or texts with commas between."""
+    if not isinstance(given, str) or len(given) > _LONGEST_BREAKERS:
+        return given
+    for text in (given, f"[{given}]"):
+        if isinstance(listed := read_json_text(text), list):
+            return listed
+    return [each for each in given.split(",") if each]
+
+
+def _samplers(given: object) -> object:
+    if not isinstance(given, str | list) or not all(isinstance(each, str) for each in given):
+        raise ValueError("should be a list of the names of samplers")
+    return sampler_names(given)
 
 
 def _at_most_8(n: int) -> int:
@@ -54,12 +90,28 @@ LastN = Annotated[int, Field(ge=-1, le=UNLIMITED), Whole]
 Answers = Annotated[int, Field(ge=1), AfterValidator(_at_most_8), Whole]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Token = Annotated[int, Field(ge=0, le=UNLIMITED), Whole]
+BiasedText = Annotated[str, Field(min_length=1, max_length=256)]
 Biases = Annotated[
-    list[tuple[Token | str, Bias | bool]],
+    list[tuple[Token | BiasedText, Bias | bool]],
     Field(max_length=MOST_BIASES),
     BeforeValidator(_pairs, json_schema_input_type=dict[str, Bias | bool]),
 ]
-Breakers = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)]
+Breakers = Annotated[
+    list[Annotated[str, Field(max_length=64)]],
+    Field(max_length=64),
+    BeforeValidator(_breakers, json_schema_input_type=list[str]),
+]
+# OpenAI's models end at 2, others do not.
+AnyTemperature = Annotated[float, Field(ge=0, le=5)]
+AnyStop = Annotated[
+    Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None,
+    BeforeValidator(_stops, json_schema_input_type=StopString | list[StopString] | None),
+]
+SamplerNames = Annotated[tuple[str, ...], BeforeValidator(_samplers, json_schema_input_type=list[str] | str)]
+DynatempValue = Annotated[float, Field(ge=0, le=100)]
+Ids = Annotated[list[Token], Field(max_length=MOST_IDS), at_most(MOST_IDS)]
+FewIds = Annotated[list[Token], Field(max_length=64), at_most(64)]
+Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=256), at_most(256)]
 
 
 class SamplingFields(Open):
@@ -69,7 +121,9 @@ class SamplingFields(Open):
     n_predict: AnyMaxTokens | None = None
     n: Answers | None = None
     n_cmpl: Answers | None = None
-    temperature: Temperature | None = None
+    temperature: AnyTemperature | None = None
+    dynatemp_range: DynatempValue | None = None
+    dynatemp_exponent: DynatempValue | None = None
     top_p: Share | None = None
     top_k: AnyTopK | None = None
     min_p: Share | None = None
@@ -88,11 +142,20 @@ class SamplingFields(Open):
     dry_penalty_last_n: LastN | None = None
     dry_sequence_breakers: Breakers | None = None
     mirostat: Annotated[Literal[0, 1, 2], Whole] | None = None
+    mirostat_mode: Annotated[Literal[0, 1, 2], Whole] | None = None
     mirostat_tau: Annotated[float, Field(ge=0, le=1000)] | None = None
     mirostat_eta: Share | None = None
     seed: AnySeed | None = None
-    stop: StopStrings | None = None
+    samplers: SamplerNames | None = None
+    min_keep: Count | None = None
+    stop: AnyStop = None
+    stop_token_ids: FewIds | None = None
+    include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
     logit_bias: Biases | None = None
+    bad_words: Words | None = None
+    banned_strings: Words | None = None
+    allowed_token_ids: Annotated[Ids, Field(min_length=1)] | None = None
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
 
@@ -103,7 +166,10 @@ class SamplingFields(Open):
         longest = agreed(self._given(*self._lengths))
         if self.min_tokens and longest is not None and 0 <= longest < self.min_tokens:
             raise ValueError(f"min_tokens: {self.min_tokens} tokens are more than the answer may have, {longest}")
-        self.biases()
+        agreed(self._given("mirostat", "mirostat_mode"))
+        agreed(self._given("include_stop_str_in_output", "no_stop_trim"))
+        if any(bias is True for _, bias in self.logit_bias or ()):
+            raise ValueError("logit_bias: a bias is a number, or false")
         return self
 
     @property
@@ -116,26 +182,31 @@ class SamplingFields(Open):
         longest: int | None = agreed(self._given(*self._lengths))
         return default if longest is None else UNLIMITED if longest == -1 else longest
 
+    @property
+    def keeps_stop(self) -> bool:
+        """True if the stop text that ended the answer is its last text."""
+        return bool(agreed(self._given("include_stop_str_in_output", "no_stop_trim")))
+
     def sampling(self) -> dict[str, Any]:
-        """Return the fields of `Sampling` that the request sets."""
+        """Return the fields of `Sampling` that the request sets, but for the biases of token ids."""
         given: Mapping[str, Any] = sampling_of(self)
-        penalty = agreed(self._given("repeat_penalty", "repetition_penalty"))
-        changed = {
-            "repeat_penalty": penalty,
+        changed: dict[str, Any] = {
+            "repeat_penalty": agreed(self._given("repeat_penalty", "repetition_penalty")),
+            "mirostat": agreed(self._given("mirostat", "mirostat_mode")),
             "dry_sequence_breakers": None if self.dry_sequence_breakers is None else tuple(self.dry_sequence_breakers),
+            "text_bias": tuple((text, bias) for text, bias in self._biases() if isinstance(text, str)) or None,
+            "banned": (*(self.bad_words or ()), *(self.banned_strings or ())) or None,
+            "allowed_tokens": tuple(self.allowed_token_ids) if self.allowed_token_ids else None,
         }
         return {**given, **{name: value for name, value in changed.items() if value is not None}}
 
     def biases(self) -> tuple[tuple[int, float], ...]:
-        """Return what is added to the logits of tokens. Raises ValueError for a key that is no token id."""
-        biases = []
+        """Return what is added to the logits of tokens, by their ids."""
+        return tuple((token, bias) for token, bias in self._biases() if isinstance(token, int))
+
+    def _biases(self) -> Iterator[tuple[int | str, float]]:
         for token, bias in self.logit_bias or ():
-            if isinstance(token, str) and (not token.isdecimal() or len(token) > 9):
-                raise ValueError(f"logit_bias: {token[:32]!r} is no token id; /tokenize gives the ids of a text")
-            if bias is True:
-                raise ValueError("logit_bias: a bias is a number, or false")
-            biases.append((int(token), _NEVER if bias is False else float(bias)))
-        return tuple(biases)
+            yield token, _NEVER if bias is False else float(bias)
 
     @property
     def _lengths(self) -> tuple[str, ...]:

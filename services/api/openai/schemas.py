@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from typing_extensions import override
 
 from services.api.openai.constraint_fields import (
     Choices,
@@ -85,12 +86,19 @@ class Generating(Listed, SamplingFields):
     guided_choice: Choices | None = None
     guided_grammar: Grammar | None = None
     n_probs: Top | None = None
+    prompt_logprobs: Top | None = None
     structured_outputs: StructuredOutputs | None = None
 
     @field_validator("json_schema", "guided_json")
     @classmethod
     def _is_schema(cls, given: Any) -> Any:
         return schema_of(given)
+
+    @field_validator("grammar", "ebnf", "guided_grammar", mode="before")
+    @classmethod
+    def _is_grammar(cls, given: Any) -> Any:
+        # SillyTavern sends an empty one for none.
+        return None if given == "" else given
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Generating:
@@ -100,6 +108,22 @@ class Generating(Listed, SamplingFields):
         if self.grammar_syntax and not self.grammar:
             raise ValueError("grammar_syntax goes with grammar")
         return self
+
+    @model_validator(mode="after")
+    def _tells_its_prompt(self) -> Generating:
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs cannot be streamed")
+        return self
+
+    @property
+    def n_top(self) -> int | None:
+        """How many likeliest tokens are told at each position of the answer; None: no logprobs at all."""
+        return self.n_probs or None
+
+    @property
+    def n_told(self) -> int | None:
+        """How many likeliest tokens are computed at each position, the prompt's included; None: no logprobs at all."""
+        return max((n for n in (self.n_top, self.prompt_logprobs) if n is not None), default=None)
 
     @property
     def constraint(self) -> Constraint | None:
@@ -141,7 +165,7 @@ class ChatRequest(Generating, ThinkingFields):
         older = [function.name for function in self.functions or ()]
         check_names("functions", older)
         check_choice("function_call", self.function_call, older)
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
 
@@ -177,22 +201,55 @@ class ChatRequest(Generating, ThinkingFields):
         return bool(wish) if wish is not None else not self.add_generation_prompt
 
     @property
+    @override
     def n_top(self) -> int | None:
-        """How many likeliest tokens are told at each position; None: no logprobs at all."""
         if self.logprobs:
             return self.top_logprobs if self.top_logprobs is not None else self.n_probs or 0
-        return self.n_probs or None
+        return super().n_top
 
     @property
     def _lengths(self) -> tuple[str, ...]:
         return "max_completion_tokens", "max_tokens", "n_predict"
 
 
-Texts = Annotated[list[str], Field(min_length=1, max_length=8)]
 # OpenAI's own limit.
 MOST_INPUTS = 2048
-ManyTexts = Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
 TokenIds = Annotated[list[Annotated[int, Whole]], Field(min_length=1)]
+AnyTexts = str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+
+
+def _texts(most: int) -> BeforeValidator:
+    """Refuse anything but a text, token ids, or up to `most` of either: pydantic would find a fault in each member."""
+
+    def check(given: object) -> object:
+        if isinstance(given, str):
+            return given
+        kinds = {_kind(each) for each in given} if isinstance(given, list) else {""}
+        if len(kinds) > 1 or "" in kinds:
+            raise ValueError("should be a text, a list of token ids, or a list of either")
+        assert isinstance(given, list)
+        if not given or [] in given:
+            raise ValueError("holds an empty list" if given else "is an empty list")
+        if kinds != {"id"} and len(given) > most:
+            raise ValueError(f"may hold at most {most:,} texts, not {len(given):,}")
+        return given
+
+    return BeforeValidator(check)
+
+
+def _kind(item: object) -> str:
+    """Return what an item of a list is: a text, a token id or a list of these; "" if it is none of them."""
+    if isinstance(item, bool):
+        return ""
+    return (
+        "text"
+        if isinstance(item, str)
+        else "ids"
+        if isinstance(item, list)
+        else "id"
+        if isinstance(item, int | float)
+        else ""
+    )
 
 
 class CompletionRequest(Generating):
@@ -200,17 +257,18 @@ class CompletionRequest(Generating):
 
     endpoint: ClassVar[Endpoint] = "completions"
 
-    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(min_length=1, max_length=8)]
+    prompt: Annotated[AnyTexts, _texts(MOST_ANSWERS)]
     logprobs: Top | None = None
     echo: bool | None = None
     parse_special: bool | None = None
     add_special_tokens: bool | None = None
     best_of: Count | None = None
+    skip_special_tokens: bool | None = None
 
     @property
+    @override
     def n_top(self) -> int | None:
-        """How many likeliest tokens are told at each position; None: no logprobs at all."""
-        return self.logprobs if self.logprobs is not None else self.n_probs or None
+        return self.logprobs if self.logprobs is not None else super().n_top
 
     @model_validator(mode="after")
     def _asks_for_what_there_is(self) -> CompletionRequest:
@@ -220,10 +278,6 @@ class CompletionRequest(Generating):
         n_prompts = len(self.prompt) if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else 1
         if n_prompts * n > MOST_ANSWERS:
             raise ValueError(f"n: {n_prompts} prompts with {n} answers each are more than {MOST_ANSWERS} at once")
-        if self.echo and self.n_top is not None:
-            raise ValueError("echo and logprobs cannot be had together")
-        if self.echo and any(isinstance(prompt, list | int) for prompt in self.prompt):
-            raise ValueError("echo needs a prompt that is text")
         return self
 
 
@@ -232,8 +286,9 @@ class EmbeddingsRequest(Listed):
 
     endpoint: ClassVar[Endpoint] = "embeddings"
 
-    input: str | TokenIds | ManyTexts | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS)]
+    input: Annotated[AnyTexts, _texts(MOST_INPUTS)]
     model: Name | None = None
+    dimensions: Annotated[int, Field(ge=1), Whole] | None = None
     encoding_format: Literal["float", "base64"] | None = None
 
 

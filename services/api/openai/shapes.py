@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.answers.stream import Answer
@@ -91,6 +92,30 @@ def call_delta(event: CallBegun | CallArguments, is_older: bool = False) -> dict
     return {"tool_calls": [{"index": event.index, "id": event.id, "type": "function", "function": function}]}
 
 
+def with_top(choices: Iterable[TokenChoice], n_top: int) -> list[TokenChoice]:
+    """Return the choices with so many likeliest tokens each, of which more may be computed than are wanted."""
+    return [replace(choice, top=choice.top[:n_top]) for choice in choices]
+
+
+def vllm_prompt_logprobs(choices: Iterable[TokenChoice], n_top: int) -> list[dict[str, Any] | None]:
+    """Return `prompt_logprobs` as vLLM has it (its protocol.py): of each token but the first, and those likeliest there.
+
+    The rank is None for a token that is not among these.
+    """
+    return [None, *(_ranked(choice, n_top) for choice in choices)]
+
+
+def _ranked(choice: TokenChoice, n_top: int) -> dict[str, Any]:
+    token, *others = choice.ids
+    ranks = {each: rank for rank, each in enumerate(others, start=1)}
+    tokens = {token: (choice.piece, choice.logprob)}
+    tokens |= {each: told for each, told in zip(others[:n_top], choice.top, strict=False) if each != token}
+    return {
+        str(each): {"logprob": max(logprob, LEAST), "rank": ranks.get(each), "decoded_token": _text(piece)}
+        for each, (piece, logprob) in tokens.items()
+    }
+
+
 def chat_logprobs(choices: Iterable[TokenChoice]) -> dict[str, Any]:
     """Return a chat's `logprobs`."""
     return {
@@ -111,9 +136,27 @@ def completion_logprobs(choices: Iterable[TokenChoice], offsets: Offsets) -> dic
     return {
         "tokens": [_text(choice.piece) for choice in tokens],
         "token_logprobs": [max(choice.logprob, LEAST) for choice in tokens],
-        "top_logprobs": [{_text(piece): max(logprob, LEAST) for piece, logprob in choice.top} for choice in tokens],
+        "top_logprobs": [_by_text(choice.top) for choice in tokens],
         "text_offset": [offsets.next(choice.piece) for choice in tokens],
     }
+
+
+def prompt_logprobs(first: bytes, choices: Iterable[TokenChoice], text: str) -> dict[str, Any]:
+    """Return the `logprobs` of an echoed prompt of this text: its first token, which follows nothing, has none."""
+    offsets = Offsets()
+    offsets.add(text)
+    at = offsets.next(first)
+    others = completion_logprobs(choices, offsets)
+    begun = {"tokens": _text(first), "token_logprobs": None, "top_logprobs": None, "text_offset": at}
+    return {name: [begun[name], *values] for name, values in others.items()}
+
+
+def _by_text(top: Iterable[tuple[bytes, float]]) -> dict[str, float]:
+    """Return the likeliest tokens by their texts; of those that are alike as text, the likeliest."""
+    told: dict[str, float] = {}
+    for piece, logprob in top:
+        told.setdefault(_text(piece), max(logprob, LEAST))
+    return told
 
 
 def _token(piece: bytes, logprob: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from services.answers.stream import Answer
 from services.api.http import sse
+from services.api.openai.echo import Echo
 from services.api.openai.offsets import Offsets
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating
 from services.api.openai.shapes import (
@@ -18,7 +19,9 @@ from services.api.openai.shapes import (
     completion_logprobs,
     message_of,
     thoughts_of,
+    vllm_prompt_logprobs,
     window_of,
+    with_top,
 )
 from services.backend.types import TokenChoice
 from services.replies.events import CallArguments, CallBegun
@@ -36,6 +39,10 @@ class Writer(Protocol):
         """Return an answer that has come to its end as one of the reply's choices."""
         ...
 
+    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return what a whole reply has beside its choices."""
+        return {}
+
     def shaper(self, index: int, answer: Answer, shape: Shape) -> sse.Shaper:
         """Return the shaper of a streamed answer, whose chunks have this shape."""
         ...
@@ -48,6 +55,8 @@ class ChatWriter(Writer):
 
     def __init__(self, body: ChatRequest) -> None:
         self.logprobs = body.n_top is not None
+        self._n_top = body.n_top or 0
+        self._n_prompt_top = body.prompt_logprobs
         self.shows_thoughts = body.shows_thoughts
         self.is_older = body.functions is not None
         """True if the client knows one call only, as `function_call`."""
@@ -59,9 +68,15 @@ class ChatWriter(Writer):
         return {
             "index": index,
             "message": message_of(answer.reply, self.shows_thoughts, self.is_older, self.most_calls),
-            "logprobs": chat_logprobs(answer.choices) if self.logprobs else None,
+            "logprobs": chat_logprobs(with_top(answer.choices, self._n_top)) if self.logprobs else None,
             "finish_reason": self.reason(answer),
         }
+
+    @override
+    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        if self._n_prompt_top is None:
+            return {}
+        return {"prompt_logprobs": vllm_prompt_logprobs(answers[0].prompt_choices, self._n_prompt_top)}
 
     @override
     def shaper(self, index: int, answer: Answer, shape: Shape) -> sse.Shaper:
@@ -80,27 +95,35 @@ class CompletionWriter(Writer):
 
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
 
-    def __init__(self, body: CompletionRequest) -> None:
+    def __init__(self, body: CompletionRequest, echoes: Sequence[Echo] = ()) -> None:
+        """`echoes` are the prompts of all answers, where they come before the texts."""
         self._logprobs = body.n_top is not None
-        prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
-        # Where it is echoed, each prompt is a text, as the schema sees to.
-        self._echoed = [str(prompt) for prompt in prompts for _ in range(body.n_answers)] if body.echo else None
+        self._n_top = body.n_top or 0
+        self._n_prompt_top = body.prompt_logprobs
+        self._echoes = echoes
 
     @override
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        text, logprobs = answer.reply.content, None
+        echo = self._echo(index)
+        before, text, logprobs = echo.text if echo else "", answer.reply.content, None
         if self._logprobs:
-            offsets = Offsets()
+            offsets = Offsets(len(before))
             offsets.add(text)
-            logprobs = completion_logprobs(answer.choices, offsets)
-        return _text_choice(index, self._echo(index) + text, logprobs, _reason(answer))
+            logprobs = completion_logprobs(with_top(answer.choices, self._n_top), offsets)
+            if echo:
+                told = echo.logprobs(answer, self._n_top)
+                logprobs = {name: told[name] + values for name, values in logprobs.items()}
+        choice = _text_choice(index, before + text, logprobs, _reason(answer))
+        if self._n_prompt_top is None:
+            return choice
+        return {**choice, "prompt_logprobs": vllm_prompt_logprobs(answer.prompt_choices, self._n_prompt_top)}
 
     @override
     def shaper(self, index: int, answer: Answer, shape: Shape) -> sse.Shaper:
-        return _CompletionShaper(index, answer, shape, self._echo(index), self._logprobs)
+        return _CompletionShaper(index, answer, shape, self._echo(index), self._n_top if self._logprobs else None)
 
-    def _echo(self, index: int) -> str:
-        return self._echoed[index] if self._echoed else ""
+    def _echo(self, index: int) -> Echo | None:
+        return self._echoes[index] if self._echoes else None
 
 
 def whole_reply(writer: Writer, body: Generating, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -109,7 +132,8 @@ def whole_reply(writer: Writer, body: Generating, answers: Sequence[Answer]) -> 
     for answer in answers:
         for _ in answer.events():
             pass
-    return shape.whole([writer.choice(index, answer) for index, answer in enumerate(answers)], answers)
+    choices = [writer.choice(index, answer) for index, answer in enumerate(answers)]
+    return {**shape.whole(choices, answers), **writer.beside(answers)}
 
 
 def streamed_reply(writer: Writer, body: Generating, answers: Sequence[Answer]) -> Iterator[str]:
@@ -182,28 +206,38 @@ class _ChatShaper(sse.Shaper):
 class _CompletionShaper(sse.Shaper):
     """Shapes one text of a completion as chunks."""
 
-    def __init__(self, index: int, answer: Answer, shape: Shape, echo: str, logprobs: bool) -> None:
-        """`echo` is the prompt that comes before the text; "": none does."""
+    def __init__(self, index: int, answer: Answer, shape: Shape, echo: Echo | None, n_top: int | None) -> None:
+        """`echo` is the prompt that comes before the text; `n_top` is how many likeliest tokens are told, None: nothing."""
         self.answer = answer
         self._index = index
         self._shape = shape
         self._echo = echo
-        self._choices = _NewChoices(answer) if logprobs else None
-        self._offsets = Offsets()
+        """None once it is told."""
+        self._n_top = n_top or 0
+        self._choices = _NewChoices(answer) if n_top is not None else None
+        self._offsets = Offsets(len(echo.text) if echo else 0)
 
     @override
     def begin(self) -> Iterable[sse.Data]:
-        if self._echo:
-            yield self._chunk(self._echo)
+        if not self._choices:
+            yield from self._prompt()
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
+        yield from self._prompt()
         self._offsets.add(chunk)
         yield self._chunk(chunk, self._logprobs())
 
     @override
     def end(self) -> Iterable[sse.Data]:
+        yield from self._prompt()
         yield {**self._chunk("", self._logprobs(), _reason(self.answer)), **window_of(self.answer)}
+
+    def _prompt(self) -> Iterable[sse.Data]:
+        """The chunk that has the prompt, once: how likely its tokens were is known when the text begins."""
+        echo, self._echo = self._echo, None
+        if echo:
+            yield self._chunk(echo.text, echo.logprobs(self.answer, self._n_top) if self._choices else None)
 
     def _logprobs(self) -> Any:
         new = self._choices.take() if self._choices else []

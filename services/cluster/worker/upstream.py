@@ -172,7 +172,7 @@ class UpstreamGeneration(Delivery):
         """Write the end of the open thought in the model's place."""
         thoughts = self._request.thoughts
         if thoughts and self._tracker:
-            self._take("".join(map(chr, thoughts.closing)) or thoughts.ends, None)
+            self._take(thoughts.closing or thoughts.ends, None)
             self._tracker.close()
 
     def _end(self, reason: FinishReason, began: float) -> None:

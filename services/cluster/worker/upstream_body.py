@@ -13,17 +13,14 @@ from services.errors import InvalidRequest
 # Fields of `Sampling` that OpenAI's API has.
 _KNOWN = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 # Those that are sent in a form of their own, or not at all.
-_OTHERS = ("seed", "logit_bias", "constraint", "n_top")
+_OTHERS = ("seed", "logit_bias", "text_bias", "constraint", "n_top")
 _DEFAULTS = Sampling()
 
 
 def completion_body(model: str, request: GenerationRequest) -> dict[str, Any]:
     """Return the body of a streamed completion. Raises InvalidRequest, naming what an upstream cannot do."""
     sampling = request.sampling
-    if sampling.logit_bias:
-        raise InvalidRequest("logit_bias: the tokens of a server elsewhere are not known", param="logit_bias")
-    if request.prompt_logprobs:
-        raise InvalidRequest("echo: a server elsewhere tells no logprobs of the prompt", param="echo")
+    _refuse_unknown(request)
     body: dict[str, Any] = {
         "model": model,
         "prompt": "".join(map(chr, (*request.tokens, *request.resume_tokens))),
@@ -36,6 +33,9 @@ def completion_body(model: str, request: GenerationRequest) -> dict[str, Any]:
     }
     if request.stop:
         body["stop"] = list(request.stop)
+    if sampling.text_bias:
+        # llama.cpp's form; a server that knows ids alone refuses it.
+        body["logit_bias"] = [list(entry) for entry in sampling.text_bias]
     if sampling.seed is not None:
         body["seed"] = sampling.seed
     if sampling.n_top is not None:
@@ -44,6 +44,22 @@ def completion_body(model: str, request: GenerationRequest) -> dict[str, Any]:
     if sampling.constraint and not sampling.constraint.triggers:
         body["response_format"] = _response_format(sampling.constraint)
     return body
+
+
+def _refuse_unknown(request: GenerationRequest) -> None:
+    """Raise InvalidRequest for what an upstream would pass over, or would need the ids of its own tokens for."""
+    tokens, text = "the tokens of a server elsewhere are not known", "a server elsewhere may pass it over"
+    refused = (
+        ("logit_bias", request.sampling.logit_bias, tokens),
+        ("allowed_token_ids", request.sampling.allowed_tokens, tokens),
+        ("stop_token_ids", request.stop_tokens, tokens),
+        ("bad_words", request.sampling.banned, text),
+        ("include_stop_str_in_output", request.keeps_stop and request.stop, text),
+        ("echo", request.prompt_logprobs, "a server elsewhere tells no logprobs of the prompt"),
+    )
+    for param, is_set, why in refused:
+        if is_set:
+            raise InvalidRequest(f"{param}: {why}", param=param)
 
 
 def _samplers(sampling: Sampling) -> Mapping[str, Any]:

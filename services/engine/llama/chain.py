@@ -12,8 +12,10 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from services.backend.types import GenerationRequest, Sampling
+from services.backend.types import SAMPLERS, GenerationRequest, Sampling
+from services.engine.llama.limits import biases_of
 from services.engine.llama.vocabulary import Vocabulary
+from services.errors import InvalidRequest
 
 # Presence and frequency penalties count over the answer, or its last so many tokens.
 ANSWER_LAST_N = 4096
@@ -24,20 +26,21 @@ _MIROSTAT_M = 100
 # llama.h, struct llama_token_data.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _SEEDS = 2**32 - 1
+_LEAST_P = 1e-30
 
 
 class SamplerChain:
     """Chooses tokens. Made on any thread, then owned by the engine's.
 
-    The order: biases, penalties, DRY, top_n_sigma, top_k, typical_p, top_p, min_p, XTC, temperature, and the draw; mirostat
-    replaces all between DRY and the temperature. Each token takes one draw from the random numbers, whether it is drawn
-    or not, so that another engine can go on with an answer; only mirostat's state begins anew there.
+    The biases come first, then the samplers in the request's order, and the draw; mirostat replaces those that leave out
+    unlikely tokens. Each token takes one draw from the random numbers, whether it is drawn or not, so that another engine
+    can go on with an answer; only mirostat's state begins anew there.
     """
 
     def __init__(self, context: Any, vocabulary: Vocabulary, request: GenerationRequest) -> None:
         """The repeat penalty and DRY count the prompt's last tokens too.
 
-        Raises InvalidRequest if a bias is for a token that does not exist.
+        Raises InvalidRequest if a bias is for a token that does not exist, or a sampler for none.
         """
         sampling = request.sampling
         self._context = context
@@ -45,19 +48,26 @@ class SamplerChain:
         self._seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed
         self._ids = np.arange(vocabulary.size, dtype=np.int32)
         self._n_accepted = 0
-        self._takes_likeliest = sampling.temperature < LEAST_TEMPERATURE
+        # Those of minus infinity are not the chain's: see TokenLimits.
+        biases = [entry for entry in biases_of(vocabulary, sampling) if entry[1] > -np.inf]
+        names = _names(sampling)
+        self._takes_likeliest = _takes_likeliest(sampling)
         self._has_mirostat = bool(sampling.mirostat) and not self._takes_likeliest
-        self._xtc_probability = 0.0
         n_most = len(request.tokens) + request.max_tokens
-        self._filters = _chain(self._filtering(sampling, request.tokens, n_most))
-        self._is_plain = self._takes_likeliest and not llama_cpp.llama_sampler_chain_n(self._filters)
-        self._coming: list[Any] = []
+        xtc = names.index("xtc") if "xtc" in names else len(names)
+        self._filters = _chain(self._made(names[:xtc], sampling, request.tokens, n_most, biases))
+        self._xtc: Any = None
         """XTC, whose turn is drawn here, and what comes behind it."""
-        if not self._takes_likeliest:
-            self._coming = list(self._heating(sampling))
+        self._behind: Any = None
+        self._xtc_probability = sampling.xtc_probability
+        if xtc < len(names):
+            keeps = max(sampling.min_keep, 1)
+            self._xtc = llama_cpp.llama_sampler_init_xtc(1.0, sampling.xtc_threshold, keeps, self._seed % 2**32)
+            self._behind = _chain(self._made(names[xtc + 1 :], sampling, request.tokens, n_most))
+        self._is_plain = self._takes_likeliest and not llama_cpp.llama_sampler_chain_n(self._filters)
         self._chooser = self._choosing(sampling)
         self._all: Any = None
-        if not self._coming:
+        if not self._xtc:
             self._all = _chain([self._filters, self._chooser])
 
     def sample(self, row: int, logits: npt.NDArray[np.float32]) -> int:
@@ -78,6 +88,15 @@ class SamplerChain:
         if self._is_plain:
             return int(logits.argmax())
         return self._apply(_candidates(self._ids, logits), self._chooser)
+
+    def choose_masked(self, logits: npt.NDArray[np.float32]) -> int | None:
+        """Choose the next token as `choose` does, among those whose logits are not minus infinity; None if all are."""
+        if self._is_plain:
+            token = int(logits.argmax())
+            return None if logits[token] == -np.inf else token
+        # llama.cpp's samplers are not made for tokens of no probability.
+        tokens = np.flatnonzero(logits > -np.inf).astype(np.int32)
+        return self._apply(_candidates(tokens, logits[tokens]), self._chooser) if len(tokens) else None
 
     def choose_among(self, logits: npt.NDArray[np.float32], tokens: npt.NDArray[Any]) -> int:
         """Choose again, among `tokens` alone, after `choose`: with random numbers of its own, by the token's position."""
@@ -103,26 +122,25 @@ class SamplerChain:
         self._n_accepted += 1
         if not self._is_plain:
             llama_cpp.llama_sampler_accept(self._filters, token)
+        if self._behind:
+            llama_cpp.llama_sampler_accept(self._behind, token)
 
     def close(self) -> None:
         """Free the samplers."""
-        for sampler in [self._all] if self._all else [self._filters, *self._coming, self._chooser]:
+        for sampler in [self._all] if self._all else [self._filters, self._xtc, self._behind, self._chooser]:
             if sampler is not None:
                 llama_cpp.llama_sampler_free(sampler)
-        self._all = self._filters = self._chooser = None
-        self._coming = []
+        self._all = self._filters = self._xtc = self._behind = self._chooser = None
 
     def _apply(self, candidates: npt.NDArray[Any], chooser: Any) -> int:
         """Return the candidate that the filters and `chooser` select."""
         array = _array(candidates)
         view = ctypes.byref(array)
         llama_cpp.llama_sampler_apply(self._filters, view)
-        if self._coming:
-            xtc, *others = self._coming
+        if self._xtc:
             if self._position_seed(2) / _SEEDS <= self._xtc_probability:
-                llama_cpp.llama_sampler_apply(xtc, view)
-            for sampler in others:
-                llama_cpp.llama_sampler_apply(sampler, view)
+                llama_cpp.llama_sampler_apply(self._xtc, view)
+            llama_cpp.llama_sampler_apply(self._behind, view)
         llama_cpp.llama_sampler_apply(chooser, view)
         return int(array.data[array.selected].id)
 
@@ -131,41 +149,38 @@ class SamplerChain:
         words = np.random.SeedSequence([self._seed % 2**32, self._n_accepted, purpose]).generate_state(1)
         return int(words[0]) % _SEEDS
 
-    def _filtering(self, sampling: Sampling, prompt: Many[int], n_most: int) -> Iterator[Any]:
-        """Yield the samplers that change logits or leave candidates out, up to XTC; with the temperature if that is off."""
-        yield from self._adjusting(sampling, prompt, n_most)
-        if self._takes_likeliest:
-            return
-        if not self._has_mirostat:
-            yield from _narrowing(sampling)
-            if sampling.xtc_probability > 0 and sampling.xtc_threshold <= 0.5:
-                self._xtc_probability = sampling.xtc_probability
-                return
-        yield llama_cpp.llama_sampler_init_temp(sampling.temperature)
+    def _made(
+        self,
+        names: Many[str],
+        sampling: Sampling,
+        prompt: Many[int],
+        n_most: int,
+        biases: Many[tuple[int, float]] = (),
+    ) -> Iterator[Any]:
+        """Yield the named samplers that are on, behind one for the biases; a sequence has `n_most` tokens at most."""
+        if biases:
+            entries = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+            yield llama_cpp.llama_sampler_init_logit_bias(self._vocabulary.size, len(entries), entries)
+        for name in names:
+            if name == "penalties":
+                yield from self._penalties(sampling, prompt, n_most)
+            elif name == "dry":
+                last_n = _bounded(sampling.dry_penalty_last_n, n_most)
+                if sampling.dry_multiplier and last_n:
+                    yield _told(_dry(self._vocabulary, sampling, last_n), prompt[-last_n:])
+            elif name == "temperature":
+                yield _temperature(sampling)
+            else:
+                yield from _narrowing(name, sampling)
 
-    def _adjusting(self, sampling: Sampling, prompt: Many[int], n_most: int) -> Iterator[Any]:
-        size = self._vocabulary.size
-        if sampling.logit_bias:
-            for token, _ in sampling.logit_bias:
-                self._vocabulary.check([token], "logit_bias")
-            entries = (llama_cpp.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias)
-            yield llama_cpp.llama_sampler_init_logit_bias(size, len(entries), entries)
-        last_n = _bounded(sampling.repeat_last_n, n_most)
+    def _penalties(self, sampling: Sampling, prompt: Many[int], n_most: int) -> Iterator[Any]:
+        size, last_n = self._vocabulary.size, _bounded(sampling.repeat_last_n, n_most)
         if sampling.repeat_penalty != 1 and last_n:
             repeat = llama_cpp.llama_sampler_init_penalties(size, last_n, sampling.repeat_penalty, 0.0, 0.0)
             yield _told(repeat, prompt[-last_n:])
         if sampling.presence_penalty or sampling.frequency_penalty:
             both = sampling.frequency_penalty, sampling.presence_penalty
             yield llama_cpp.llama_sampler_init_penalties(size, ANSWER_LAST_N, 1.0, *both)
-        last_n = _bounded(sampling.dry_penalty_last_n, n_most)
-        if sampling.dry_multiplier and last_n:
-            yield _told(_dry(self._vocabulary, sampling, last_n), prompt[-last_n:])
-
-    def _heating(self, sampling: Sampling) -> Iterator[Any]:
-        """Yield XTC and the temperature behind it, if XTC is on; its turn is drawn by `_position_seed`."""
-        if self._xtc_probability:
-            yield llama_cpp.llama_sampler_init_xtc(1.0, sampling.xtc_threshold, 1, self._seed % 2**32)
-            yield llama_cpp.llama_sampler_init_temp(sampling.temperature)
 
     def _choosing(self, sampling: Sampling) -> Any:
         """Return the sampler that selects the token."""
@@ -179,18 +194,54 @@ class SamplerChain:
         return llama_cpp.llama_sampler_init_dist(self._seed)
 
 
-def _narrowing(sampling: Sampling) -> Iterator[Any]:
-    """Yield the samplers that leave out unlikely tokens."""
-    if sampling.top_n_sigma > 0:
+def _names(sampling: Sampling) -> list[str]:
+    """Return the names of the samplers that apply, in their order. Raises InvalidRequest for what is no sampler's name."""
+    names = list(sampling.samplers or SAMPLERS)
+    for name in names:
+        if name not in SAMPLERS:
+            known = ", ".join(SAMPLERS)
+            raise InvalidRequest(f'samplers: "{name}" is none of the samplers {known}', param="samplers")
+        if names.count(name) > 1:
+            raise InvalidRequest(f'samplers: "{name}" is named twice', param="samplers")
+    if _takes_likeliest(sampling):
+        return [name for name in names if name in ("penalties", "dry")]
+    if sampling.mirostat:
+        return [name for name in names if name in ("penalties", "dry", "temperature")]
+    # At a higher threshold no two tokens can be above it.
+    has_xtc = sampling.xtc_probability > 0 and sampling.xtc_threshold <= 0.5
+    return [name for name in names if name != "xtc" or has_xtc]
+
+
+def _takes_likeliest(sampling: Sampling) -> bool:
+    """Return whether the temperature leaves nothing to chance."""
+    is_cold = sampling.temperature < LEAST_TEMPERATURE and sampling.dynatemp_range <= 0
+    return is_cold and "temperature" in (sampling.samplers or SAMPLERS)
+
+
+def _temperature(sampling: Sampling) -> Any:
+    temperature, spread = sampling.temperature, sampling.dynatemp_range
+    if spread <= 0:
+        return llama_cpp.llama_sampler_init_temp(temperature)
+    lowest, highest = max(temperature - spread, LEAST_TEMPERATURE), max(temperature + spread, LEAST_TEMPERATURE)
+    middle = (lowest + highest) / 2
+    return llama_cpp.llama_sampler_init_temp_ext(middle, middle - lowest, sampling.dynatemp_exponent)
+
+
+def _narrowing(name: str, sampling: Sampling) -> Iterator[Any]:
+    """Yield the sampler of this name that leaves out unlikely tokens, if it is on."""
+    keeps = max(sampling.min_keep, 1)
+    if name == "top_n_sigma" and sampling.top_n_sigma > 0:
         yield llama_cpp.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
-    if sampling.top_k > 0:
+    elif name == "top_k" and sampling.top_k > 0:
         yield llama_cpp.llama_sampler_init_top_k(sampling.top_k)
-    if sampling.typical_p < 1:
-        yield llama_cpp.llama_sampler_init_typical(sampling.typical_p, 1)
-    if sampling.top_p < 1:
-        yield llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1)
-    if sampling.min_p > 0:
-        yield llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1)
+    elif name == "typ_p" and sampling.typical_p < 1:
+        # It computes with the logarithms of all probabilities, of which none may be 0.
+        yield llama_cpp.llama_sampler_init_min_p(_LEAST_P, 1)
+        yield llama_cpp.llama_sampler_init_typical(sampling.typical_p, keeps)
+    elif name == "top_p" and sampling.top_p < 1:
+        yield llama_cpp.llama_sampler_init_top_p(sampling.top_p, keeps)
+    elif name == "min_p" and sampling.min_p > 0:
+        yield llama_cpp.llama_sampler_init_min_p(sampling.min_p, keeps)
 
 
 def _dry(vocabulary: Vocabulary, sampling: Sampling, last_n: int) -> Any:

@@ -16,10 +16,12 @@ import llama_cpp
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from services.backend.types import Constraint, Prompt
+from services.engine.llama.frame_watch import FrameWatch
 from services.engine.llama.gbnf import GbnfError, lark_of
+from services.engine.llama.json_frame import Frame
 from services.engine.llama.json_watch import JsonWatch
-from services.engine.llama.lark import GrammarError, prepared, schema_text
-from services.engine.llama.matcher import Grammar, GuidedGrammar, Matcher, WatchedGrammar
+from services.engine.llama.lark import EmbeddedError, GrammarError, LarkSource, Note, schema_text
+from services.engine.llama.matcher import Grammar, GuidedGrammar, Matcher, Watch, WatchedGrammar
 from services.engine.llama.schemas.errors import SchemaError
 from services.engine.llama.schemas.patterns import PatternError, matched
 from services.engine.llama.schemas.simplify import Simplified, simplified
@@ -45,6 +47,7 @@ _LIMITS: dict[str, Any] = {
 }
 # An attribute of tokens (llama.h, llama_token_attr) that are no text.
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+_MARKED = _SPECIAL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 # What an error of the regular expressions' parser says, among lines that show where.
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 T = TypeVar("T")
@@ -91,30 +94,32 @@ class Constraints:
 
     def _compile(self, constraint: Constraint, tokenizer: LLTokenizer, table: TokenTable) -> Grammar:
         size = self._vocabulary.size
-        schema = simplified(constraint.source) if constraint.kind == "json_schema" else None
-        source = _guided(constraint, schema, table.special_ids)
+        parsed = _parsed(constraint)
+        source = _guided(constraint, parsed, table.special_ids)
         matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**_LIMITS))
         if matcher.is_error():
-            raise _found(constraint, matcher.get_error())
+            raise _found(constraint, parsed, matcher.get_error())
         grammar: Grammar = GuidedGrammar(matcher, size, frozenset(table.ends.tolist()))
         # The first mask is computed here, so that a grammar that allows nothing is refused.
         if not grammar.allowed().any():
             raise GrammarError(matcher.get_error() or "no text fits it")
-        if schema is not None and schema.is_watched:
-            grammar = WatchedGrammar(grammar, JsonWatch(schema.schema, table))
-        return grammar
+        watch = _watch(parsed, table)
+        if watch is None:
+            return grammar
+        table.prepare()
+        return WatchedGrammar(grammar, watch)
 
     def _make_tokenizer(self) -> tuple[LLTokenizer, TokenTable]:
         vocabulary = self._vocabulary
         pieces = vocabulary.pieces(range(vocabulary.size))
-        marks = set(vocabulary.chat_format.specials)
-        ends, specials = [], []
-        for token in range(vocabulary.size):
-            if llama_cpp.llama_vocab_is_eog(vocabulary.pointer, token):
-                ends.append(token)
-            if _is_special(vocabulary.pointer, token, pieces[token], marks):
-                specials.append(token)
-        table = TokenTable(pieces, specials, ends)
+        marks = {text.encode() for text in vocabulary.chat_format.specials}
+        attributes = llama_cpp.llama_vocab_get_attr
+        specials = [
+            token
+            for token, piece in enumerate(pieces)
+            if (kind := attributes(vocabulary.pointer, token) & _MARKED) and (kind & _SPECIAL or piece in marks)
+        ]
+        table = TokenTable(pieces, specials, vocabulary.endings)
         wrapper = _Tokenizer(vocabulary, table)
         tokenizer = LLTokenizer(wrapper, eos_token=table.ends.tolist())  # type: ignore[arg-type]
         wrapper.greedy = tokenizer.greedy_tokenize
@@ -152,11 +157,38 @@ def check_constraint(constraint: Constraint) -> None:
     """Raise InvalidRequest if a constraint is refused whatever the model."""
 
     def check() -> None:
-        schema = simplified(constraint.source) if constraint.kind == "json_schema" else None
-        if error := _invalid(_guided(constraint, schema, {})):
-            raise _found(constraint, error)
+        parsed = _parsed(constraint)
+        if error := _invalid(_guided(constraint, parsed, {})):
+            raise _found(constraint, parsed, error)
 
     _refusing(constraint, check)
+
+
+def _parsed(constraint: Constraint) -> Simplified | LarkSource | None:
+    """A schema or a grammar, read; None for a regular expression. Raises what is wrong with it."""
+    if constraint.kind == "regex":
+        return None
+    if constraint.kind == "json_schema":
+        return simplified(constraint.source)
+    return LarkSource(lark_of(constraint.source) if constraint.kind == "gbnf" else constraint.source)
+
+
+def _guided(constraint: Constraint, parsed: Simplified | LarkSource | None, specials: dict[str, int]) -> str:
+    """A constraint as llguidance takes it. Raises PatternError."""
+    if isinstance(parsed, Simplified):
+        return LLMatcher.grammar_from_json_schema(schema_text(parsed.text))
+    if parsed is None:
+        return LLMatcher.grammar_from_regex(matched(constraint.source))
+    return LLMatcher.grammar_from_lark(parsed.text(specials))
+
+
+def _watch(parsed: Simplified | LarkSource | None, table: TokenTable) -> Watch | None:
+    """The watch over what a grammar cannot say; None if it says everything."""
+    if isinstance(parsed, Simplified):
+        return JsonWatch(parsed.schema, table) if parsed.is_watched else None
+    if parsed is None or not (parsed.has_marks or any(each.schema.is_watched for each in parsed.schemas)):
+        return None
+    return FrameWatch(Frame(parsed, table, LLParserLimits(**_LIMITS)))
 
 
 def _invalid(grammar: str) -> str:
@@ -165,44 +197,42 @@ def _invalid(grammar: str) -> str:
     return "; ".join(reasons) if is_wrong else ""
 
 
-def _found(constraint: Constraint, reason: str) -> Exception:
+def _found(constraint: Constraint, parsed: Simplified | LarkSource | None, reason: str) -> Exception:
     """The error for what llguidance refuses; for a schema with the place of the keyword at fault, if that is found."""
-    if constraint.kind != "json_schema":
-        found = _ERROR.search(reason)
-        return GrammarError(found[1] if found else reason.partition("\n")[0])
+    if constraint.kind == "json_schema":
+        return _at_fault(constraint.source) or SchemaError("#", reason.partition("\n")[0])
+    for each in parsed.schemas if isinstance(parsed, LarkSource) else ():
+        if _invalid(LLMatcher.grammar_from_json_schema(schema_text(each.schema.text))):
+            return EmbeddedError(_at_fault(each.source) or SchemaError("#", reason.partition("\n")[0]), each.note)
+    found = _ERROR.search(reason)
+    return GrammarError(found[1] if found else reason.partition("\n")[0])
+
+
+def _at_fault(source: str) -> SchemaError | None:
+    """The error of the keyword in a schema that llguidance refuses; None if it is none by itself."""
     try:
-        simplified(
-            constraint.source, lambda part: _invalid(LLMatcher.grammar_from_json_schema(schema_text(json.dumps(part))))
-        )
+        simplified(source, lambda part: _invalid(LLMatcher.grammar_from_json_schema(schema_text(json.dumps(part)))))
     except SchemaError as error:
         return SchemaError(error.where, error.reason.partition("\n")[0])
-    return SchemaError("#", reason.partition("\n")[0])
-
-
-def _guided(constraint: Constraint, schema: Simplified | None, specials: dict[str, int]) -> str:
-    """A constraint as llguidance takes it. Raises GrammarError, SchemaError, PatternError."""
-    if schema is not None:
-        return LLMatcher.grammar_from_json_schema(schema_text(schema.text))
-    if constraint.kind == "regex":
-        return LLMatcher.grammar_from_regex(matched(constraint.source))
-    source = lark_of(constraint.source) if constraint.kind == "gbnf" else constraint.source
-    return LLMatcher.grammar_from_lark(prepared(source, specials))
+    return None
 
 
 def _refusing(constraint: Constraint, work: Callable[[], T]) -> T:
     """The result of `work`. Raises InvalidRequest, naming the request's field, where a constraint cannot be kept to."""
+    name, param, code = _WORDS[constraint.kind]
     try:
         return work()
+    except EmbeddedError as error:
+        reason = str(error)
+        if error.note:
+            name, param, code = _named(error.note), error.note.param, "bad_schema"
     except (SchemaError, PatternError, GrammarError, GbnfError) as error:
         reason = str(error)
     if len(reason) > LONGEST_REASON:
         reason = f"{reason[:LONGEST_REASON]}…"
-    name, param, code = _WORDS[constraint.kind]
     raise InvalidRequest(f"{name} cannot be kept to: {reason}", param=param, code=code)
 
 
-def _is_special(pointer: Any, token: int, piece: bytes, marks: set[str]) -> bool:
-    attributes = llama_cpp.llama_vocab_get_attr(pointer, token)
-    if attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED:
-        return piece.decode("utf-8", "replace") in marks
-    return bool(attributes & _SPECIAL)
+def _named(note: Note) -> str:
+    """How the source of a schema within a grammar is called."""
+    return f"the schema of tool {json.dumps(note.name, ensure_ascii=False)}" if note.name else "the JSON schema"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Self, override
 
+from services.engine.llama.json_places import Places
+from services.engine.llama.json_strings import begins_escape, canonical, may_become
+from services.engine.llama.matcher import Watch
 from services.engine.llama.schemas.keywords import key_of
-from services.engine.llama.schemas.unique import Domain, domain_of
+from services.engine.llama.schemas.unique import Domain
 from services.engine.llama.token_table import TokenTable
 
 # Bytes in front of the next one that may end a string; white space between parts of a JSON text.
@@ -37,84 +41,105 @@ class _Container:
         """True in an object where a name comes next, or is being written."""
         self.part = b""
         """The name or the item that is being written, as far as it is."""
-        self.seen: dict[str, bytes] = {}
-        """The names or items so far: values, and how they are written."""
+        self.seen: Mapping[str, bytes] = {}
+        """The names or items so far: values, and how they are written (names without their first quotation mark).
+
+        It is replaced, never changed: copies share it.
+        """
 
     def copy(self) -> _Container:
         copied = object.__new__(_Container)
-        for name in self.__slots__:
-            setattr(copied, name, getattr(self, name))
-        copied.seen = dict(self.seen)
+        copied.is_array, copied.nodes, copied.domain = self.is_array, self.nodes, self.domain
+        copied.is_key, copied.part, copied.seen = self.is_key, self.part, self.seen
         return copied
 
+    def end_part(self, value: str) -> None:
+        """Add the name or item that is written, whose value is `value`, and begin the next."""
+        self.seen = {**self.seen, value: canonical(self.part)}
+        self.part = b""
 
-class JsonWatch:
+
+class JsonWatch(Watch):
     """Follows one JSON text. A text that the grammar allows is taken for granted here: only repetition is looked for."""
 
     def __init__(self, schema: dict[str, Any], table: TokenTable) -> None:
-        self._places = _Places(schema)
+        self._places = Places(schema)
         self._table = table
         self._open: list[_Container] = []
         self._next = self._places.root
         """The schemas that may hold for the next value."""
         self._is_string = False
         self._is_escaped = False
+        self.is_over = False
+        """True if the text is over: an object, an array or a string that is the whole of it. Numbers end unnoticed."""
 
-    def copy(self) -> JsonWatch:
+    @override
+    def copy(self) -> Self:
         """Return a watch of the same text so far."""
-        copied = object.__new__(JsonWatch)
-        copied.__dict__.update(self.__dict__)
+        copied = self._alike()
         copied._open = [each.copy() for each in self._open]
         return copied
 
+    @override
     def accept(self, token: int) -> None:
-        """Take a token of the text."""
-        self._read(self._table.pieces[token])
+        self.read(self._table.pieces[token])
 
+    @override
     def forbid(self, allowed: npt.NDArray[np.bool_], tokens: npt.NDArray[np.int32] | None) -> None:
-        """Set `allowed`, which is for `tokens` or for all tokens, to False where something would be repeated."""
-        if not self._open:
-            return
         if tokens is not None:
             for n in np.flatnonzero(allowed):
-                allowed[n] = self._allows(int(tokens[n]))
+                allowed[n] = self.allows(int(tokens[n]))
             return
-        for token in self._suspects(allowed):
-            if allowed[token] and not self._allows(token):
+        for token in self.suspects(allowed).tolist():
+            if not self.allows(token):
                 allowed[token] = False
 
-    def _suspects(self, allowed: npt.NDArray[np.bool_]) -> Iterable[int]:
-        """The tokens that might repeat something."""
-        top = self._open[-1]
-        if any(each.domain is not None for each in self._open) and not (self._is_string and not top.is_key):
-            return [int(token) for token in np.flatnonzero(allowed)]
-        if self._is_string and top.domain is not None and not top.domain.strings:
-            return [int(token) for token in np.flatnonzero(allowed)]
-        found = []
-        if self._is_string and not self._is_escaped and (top.is_key or top.domain is not None):
-            for text in top.seen.values():
-                if text.startswith(top.part):
-                    found += self._table.with_head(text[len(top.part) :].removesuffix(b'"'))
-        else:
-            # The names begin behind the next quotation mark; the table is made by the first call.
-            self._table.with_head(b"")
-        return found + self._table.doubles
+    def suspects(self, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Return the tokens that might repeat something, among those that the grammar allows."""
+        table = self._table
+        top = self._open[-1] if self._open else None
+        found = [table.compounds]
+        if top is not None and any(each.domain is not None for each in self._open):
+            if top.domain is not None and not top.domain.strings:
+                return np.flatnonzero(allowed).astype(np.int32)
+            if not self._is_string:
+                return np.flatnonzero(allowed & table.not_opening).astype(np.int32)
+            # Behind a string the item that holds it may end.
+            found.append(table.beyond)
+        if top is not None and self._is_string and (top.is_key or top.domain is not None):
+            found += self._ends_of_strings(top)
+        tokens = np.concatenate(found)
+        return tokens[allowed[tokens]]
 
-    def _allows(self, token: int) -> bool:
-        if token in self._table.ends:
+    def _ends_of_strings(self, top: _Container) -> list[npt.NDArray[np.int32]]:
+        """The tokens that might end the string that is being written as one that is there already."""
+        table, part = self._table, canonical(top.part)
+        if self._is_escaped or begins_escape(top.part):
+            return [table.hexes]
+        if top.is_key and b"\\u" in top.part:
+            return [table.quoting]
+        heads = (text[len(part) :].removesuffix(b'"') for text in top.seen.values() if text.startswith(part))
+        return [table.escaped, *(table.with_head(head) for head in heads)]
+
+    def allows(self, token: int) -> bool:
+        """Return whether a token that the grammar allows repeats nothing."""
+        if token in self._table.end_set:
             return True
-        trial = object.__new__(JsonWatch)
-        trial.__dict__.update(self.__dict__)
+        return self.trial().read(self._table.pieces[token], is_trial=True) is not None
+
+    def trial(self) -> JsonWatch:
+        """Return a watch of the same text for one reading (`is_trial`), which shares what that leaves as it is."""
+        trial = self._alike()
         if self._places.has_unique:
             trial._open = [each.copy() for each in self._open]
-        else:
+        elif self._open:
             trial._open = [*self._open[:-1], self._open[-1].copy()]
-        return trial._read(self._table.pieces[token], is_trial=True)
+        return trial
 
-    def _read(self, text: bytes, is_trial: bool = False) -> bool:
-        """Take bytes of the text; return False if something is repeated."""
+    def read(self, text: bytes, is_trial: bool = False) -> int | None:
+        """Take bytes of the text; return how many belong to it, None if something is repeated."""
         at = 0
-        while at < len(text):
+        while at < len(text) and not self.is_over:
             start, n_open = at, len(self._open)
             if self._is_string:
                 at, is_new = self._read_string(text, at)
@@ -122,10 +147,15 @@ class JsonWatch:
                 is_new = self._read_mark(text[at : at + 1], is_trial)
                 at += 1
             if not is_new:
-                return False
+                return None
             if self._places.has_unique:
                 self._record(text[start:at], n_open)
-        return self._may_continue()
+        return at if self._may_continue() else None
+
+    def _alike(self) -> Self:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def _record(self, text: bytes, n_open: int) -> None:
         """Add text to the items of arrays that are containers themselves; `n_open` were open before it."""
@@ -144,19 +174,22 @@ class JsonWatch:
             if end < len(text):
                 self._is_escaped, self._is_string = text[end] == 0x5C, text[end] != 0x22
                 end += 1
+        if top is None:
+            self.is_over = not self._is_string
         if top is None or not (top.is_key or top.domain is not None):
             return end, True
         top.part += text[at:end]
-        if top.is_key and b"\\u" in top.part and _NEEDLESS.search(top.part):
-            # Written in this way, a name would not be known as one that the schema has.
+        if top.is_key and self._places.has_patterns and b"\\u" in top.part and _NEEDLESS.search(top.part):
+            # The grammar would not know it for a name that a pattern is for.
             return end, False
         return end, self._is_string or not top.is_key or self._end_name(top)
 
     def _end_name(self, top: _Container) -> bool:
         name = json.loads(b'"' + top.part)
-        is_new = name not in top.seen
-        top.seen[name] = top.part
-        top.part = b""
+        # The grammar knows the names that the schema has only as they are written there.
+        is_hidden = b"\\u" in top.part and name in self._places.names
+        is_new = name not in top.seen and not is_hidden
+        top.end_part(name)
         self._next = self._places.below(top.nodes, name) if self._places.has_unique else []
         return is_new
 
@@ -197,6 +230,7 @@ class JsonWatch:
         if not self._open:
             return True
         is_new = self._end_item(self._open.pop())
+        self.is_over = not self._open
         if is_trial and self._open:
             self._open[-1] = self._open[-1].copy()
         return is_new
@@ -204,8 +238,9 @@ class JsonWatch:
     def _end_item(self, top: _Container) -> bool:
         if top.domain is None or not top.part:
             return True
-        is_new = self._is_new(top)
-        top.seen[_value(top.part)], top.part = top.part, b""
+        value = _value(top.part)
+        is_new = value not in top.seen
+        top.end_part(value)
         return is_new
 
     def _is_new(self, top: _Container) -> bool:
@@ -221,70 +256,18 @@ class JsonWatch:
         top = self._open[-1] if self._open else None
         if top is None or top.domain is None or not top.part:
             return True
-        begun, domain, used = top.part, top.domain, top.seen.values()
+        begun, domain = top.part, top.domain
         if begun[0] in b"{[" and domain.containers:
             return True
+        if begun.startswith(b'"') and not self._is_string:
+            return self._is_new(top)
         if begun.startswith(b'"') and domain.strings:
-            return self._is_string or begun not in used
+            return True
         if begun[0] in _DIGITS and domain.numbers:
             return begun not in (b"0", b"-0") or "0" not in top.seen
-        return any(text.startswith(begun) and text not in used for text in domain.texts)
+        used = top.seen.values()
+        return any(text not in used and may_become(begun, text) for text in domain.texts)
 
 
 def _value(text: bytes) -> str:
     return key_of(json.loads(text))
-
-
-class _Places:
-    """The schemas that hold at each place of a JSON text."""
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self._definitions: Mapping[str, Any] = schema["$defs"]
-        self.has_unique = '"uniqueItems"' in json.dumps(schema)
-        self.root = self._flat({"allOf": schema["allOf"]}) if self.has_unique else []
-
-    def below(self, nodes: list[Any], name: str) -> list[Any]:
-        """Return the schemas of an object's property."""
-        found = []
-        for node in nodes:
-            properties = node.get("properties", {})
-            if name in properties:
-                found += self._flat(properties[name])
-            else:
-                for each in (*node.get("patternProperties", {}).values(), node.get("additionalProperties", True)):
-                    found += self._flat(each)
-        return found
-
-    def items(self, nodes: list[Any]) -> list[Any]:
-        """Return the schemas of an array's items."""
-        found = []
-        for node in nodes:
-            for each in (*node.get("prefixItems", ()), node.get("items", True)):
-                found += self._flat(each)
-        return found
-
-    def domain(self, nodes: list[Any]) -> Domain | None:
-        """Return the items of an array in which no two may be equal; None if they may."""
-        if not any("uniqueItems" in node for node in nodes):
-            return None
-        found = Domain()
-        for node in nodes:
-            if "uniqueItems" in node:
-                for each in (*node.get("prefixItems", ()), node.get("items", True)):
-                    found |= domain_of(each, self._definitions)
-        return found
-
-    def _flat(self, schema: Any) -> list[Any]:
-        """The schemas that may hold where this one does, without references and choices."""
-        found: list[Any] = []
-        waiting, seen = [schema], set()
-        while waiting:
-            node = waiting.pop()
-            if not isinstance(node, dict) or id(node) in seen:
-                continue
-            seen.add(id(node))
-            found.append(node)
-            if "$ref" in node:
-                waiting.append(self._definitions[node["$ref"].rpartition("/")[2]])
-            waiting += [*node.get("allOf", ()), *node.get("anyOf", ())]
-        return found

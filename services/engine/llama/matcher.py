@@ -9,7 +9,6 @@ import numpy.typing as npt
 from llguidance import LLMatcher
 from typing_extensions import Self, override
 
-from services.engine.llama.json_watch import JsonWatch
 from services.engine.llama.token_table import TokenTable
 
 # Steps of the search for the end of a text: see `Matcher.closing_tokens`.
@@ -83,10 +82,23 @@ class GuidedGrammar(Grammar):
         return GuidedGrammar(self._matcher.deep_copy(), self._size, self._ends)
 
 
+class Watch(Protocol):
+    """What forbids tokens that a grammar allows."""
+
+    def forbid(self, allowed: npt.NDArray[np.bool_], tokens: npt.NDArray[np.int32] | None) -> None:
+        """Set `allowed`, which is for `tokens` or for all tokens, to False where one must not come next."""
+
+    def accept(self, token: int) -> None:
+        """Take the next token of the text."""
+
+    def copy(self) -> Self:
+        """Return a watch of the same text so far."""
+
+
 class WatchedGrammar(Grammar):
     """A grammar of JSON texts, whose names and items are compared while they are written."""
 
-    def __init__(self, grammar: Grammar, watch: JsonWatch) -> None:
+    def __init__(self, grammar: Grammar, watch: Watch) -> None:
         self._grammar = grammar
         self._watch = watch
 
@@ -153,6 +165,12 @@ class Matcher:
     def is_over(self) -> bool:
         """True if only the end of the answer may follow."""
         return self._grammar.is_over()
+
+    def ends_with(self, token: int) -> bool:
+        """Return whether the text is complete behind `token`, which is allowed."""
+        ahead = self._grammar.copy()
+        ahead.accept(token)
+        return bool(ahead.allowed(self._table.ends).any())
 
     def closing_token(self) -> int | None:
         """Return the token by which the text ends soonest: the end itself if it is complete; None if none was found."""

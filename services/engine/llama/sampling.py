@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from services.backend.thoughts import Parts
 from services.backend.types import Constraint, GenerationRequest, TokenChoice
 from services.engine.llama.chain import SamplerChain
 from services.engine.llama.constraint import Matcher
+from services.engine.llama.limits import TokenLimits
+from services.engine.llama.progress import Shown
 from services.engine.llama.steering import Steering
 from services.engine.llama.vocabulary import TokenText, Vocabulary
 
@@ -26,12 +26,13 @@ SLOWEST = 1.0
 class Sampled(NamedTuple):
     """A token that was sampled, its text, and its choice, where the request asks for that.
 
-    `parts` are its bytes in the answer, cut where a thought begins or ends; None: no part of a thought.
+    `parts` are the bytes that the answer shows by now, of this token and of some before it, cut where a thought begins or
+    ends; None: all of the token's, which is no part of a thought.
     """
 
     token: int
     known: TokenText
-    parts: Parts | None
+    parts: Shown | None
     choice: TokenChoice | None
 
 
@@ -48,24 +49,17 @@ class ChainSampler:
         request: GenerationRequest,
         matcher: Callable[[Constraint], Matcher],
     ) -> None:
-        """`matcher` makes a constraint's. Raises InvalidRequest for what that refuses, and for an unknown token's bias."""
+        """`matcher` makes a constraint's. Raises InvalidRequest for what that refuses, and for tokens that do not exist."""
         sampling = request.sampling
         self._context = context
         self._vocabulary = vocabulary
         self._row = ctypes.c_float * vocabulary.size
         self._n_top = sampling.n_top
+        self._limits = TokenLimits(vocabulary, request)
         self._steering: Steering | None = None
-        constraint = sampling.constraint
-        if constraint or request.thoughts:
-            make = (lambda: matcher(constraint)) if constraint else None
-            self._steering = Steering(request, vocabulary, make)
+        if sampling.constraint or request.thoughts:
+            self._steering = Steering(request, vocabulary, matcher)
         self._chain = SamplerChain(context, vocabulary, request)
-        self._n_sampled = 0
-        self._n_least = sampling.min_tokens
-        self._ignores_end = sampling.ignore_eos
-        # Here rather than in a step, since the first call takes a while.
-        holds = self._ignores_end or self._n_least
-        self._endings = np.array(vocabulary.endings if holds else (), np.int32)
         self._is_slow = False
 
     @property
@@ -79,9 +73,19 @@ class ChainSampler:
         return self._steering is not None and self._steering.is_cut
 
     @property
+    def was_closed(self) -> bool:
+        """True if the text of the constraint was closed by force, so that its end is not the model's own."""
+        return self._steering is not None and self._steering.was_closed
+
+    @property
     def n_thought_tokens(self) -> int:
         """The number of tokens of thoughts so far."""
         return self._steering.n_thought_tokens if self._steering else 0
+
+    @property
+    def rest(self) -> Shown:
+        """What of the tokens so far is not shown yet: if the answer ends here, the end of a thought."""
+        return self._steering.rest if self._steering else ()
 
     def stop_thinking(self) -> None:
         """End the open thought at the next token, and every later one as soon as it begins."""
@@ -93,29 +97,26 @@ class ChainSampler:
 
         Raises InvalidRequest if the constraint does not allow it.
         """
-        self._n_sampled += 1
         parts = self._steering.resume(token, left) if self._steering else None
         self._chain.skip()
         self._chain.accept(token)
-        return Sampled(token, self._vocabulary.known(token), parts, None)
+        known = self._vocabulary.known(token)
+        self._limits.add(known.written)
+        return Sampled(token, known, parts, None)
 
     def sample(self, row: int, left: int) -> Sampled | None:
         """Return the next token, after row `row` of the last batch; `left` tokens may follow, this one included.
 
-        None if the constraint allows none, or takes too long.
+        None if the constraint and the request's limits allow none, or the constraint takes too long.
         """
-        logits = self._logits(row)
-        steering = self._steering
-        if steering is None:
-            token = self._sample_free(row, logits)
-            chosen: int | None = token
-        else:
-            chosen = self._sample_steered(steering, row, logits, left)
+        logits, steering = self._logits(row), self._steering
+        chosen = self._sample_steered(steering, row, logits, left) if steering else self._sample_free(row, logits)
         if chosen is None:
             return None
-        self._n_sampled += 1
+        known = self._vocabulary.known(chosen)
+        self._limits.add(known.written)
         parts = steering.accept(chosen) if steering else None
-        return Sampled(chosen, self._vocabulary.known(chosen), parts, self._choice(logits, chosen))
+        return Sampled(chosen, known, parts, self._choice(logits, chosen))
 
     def prompt_choice(self, row: int, token: int) -> TokenChoice:
         """Return how likely a prompt's token was, behind row `row` of the last batch."""
@@ -136,26 +137,15 @@ class ChainSampler:
         first = llama_cpp.llama_get_logits_ith(self._context, row).contents
         return np.frombuffer(memoryview(self._row.from_address(ctypes.addressof(first))), np.float32)
 
-    def _sample_free(self, row: int, logits: npt.NDArray[np.float32]) -> int:
+    def _sample_free(self, row: int, logits: npt.NDArray[np.float32]) -> int | None:
         """Sample where nothing constrains the answer; the token is accepted by the chain."""
-        if not len(self._endings):
+        masked = self._limits.masked(logits)
+        if masked is logits:
             return self._chain.sample(row, logits)
-        with self._held(logits):
-            return self._chain.sample(row, logits)
-
-    @contextmanager
-    def _held(self, logits: npt.NDArray[np.float32]) -> Iterator[None]:
-        """Rule out the tokens that end an answer meanwhile, where the answer may not end by itself here."""
-        if not self._ignores_end and self._n_sampled >= self._n_least:
-            yield
-            return
-        kept = logits[self._endings]
-        # llama.cpp samples from these very numbers.
-        logits[self._endings] = -np.inf
-        try:
-            yield
-        finally:
-            logits[self._endings] = kept
+        token = self._chain.choose_masked(masked)
+        if token is not None:
+            self._chain.accept(token)
+        return token
 
     def _sample_steered(self, steering: Steering, row: int, logits: npt.NDArray[np.float32], left: int) -> int | None:
         due = steering.due(left)
@@ -168,8 +158,7 @@ class ChainSampler:
         if self._is_slow:
             return None
         started = time.thread_time()
-        with self._held(logits):
-            token = self._choose(steering, logits)
+        token = self._choose(steering, logits)
         settled = None if token is None else steering.settle(token, left)
         self._is_slow = time.thread_time() - started > SLOWEST
         if settled is not None:
@@ -177,10 +166,12 @@ class ChainSampler:
         return settled
 
     def _choose(self, steering: Steering, logits: npt.NDArray[np.float32]) -> int | None:
-        token = self._chain.choose(logits)
-        if steering.allows(token):
+        masked = self._limits.masked(logits)
+        token = self._chain.choose(logits) if masked is logits else self._chain.choose_masked(masked)
+        if token is None or steering.allows(token):
             return token
-        masked = logits.copy()
+        if masked is logits:
+            masked = logits.copy()
         steering.mask(masked)
         allowed = np.flatnonzero(masked > -np.inf).astype(np.int32)
         return self._chain.choose_among(masked, allowed) if len(allowed) else None
@@ -194,4 +185,5 @@ def choice_of(vocabulary: Vocabulary, logits: npt.NDArray[np.float32], token: in
     top = np.argpartition(-logprobs, n_top)[:n_top] if n_top else np.empty(0, int)
     ranked = sorted(((float(logprobs[each]), int(each)) for each in top), reverse=True)
     likeliest = tuple((vocabulary.known(each).written, logprob) for logprob, each in ranked)
-    return TokenChoice(vocabulary.known(token).written, float(logprobs[token]), likeliest)
+    ids = (token, *(each for _, each in ranked))
+    return TokenChoice(vocabulary.known(token).written, float(logprobs[token]), likeliest, ids)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
+Tokens = npt.NDArray[np.int32]
+
+_NONE: Tokens = np.empty(0, np.int32)
+# What may follow an item.
+_BEYOND = re.compile(rb'"[^"]*[,}\]]')
+_STUTTER = re.compile(rb"([^,\s]+)\s*,\s*\1")
+_OPENING = re.compile(rb'[ \t\n:]*"[^"]*')
+_HEXES = re.compile(rb'u?[0-9a-fA-F]{1,4}(?:[^"\\]|\\.)*"')
 # The texts by which a JSON text ends soonest, the best first; then those that a value begins with.
 _CLOSERS = (b'"', b"}", b"]", b",", b":", b"1", b"0", b'""', b"null", b"true", b"false", b"[", b"{")
 
@@ -28,25 +40,85 @@ class TokenTable:
         self.closers = [np.array([token], np.int32) for token in self._tokens_of(_CLOSERS)]
         self.spell: Callable[[bytes], list[int]] = lambda text: []
         """Returns the tokens of a text that continues another; set once the tokenizer is made."""
-        self._by_head: dict[bytes, list[int]] | None = None
-        self.doubles: list[int] = []
-        """The tokens with two quotation marks or more; found together with heads."""
+        self.end_set = frozenset(self.ends.tolist())
 
     def text(self, token: int) -> bytes:
         """Return the bytes of a token, special ones included."""
         return self.pieces[token]
 
-    def with_head(self, head: bytes) -> list[int]:
+    @cached_property
+    def quoting(self) -> Tokens:
+        """The tokens with a quotation mark."""
+        return self._tokens_with(lambda piece: b'"' in piece)
+
+    @cached_property
+    def compounds(self) -> Tokens:
+        """The tokens that may hold two names, or two items of an array that they begin."""
+        return self._tokens_with(lambda piece: piece.count(b'"') > 1 or (b"[" in piece and b"," in piece))
+
+    @cached_property
+    def beyond(self) -> Tokens:
+        """The tokens that end a string, and may end the item of an array that it is part of."""
+        return self._tokens_with(lambda piece: bool(_BEYOND.search(piece)))
+
+    @cached_property
+    def escaped(self) -> Tokens:
+        r"""The tokens that end a string in which \u stands."""
+        return self._tokens_with(lambda piece: b'"' in piece and b"\\u" in piece)
+
+    @cached_property
+    def hexes(self) -> Tokens:
+        r"""The tokens that go on with an escape by \u, and end the string."""
+        return self._tokens_with(lambda piece: bool(_HEXES.match(piece)))
+
+    @cached_property
+    def stutters(self) -> Tokens:
+        """The tokens in which something stands twice, with a comma between."""
+        return self._tokens_with(lambda piece: bool(_STUTTER.search(piece)))
+
+    @cached_property
+    def everything(self) -> Tokens:
+        """All tokens."""
+        return np.arange(len(self.pieces), dtype=np.int32)
+
+    @cached_property
+    def _sorted(self) -> list[tuple[bytes, int]]:
+        return sorted((piece, token) for token, piece in enumerate(self.pieces))
+
+    def beginning_with(self, text: bytes) -> Tokens:
+        """Return the tokens that begin with a text."""
+        first = bisect.bisect_left(self._sorted, (text, -1))
+        last = bisect.bisect_left(self._sorted, (text + b"\xff" * 8, -1))
+        return np.array([token for _, token in self._sorted[first:last]], np.int32)
+
+    @cached_property
+    def not_opening(self) -> npt.NDArray[np.bool_]:
+        """For each token, whether it does more than to begin a string, if it is none's part."""
+        found = np.ones(len(self.pieces), np.bool_)
+        found[self._tokens_with(lambda piece: bool(_OPENING.fullmatch(piece)))] = False
+        return found
+
+    @cached_property
+    def _by_head(self) -> dict[bytes, Tokens]:
+        found: dict[bytes, list[int]] = {}
+        for token in self.quoting.tolist():
+            piece = self.pieces[token]
+            found.setdefault(piece[: _end_of_string(piece)], []).append(token)
+        return {head: np.array(tokens, np.int32) for head, tokens in found.items()}
+
+    def prepare(self) -> None:
+        """Find now what a watch asks for, rather than within a step of the engine."""
+        for _ in (self.compounds, self.beyond, self.escaped, self.hexes, self.not_opening, self._by_head):
+            pass
+
+    def with_head(self, head: bytes) -> Tokens:
         """Return the tokens with a quotation mark behind exactly `head`."""
-        if self._by_head is None:
-            self._by_head = {}
-            special = set(self.specials.tolist())
-            for token, piece in enumerate(self.pieces):
-                if b'"' in piece and token not in special:
-                    self._by_head.setdefault(piece[: _end_of_string(piece)], []).append(token)
-                    if piece.count(b'"') > 1:
-                        self.doubles.append(token)
-        return self._by_head.get(head, [])
+        return self._by_head.get(head, _NONE)
+
+    def _tokens_with(self, test: Callable[[bytes], bool]) -> Tokens:
+        special = set(self.specials.tolist())
+        found = (token for token, piece in enumerate(self.pieces) if test(piece) and token not in special)
+        return np.fromiter(found, np.int32)
 
     def _tokens_of(self, texts: Iterable[bytes]) -> list[int]:
         found: dict[bytes, int] = {}

@@ -18,6 +18,7 @@ from services.backend.special_text import special_pattern
 from services.backend.types import ChatFormat, Mark, Prompt
 from services.engine.llama.cuts import Cuts
 from services.engine.llama.fragments import SPACE, Added, Fragments
+from services.engine.llama.prefix_table import PrefixTable
 from services.errors import InvalidRequest
 
 # For some vocabularies llama.cpp splits text with std::regex, which recurses over a run of like characters, taking about
@@ -28,6 +29,8 @@ BIG_STACK = 2**29
 # A long run may take hundreds of megabytes of stack, so only one such text is tokenized at a time, beside smaller ones.
 _LARGE_TEXT = 100_000
 _large, _small = threading.Semaphore(1), threading.Semaphore(3)
+# Texts of models whose tokens are kept.
+MOST_TAGS = 256
 # Protects the process-wide stack size of new threads.
 _starting = threading.Lock()
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -91,6 +94,7 @@ class Vocabulary:
             bos = llama_cpp.llama_vocab_bos(self.pointer)
             self._bos = bos if bos >= 0 else None
         self._asked: dict[int, TokenText] = {}
+        self._tags: dict[str, tuple[int, ...]] = {}
         self._added = self._added_tokens()
         self._specials, marks = _special_texts(self._added)
         self._marks = {each.id: Mark(each.text) for each in self._added if each.text in self._specials}
@@ -166,10 +170,37 @@ class Vocabulary:
         """The tokens that end an answer, ascending."""
         return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self.pointer, token)]
 
+    @cached_property
+    def suppressed(self) -> list[int]:
+        """The tokens that the model's makers rule out in answers (GGUF's tokenizer.ggml.suppress_tokens)."""
+        count = ctypes.c_int32()
+        tokens = llama_cpp.llama_vocab_get_suppress_tokens(self.pointer, ctypes.byref(count))
+        return [token for token in tokens[: count.value] if 0 <= token < self.size] if tokens and count.value else []
+
     def continuation(self, text: str) -> list[int]:
         """Return tokens that write exactly `text` behind other text, none of them special; [] if none do."""
         tokens = [token for part in self._plain_parts(text) for token in self._tokenize_rest(part)]
         return tokens if b"".join(map(self._piece, tokens)) == text.encode() else []
+
+    def tag(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that a model writes, special tokens among them; cached."""
+        tokens = self._tags.get(text)
+        if tokens is None:
+            found = self.tokenize(Prompt(text, bos=False)) if text else []
+            # Some vocabularies put a space in front of a text.
+            is_exact = b"".join(self.known(token).written for token in found) == text.encode()
+            tokens = tuple(found if is_exact else self.continuation(text) or found)
+            if len(self._tags) >= MOST_TAGS:
+                self._tags.clear()
+            self._tags[text] = tokens
+        return tokens
+
+    @cached_property
+    def prefixes(self) -> PrefixTable:
+        """The tokens by the beginnings of their bytes; made when it is first needed, since that takes a while."""
+        marks = self._marks
+        written = (self._piece(token, special=True) or marks.get(token, "").encode() for token in range(self.size))
+        return PrefixTable(list(written))
 
     def _piece(self, token: int, special: bool = False) -> bytes:
         size = 64

@@ -6,6 +6,7 @@ import time
 from typing import Protocol
 
 from services.backend.types import Finish, FinishReason, GenerationRequest, Spent, TokenChoice
+from services.engine.llama.progress import Shown
 from services.engine.llama.sampling import Sampled
 
 # The most tokens of a prompt that are read at once where each one's logits are wanted: a row may take a megabyte.
@@ -26,8 +27,18 @@ class TokenSampler(Protocol):
         ...
 
     @property
+    def was_closed(self) -> bool:
+        """True if the text of a constraint was closed by force."""
+        ...
+
+    @property
     def n_thought_tokens(self) -> int:
         """The number of tokens of thoughts so far."""
+        ...
+
+    @property
+    def rest(self) -> Shown:
+        """What of the tokens so far is not shown yet: if the answer ends here, the end of a thought."""
         ...
 
     def sample(self, row: int, left: int) -> Sampled | None:
@@ -73,6 +84,8 @@ class Sequence:
         """True once its caller wants no more text."""
         self.thinks_no_more = False
         """True once its caller wants no more thoughts."""
+        self.rest: Shown = ()
+        """What was not shown yet when it ended."""
         self.cpu_seconds = 0.0
         """Its share of the CPU's time in the steps so far."""
         self._timings = _Timings()
@@ -145,6 +158,7 @@ class Sequence:
 
     def finish(self, reason: FinishReason) -> Finish:
         """End now, with the sampler still there; return how it ended."""
+        self.rest = self.sampler.rest if self.sampler else ()
         # A phase that it was stopped before took no time.
         self._timings.mark("started")
         self._timings.mark("first_token")
@@ -155,6 +169,7 @@ class Sequence:
             completion_tokens=self.n_generated,
             reasoning_tokens=self.sampler.n_thought_tokens if self.sampler else 0,
             timings=self._timings.milliseconds(),
+            was_closed=self.sampler is not None and self.sampler.was_closed,
         )
 
 

@@ -183,7 +183,10 @@ class Steps:
         self.counts.completion_tokens += sampled is not None
         reason: FinishReason | None = "length"
         if sampled:
-            ends = sampled.known.ends_answer or self._generations[sequence].accept(sampled)
+            generation = self._generations[sequence]
+            if sampled.known.ends_answer:
+                generation.note(sampled)
+            ends = sampled.known.ends_answer or generation.accept(sampled)
             reason = sequence.ending(ends)
         if is_first and sampled:
             self.counts.first_tokens += 1

@@ -20,8 +20,12 @@ class TextAssembler:
     match begins or ends within a special token, unless that is written as plain text.
     """
 
-    def __init__(self, stop: Sequence[str], marks: bool = False) -> None:
-        """`marks`: special tokens are given as `Mark`; else they are left out, but for those whose bytes are text."""
+    def __init__(self, stop: Sequence[str], marks: bool = False, keeps_stop: bool = False) -> None:
+        """`marks`: special tokens are given as `Mark`; else they are left out, but for those whose bytes are text.
+
+        `keeps_stop`: the stop string that has come is part of the text.
+        """
+        self._keeps_stop = keeps_stop
         self._stop = self._forms = tuple(stop)
         self._gives_marks = marks
         self._signs: dict[Mark, str] = {}
@@ -29,7 +33,7 @@ class TextAssembler:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self.stopped = False
-        """True if a stop string has come; the text ends before it."""
+        """True if a stop string has come; the text ends before it, or with it."""
 
     def add(self, piece: bytes, mark: Mark | None = None, searches: bool = True) -> list[str]:
         """Add one token's bytes; return the text that is certain by now, and special tokens as `Mark` in their places.
@@ -61,10 +65,11 @@ class TextAssembler:
         if not self._forms or not searches:
             self._pending = ""
             return self._pieces(text)
-        found = [at for stop in self._forms if (at := text.find(stop)) >= 0]
+        found = [(at, at + len(stop)) for stop in self._forms if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._pending = True, ""
-            return self._pieces(text[: min(found)])
+            start, end = min(found)
+            return self._pieces(text[: end if self._keeps_stop else start])
         certain = len(text) - max(_overlap(text, stop) for stop in self._forms)
         self._pending = text[certain:]
         return self._pieces(text[:certain])

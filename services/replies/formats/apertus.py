@@ -57,9 +57,9 @@ class NamedObjects(CallSyntax):
         calls.end()
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         heads = {name: quoted("{" + json_text(name) + ": ") for name in tools.schemas}
-        call = any_of(f'{heads[name]} {lark.json(schema)} "}}"' for name, schema in tools.schemas.items())
+        call = any_of(f'{heads[name]} {lark.json(schema, name)} "}}"' for name, schema in tools.schemas.items())
         call = lark.rule("object", call)
         more = f' (", " {call})*' if many else ""
         return f'"[" {call}{more} "]" {lark.text(_END)}'

@@ -21,6 +21,7 @@ from services.replies.toolset import Toolset
 
 _START, _END = "<|START_ACTION|>", "<|END_ACTION|>"
 _THOUGHTS = ThoughtTags("<|START_THINKING|>", "<|END_THINKING|>", after="")
+_BREAK = "/[ \\n]{1,16}/?"
 _WRAPS = (("<|START_RESPONSE|>", "<|END_RESPONSE|>"), ("<|START_TEXT|>", "<|END_TEXT|>"))
 
 
@@ -31,18 +32,26 @@ class Actions(TaggedJson):
     is_list: bool = True
     has_ids: bool = True
 
-    @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        calls = " | ".join(self.object_grammar(lark, name, schema) for name, schema in tools.schemas.items())
-        call = lark.rule("action", f"/[ \\n]{{1,16}}/? ({calls})")
-        more = f' ("," {call})*' if many else ""
-        return f'{SPACE} "[" {call}{more} {SPACE} "]" {lark.text(self.closer)}'
+    list_spaces: tuple[str, ...] = ("\n    ", "", "\n", "\n  ")
+    list_ends: str = f'{SPACE} "]"'
 
     @override
-    def object_grammar(self, lark: Lark, name: str, schema: Any) -> str:
-        call_id = quoted('{"tool_call_id": ') + ' /"[0-9]{1,3}"/ ", "' if self.has_ids else '"{"'
-        named = quoted(f'"tool_name": {json_text(name)}, "parameters": ')
-        return f'{call_id} {named} {lark.json(schema)} "}}"'
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        more = self.more_grammar(lark, tools) if many else ""
+        first = self.objects_grammar(lark, tools)
+        return f'{SPACE} "[" {_BREAK} {first} {more} {self.list_ends} {SPACE} {lark.text(self.closer)}'
+
+    @override
+    def more_grammar(self, lark: Lark, tools: Toolset) -> str:
+        return f'("," {_BREAK} {self.objects_grammar(lark, tools)})*'
+
+    @override
+    def object_grammar(self, lark: Lark, name: str, schema: Any, begun: str = "") -> str:
+        named = f'"tool_name": {json_text(name)}, "parameters": '
+        if not self.has_ids:
+            return f'{quoted(f"{{{named}".removeprefix(begun))} {lark.json(schema, name)} "}}"'
+        call_id = quoted('{"tool_call_id": '.removeprefix(begun)) + ' /"[0-9]{1,3}"/ ", "'
+        return f'{call_id} {quoted(named)} {lark.json(schema, name)} "}}"'
 
 
 def command_r(chat_format: ChatFormat) -> ReplyFormat | None:

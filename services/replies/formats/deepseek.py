@@ -12,7 +12,9 @@ V3.1 writes `<｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "P
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from typing_extensions import override
 
@@ -22,7 +24,7 @@ from services.replies.format import ReplyFormat
 from services.replies.formats.thinking import THINK
 from services.replies.grammar import Lark, any_of
 from services.replies.source import Parsing, Source, Unreadable
-from services.replies.syntax import CallSyntax
+from services.replies.syntax import Begin, CallSyntax
 from services.replies.toolset import Toolset
 
 _BEGIN, _END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -76,16 +78,22 @@ class DeepSeekCalls(CallSyntax):
         yield from source.closing(_CALL_END)
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         before, behind, after = (f"{_TYPE}{_SEPARATOR}", "\n```json\n", "\n```") if self.fences else ("", _SEPARATOR, "")
-        call = any_of(
-            f"{lark.text(f'{_CALL}{before}{name}{behind}')} {lark.json(schema)} {lark.text(after + _CALL_END)}"
+        each = any_of(
+            f"{lark.text(f'{before}{name}{behind}')} {lark.json(schema, name)} {lark.text(after + _CALL_END)}"
             for name, schema in tools.schemas.items()
         )
-        call = lark.rule("item", call)
+        rest = lark.rule("rest", each)
+        first = rest if opener == _CALL else f"{lark.text(_CALL)} {rest}"
         between = lark.text("\n") if self.fences else ""
-        more = f" ({between} {call})*" if many else ""
-        return f"{call}{more} {lark.text(_END)}"
+        more = f"({between} {lark.text(_CALL)} {rest})*" if many else ""
+        return f"{first} {more} {lark.text(_END)}{'?' if opener == _CALL else ''}"
+
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        yield Begin(self.openers[:-1], partial(self.grammar, tools=tools, many=many))
+        yield Begin((_CALL,), partial(self.grammar, tools=tools, many=many, opener=_CALL))
 
 
 def deepseek(chat_format: ChatFormat) -> ReplyFormat | None:

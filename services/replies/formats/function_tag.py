@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from typing_extensions import override
 
 from services.replies.calls import Calls
 from services.replies.grammar import Lark, any_of
 from services.replies.source import Parsing, Source
-from services.replies.syntax import CallSyntax
-from services.replies.toolset import Toolset
+from services.replies.syntax import Begin, CallSyntax
+from services.replies.toolset import Toolset, grouped
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,19 @@ class FunctionTag(CallSyntax):
             yield from source.closing(self.closer)
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        calls = (
-            f"{lark.text(name + self.behind_name)} {lark.json(schema)} {lark.text(self.closer)}"
-            for name, schema in tools.schemas.items()
-        )
-        return any_of(calls)
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        return self._rest(lark, tools, list(tools.schemas), "")
+
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        for begun, names in grouped(tools.schemas).items():
+            texts = tuple(opener + begun for opener in self.openers)
+            yield Begin(texts, partial(self._rest, tools=tools, names=names, begun=begun))
+
+    def _rest(self, lark: Lark, tools: Toolset, names: Sequence[str], begun: str) -> str:
+        closer = lark.text(self.closer)
+        heads = {name: lark.text(name.removeprefix(begun) + self.behind_name) for name in names}
+        return any_of(f"{heads[name]} {lark.json(tools.schemas[name], name)} {closer}" for name in names)
+
+
+FUNCTION_TAG = FunctionTag(openers=("<function=",), markers=("</function>",))

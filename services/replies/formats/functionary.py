@@ -9,8 +9,9 @@ The prompt ends with the first `>>>`. The recipient `all` is the reader.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -18,19 +19,19 @@ from typing_extensions import override
 from services.backend.types import ChatFormat, Constraint
 from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
-from services.replies.formats.function_tag import FunctionTag
+from services.replies.formats.function_tag import FUNCTION_TAG
 from services.replies.formats.literals import in_json
+from services.replies.free_text import FreeText
 from services.replies.grammar import Lark, any_of, quoted
 from services.replies.reader import FormatReader, Plan, Reader
-from services.replies.source import Parsing, Source
-from services.replies.syntax import CallSyntax
+from services.replies.source import Cut, Parsing, Source
+from services.replies.syntax import Begin, CallSyntax
 from services.replies.toolset import Toolset
 
 _MARK = ">>>"
 _ALL = "all"
 _PYTHON_TAG = "<|python_tag|>"
 _PYTHON = "python"
-FUNCTION_TAG = FunctionTag(openers=("<function=",), markers=("</function>",))
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class PythonCode(CallSyntax):
             return
         yield calls.begin(_PYTHON)
         yield from code_arguments(source, calls, ())
+
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        if _PYTHON in tools.schemas:
+            yield Begin(self.openers, lambda lark: self.grammar(lark, tools, many))
+
+    @override
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        code = lark.rule("CODE", r"/(?s:.*)/ & ~/\s*\{(?s:.*)/")
+        return f"({lark.json(tools.schemas[_PYTHON], _PYTHON)} | {code})"
 
 
 def functionary(chat_format: ChatFormat) -> ReplyFormat | None:
@@ -69,6 +80,9 @@ def code_arguments(source: Source, calls: Calls, ends: tuple[str, ...]) -> Parsi
     yield calls.arguments(f'{{"{in_json(name)}": "')
     while True:
         text, found = yield from source.find(ends)
+        if not text and not found and source.is_cut:
+            # More of the code may be missing.
+            raise Cut
         if not text:
             yield calls.arguments('"}')
             calls.end()
@@ -95,8 +109,14 @@ class Recipient(CallSyntax):
         yield from calls.json_arguments()
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        return any_of(f"{quoted(name)} {quoted(chr(10))} {lark.json(schema)}" for name, schema in tools.schemas.items())
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        for name, schema in tools.schemas.items():
+            yield Begin((f"{_MARK}{name}\n",), partial(Lark.json, schema=schema, tool=name))
+
+    @override
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        each = (f"{quoted(name)} {quoted(chr(10))} {lark.json(schema, name)}" for name, schema in tools.schemas.items())
+        return any_of(each)
 
 
 @dataclass(frozen=True)
@@ -112,14 +132,13 @@ class RecipientFormat(ReplyFormat):
         wanted = Toolset.of(tools).only(choice)
         if not wanted.schemas:
             return None
-        lark = Lark(self.tokens)
-        call = lark.rule("call", Recipient().grammar(lark, wanted, parallel))
-        more = f"({quoted(_MARK)} {call})*" if parallel else ""
-        calls = f"{call} {more}"
+        lark, syntax = Lark(self.tokens), Recipient()
+        call = lark.rule("call", syntax.grammar(lark, wanted, parallel))
+        calls = f"{call} ({quoted(_MARK)} {call})*" if parallel else call
         if choice != "auto":
             return Constraint("lark", lark.source(calls))
-        text = f'"all\\n" TEXT ({quoted(_MARK)} {calls})?'
-        return Constraint("lark", lark.source(f"{calls} | {text}") + f"TEXT: /(?s:.*)/ & ~/(?s:.*){_MARK}(?s:.*)/\n")
+        text = FreeText(lark, list(syntax.begins(wanted, parallel)), ()).text(parallel)
+        return Constraint("lark", lark.source(f"{calls} | {quoted(f'{_ALL}{chr(10)}')} ({text})"))
 
 
 class RecipientReader(FormatReader):

@@ -6,7 +6,6 @@ Texts stand between `<|"|>`, keys without quotes; the arguments are given as JSO
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +16,18 @@ from services.backend.types import ChatFormat
 from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
 from services.replies.formats.literals import GEMMA, in_json, read_key, read_value
-from services.replies.formats.values import types_of
-from services.replies.formats.values_grammar import choices_of, resolved, value_grammar
+from services.replies.formats.nested import DEEPEST, list_grammar, shapes
+from services.replies.formats.parameters import Members, place_of, refused, separated_grammar
+from services.replies.formats.text_schema import UnkeptSchema, written
+from services.replies.formats.values import parameter_of, types_in
+from services.replies.formats.values_grammar import Place, json_grammar, text_to
 from services.replies.grammar import Lark, any_of
 from services.replies.source import Parsing, Source
 from services.replies.syntax import CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
 
 _QUOTE = '<|"|>'
-_DEEPEST = 5
+_AS_JSON = frozenset(("number", "integer", "boolean", "null"))
 
 
 @dataclass(frozen=True)
@@ -63,71 +65,58 @@ class GemmaCall(CallSyntax):
         yield from source.closing("<tool_call|>")
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        calls = (
-            f"{lark.text(f'call:{name}{{')} {self._members(lark, schema, schema, 0)} {lark.text('}<tool_call|>')}"
-            for name, schema in tools.schemas.items()
-        )
-        return any_of(calls)
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        return any_of(self._call_grammar(lark, name, schema) for name, schema in tools.schemas.items())
 
-    def _members(self, lark: Lark, schema: Any, root: Any, depth: int) -> str:
+    def _call_grammar(self, lark: Lark, name: str, schema: Any) -> str:
+        try:
+            members = self._members(lark, schema, schema, 0, Place(name))
+        except UnkeptSchema as error:
+            raise refused(Place(name), error) from None
+        return f"{lark.text(f'call:{name}{{')} {members} {lark.text('}<tool_call|>')}"
+
+    def _members(self, lark: Lark, schema: Any, root: Any, depth: int, place: Place) -> str:
         """Return the expression for an object's members, in the alphabet's order as the template writes them."""
-        schema = resolved(schema, root)
-        properties = schema.get("properties")
-        if not isinstance(properties, Mapping) or not properties:
-            return ""
-        names = sorted(properties, key=str.lower)
-        required = [name for name in names if name in (schema.get("required") or ())]
-        each = {name: f"{lark.text(name + ':')} {self._value(lark, properties[name], root, depth)}" for name in names}
-        if not required:
-            return f"({' | '.join(self._from(each, names[n:]) for n in range(len(names)))})?"
-        first = names.index(required[0])
-        before = [f'({each[name]} ",")?' for name in names[:first]]
-        behind = [f'"," {each[name]}' if name in required else f'("," {each[name]})?' for name in names[first + 1 :]]
-        return " ".join([*before, each[names[first]], *behind])
+        if depth > DEEPEST:
+            raise UnkeptSchema("properties", "objects are nested too deeply")
+        members = Members.of(schema, root)
 
-    def _from(self, each: Mapping[str, str], names: list[str]) -> str:
-        return " ".join([each[names[0]], *(f'("," {each[name]})?' for name in names[1:])])
+        def member(name: str) -> str:
+            inner = place if depth else place_of(place.tool, name)
+            return f"{lark.text(name + ':')} {self._value(lark, parameter_of(schema, name, root), root, depth, inner)}"
 
-    def _value(self, lark: Lark, schema: Any, root: Any, depth: int) -> str:
+        return separated_grammar(members, sorted(members.names, key=str.lower), member, '","')
+
+    def _value(self, lark: Lark, part: Any, root: Any, depth: int, place: Place) -> str:
         """Return the expression for a value: a text in quotes, else as its type is written."""
-        part = resolved(schema, root)
-        if choices := choices_of(part) if depth < _DEEPEST else []:
-            return any_of(self._value(lark, each, root, depth + 1) for each in choices)
-        if "const" in part or isinstance(part.get("enum"), list):
-            return any_of(lark.text(_written(each)) for each in part.get("enum", [part.get("const")]))
-        types = types_of({"properties": {"value": part}}, "value")
-        simple = [kind for kind in ("number", "integer", "boolean", "null") if kind in types]
-        each = [lark.json({**part, "type": kind}) for kind in simple if kind != "integer" or "number" not in types]
-        if "string" in types:
-            text = value_grammar(lark, {"properties": {"value": {"type": "string", **_lengths(part)}}}, "value", _QUOTE)
-            each.append(f"{lark.text(_QUOTE)} {text}")
-        if "array" in types:
-            each.append(self._list(lark, part, root, depth))
-        if "object" in types:
-            inner = self._members(lark, part, root, depth + 1) if depth < _DEEPEST else ""
-            each.append(f'"{{" {inner} "}}"')
-        return any_of(each)
+        types = types_in(part, root)
+        each = []
+        if scalars := types & _AS_JSON:
+            each.append(json_grammar(lark, part, root, "", place, scalars))
+        if "string" in types and (text := written(part, root, "string")) is not None:
+            each.append(f"{lark.text(_QUOTE)} {text_to(lark, _QUOTE, text)}")
+        if types & {"array", "object"}:
+            for shape in shapes(part, root):
+                if "enum" in shape.schema or "const" in shape.schema:
+                    each.append(json_grammar(lark, part, root, "", place, frozenset((shape.kind,))))
+                elif shape.kind == "array":
+                    each.append(self._list(lark, shape.schema, root, depth, place))
+                else:
+                    each.append(f'"{{" {self._members(lark, shape.schema, root, depth + 1, place)} "}}"')
+        if not each:
+            raise UnkeptSchema("", "nothing fits it")
+        return lark.rule("value", any_of(dict.fromkeys(each)))
 
-    def _list(self, lark: Lark, part: Mapping[str, Any], root: Any, depth: int) -> str:
-        if depth >= _DEEPEST:
-            return '"[]"'
-        item = self._value(lark, part.get("items", {"type": "string"}), root, depth + 1)
-        least, most = (part.get(key) for key in ("minItems", "maxItems"))
-        least, most = least if isinstance(least, int) else 0, most if isinstance(most, int) else None
-        if most == 0:
-            return '"[]"'
-        more = f'("," {item}){{{max(least - 1, 0)},{"" if most is None else most - 1}}}'
-        return f'"[" {item} {more} "]"' if least else f'"[" ({item} {more})? "]"'
-
-
-def _written(value: Any) -> str:
-    """Return a value of an enumeration as Gemma writes it."""
-    return f"{_QUOTE}{value}{_QUOTE}" if isinstance(value, str) else json.dumps(value)
-
-
-def _lengths(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: part[key] for key in ("minLength", "maxLength") if key in part}
+    def _list(self, lark: Lark, schema: Mapping[str, Any], root: Any, depth: int, place: Place) -> str:
+        if depth > DEEPEST:
+            raise UnkeptSchema("items", "arrays are nested too deeply")
+        if schema.get("uniqueItems") is True and types_in(schema.get("items"), root) <= _AS_JSON:
+            # Such a list is written as in JSON, where the engine compares numbers too.
+            return json_grammar(lark, schema, root, "", place, frozenset(("array",)))
+        listed = list_grammar(
+            lark, schema, root, lambda part: self._value(lark, part, root, depth + 1, place), comma='","'
+        )
+        return f'"[" {listed} "]"'
 
 
 def gemma4(chat_format: ChatFormat) -> ReplyFormat | None:

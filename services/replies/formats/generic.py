@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from services.backend.types import ChatFormat
 from services.replies.format import ReplyFormat
-from services.replies.formats.bare_json import BareJson
-from services.replies.formats.function_tag import FunctionTag
-from services.replies.formats.hermes import TOOL_CALL
+from services.replies.formats.function_tag import FUNCTION_TAG
+from services.replies.formats.hermes import BARE, FENCED, TOOL_CALL
 from services.replies.formats.thinking import tags_of
-
-_FUNCTION = FunctionTag(openers=("<function=",), markers=("</function>",))
 
 
 def generic(chat_format: ChatFormat) -> ReplyFormat:
@@ -22,6 +19,6 @@ def generic(chat_format: ChatFormat) -> ReplyFormat:
         "generic",
         thoughts=tags_of(chat_format),
         knows_tools="tool_calls" in text and "tools" in text,
-        syntaxes=(TOOL_CALL, _FUNCTION, BareJson()),
+        syntaxes=(TOOL_CALL, FUNCTION_TAG, BARE, FENCED),
         tokens=frozenset(chat_format.specials),
     )

@@ -10,7 +10,7 @@ Analysis is thought; commentary and final are content; a message to a function i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from services.replies.format import ReplyFormat
 from services.replies.grammar import Lark, any_of
 from services.replies.reader import Reader
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
-from services.replies.syntax import CallSyntax, ThoughtTags
+from services.replies.syntax import Begin, CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -64,8 +64,12 @@ class HarmonyReader(Reader):
 
     @override
     def add(self, piece: str | Mark) -> list[Event]:
-        self._source.add(piece)
+        self._source.add(piece, keeps_marks=self._calls.is_open)
         return self._run()
+
+    @override
+    def cut(self) -> None:
+        self._source.is_cut = True
 
     @override
     def end(self) -> list[Event]:
@@ -132,6 +136,10 @@ class HarmonyReader(Reader):
         try:
             yield from source.space()
             yield calls.begin(name)
+            if (yield from source.follows(*_ENDINGS)):
+                yield calls.arguments("{}")
+                calls.end()
+                return
             yield from calls.json_arguments()
         except Unreadable as error:
             is_cut = isinstance(error, Cut) and calls.is_open
@@ -167,7 +175,7 @@ class HarmonyReader(Reader):
 
 @dataclass(frozen=True)
 class HarmonyCalls(CallSyntax):
-    """The grammar of calls; HarmonyReader reads them. The trigger is the recipient, wherever in the header it stands."""
+    """The grammar of calls; HarmonyReader reads them. They begin with the recipient, wherever in the header it stands."""
 
     @property
     @override
@@ -175,12 +183,18 @@ class HarmonyCalls(CallSyntax):
         return f" to={_NAMESPACE}"
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        # Only in a header: an answer may speak of recipients.
+        headers = (f"{_START}assistant", f"{_CHANNEL}commentary", f"{_CHANNEL}analysis")
+        yield Begin(tuple(header + self.trigger for header in headers), lambda lark: self.grammar(lark, tools, many))
+
+    @override
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         channel = f'({lark.text(_CHANNEL)} ("commentary" | "analysis"))?'
         form = f'(" "? {lark.text(_CONSTRAIN)} "json" | " json")?'
         behind = f"{channel} {form} {lark.text(_MESSAGE)}"
         # The token behind it ends the answer.
-        return any_of(f"{lark.text(name)} {behind} {lark.json(schema)}" for name, schema in tools.schemas.items())
+        return any_of(f"{lark.text(name)} {behind} {lark.json(schema, name)}" for name, schema in tools.schemas.items())
 
 
 class HarmonyFormat(ReplyFormat):
@@ -225,4 +239,11 @@ def harmony(chat_format: ChatFormat) -> ReplyFormat | None:
     text = chat_format.template + chat_format.tool_template
     if f"{_CHANNEL}analysis{_MESSAGE}" not in text and f"{_CHANNEL}final{_MESSAGE}" not in text:
         return None
-    return HarmonyFormat("harmony", _THOUGHTS, syntaxes=(HarmonyCalls(),), tokens=frozenset(chat_format.specials))
+    return HarmonyFormat(
+        "harmony",
+        _THOUGHTS,
+        syntaxes=(HarmonyCalls(),),
+        skipped=(_START, _CHANNEL),
+        breaks=(_START, _CHANNEL),
+        tokens=frozenset(chat_format.specials),
+    )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from services.backend.types import ChatFormat
 from services.replies.format import ReplyFormat
-from services.replies.formats.bare_json import BareJson
+from services.replies.formats.bare_json import BareJson, FencedJson
 from services.replies.formats.tagged_json import TaggedJson
 from services.replies.formats.thinking import tags_of
 
 TOOL_CALL = TaggedJson(openers=("<tool_call>",), markers=("</tool_call>",), closer="</tool_call>")
+
+BARE = BareJson(stray=("</tool_call>",))
+FENCED = FencedJson()
 
 
 def hermes(chat_format: ChatFormat) -> ReplyFormat | None:
@@ -19,6 +22,6 @@ def hermes(chat_format: ChatFormat) -> ReplyFormat | None:
         "hermes",
         thoughts=tags_of(chat_format),
         # Small models often forget the tags.
-        syntaxes=(TOOL_CALL, BareJson()),
+        syntaxes=(TOOL_CALL, BARE, FENCED),
         tokens=frozenset(chat_format.specials),
     )

@@ -8,7 +8,9 @@ K3: tags of `<|open|>NAME attributes<|sep|>` and `<|close|>NAME<|sep|>` around t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from typing_extensions import override
 
@@ -19,7 +21,7 @@ from services.replies.formats.tagged import Tagged
 from services.replies.formats.thinking import THINK
 from services.replies.grammar import Lark, any_of
 from services.replies.source import Parsing, Source, Unreadable
-from services.replies.syntax import CallSyntax, ThoughtTags
+from services.replies.syntax import Begin, CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
 
 _SECTION, _SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
@@ -55,14 +57,20 @@ class KimiCalls(CallSyntax):
                 return
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        begins = lark.text(f"{_CALL}functions.")
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         each = (
-            f"{lark.text(name)} /:[0-9]{{1,3}}/ {lark.text(_ARGUMENTS)} {lark.json(schema)}"
+            f"{lark.text(name)} /:[0-9]{{1,3}}/ {lark.text(_ARGUMENTS)} {lark.json(schema, name)}"
             for name, schema in tools.schemas.items()
         )
-        call = lark.rule("call", f"{begins} {any_of(each)} {lark.text(_CALL_END)}")
-        return f"{call}{'+' if many else ''} {lark.text(_SECTION_END)}"
+        rest = lark.rule("rest", f'"functions." {any_of(each)} {lark.text(_CALL_END)}')
+        first = rest if opener == _CALL else f"{lark.text(_CALL)} {rest}"
+        more = f"({lark.text(_CALL)} {rest})*" if many else ""
+        return f"{first} {more} {lark.text(_SECTION_END)}{'?' if opener == _CALL else ''}"
+
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        for opener in self.openers:
+            yield Begin((opener,), partial(self.grammar, tools=tools, many=many, opener=opener))
 
 
 def kimi(chat_format: ChatFormat) -> ReplyFormat | None:

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from typing import Any
 
 from typing_extensions import override
 
@@ -15,17 +15,22 @@ from services.backend.types import ChatFormat
 from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
 from services.replies.formats.bare_json import BareJson
+from services.replies.formats.function_tag import FUNCTION_TAG
+from services.replies.formats.parameters import place_of
+from services.replies.formats.pythonic import BARE, arguments_grammar
 from services.replies.formats.tagged_json import TaggedJson
 from services.replies.formats.thinking import tags_of
-from services.replies.source import Parsing, Source, Unreadable
+from services.replies.formats.values_grammar import parameter_document
+from services.replies.grammar import Lark, any_of
+from services.replies.source import Parsing, Source
+from services.replies.toolset import Toolset
 
 _PYTHON_TAG = "<|python_tag|>"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class PythonTag(TaggedJson):
-    """JSON behind the tag, or NAME.call(ARGUMENT="…", …)."""
+    """JSON behind the tag, or NAME.call(ARGUMENT="…", …), as Python writes it."""
 
     @override
     def read(self, source: Source, calls: Calls, opener: str) -> Parsing[None]:
@@ -34,25 +39,21 @@ class PythonTag(TaggedJson):
             yield from super().read(source, calls, opener)
             return
         name = yield from calls.known_name()
-        yield from source.expect(".call(")
-        arguments = yield from self._arguments(source)
+        yield from source.expect(".call(", "(")
         yield calls.begin(name)
-        yield calls.arguments("{" + ", ".join(arguments) + "}")
-        calls.end()
+        yield from BARE.read_arguments(source, calls, name)
 
-    def _arguments(self, source: Source) -> Parsing[list[str]]:
-        found: list[str] = []
-        while True:
-            yield from source.space()
-            if (yield from source.follows(")")):
-                return found
-            if found:
-                yield from source.expect(",")
-                yield from source.space()
-            name, _ = yield from source.text_before("=", ")", "\n")
-            if not _NAME.fullmatch(name):
-                raise Unreadable
-            found.append(f'"{name}": ' + (yield from source.whole_json()))
+    @override
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        calls = any_of(self._call_grammar(lark, name, schema) for name, schema in tools.schemas.items())
+        return f"({super().grammar(lark, tools, many)} | {calls})"
+
+    def _call_grammar(self, lark: Lark, name: str, schema: Any) -> str:
+        def value(parameter: str) -> str:
+            return lark.json(parameter_document(schema, parameter), *place_of(name, parameter))
+
+        arguments = arguments_grammar(lark, name, schema, value)
+        return f'{lark.text(f"{name}.call(")} {arguments} ")"'
 
 
 def llama(chat_format: ChatFormat) -> ReplyFormat | None:
@@ -65,8 +66,11 @@ def llama(chat_format: ChatFormat) -> ReplyFormat | None:
         "llama",
         thoughts=tags_of(chat_format),
         syntaxes=(
-            BareJson(before_arguments=', "parameters": '),
+            BareJson(openers=("{",), before_arguments=', "parameters": '),
             PythonTag(openers=(_PYTHON_TAG,), before_arguments=', "parameters": '),
+            # Llama 3.2's other form; lists of JSON objects are read by it too.
+            BARE,
+            FUNCTION_TAG,
         ),
         tokens=frozenset(chat_format.specials),
     )

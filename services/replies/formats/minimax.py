@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from typing_extensions import override
@@ -11,8 +12,8 @@ from services.replies.format import ReplyFormat
 from services.replies.formats.minimax_m3 import M3, NS
 from services.replies.formats.tagged_json import TaggedJson
 from services.replies.formats.thinking import tags_of
-from services.replies.grammar import Lark, any_of, quoted
-from services.replies.syntax import ThoughtTags
+from services.replies.grammar import Lark, quoted
+from services.replies.syntax import Begin, ThoughtTags
 from services.replies.toolset import Toolset
 
 
@@ -26,10 +27,17 @@ class JsonLines(TaggedJson):
     is_list: bool = True
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        each = any_of(self.object_grammar(lark, *tool) for tool in tools.schemas.items())
-        line = lark.rule("line", f"{quoted(chr(10))} {each}")
-        return f"{line}{'+' if many else ''} {quoted(chr(10))} {lark.text(self.closer)}"
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        return f"{quoted(chr(10))} {self._lines(lark, tools, many, '')}"
+
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        yield Begin(('<tool_calls>\n{"',), lambda lark: self._lines(lark, tools, many, '{"'))
+
+    def _lines(self, lark: Lark, tools: Toolset, many: bool, begun: str) -> str:
+        first = self.objects_grammar(lark, tools, begun)
+        more = f"({quoted(chr(10))} {self.objects_grammar(lark, tools)})*" if many else ""
+        return f"{first} {more} {quoted(chr(10))} {lark.text(self.closer)}"
 
 
 M1 = JsonLines()

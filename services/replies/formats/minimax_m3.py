@@ -9,7 +9,6 @@ An object's members are tags with their names, a list's are `<item>`; the schema
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,13 @@ from typing import Any
 from typing_extensions import override
 
 from services.replies.calls import Calls
+from services.replies.formats import values
 from services.replies.formats.literals import in_json
-from services.replies.formats.values import types_of, value_json
-from services.replies.formats.values_grammar import choices_of, resolved, text_of, text_to
+from services.replies.formats.nested import DEEPEST, list_grammar, shapes
+from services.replies.formats.parameters import Members, members_grammar, place_of, refused
+from services.replies.formats.text_schema import UnkeptSchema
+from services.replies.formats.values import parameter_of, types_in, types_of, value_json
+from services.replies.formats.values_grammar import Place, json_grammar, value_grammar
 from services.replies.grammar import SPACE, Lark, any_of
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
 from services.replies.syntax import CallSyntax
@@ -27,7 +30,6 @@ from services.replies.toolset import Toolset
 
 NS = "]<]minimax[>["
 _DEEPEST = 32
-_DEEPEST_GRAMMAR = 6
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,23 @@ class NestedTags(CallSyntax):
                 yield calls.arguments(value_json(text, types))
             else:
                 element = yield from _element(source, name, 0)
-                yield calls.arguments(element_json(element, schema if isinstance(schema, Mapping) else {}, name))
+                yield calls.arguments(element_json(element, parameter_of(schema, name), schema))
         yield calls.arguments("{}" if is_first else "}")
         calls.end()
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         calls = any_of(self._call_grammar(lark, name, schema) for name, schema in tools.schemas.items())
         call = lark.rule("call", f"{SPACE} {calls}")
         return f"{call}{'+' if many else ''} {SPACE} {lark.text(f'{NS}</tool_call>')}"
 
     def _call_grammar(self, lark: Lark, name: str, schema: Any) -> str:
         begins = lark.text(f'{NS}<invoke name="{name}">')
-        return f"{begins} {_members_grammar(lark, schema, schema, 0)} {SPACE} {lark.text(f'{NS}</invoke>')}"
+        try:
+            members = _members_grammar(lark, schema, schema, 0, Place(name))
+        except UnkeptSchema as error:
+            raise refused(Place(name), error) from None
+        return f"{begins} {members} {SPACE} {lark.text(f'{NS}</invoke>')}"
 
 
 M3 = NestedTags()
@@ -101,39 +107,21 @@ def schema_names(schema: Any, name: str) -> bool:
     return isinstance(properties, Mapping) and name in properties
 
 
-def element_json(element: Element, schema: Mapping[str, Any], name: str) -> str:
-    """Return the JSON of what stands in the tag `name` of an object by the object's schema."""
-    return _json(element, {"properties": {"value": schema.get("properties", {}).get(name, {})}, **_definitions(schema)})
-
-
-def _json(element: Element, holder: Mapping[str, Any]) -> str:
-    """Return the JSON of an element; `holder` is the schema of an object whose member `value` it is."""
-    types = types_of(holder, "value")
+def element_json(element: Element, part: Any, root: Any) -> str:
+    """Return the JSON of a tag's contents by the part of a schema that they should fit."""
+    types = types_in(part, root)
     if not element.children:
-        empty = {"array": "[]", "object": "{}"}
-        only = next((empty[kind] for kind in empty if types == {kind} and not element.text.strip()), None)
-        return only or value_json(element.text, types)
-    part = holder["properties"]["value"]
+        empty = {"object": "{}", "array": "[]"} if not element.text.strip() and "string" not in types else {}
+        return next((empty[kind] for kind in empty if kind in types), None) or value_json(element.text, types)
     names = [name for name, _ in element.children]
     if "array" in types and set(names) == {"item"}:
-        items = (_json(child, _inner(part, holder, "items")) for _, child in element.children)
-        return f"[{', '.join(items)}]"
-    members = (f'"{in_json(name)}": {_json(child, _inner(part, holder, name))}' for name, child in element.children)
+        items = values.items_of(part, root)
+        return f"[{', '.join(element_json(child, items, root) for _, child in element.children)}]"
+    members = (
+        f'"{in_json(name)}": {element_json(child, parameter_of(part, name, root), root)}'
+        for name, child in element.children
+    )
     return f"{{{', '.join(members)}}}"
-
-
-def _inner(part: Any, holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a holder for a member, or for the items of a list, whose schema is `part` or one of its choices."""
-    found: Any = {}
-    choices = [part, *part.get("anyOf", ()), *part.get("oneOf", ())] if isinstance(part, Mapping) else []
-    for each in choices:
-        inner = each.get("items") if name == "items" else each.get("properties", {}).get(name)
-        found = found or inner or {}
-    return {"properties": {"value": found}, **_definitions(holder)}
-
-
-def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
 
 
 def _next_name(source: Source) -> Waiting[str]:
@@ -173,40 +161,50 @@ def _text_to(source: Source, calls: Calls, ends: str) -> Parsing[None]:
         yield calls.arguments(in_json(text))
 
 
-def _members_grammar(lark: Lark, schema: Any, root: Any, depth: int) -> str:
-    """Return the expression for an object's members, in the schema's order."""
-    schema = resolved(schema, root)
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
-        return ""
-    required = schema.get("required") or ()
-    parts = []
-    for name, part in properties.items():
-        value = _value_grammar(lark, part, root, f"{NS}</{name}>", depth + 1)
-        member = f"{lark.text(f'{NS}<{name}>')} {value}"
-        parts.append(member if name in required else f"({member})?")
-    return " ".join(parts)
+def _members_grammar(lark: Lark, schema: Any, root: Any, depth: int, place: Place) -> str:
+    """Return the expression for an object's members."""
+    if depth > DEEPEST:
+        raise UnkeptSchema("properties", "objects are nested too deeply")
+
+    def member(name: str) -> str:
+        inner = place if depth else place_of(place.tool, name)
+        value = _value_grammar(lark, parameter_of(schema, name, root), root, f"{NS}</{name}>", depth + 1, inner)
+        return f"{lark.text(f'{NS}<{name}>')} {value}"
+
+    return members_grammar(lark, Members.of(schema, root), member)
 
 
-def _value_grammar(lark: Lark, schema: Any, root: Any, ends: str, depth: int) -> str:
-    """Return the expression for a tag's contents and the text `ends` behind it; any text for what is nested too deep."""
-    part = resolved(schema, root)
-    types = types_of({"properties": {"value": part}, **_definitions(root)}, "value")
-    if depth > _DEEPEST_GRAMMAR:
-        return text_to(lark, ends)
-    if "const" in part or isinstance(part.get("enum"), list):
-        values = part.get("enum", [part.get("const")])
-        each = [lark.text(value if isinstance(value, str) else json.dumps(value)) for value in values]
-        return f"{any_of(each)} {lark.text(ends)}"
+def _value_grammar(lark: Lark, part: Any, root: Any, ends: str, depth: int, place: Place) -> str:
+    """Return the expression for a tag's contents and the text `ends` behind it."""
+    types = types_in(part, root)
     if "string" in types:
-        return text_of(lark, part, ends)
-    if choices := choices_of(part):
-        return any_of(_value_grammar(lark, each, root, ends, depth + 1) for each in choices)
-    each = [lark.json({**part, "type": kind}) for kind in ("number", "integer", "boolean", "null") if kind in types]
-    if "object" in types:
-        members = _members_grammar(lark, part, root, depth)
-        each.append(f"({members})" if members else '""')
-    if "array" in types:
-        item = _value_grammar(lark, part.get("items", {}), root, f"{NS}</item>", depth + 1)
-        each.append(f"({lark.text(f'{NS}<item>')} {item})*")
-    return f"{any_of(each)} {lark.text(ends)}"
+        # Tags within a text are its own.
+        return value_grammar(lark, part, root, ends, place)
+    each = []
+    if scalars := types & {"number", "integer", "boolean", "null"}:
+        each.append(json_grammar(lark, part, root, "", place, scalars))
+    for shape in shapes(part, root):
+        if "enum" in shape.schema or "const" in shape.schema:
+            each.append(json_grammar(lark, part, root, "", place, frozenset((shape.kind,))))
+            continue
+        inner = _object_grammar if shape.kind == "object" else _list_grammar
+        each.append(inner(lark, shape.schema, root, depth, place))
+    if not each:
+        raise UnkeptSchema("", "nothing fits it")
+    return f"{lark.rule('value', any_of(dict.fromkeys(each)))} {lark.text(ends)}"
+
+
+def _object_grammar(lark: Lark, schema: Mapping[str, Any], root: Any, depth: int, place: Place) -> str:
+    members = _members_grammar(lark, schema, root, depth, place)
+    return f"({members})" if members else '""'
+
+
+def _list_grammar(lark: Lark, schema: Mapping[str, Any], root: Any, depth: int, place: Place) -> str:
+    if depth > DEEPEST:
+        raise UnkeptSchema("items", "arrays are nested too deeply")
+
+    def item(part: Any) -> str:
+        value = _value_grammar(lark, part, root, f"{NS}</item>", depth + 1, place)
+        return f"{lark.text(f'{NS}<item>')} {value}"
+
+    return list_grammar(lark, schema, root, item) or '""'

@@ -60,10 +60,10 @@ class MistralCalls(CallSyntax):
         yield from calls.json_arguments()
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         call_id = f"{lark.text(_CALL_ID)} /[a-zA-Z0-9]{{9}}/ " if self.writes_id else ""
         return any_of(
-            f"{lark.text(name)} {call_id}{lark.text(_ARGS)} {SPACE} {lark.json(schema)}"
+            f"{lark.text(name)} {call_id}{lark.text(_ARGS)} {SPACE} {lark.json(schema, name)}"
             for name, schema in tools.schemas.items()
         )
 
@@ -75,7 +75,7 @@ class MistralList(MistralCalls):
     is_list: bool = True
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
         return _LIST.grammar(lark, tools, many)
 
 

@@ -70,7 +70,9 @@ class MuseFormat(ReplyFormat):
             each.append(f"{lark.text(f' to={name}{_MESSAGE}{_TAGS.trigger}')} {call}")
         calls = lark.rule("call", any_of(each))
         if choice == "auto":
-            return Constraint("lark", lark.source(_TAGS.grammar(lark, wanted, parallel)), (f"{_MESSAGE}{_TAGS.trigger}",))
+            # In an answer tags are its own: the recipient says what it is.
+            headers = tuple(f" to={name}{_MESSAGE}{_TAGS.trigger}" for name in wanted.schemas)
+            return Constraint("lark", lark.source(_TAGS.grammar(lark, wanted, parallel)), headers, once=not parallel)
         more = f" ({lark.text(_EOM + _START)} {calls})*" if parallel else ""
         return Constraint("lark", lark.source(calls + more))
 
@@ -122,7 +124,7 @@ class MuseReader(FormatReader):
                 continue
             kept = text.rstrip()
             if kept:
-                yield Reasoning(("\n\n" if is_first else space) + kept)
+                yield Reasoning(f"\n\n{kept.lstrip()}" if is_first else space + kept)
                 is_first, space, self._has_thought = False, "", True
             space += text[len(kept) :]
         if is_thought:

@@ -6,8 +6,10 @@ Values are Python's literals or JSON's; the arguments are given as JSON. What ha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -16,12 +18,15 @@ from services.backend.types import ChatFormat
 from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
 from services.replies.formats.literals import PYTHON, in_json, read_value
+from services.replies.formats.parameters import Members, place_of, refused, separated_grammar
+from services.replies.formats.tagged_json import TaggedJson
+from services.replies.formats.text_schema import UnkeptSchema
 from services.replies.formats.thinking import tags_of
-from services.replies.formats.values import types_of
-from services.replies.formats.values_grammar import parameter_document
+from services.replies.formats.values import parameter_of, types_of
+from services.replies.formats.values_grammar import Place, document_of, parameter_document
 from services.replies.grammar import Lark, any_of
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
-from services.replies.syntax import CallSyntax
+from services.replies.syntax import Begin, CallSyntax
 from services.replies.toolset import Toolset
 
 # The name of an argument of a tool whose schema names none; and Python's words for what JSON writes otherwise.
@@ -40,13 +45,22 @@ class Pythonic(CallSyntax):
     def read(self, source: Source, calls: Calls, opener: str) -> Parsing[None]:
         yield from source.space()
         in_list = opener == "[" or bool((yield from source.follows("[")))
+        yield from source.space()
+        if (yield from source.peek()) == "{":
+            # As JSON, which these models are asked for at times.
+            yield from TaggedJson(closer=self.closer).read(source, calls, opener)
+            return
+        is_first = True
         while True:
             yield from source.space()
+            if not is_first and (yield from source.peek()) == "]":
+                break
+            is_first = False
             name = yield from calls.known_name()
             yield from source.space()
             yield from source.expect("(")
             yield calls.begin(name)
-            yield from self._read_arguments(source, calls, name)
+            yield from self.read_arguments(source, calls, name)
             yield from source.space()
             if not (yield from source.follows(",")):
                 break
@@ -56,7 +70,8 @@ class Pythonic(CallSyntax):
         if self.closer:
             yield from source.closing(self.closer)
 
-    def _read_arguments(self, source: Source, calls: Calls, call: str) -> Parsing[None]:
+    def read_arguments(self, source: Source, calls: Calls, call: str) -> Parsing[None]:
+        """Read arguments and the bracket that ends them, from behind the opening one."""
         position = 0
         while True:
             yield from source.space()
@@ -90,45 +105,33 @@ class Pythonic(CallSyntax):
         raise Unreadable if letter else Cut
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        first = any_of(self._call_grammar(lark, *tool, begins="[") for tool in tools.schemas.items())
         call = lark.rule("python_call", any_of(self._call_grammar(lark, *tool) for tool in tools.schemas.items()))
-        several = f'{call} (", " {call})*' if many else call
-        begins = "" if self.trigger == "[" else '"[" '
-        return f'{begins}{several} "]" {lark.text(self.closer) if self.closer else ""}'
+        more = f'(", " {call})*' if many else ""
+        return f'{first} {more} "]" {lark.text(self.closer) if self.closer else ""}'
 
-    def _call_grammar(self, lark: Lark, name: str, schema: Any) -> str:
-        schema = schema if isinstance(schema, Mapping) else {}
-        properties = schema.get("properties")
-        arguments = ""
-        if isinstance(properties, Mapping) and properties:
-            arguments = self._arguments_grammar(lark, schema, list(properties))
-        elif properties is None and schema.get("additionalProperties") is not False:
-            one = f"{_NAME} {lark.json({})}"
-            arguments = f'({one} (", " {one})*)?'
-        return f'{lark.text(name + "(")} {arguments} ")"'
+    @property
+    @override
+    def trigger(self) -> str:
+        # A bare list's bracket is part of the grammar's first literal.
+        return "" if self.only_first else super().trigger
 
-    def _arguments_grammar(self, lark: Lark, schema: Mapping[str, Any], names: list[str]) -> str:
-        """Return the expression for the arguments in the schema's order, those that are required among them."""
-        required = [name for name in names if name in (schema.get("required") or ())]
-        each = {name: f"{lark.text(name + '=')} {self._value_grammar(lark, schema, name)}" for name in names}
-        if not required:
-            # The first of those that are there has no comma before it.
-            return lark.rule("arguments", self._chain(lark, [each[name] for name in names]))
-        first = names.index(required[0])
-        before = [f'({each[name]} ", ")?' for name in names[:first]]
-        behind = [f'", " {each[name]}' if name in required else f'(", " {each[name]})?' for name in names[first + 1 :]]
-        return " ".join([*before, each[names[first]], *behind])
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        if not self.only_first:
+            yield from super().begins(tools, many)
 
-    def _chain(self, lark: Lark, parts: list[str]) -> str:
-        """Return the expression for any of the parts, in their order, with commas between them."""
-        rest = '""'
-        for n in range(len(parts) - 1, -1, -1):
-            more = " ".join(f'(", " {part})?' for part in parts[n + 1 :])
-            rest = f"({parts[n]} {more} | {rest})" if rest != '""' else f"({parts[n]})?"
-        return rest
+    @override
+    def bare_pattern(self, tools: Toolset) -> str:
+        return rf"\s*\[\s*({'|'.join(re.escape(name) for name in tools.schemas)})\s*\(" if self.only_first else ""
 
-    def _value_grammar(self, lark: Lark, schema: Mapping[str, Any], name: str) -> str:
-        part = schema["properties"][name]
+    def _call_grammar(self, lark: Lark, name: str, schema: Any, begins: str = "") -> str:
+        arguments = arguments_grammar(lark, name, schema, partial(self._value_grammar, lark, name, schema))
+        return f'{lark.text(f"{begins}{name}(")} {arguments} ")"'
+
+    def _value_grammar(self, lark: Lark, tool: str, schema: Mapping[str, Any], name: str) -> str:
+        part = parameter_of(schema, name)
         choices = part.get("enum") if isinstance(part, Mapping) else None
         if isinstance(choices, list) and choices:
             return any_of(lark.text(_python(each)) for each in choices)
@@ -139,12 +142,29 @@ class Pythonic(CallSyntax):
             return '"None"'
         if types == {"string"} and isinstance(part, Mapping) and not set(part) - _ANNOTATIONS:
             # LFM2's own template writes single quotes.
-            return any_of([lark.json(parameter_document(schema, name)), _QUOTED])
-        return lark.json(parameter_document(schema, name))
+            return any_of([lark.json(parameter_document(schema, name), *place_of(tool, name)), _QUOTED])
+        return lark.json(parameter_document(schema, name), *place_of(tool, name))
 
 
 _ANNOTATIONS = {"type", "title", "description", "default", "examples"}
 _QUOTED = r"""/'([^'\\\n]|\\['"\\nrt])*'/"""
+
+
+def arguments_grammar(lark: Lark, tool: str, schema: Any, value: Callable[[str], str]) -> str:
+    """Return the expression for a call's named arguments in the schema's order; `value` makes the one of a value.
+
+    Raises InvalidRequest for a schema that cannot be kept to.
+    """
+    try:
+        members = Members.of(schema, schema)
+        if members.names or not members.is_open or isinstance(schema.get("properties"), Mapping):
+            return separated_grammar(members, members.names, lambda name: f"{lark.text(name + '=')} {value(name)}", '", "')
+    except UnkeptSchema as error:
+        raise refused(Place(tool), error) from None
+    extra = schema.get("additionalProperties")
+    document = document_of(extra if isinstance(extra, Mapping) else {}, schema)
+    one = f"{_NAME} {lark.json(document, *place_of(tool, ''))}"
+    return f'({one} (", " {one})*)?'
 
 
 def _python(value: Any) -> str:

@@ -5,8 +5,9 @@ A turn's parts are `<|think|>`, `<|content|>` and `<|tool_calls|>`, each from `<
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -16,7 +17,7 @@ from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
 from services.replies.grammar import Lark, any_of
 from services.replies.source import Parsing, Source, Unreadable
-from services.replies.syntax import CallSyntax, ThoughtTags
+from services.replies.syntax import Begin, CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
 
 _TURN, _THINK, _CONTENT, _PART_END = "<|begin|>assistant", "<|think|>", "<|content|>", "<|end|>"
@@ -57,10 +58,17 @@ class SolarCalls(CallSyntax):
                 return
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        each = (f"{lark.text(name + _ARGS)} {lark.json(schema)}" for name, schema in tools.schemas.items())
-        call = f"{lark.text(_BEGIN)} /[a-z0-9]{{10}}/ {lark.text(_NAME)} {any_of(each)} {lark.text(_END)}"
-        return f"{lark.rule('call', call)}{'+' if many else ''}"
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        each = (f"{lark.text(name + _ARGS)} {lark.json(schema, name)}" for name, schema in tools.schemas.items())
+        rest = lark.rule("rest", f"/[a-z0-9]{{10}}/ {lark.text(_NAME)} {any_of(each)} {lark.text(_END)}")
+        first = rest if opener == _BEGIN else f"{lark.text(_BEGIN)} {rest}"
+        return f"{first} ({lark.text(_BEGIN)} {rest})*" if many else first
+
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        # The longer form of the opener ends like it.
+        yield Begin((self.trigger,), partial(self.grammar, tools=tools, many=many))
+        yield Begin((_BEGIN,), partial(self.grammar, tools=tools, many=many, opener=_BEGIN))
 
 
 def solar(chat_format: ChatFormat) -> ReplyFormat | None:

@@ -14,22 +14,30 @@ Values have no quotes; the tool's schema says what they are (formats/values.py).
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
 
 from services.replies.calls import Calls
 from services.replies.formats.literals import in_json
-from services.replies.formats.values import Types, types_of, value_json
-from services.replies.formats.values_grammar import text_to, value_grammar
+from services.replies.formats.parameters import Members, members_grammar, place_of, refused
+from services.replies.formats.tagged_json import TaggedJson
+from services.replies.formats.text_schema import UnkeptSchema
+from services.replies.formats.values import Types, parameter_of, types_in, types_of, value_json
+from services.replies.formats.values_grammar import Place, json_grammar, value_grammar
 from services.replies.grammar import SPACE, Lark, any_of
+from services.replies.json_scan import JsonScan
+from services.replies.patterns import literal
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
-from services.replies.syntax import CallSyntax
-from services.replies.toolset import Toolset
+from services.replies.syntax import Begin, CallSyntax, is_prose
+from services.replies.toolset import Toolset, grouped
 
 _CDATA = "<![CDATA["
+# With more beginnings of names behind a tag that people write about, the tag alone begins a call.
+_MOST_GROUPS = 32
 _STRING: Types = frozenset(("string",))
 
 
@@ -59,8 +67,12 @@ class Tagged(CallSyntax):
 
     @override
     def read(self, source: Source, calls: Calls, opener: str) -> Parsing[None]:
+        yield from source.space()
+        if (yield from source.peek()) == "{" and (closer := self.closer or self.ends):
+            # In Hermes' form, which many models have seen as well.
+            yield from TaggedJson(closer=closer).read(source, calls, opener)
+            return
         if opener != self.call:
-            yield from source.space()
             yield from source.expect(self.call)
         while True:
             is_closed = yield from self._read_call(source, calls)
@@ -74,6 +86,13 @@ class Tagged(CallSyntax):
         """Read a call from behind `call`; return whether the closer was read with it."""
         name, tag = yield from self._read_name(source, calls)
         yield calls.begin(name)
+        yield from source.space()
+        if not tag and (yield from source.peek()) == "{":
+            # The arguments as one object, without tags.
+            yield from calls.json_arguments()
+            yield from source.space()
+            yield from source.closing(self.ends)
+            return False
         is_first = True
         while (tag := tag or (yield from self._next_tag(source))) == self.parameter:
             yield calls.arguments("{" if is_first else ", ")
@@ -96,17 +115,21 @@ class Tagged(CallSyntax):
             yield from source.space()
             yield from source.expect(self.value_begins)
         yield calls.arguments(f'"{in_json(name)}": ')
-        yield from self._read_value(source, calls, self._types(calls.tools.schemas[call], name, attributes))
+        schema = calls.tools.schemas[call]
+        yield from self._read_value(source, calls, self._types(schema, name, attributes), self._other_ends(schema))
 
     def _read_name(self, source: Source, calls: Calls) -> Waiting[tuple[str, str]]:
         """Read a call's name; return it, and the tag that was read with it, if one was."""
         yield from source.space()
+        quote = "" if self.call.endswith('"') else (yield from source.follows('"', "'"))
         name = yield from calls.known_name()
         if not self.named:
             yield from source.space()
+            if (yield from source.peek()) == "{":
+                return name, ""
             return name, (yield from source.expect(self.parameter, self.ends))
         rest = yield from self._line_before(source, self.named)
-        if rest.strip() if not self.call.endswith('"') else not rest.startswith('"'):
+        if rest.strip(f" {quote}") if not self.call.endswith('"') else not rest.startswith('"'):
             raise Unreadable
         return name, ""
 
@@ -134,56 +157,94 @@ class Tagged(CallSyntax):
             return _STRING if is_text else (types - _STRING or types_of({}, parameter) - _STRING)
         return types
 
-    def _read_value(self, source: Source, calls: Calls, types: Types) -> Parsing[None]:
-        if self.on_lines:
-            yield from source.follows("\n")
-        ends = (f"\n{self.value_ends}", self.value_ends) if self.on_lines else (self.value_ends,)
+    def _other_ends(self, schema: Any) -> tuple[str, ...]:
+        """Return what also ends a value on lines, whose own end was forgotten: the next parameter, and the call's end."""
+        if not self.on_lines:
+            return ()
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        names = properties if isinstance(properties, Mapping) else ()
+        tags = (*(f"{self.parameter}{name}{self.parameter_named}" for name in names), f"{self.ends}\n{self.closer}")
+        return tuple(f"\n{tag}" for tag in tags)
+
+    def _read_value(self, source: Source, calls: Calls, types: Types, others: tuple[str, ...]) -> Parsing[None]:
+        breaks = ("\r\n", "\n") if self.on_lines else ()
+        yield from source.follows(*breaks)
+        ends = (*(f"{each}{self.value_ends}" for each in breaks), self.value_ends, *others)
         is_data = self.has_data and (yield from source.follows(_CDATA))
         if is_data:
             ends = ("]]>",)
         if types == _STRING:
             yield calls.arguments('"')
-            while text := (yield from self._text(source, ends)):
+            end = ""
+            while not end:
+                text, end = yield from source.find(ends)
+                if not text and not end:
+                    raise Cut
                 yield calls.arguments(in_json(text))
             yield calls.arguments('"')
         else:
-            text, _ = yield from source.text_before(*ends)
+            text, end = yield from source.text_before(*ends)
+            while _is_within_text(text):
+                # The tag stands in a text of the JSON.
+                more, next_end = yield from source.text_before(*ends)
+                text, end = f"{text}{end}{more}", next_end
             yield calls.arguments(value_json(text, types))
+        if end in others:
+            source.put_back(end)
         if is_data:
             yield from source.space()
             yield from source.expect(self.value_ends)
 
-    def _text(self, source: Source, ends: tuple[str, ...]) -> Waiting[str]:
-        """Return the next piece of a value, "" at its end."""
-        text, found = yield from source.find(ends)
-        if not text and not found:
-            raise Cut
-        return text
+    @override
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        call = lark.rule("tagged", any_of(self._call_grammar(lark, name, tools) for name in tools.schemas))
+        is_outer = (opener or self.trigger) != self.call
+        begins = f"{SPACE} {lark.text(self.call)}"
+        more = f"({begins} {call})*" if many and self.is_list else ""
+        ends = f"{SPACE} {lark.text(self.closer)}" if self.closer else ""
+        return f"{begins if is_outer else ''} {call} {more} {ends if is_outer or not ends else f'({ends})?'}"
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        begins = f"{SPACE} {lark.text(self.call)}" if self.trigger != self.call else ""
-        call = lark.rule("tagged", f"{begins} {any_of(self._call_grammar(lark, *tool) for tool in tools.schemas.items())}")
-        several = f"{call}+" if many and self.is_list else call
-        return f"{several} {SPACE} {lark.text(self.closer)}" if self.closer else several
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        if sure := tuple(opener for opener in self.openers if opener != self.call and not is_prose(opener)):
+            yield Begin(sure, lambda lark: self.grammar(lark, tools, many))
+        # A tag around the calls is nothing before a call begins, and then its end is the model's own affair.
+        spaces = ("", "\n") if is_prose(self.call) else ("",)
+        for begun, names in grouped(tools.schemas, _MOST_GROUPS if is_prose(self.call) else 1).items():
+            texts = tuple(f"{self.call}{space}{begun}" for space in spaces)
+            yield Begin(texts, partial(self._begun, tools=tools, names=names, begun=begun))
 
-    def _call_grammar(self, lark: Lark, name: str, schema: Any) -> str:
+    def _begun(self, lark: Lark, tools: Toolset, names: Sequence[str], begun: str) -> str:
+        """Return the expression for the rest of a call of one of these tools, whose name has begun so."""
+        call = any_of(self._call_grammar(lark, name, tools, begun) for name in names)
+        return f"{call} ({SPACE} {lark.text(self.closer)})?" if self.closer else call
+
+    def _call_grammar(self, lark: Lark, name: str, tools: Toolset, begun: str = "") -> str:
         quote = '"' if self.call.endswith('"') else ""
-        begins = lark.text(f"{name}{quote}{self.named}")
-        return f"{begins} {' '.join(self._parameter_grammars(lark, schema))} {SPACE} {lark.text(self.ends)}"
+        begins = lark.text(f"{name.removeprefix(begun)}{quote}{self.named}")
+        try:
+            parameters = self._parameters_grammar(lark, name, tools.schemas[name])
+        except UnkeptSchema as error:
+            raise refused(Place(name), error) from None
+        return f"{begins} {parameters} {SPACE} {lark.text(self.ends)}"
 
-    def _parameter_grammars(self, lark: Lark, schema: Any) -> list[str]:
-        """Return an expression for each parameter, in the schema's order; any at all if the schema names none."""
+    def _parameters_grammar(self, lark: Lark, tool: str, schema: Any) -> str:
+        """Return the expression for a call's parameters; any at all if the schema names none."""
         schema = schema if isinstance(schema, Mapping) else {}
-        properties = schema.get("properties")
-        if not isinstance(properties, Mapping) or not properties:
-            is_closed = schema.get("additionalProperties") is False or isinstance(properties, Mapping)
-            return [] if is_closed else [f"({self._parameter_grammar(lark, {}, '')})*"]
-        required = schema.get("required") or ()
-        parts = ((name, self._parameter_grammar(lark, schema, name)) for name in properties)
-        return [part if name in required else f"({part})?" for name, part in parts]
+        members = Members.of(schema, schema)
+        if not members.names:
+            return f"({self._parameter_grammar(lark, tool, schema, '')})*" if members.is_open and _takes_any(schema) else ""
 
-    def _parameter_grammar(self, lark: Lark, schema: Mapping[str, Any], name: str) -> str:
+        def parameter(name: str) -> str:
+            try:
+                return self._parameter_grammar(lark, tool, schema, name)
+            except UnkeptSchema as error:
+                raise refused(place_of(tool, name), error) from None
+
+        return members_grammar(lark, members, parameter)
+
+    def _parameter_grammar(self, lark: Lark, tool: str, schema: Mapping[str, Any], name: str) -> str:
+        """Return the expression for a parameter; `name` "": any that the schema does not name."""
         quote = '"' if self.parameter.endswith('"') else ""
         escaped = html.escape(name).replace("&#x27;", "'") if self.is_escaped else name
         written = lark.text(escaped) if name else "/[A-Za-z_][A-Za-z0-9_]{0,63}/"
@@ -191,21 +252,24 @@ class Tagged(CallSyntax):
         begins = f"{SPACE} {lark.text(self.value_begins)}" if self.value_begins else ""
         line = '"\\n"' if self.on_lines else ""
         choices = []
-        for is_text, value in self._values(lark, schema, name):
+        for is_text, value in self._values(lark, schema, name, place_of(tool, name)):
             attribute = f"{quote}{self._attribute(is_text)}{self.parameter_named}"
             choices.append(f"{lark.text(attribute)} {begins} {line} {value}")
         return f"{header} {any_of(choices)}"
 
-    def _values(self, lark: Lark, schema: Mapping[str, Any], name: str) -> list[tuple[bool, str]]:
-        """Return the expressions for a parameter's value and what ends it, each with whether it is a text."""
+    def _values(self, lark: Lark, schema: Mapping[str, Any], name: str, place: Place) -> Iterator[tuple[bool, str]]:
+        """Yield the expressions for a parameter's value and what ends it, each with whether it is a text."""
         ends = f"\n{self.value_ends}" if self.on_lines else self.value_ends
-        if not name:
-            return [(True, text_to(lark, ends))]
-        types = types_of(schema, name)
-        if not self.string_attribute or types == _STRING:
-            return [("string" in types, value_grammar(lark, schema, name, ends))]
-        text = [(True, text_to(lark, ends))] if "string" in types else []
-        return [*text, (False, value_grammar(lark, schema, name, ends, as_json=True))]
+        banned = [f"(?s:.*){literal(end)}(?s:.*)" for end in self._other_ends(schema)] + [_DATA] * self.has_data
+        part, without = parameter_of(schema, name), "|".join(banned)
+        types = types_in(part, schema)
+        if not self.string_attribute:
+            yield "string" in types, value_grammar(lark, part, schema, ends, place, without)
+            return
+        if "string" in types:
+            yield True, value_grammar(lark, {"allOf": [part], "type": "string"}, schema, ends, place, without)
+        if others := types - _STRING:
+            yield False, json_grammar(lark, part, schema, ends, place, others)
 
     def _attribute(self, is_text: bool) -> str:
         if not self.string_attribute:
@@ -214,13 +278,30 @@ class Tagged(CallSyntax):
         return f" {name}={value}" if is_text else f" {name}={_OTHER[value]}"
 
 
+# The beginning of a value that stands in CDATA, as a regular expression.
+_DATA = r"<!\[CDATA\[(?s:.*)"
 # What an attribute says of values that are no texts.
 _OTHER = {'"true"': '"false"', '"string"': '"object"'}
+
+
+def _is_within_text(value: str) -> bool:
+    """Return whether a value is the beginning of an object or a list in JSON, up to somewhere in a text in quotes."""
+    value = value.strip()
+    if value[:1] not in ("{", "["):
+        return False
+    scan = JsonScan()
+    scan.read(value, 0)
+    return scan.is_in_text and not scan.is_wrong
+
+
+def _takes_any(schema: Mapping[str, Any]) -> bool:
+    """Return whether a schema without named parameters takes any: one with an empty list of them takes none."""
+    return not isinstance(schema.get("properties"), Mapping)
 
 
 def _taken_apart(header: str, begins: str) -> tuple[str, str]:
     """Return the name in the rest of a tag, and the attributes behind it."""
     if not begins.endswith('"'):
-        return header.strip(), ""
+        return header.strip().strip("\"'"), ""
     name, _, attributes = header.partition('"')
     return name, attributes

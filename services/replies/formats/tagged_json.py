@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,17 @@ from services.replies.calls import Calls
 from services.replies.grammar import SPACE, Lark, any_of, json_text, quoted
 from services.replies.json_scan import is_json
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
-from services.replies.syntax import CallSyntax
+from services.replies.syntax import Begin, CallSyntax, is_prose
 from services.replies.toolset import Toolset
 
 NAMES = ("name", "tool_name", "function")
 ARGUMENTS = ("arguments", "parameters")
 IDS = ("id", "tool_call_id")
+# The beginnings of code fences in which models put JSON.
+FENCES = ("```json", "```tool_call", "```")
+# What stands between a tag and the JSON behind it, and how that begins.
+_SPACES = ("", "\n", " ", "\n\n")
+_BEGUN = '{"'
 # The ids that Mistral's models write behind arguments.
 CALL_ID = r'/"[a-zA-Z0-9]{9}"/'
 
@@ -38,17 +44,25 @@ class TaggedJson(CallSyntax):
     before_arguments: str = ', "arguments": '
     id_name: str = ""
     """The name of the id that the model writes behind the arguments, if it does."""
+    stray: tuple[str, ...] = ()
+    """Closers that are left out if they stand behind a call, though nothing was opened."""
+    list_spaces: tuple[str, ...] = ("",)
+    """The white space between a list's bracket and its first object."""
+    list_ends: str = '"]"'
+    """The expression for the end of a list."""
 
     @override
     def read(self, source: Source, calls: Calls, opener: str) -> Parsing[None]:
         yield from source.space()
-        is_list = yield from source.follows("[")
-        yield from self.objects(source, calls)
-        if is_list:
-            yield from source.closing("]")
+        if (yield from source.follows(*FENCES)):
             yield from source.space()
-        if self.closer:
-            yield from source.closing(self.closer)
+        yield from source.follows("[")
+        yield from self.objects(source, calls)
+        # Models write a bracket too many at times.
+        while (yield from source.closing("]", "}", "```")):
+            yield from source.space()
+        if self.closer or self.stray:
+            yield from source.closing(*filter(None, (self.closer, *self.stray)))
 
     def objects(self, source: Source, calls: Calls) -> Parsing[None]:
         """Read objects with commas, semicolons or white space between them, and the white space behind the last."""
@@ -66,18 +80,44 @@ class TaggedJson(CallSyntax):
                 return
 
     @override
-    def grammar(self, lark: Lark, tools: Toolset, many: bool) -> str:
-        call = lark.rule("object", any_of(self.object_grammar(lark, name, tools.schemas[name]) for name in tools.schemas))
-        if self.is_list:
-            call = f'"[" {call} (", " {call})* "]"' if many else f'"[" {call} "]"'
-        return f"{self.inner} {call} {self.inner} {lark.text(self.closer)}" if self.closer else f"{self.inner} {call}"
+    def grammar(self, lark: Lark, tools: Toolset, many: bool, opener: str = "") -> str:
+        begins = f'{self.inner} "["' if self.is_list else self.inner
+        return f"{begins} {self.rest_grammar(lark, tools, many, '', self.is_list)}"
 
-    def object_grammar(self, lark: Lark, name: str, schema: Any) -> str:
-        """Return the expression for the JSON object of a call of one tool."""
-        head = quoted(f"{self.before_name}{json_text(name)}{self.before_arguments}")
+    @override
+    def begins(self, tools: Toolset, many: bool) -> Iterator[Begin]:
+        if sure := tuple(opener for opener in self.openers if not is_prose(opener)):
+            yield Begin(sure, lambda lark: self.grammar(lark, tools, many))
+        if prose := tuple(opener for opener in self.openers if is_prose(opener)):
+            texts = tuple(f"{opener}{space}" for opener in prose for space in _SPACES)
+            yield Begin(
+                tuple(f"{text}{_BEGUN}" for text in texts), lambda lark: self.rest_grammar(lark, tools, many, _BEGUN, False)
+            )
+            lists = tuple(f"{text}[{space}{_BEGUN}" for text in texts for space in self.list_spaces)
+            yield Begin(lists, lambda lark: self.rest_grammar(lark, tools, many, _BEGUN, True))
+
+    def rest_grammar(self, lark: Lark, tools: Toolset, many: bool, begun: str, in_list: bool) -> str:
+        """Return the expression for one object or several behind the beginning of the first, up to the closer."""
+        first = self.objects_grammar(lark, tools, begun)
+        more = self.more_grammar(lark, tools) if many and in_list else ""
+        ends = f"{self.inner} {lark.text(self.closer)}" if self.closer else ""
+        return f"{first} {more} {self.list_ends if in_list else ''} {ends}"
+
+    def objects_grammar(self, lark: Lark, tools: Toolset, begun: str = "") -> str:
+        """Return the expression for a call's object, of which `begun` is written already."""
+        each = any_of(self.object_grammar(lark, name, schema, begun) for name, schema in tools.schemas.items())
+        return lark.rule("object", each)
+
+    def more_grammar(self, lark: Lark, tools: Toolset) -> str:
+        """Return the expression for further objects of a list."""
+        return f'(", " {self.objects_grammar(lark, tools)})*'
+
+    def object_grammar(self, lark: Lark, name: str, schema: Any, begun: str = "") -> str:
+        """Return the expression for the JSON object of a call of one tool, of which `begun` is written already."""
+        head = quoted(f"{self.before_name}{json_text(name)}{self.before_arguments}".removeprefix(begun))
         if not self.id_name:
-            return f'{head} {lark.json(schema)} "}}"'
-        return f'{head} {lark.json(schema)} {quoted(f", {json_text(self.id_name)}: ")} {CALL_ID} "}}"'
+            return f'{head} {lark.json(schema, name)} "}}"'
+        return f'{head} {lark.json(schema, name)} {quoted(f", {json_text(self.id_name)}: ")} {CALL_ID} "}}"'
 
 
 class JsonCall:
@@ -90,7 +130,7 @@ class JsonCall:
         self._name = self._id = ""
         # Arguments that came before the name or the id; whether the call is begun, and whether its arguments are given.
         self._held = ""
-        self._is_begun = self._is_given = False
+        self._is_begun = self._is_given = self._has_others = False
 
     def read(self) -> Parsing[None]:
         """Read to the brace that ends the object, and give the call."""
@@ -100,6 +140,9 @@ class JsonCall:
             if self._calls.is_open or not (self._is_given or (self._name and self._held)):
                 raise
         if not self._is_given:
+            if self._has_others and not self._held:
+                # JSON about a tool, and no call.
+                raise Unreadable
             yield from self._give(self._held or "{}")
 
     def _members(self) -> Parsing[None]:
@@ -114,14 +157,15 @@ class JsonCall:
             yield from source.space()
             yield from self._member(key)
             yield from source.space()
+            if self._is_given and (yield from source.peek()) not in (",", "}", ""):
+                # The brace is missing, which ends nothing but the call.
+                return
             if (yield from source.expect(",", "}")) == "}":
                 return
 
     def _member(self, key: str) -> Parsing[None]:
-        if key in NAMES and (yield from self._source.peek()) == '"':
-            self._name = yield from self._string()
-            if self._name not in self._calls.tools.schemas:
-                raise Unreadable
+        if key in NAMES and (yield from self._source.peek()) in ('"', "'"):
+            self._name = self._calls.tool_of((yield from self._string()))
             if self._held and not self._waits_for_id:
                 yield from self._give(self._held)
             elif self._id and not self._waits_for_id:
@@ -133,7 +177,8 @@ class JsonCall:
             yield from self._arguments()
         elif key in IDS:
             self._id = _text((yield from self._source.whole_json()))
-        elif key == "type" or self._is_given:
+        elif key == "type" or self._name:
+            self._has_others = self._has_others or (key != "type" and not self._is_given)
             yield from self._source.whole_json()
         else:
             raise Unreadable
@@ -145,7 +190,9 @@ class JsonCall:
             self._is_given = True
             yield from self._calls.json_arguments()
             return
+        self._calls.holds = True
         written = yield from self._source.whole_json()
+        self._calls.holds = False
         self._held = written if first == "{" else arguments_in(written)
         if self._name and not self._waits_for_id:
             yield from self._give(self._held)
@@ -162,7 +209,7 @@ class JsonCall:
         self._calls.end()
 
     def _string(self) -> Waiting[str]:
-        if (yield from self._source.peek()) not in ('"', ""):
+        if (yield from self._source.peek()) not in ('"', "'", ""):
             raise Unreadable
         return str(json.loads((yield from self._source.whole_json())))
 
@@ -172,7 +219,7 @@ def arguments_in(written: str) -> str:
 
     Raises Unreadable if it is anything else.
     """
-    if written == "null":
+    if written in ("null", "[]"):
         return "{}"
     inner = json.loads(written) if written.startswith('"') else None
     if not isinstance(inner, str) or (inner.strip() and not (inner.strip().startswith("{") and is_json(inner))):

@@ -3,54 +3,107 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from services.replies.formats.values import referred, types_of
+from services.replies.formats.text_schema import ANY_TEXT, UnkeptSchema, written
+from services.replies.formats.values import ALL_TYPES, Types, parameter_of, types_in
 from services.replies.grammar import Lark, any_of, quoted
+from services.replies.patterns import literal
 
 _ROOT = "tool"
-_DEEPEST = 8
+_SCALARS = ("number", "boolean", "null")
+# What a reader takes for another value than a text, by the types that it may have (formats/values.py).
+_LIKE: dict[str, str] = {
+    "null": r"\s*(null|None)\s*",
+    "boolean": r"\s*(true|false|True|False)\s*",
+    "integer": r"\s*-?[0-9]+\s*",
+    "number": r"\s*-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?\s*",
+    "object": r"\s*\{(?s:.*)",
+    "array": r"\s*\[(?s:.*)",
+}
 
 
-def value_grammar(lark: Lark, schema: Mapping[str, Any], name: str, ends: str, as_json: bool = False) -> str:
-    """Return the expression for a value of the tool's parameter `name` and the text `ends` behind it.
+class Place(NamedTuple):
+    """The place of a schema: the tool's name, and a JSON pointer in the tool's schema."""
 
-    `as_json`: texts are JSON too. A value that may be a text is any text without `ends`, within its lengths.
+    tool: str
+    where: str = "#"
+
+
+def value_grammar(lark: Lark, part: Any, root: Any, ends: str, place: Place, without: str = "") -> str:
+    """Return the expression for a value that fits `part` of a tool's schema `root`, and the text `ends` behind it.
+
+    A value that may be a text has no quotes, and holds neither `ends` nor what the regular expression `without` matches.
+    Raises UnkeptSchema.
     """
-    part = resolved(schema["properties"][name], schema)
-    choices = part.get("enum") if isinstance(part.get("enum"), list) else [part["const"]] if "const" in part else None
-    if choices and not as_json:
-        values = (lark.text(each if isinstance(each, str) else json.dumps(each)) for each in choices)
-        return f"{any_of(values)} {lark.text(ends)}"
-    if not as_json and "string" in types_of(schema, name):
-        return text_of(lark, part, ends)
-    return f"{lark.json(parameter_document(schema, name))} {lark.text(ends)}"
+    types = types_in(part, root)
+    if "string" not in types:
+        return f"{lark.json(document_of(part, root), *place)} {lark.text(ends)}"
+    choices = []
+    if (scalar := _scalar(part, root, types, without)) is not None:
+        choices.append(text_to(lark, ends, scalar))
+    if groups := sorted(types & {"object", "array"}):
+        choices.append(json_grammar(lark, part, root, ends, place, frozenset(groups)))
+    if not choices:
+        raise UnkeptSchema("", "nothing fits it")
+    return any_of(choices) if len(choices) > 1 else choices[0]
+
+
+def json_grammar(lark: Lark, part: Any, root: Any, ends: str, place: Place, types: Types) -> str:
+    """Return the expression for a value of one of these types in JSON, and the text `ends` behind it."""
+    document = document_of(part, root)
+    beside = {key: value for key, value in document.items() if key != "$defs"}
+    kept = {**{key: value for key, value in document.items() if key == "$defs"}, "type": sorted(types)}
+    return f"{lark.json({'allOf': [beside], **kept} if beside else kept, *place)} {lark.text(ends) if ends else ''}"
+
+
+def _scalar(part: Any, root: Any, types: Types, without: str) -> str | None:
+    """Return the terminal's expression for texts, and for the other scalars that the value may be."""
+    text = written(part, root, "string")
+    banned = [_LIKE[kind] for kind in sorted(types) if kind in _LIKE] + [without] * bool(without)
+    if types == ALL_TYPES:
+        # A text with quotes is read as JSON where anything may come.
+        banned.append(r'\s*"(?s:.*)')
+    if text is not None and banned:
+        text = f"({text} & ~/{'|'.join(banned)}/)"
+    others = (_other(part, root, kind) for kind in _SCALARS if kind in types or (kind == "number" and "integer" in types))
+    found = [each for each in (text, *others) if each is not None]
+    return f"({' | '.join(found)})" if found else None
+
+
+def _other(part: Any, root: Any, kind: str) -> str | None:
+    try:
+        return written(part, root, kind)
+    except UnkeptSchema:
+        # Bounds of numbers have no regular expression here, so that the value has to be a text.
+        return None
 
 
 def parameter_document(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the schema of one parameter as a document of its own, in which the tool's references still hold."""
-    own = _moved(schema["properties"][name])
-    if '"$ref"' not in json.dumps(own):
-        return own if isinstance(own, dict) else {"allOf": [own]}
-    return {
-        "$ref": f"#/$defs/{_ROOT}/properties/{name.replace('~', '~0').replace('/', '~1')}",
-        "$defs": {_ROOT: _moved(schema)},
-    }
+    return document_of(parameter_of(schema, name), schema)
 
 
-def text_to(lark: Lark, ends: str, lengths: str = "*") -> str:
-    """Return the expression for a text up to the first `ends`, and that; `lengths` is a repetition, as in `{2,5}`."""
+def document_of(part: Any, root: Any) -> dict[str, Any]:
+    """Return a part of a schema as a document of its own, in which the references to `root` still hold."""
+    own = _moved(part)
+    own = {key: value for key, value in own.items() if key != "$defs"} if isinstance(own, dict) else {"allOf": [own]}
+    return {**own, "$defs": {_ROOT: _moved(root)}} if '"$ref"' in json.dumps(own) else own
+
+
+def text_to(lark: Lark, ends: str, text: str = ANY_TEXT) -> str:
+    """Return the expression for a text up to the first `ends`, and that; `text` is the terminal's expression for it."""
     before, token, _ = _parted(lark, ends)
+    terminal = f"({text} & ~/(?s:.*){literal(ends.strip())}(?s:.*)/)"
     if token:
-        # A special token ends a text by itself, so that only what stands before it has to be the text's end.
-        text = lark.rule("TEXT", f"/(?s:.){lengths}{_escaped(before.strip())}/")
-        return f"{text} {lark.text(ends[len(before) :])}"
-    text = lark.rule("TEXT", f"/(?s:.){lengths}/ & ~/(?s:.*){_escaped(ends.strip())}(?s:.*)/")
+        # A special token ends a text by itself.
+        named = lark.rule("TEXT", f"{terminal} {quoted(before)}" if before else terminal)
+        return f"{named} {lark.text(ends[len(before) :])}"
+    named = lark.rule("TEXT", terminal)
     # The rule is lazy: what begins like the ending is otherwise taken for text until it is too late.
-    name = f"value_{text.lower()}_{len(ends) - len(ends.lstrip())}"
-    lark.rules[f"{name}[suffix={quoted(ends)}]"] = text
+    name = f"value_{named.lower()}_{len(ends) - len(ends.lstrip())}"
+    lark.rules[f"{name}[suffix={quoted(ends)}]"] = named
     return name
 
 
@@ -58,43 +111,6 @@ def _parted(lark: Lark, text: str) -> tuple[str, str, str]:
     """Return a text before its first special token, that token, and the rest."""
     found = [(text.index(token), -len(token), token) for token in lark.tokens if token and token in text]
     return text.partition(min(found)[2]) if found else (text, "", "")
-
-
-def _escaped(text: str) -> str:
-    return re.escape(text).replace("/", "\\/")
-
-
-def text_of(lark: Lark, part: Mapping[str, Any], ends: str) -> str:
-    """Return the expression for a text by its schema's lengths, up to the first `ends`, and that."""
-    least, most = (part.get(key) for key in ("minLength", "maxLength"))
-    least, most = (each if isinstance(each, int) and not isinstance(each, bool) else None for each in (least, most))
-    if least is None and most is None:
-        return text_to(lark, ends)
-    return text_to(lark, ends, f"{{{least or 0},{'' if most is None else most}}}")
-
-
-def resolved(part: Any, root: Any) -> Mapping[str, Any]:
-    """Return a schema together with what its reference to the tool's definitions and its `allOf` say; {} for any value."""
-    for _ in range(_DEEPEST):
-        ref = part.get("$ref") if isinstance(part, Mapping) else None
-        if not isinstance(ref, str) or not ref.startswith("#"):
-            break
-        part = referred(ref, root)
-    if not isinstance(part, Mapping):
-        return {}
-    merged = {key: value for key, value in part.items() if key != "allOf"}
-    for each in part.get("allOf", ()) if isinstance(part.get("allOf"), list) else ():
-        for key, value in resolved(each, root).items():
-            both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
-            merged[key] = (
-                {**merged[key], **value} if both else [*merged.get(key, ()), *value] if key == "required" else value
-            )
-    return merged
-
-
-def choices_of(part: Mapping[str, Any]) -> list[Any]:
-    """Return the schemas of which one holds, as `anyOf` or `oneOf` has them; [] if the schema has no such choice."""
-    return next((part[key] for key in ("anyOf", "oneOf") if isinstance(part.get(key), list) and part[key]), [])
 
 
 def _moved(schema: Any) -> Any:

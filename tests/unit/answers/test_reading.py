@@ -55,7 +55,7 @@ def test_a_chat_is_read_with_its_thoughts() -> None:
     assert found.thoughts
     assert found.thoughts.is_open
     assert found.thoughts.budget is None
-    assert "</think>" in "".join(map(chr, found.thoughts.closing))
+    assert "</think>" in found.thoughts.closing
     assert read(found, "a", Mark("</think>"), "b") == Reply("a", "b")
 
 
@@ -63,7 +63,7 @@ def test_a_model_that_is_not_to_think_closes_its_thought_without_a_word() -> Non
     found = reading(tail="<|im_start|>assistant\n<think>\n", thinking=ThinkingWish(enabled=False))
     assert found.thoughts
     assert found.thoughts.budget == 0
-    assert "".join(map(chr, found.thoughts.closing)).strip() == "</think>"
+    assert found.thoughts.closing.strip() == "</think>"
 
 
 def test_a_text_is_read_as_it_is() -> None:
@@ -73,12 +73,28 @@ def test_a_text_is_read_as_it_is() -> None:
     assert read(found, "<think>a</think>", Mark("<x>"), CALL) == Reply("", "<think>a</think>" + CALL)
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("Qwen-Qwen3-0.6B", CALL), ("Qwen3-Coder", "<tool_call>\n<function=weather>\n</function>\n</tool_call>")],
+)
 @pytest.mark.parametrize("choice", ["auto", "required", "weather"])
-def test_calls_are_read_where_tools_may_be_called(choice: str) -> None:
-    found = reading(tools=(WEATHER,), tool_choice=choice)
+def test_calls_are_read_where_tools_may_be_called(name: str, call: str, choice: str) -> None:
+    found = reading(name, tools=(WEATHER,), tool_choice=choice)
     assert found.constraint
-    assert bool(found.constraint.triggers) == (choice == "auto")
-    assert [call.name for call in read(found, CALL).calls] == ["weather"]
+    # A call that may begin without a tag has a grammar from the first token on.
+    assert bool(found.constraint.triggers) == (choice == "auto" and name == "Qwen3-Coder")
+    assert [each.name for each in read(found, call).calls] == ["weather"]
+
+
+def test_a_thought_ends_in_front_of_a_call_where_the_reader_ends_it() -> None:
+    tail = "<|im_start|>assistant\n<think>\n"
+    with_tools = reading("Qwen3.5-4B", tail=tail, tools=(WEATHER,))
+    assert with_tools.thoughts
+    assert with_tools.thoughts.breaks == ("<tool_call>",)
+    for tools in ((), (WEATHER,)):
+        without = reading("Qwen3.5-4B", tail=tail, tools=tools, tool_choice="none")
+        assert without.thoughts
+        assert without.thoughts.breaks == ()
 
 
 def test_calls_are_text_where_none_may_be_called() -> None:

@@ -25,8 +25,9 @@ CALL = '<tool_call>\n{"name": "look", "arguments": {"a": 1}}\n</tool_call>'
 class Scripted:
     """A generation of these pieces; "" is a silence."""
 
-    def __init__(self, pieces: list[str], reason: FinishReason = "stop") -> None:
+    def __init__(self, pieces: list[str], reason: FinishReason, was_closed: bool) -> None:
         self._pieces = pieces
+        self._was_closed = was_closed
         self.finish: Finish | None = None
         self._reason = reason
         self.choices = [TokenChoice(b"x", 0.0)] * 5
@@ -34,11 +35,15 @@ class Scripted:
 
     def chunks(self, _poll: Callable[[], None]) -> Iterator[str]:
         yield from self._pieces
-        self.finish = Finish(self._reason, 3, 1, 9, 4)
+        self.finish = Finish(self._reason, 3, 1, 9, 4, was_closed=self._was_closed)
 
 
 def answer_of(
-    pieces: list[str], reason: FinishReason = "stop", reader: Reader | None = None, **options: bool
+    pieces: list[str],
+    reason: FinishReason = "stop",
+    reader: Reader | None = None,
+    was_closed: bool = False,
+    **options: bool,
 ) -> tuple[Answer, list[Event | None]]:
     chosen = Chosen("P", Profile(model="a.gguf"))
 
@@ -47,7 +52,7 @@ def answer_of(
 
     if reader is None:
         reader = format_of(ChatFormat(chat_templates()["Qwen-Qwen3-0.6B"], "", "", ())).reader(TOOLS, False)
-    generation = cast(Generation, Scripted(pieces, reason))
+    generation = cast(Generation, Scripted(pieces, reason, was_closed))
     answer = Answer(generation, reader, lambda: None, finished, ExitStack(), "P", **options)
     return answer, list(answer.events())
 
@@ -82,10 +87,43 @@ def test_a_reply_whose_call_was_cut_is_not_told_as_whole(reason: FinishReason) -
         assert "tool_calls" not in answer.summary
 
 
+@pytest.mark.parametrize(
+    ("reason", "was_closed", "is_given"),
+    [("length", False, True), ("length", True, False), ("cancelled", False, True), ("stop", False, True)],
+)
+@pytest.mark.parametrize("behind", ["", "}", "}\n</tool_call>"])
+def test_a_call_that_ends_with_the_last_token_is_whole_unless_its_end_was_forced(
+    reason: FinishReason, was_closed: bool, is_given: bool, behind: str
+) -> None:
+    answer, _ = answer_of([CALL.partition("}")[0], "}", behind], reason, was_closed=was_closed)
+    assert bool(answer.reply.calls) == is_given
+    assert bool(answer.reply.cut_call) != is_given
+    assert answer.finish.reason == reason
+    assert ("tool_calls" in answer.summary) == is_given
+
+
+def test_a_call_that_was_given_up_behind_its_beginning_is_not_told_as_whole() -> None:
+    answer, events = answer_of([CALL.replace("1", "one"), "\nDone."])
+    assert any(isinstance(event, CallBegun) for event in events)
+    assert answer.reply.calls == ()
+    assert "one" in answer.reply.content
+    assert answer.finish.reason == answer.summary["finish_reason"] == "length"
+
+
+def test_code_up_to_the_end_is_whole_only_if_the_model_ended_it() -> None:
+    python = ({"type": "function", "function": {"name": "python", "parameters": {"type": "object"}}},)
+    template = ChatFormat(chat_templates()["meetkai-functionary-medium-v3.1"], "", "", ())
+    for reason, is_whole in (("stop", True), ("length", False), ("cancelled", False)):
+        reader = format_of(template).reader(python, False)
+        answer, _ = answer_of(["<|python_tag|>print(1)"], cast(FinishReason, reason), reader)
+        assert bool(answer.reply.calls) == is_whole
+        assert bool(answer.reply.cut_call) != is_whole
+
+
 def test_chunks_are_the_content_alone() -> None:
     said = [Mark("<think>"), "Hm", Mark("</think>"), "A", " b"]
     reader = format_of(ChatFormat(chat_templates()["Qwen-Qwen3-0.6B"], "", "", ())).reader((), False)
-    answer = Answer(cast(Generation, Scripted(said)), reader, lambda: None, lambda *_: {}, ExitStack(), "P")
+    answer = Answer(cast(Generation, Scripted(said, "stop", False)), reader, lambda: None, lambda *_: {}, ExitStack(), "P")
     assert answer.whole() == "A b"
 
 

@@ -199,7 +199,8 @@ def table() -> str:
     for field in sorted(FIELDS, key=lambda field: (field.name.strip("_"), field.endpoints)):
         where = "all" if len(field.endpoints) == len(BODIES) else ", ".join(field.endpoints)
         about = field.about
-        if field.harmless:
-            about += "; but for " + ", ".join(f"`{json.dumps(value)}`" for value in field.harmless)
+        harmless = [f"`{json.dumps(value)}`" for value in field.harmless]
+        if harmless or field.or_negative:
+            about += "; but for " + ", ".join([*harmless, *(["negative numbers"] if field.or_negative else [])])
         rows.append(f"| `{field.name}` | {where} | {field.effect} | {about} |")
     return "\n".join(rows) + "\n"

@@ -31,7 +31,7 @@ class ScriptedAnswer(Answer):
         self.summary = {"session_id": None}
         self.reply = Reply()
         self._events = events
-        self._reason: FinishReason = reason
+        self._ended: FinishReason = reason
         self._tokens = choices
         self._choices: list[TokenChoice] = []
 
@@ -45,7 +45,7 @@ class ScriptedAnswer(Answer):
 
     @property
     def finish(self) -> Finish:
-        return Finish("length" if self.reply.is_cut else self._reason, 10, 4, 7, 3)
+        return Finish("length" if self.reply.is_cut else self._ended, 10, 4, 7, 3)
 
     def events(self) -> Iterator[Event | None]:
         for n, event in enumerate(self._events):

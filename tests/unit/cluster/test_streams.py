@@ -130,7 +130,7 @@ def test_marks_and_choices_come_through(streams: Streams, worker: TaskRunner, po
 def test_thoughts_that_were_ended_before_a_worker_began(
     streams: Streams, worker: TaskRunner, pool: EnginePool, folder: Path
 ) -> None:
-    request = asked(pool, folder, thoughts=replace(THOUGHTS, closing=ids(pool, folder, "!<|stop|>")))
+    request = asked(pool, folder, thoughts=replace(THOUGHTS, closing="!<|stop|>"))
     streams.open("r", "node")
     StreamGeneration(Node(streams), "r", request).stop_thinking()
     worker.generate("r", to_json(settings(folder)), to_json(request))

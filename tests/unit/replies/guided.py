@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
 from services.backend.types import Constraint, Mark
-from services.engine.llama.lark import prepared
+from services.engine.llama.lark import LarkSource
 
 _END = b"<|end of the answer|>"
 
@@ -41,7 +41,7 @@ def kept(constraint: Constraint, pieces: Sequence[str], specials: tuple[str, ...
     """Return "whole", "begun" if more has to come, or the text up to what the grammar does not allow."""
     assert constraint.kind == "lark"
     tokens = {text: 256 + n for n, text in enumerate(specials)}
-    source = LLMatcher.grammar_from_lark(prepared(constraint.source, tokens))
+    source = LLMatcher.grammar_from_lark(LarkSource(constraint.source).text(tokens))
     matcher = LLMatcher(_tokenizer(specials), source, log_level=0)
     assert not matcher.is_error(), matcher.get_error() + constraint.source
     done = ""
@@ -52,3 +52,33 @@ def kept(constraint: Constraint, pieces: Sequence[str], specials: tuple[str, ...
         if taken < len(ids):
             return done
     return "whole" if matcher.is_accepting() else "begun"
+
+
+def held(constraint: Constraint, pieces: Sequence[str], specials: tuple[str, ...] = ()) -> str:
+    """Return what `kept` says of an answer from behind the first text on that is a trigger; "free" if none comes.
+
+    A constraint without triggers holds from the beginning.
+    """
+    if not constraint.triggers:
+        return kept(constraint, pieces, specials)
+    text = "".join(pieces)
+    found = [
+        (text.index(trigger) + len(trigger), each)
+        for each in (constraint, *constraint.also)
+        for trigger in each.triggers
+        if trigger in text
+    ]
+    if not found:
+        return "free"
+    end, each = min(found, key=lambda pair: pair[0])
+    return kept(each, behind(pieces, end), specials)
+
+
+def behind(pieces: Sequence[str], end: int) -> list[str]:
+    """Return the pieces of a text from a character on."""
+    left = []
+    for piece in pieces:
+        if end <= 0 or end < len(piece):
+            left.append(piece[max(end, 0) :] if end > 0 else piece)
+        end -= len(piece)
+    return left

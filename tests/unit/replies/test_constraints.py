@@ -9,7 +9,7 @@ import pytest
 
 from services.backend.types import Constraint
 from services.replies.format import ReplyFormat
-from tests.unit.replies.guided import allows, kept
+from tests.unit.replies.guided import allows, held, kept
 from tests.unit.replies.reading import tokens_of, tool, with_marks
 from tests.unit.replies.test_formats import GENERIC, GPT_OSS, LLAMA, MAGISTRAL, NEMO, PHI, QWEN, R1, R7B, V31, format_for
 
@@ -105,10 +105,12 @@ def test_a_call_is_allowed_from_the_first_token(template: str, text: str, trigge
 @FORMATS
 def test_a_call_is_allowed_behind_its_trigger(template: str, text: str, trigger: str, marked: bool) -> None:
     found, _, tokens = setting(template, text, marked)
-    constraint = constraint_of(found, TOOLS, "auto", True)
-    assert constraint.triggers == (trigger,)
-    behind = with_marks(text[text.index(trigger) + len(trigger) :], tokens)
-    assert kept(constraint, behind, tokens) == "whole"
+    for parallel in (True, False):
+        constraint = constraint_of(found, TOOLS, "auto", parallel)
+        assert constraint.once == (not parallel and bool(constraint.triggers))
+        assert held(constraint, with_marks(text, tokens), tokens) == "whole"
+        for wrong in (text.replace("city", "town"), text.replace('"Paris"', "7"), text.replace('"city": "Paris"', "")):
+            assert held(constraint, with_marks(wrong, tokens), tokens) not in ("whole", "free", "begun"), wrong
 
 
 @FORMATS

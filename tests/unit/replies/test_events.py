@@ -1,4 +1,14 @@
-from services.replies.events import CallArguments, CallBegun, Content, Event, Reasoning, Reply, ToolCall, joined
+from services.replies.events import (
+    CallArguments,
+    CallBegun,
+    Content,
+    Event,
+    Reasoning,
+    Reply,
+    ReplyBuilder,
+    ToolCall,
+    joined,
+)
 from tests.support.replies import reply_of
 
 
@@ -23,8 +33,17 @@ def test_a_call_that_was_cut_is_told_apart() -> None:
 
 def test_a_call_that_was_given_up_is_content() -> None:
     reply = reply_of([CallBegun(0, "x", "f"), CallArguments(0, "{"), Content("<f>{oops")])
-    assert reply == Reply(content="<f>{oops")
-    assert not reply.is_cut
+    assert reply == Reply(content="<f>{oops", is_broken=True)
+    assert reply.is_cut
+
+
+def test_a_whole_call_at_the_end_counts_unless_its_end_was_forced() -> None:
+    builder = ReplyBuilder()
+    for event in (CallBegun(0, "x", "f"), CallArguments(0, '{"a": 1}')):
+        builder.add(event)
+    call = ToolCall("f", '{"a": 1}', "x")
+    assert builder.reply() == Reply(calls=(call,))
+    assert builder.reply(was_closed=True) == Reply(cut_call=call)
 
 
 def test_neighbours_are_joined() -> None:

@@ -48,11 +48,12 @@ class Case:
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
     is_thinking: bool = False
+    is_broken: bool = False
     specials: tuple[str, ...] = field(default=())
 
     @property
     def reply(self) -> Reply:
-        return Reply(self.reasoning, self.content, self.calls)
+        return Reply(self.reasoning, self.content, self.calls, is_broken=self.is_broken)
 
 
 HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -85,8 +86,9 @@ CASES = [
     ),
     Case(
         QWEN,
-        '<tool_call>{"name": "get_weather", "arguments": {"city": \'P\'}}</tool_call>',
-        '<tool_call>{"name": "get_weather", "arguments": {"city": \'P\'}}</tool_call>',
+        '<tool_call>{"name": "get_weather", "arguments": {"city": Paris}}</tool_call>',
+        '<tool_call>{"name": "get_weather", "arguments": {"city": Paris}}</tool_call>',
+        is_broken=True,
     ),
     Case(
         QWEN,

@@ -11,8 +11,9 @@ import pytest
 from services.replies.events import Reply
 from services.replies.formats import format_of
 from tests.support.llama_chat_cases import ChatCase, chat_cases
-from tests.support.llama_replies import chat_format, events_of, pieces_of, read, splits
+from tests.support.llama_replies import chat_format, events_of, is_thinking, pieces_of, splits
 from tests.support.real_models import chat_templates
+from tests.support.replies import reply_of
 
 # The tests of test-chat.cpp, and the cases that they come to: some run for several templates.
 _RUNS, _CASES = 425, 463
@@ -47,24 +48,19 @@ def test_every_case_of_the_file_is_extracted() -> None:
     assert (len(found.runs), len(found.cases)) == (_RUNS, _CASES)
 
 
-@pytest.mark.parametrize("marked", [True, False], ids=["marks", "text"])
 @pytest.mark.parametrize("case", chat_cases().cases, ids=str)
-def test_a_case_is_read_as_llama_cpp_reads_it(case: ChatCase, marked: bool) -> None:
-    if case.line in DIFFERENT:
-        pytest.skip(DIFFERENT[case.line])
-    if case.line in _ONLY_AS_MARKS and not marked:
-        pytest.skip("its markers are special tokens")
-    _check(case, read(case, pieces_of(case, marked)))
-
-
-@pytest.mark.parametrize("marked", [True, False], ids=["marks", "text"])
-@pytest.mark.parametrize("case", chat_cases().cases, ids=str)
-def test_splits_make_no_difference(case: ChatCase, marked: bool) -> None:
+def test_a_case_is_read_as_llama_cpp_reads_it(case: ChatCase) -> None:
+    """As marks and as text; letter by letter, and as text also cut in two at every place of a short output."""
     reply_format = format_of(chat_format(case.template))
-    pieces = pieces_of(case, marked)
-    whole = events_of(reply_format, case, pieces)
-    for split in splits(pieces, limit=400 if len(case.output) < 120 else 40):
-        assert events_of(reply_format, case, split) == whole, split
+    thinks = is_thinking(reply_format, case)
+    for marked in (True, False):
+        pieces = pieces_of(case, marked)
+        whole = events_of(reply_format, case, pieces, thinks)
+        if case.line not in DIFFERENT and (marked or case.line not in _ONLY_AS_MARKS):
+            _check(case, reply_of(whole))
+        limit = 4 if marked else 120 if len(case.output) < 120 else 20
+        for split in splits(pieces, limit):
+            assert events_of(reply_format, case, split, thinks) == whole, split
 
 
 def _check(case: ChatCase, reply: Reply) -> None:

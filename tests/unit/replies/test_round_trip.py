@@ -24,7 +24,7 @@ def test_a_call_is_read_back(template: str, name: str) -> None:
     reply_format = format_of(chat_format(template))
     output = written(template, [(tool, arguments)])
     whole = None
-    for split in [pieces_in(output), *splits(pieces_in(output), limit=20)]:
+    for split in [pieces_in(output), *splits(pieces_in(output), limit=8)]:
         reader = reply_format.reader(TOOLS, False)
         events = joined([*(event for piece in split for event in reader.add(piece)), *reader.end()])
         reply = reply_of(events)

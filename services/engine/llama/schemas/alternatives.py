@@ -43,6 +43,8 @@ class Alternatives:
     def __init__(self, references: References, negation: Negation) -> None:
         self._references = references
         self._negation = negation
+        self._found: dict[tuple[int, str, int], tuple[_Facts, Any]] = {}
+        """The facts by their schema's identity; and the schema, so that no other gets its identity."""
 
     def separated(self, options: list[Any], where: str, base: str) -> list[Any]:
         """Return schemas of which exactly one fits what exactly one of `options` fits. Raises SchemaError."""
@@ -89,9 +91,12 @@ class Alternatives:
         return one[1] == other[1] and self._are_disjoint(one[0], other[0], one[1], depth)
 
     def _facts(self, schema: Any, base: str, depth: int) -> _Facts:
-        facts = _Facts()
-        self._collect(schema, base, facts, depth)
-        return facts
+        key = id(schema), base, depth
+        if key not in self._found:
+            facts = _Facts()
+            self._collect(schema, base, facts, depth)
+            self._found[key] = facts, schema
+        return self._found[key][0]
 
     def _collect(self, schema: Any, base: str, facts: _Facts, depth: int) -> None:
         if schema is False:

@@ -52,10 +52,12 @@ class Evaluation:
 
     def __init__(self, references: References) -> None:
         self._references = references
+        self._found: dict[tuple[int, str, bool], tuple[Names, Any]] = {}
+        """What `_all` has found, by the schema's identity; and the schema, so that no other gets its identity."""
 
     def closing(self, schema: Mapping[str, Any], where: str, base: str) -> dict[str, Any] | None:
         """Return a schema that allows only the properties that `schema` speaks of; None if it speaks of all, or none."""
-        found = self._all(schema, where, base, frozenset())
+        found = self._all(schema, where, base)
         if found.is_all or found.patterns or not found.names or "minProperties" in schema:
             return None
         return {"properties": dict.fromkeys(found.names, True), "additionalProperties": False}
@@ -63,7 +65,7 @@ class Evaluation:
     def are_apart(self, schemas: Sequence[Mapping[str, Any] | bool], where: str, base: str) -> bool:
         """Return whether these schemas, the plain keywords of the first one, speak of different properties and items."""
         plain = _plain(schemas[0], where) if isinstance(schemas[0], Mapping) else Names()
-        found = [plain, *(self._all(each, where, base, frozenset()) for each in schemas[1:])]
+        found = [plain, *(self._all(each, where, base) for each in schemas[1:])]
         names = [name for each in found for name in each.shaped]
         if any(each.is_all or each.patterns for each in found) or sum(each.has_arrays for each in found) > 1:
             return False
@@ -80,7 +82,7 @@ class Evaluation:
         bare = {keyword: value for keyword, value in schema.items() if keyword != "unevaluatedProperties"}
         always = _plain(bare, where, with_required=False)
         for inner, at, inner_base in self._parts(schema, where, base):
-            always |= self._always(inner, at, inner_base, here, frozenset())
+            always |= self._always(inner, at, inner_base, here, set())
         if always.is_all:
             return
         choices = list(self._choices(schema, where))
@@ -91,7 +93,7 @@ class Evaluation:
         for options in choices:
             yield {
                 "anyOf": [
-                    {"allOf": [each, (always | self._all(each, where, base, frozenset(), False)).rest(rest)]}
+                    {"allOf": [each, (always | self._all(each, where, base, False)).rest(rest)]}
                     for each in options
                 ]
             }
@@ -112,33 +114,47 @@ class Evaluation:
         for n, each in enumerate(listed(schema, "allOf", where)):
             yield each, inside(where, "allOf", n), base
 
-    def _always(self, schema: Any, where: str, base: str, asked: str, seen: frozenset[int]) -> Names:
-        """The properties that a schema speaks of whatever the value is. Raises SchemaError if that depends on the value."""
+    def _always(self, schema: Any, where: str, base: str, asked: str, seen: set[int]) -> Names:
+        """The properties that a schema speaks of whatever the value is. Raises SchemaError if that depends on the value.
+
+        `seen` are schemas that were looked at before, by their identities.
+        """
         if not isinstance(schema, Mapping) or id(schema) in seen:
             return Names()
         if any(keyword in schema for keyword in (*_CHOOSING, "if", "dependentSchemas", "dependencies")):
             raise SchemaError(asked, "where other properties depend on a choice further down, it cannot be kept to")
+        seen.add(id(schema))
         found = _plain(schema, where, with_required=False)
         for inner, at, inner_base in self._parts(schema, where, base_of(schema, base)):
-            found |= self._always(inner, at, inner_base, asked, seen | {id(schema)})
+            found |= self._always(inner, at, inner_base, asked, seen)
         return found
 
-    def _all(self, schema: Any, where: str, base: str, seen: frozenset[int], with_required: bool = True) -> Names:
+    def _all(self, schema: Any, where: str, base: str, with_required: bool = True) -> Names:
         """The properties that a schema speaks of for some value."""
-        if not isinstance(schema, Mapping) or id(schema) in seen:
+        if not isinstance(schema, Mapping):
             return Names()
-        base = base_of(schema, base)
-        found = _plain(schema, where, with_required)
-        inner = [*self._parts(schema, where, base)]
-        for options in self._choices(schema, where):
-            inner += [(option, where, base) for option in options]
-        for each in (
-            *mapping(schema, "dependentSchemas", where).values(),
-            *mapping(schema, "dependencies", where).values(),
-        ):
-            inner.append((each, where, base))
-        for each, at, inner_base in inner:
-            found |= self._all(each, at, inner_base, seen | {id(schema)}, with_required)
+        key = id(schema), base, with_required
+        if key not in self._found:
+            self._found[key] = self._sum(schema, where, base, with_required), schema
+        return self._found[key][0]
+
+    def _sum(self, schema: Mapping[str, Any], where: str, base: str, with_required: bool) -> Names:
+        """The properties of all schemas that may hold for the same value as this one."""
+        found = Names()
+        waiting: list[tuple[Any, str, str]] = [(schema, where, base)]
+        seen: dict[int, Any] = {}
+        while waiting:
+            inner, at, inner_base = waiting.pop()
+            if not isinstance(inner, Mapping) or id(inner) in seen:
+                continue
+            seen[id(inner)] = inner
+            inner_base = base_of(inner, inner_base)
+            found |= _plain(inner, at, with_required)
+            parts = [*self._parts(inner, at, inner_base)]
+            parts += [(each, at, inner_base) for options in self._choices(inner, at) for each in options]
+            for keyword in ("dependentSchemas", "dependencies"):
+                parts += [(each, at, inner_base) for each in mapping(inner, keyword, at).values()]
+            waiting += reversed(parts)
         return found
 
 

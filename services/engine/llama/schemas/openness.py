@@ -27,12 +27,26 @@ class Openness:
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._definitions = schema["$defs"]
+        self._open: set[str] = set()
+        """The definitions by which an object may have such properties."""
+        self._find_open()
         self._seen: set[str] = set()
         self.is_open = self._within({"allOf": schema["allOf"]})
 
+    def _find_open(self) -> None:
+        # Each definition refers to later ones in most cases.
+        names = list(reversed(self._definitions))
+        while True:
+            n_found = len(self._open)
+            for name in names:
+                if name not in self._open and self._here(self._definitions[name]):
+                    self._open.add(name)
+            if len(self._open) == n_found:
+                return
+
     def _within(self, schema: Any) -> bool:
         """Whether there is such an object at this place, or anywhere below."""
-        return self._here(schema, frozenset()) or self._below(schema)
+        return self._here(schema) or self._below(schema)
 
     def _below(self, schema: Any) -> bool:
         """Whether there is such an object in a property or an item, as far as this schema says."""
@@ -48,18 +62,18 @@ class Openness:
         beside = (*schema.get("allOf", ()), *schema.get("anyOf", ()))
         return any(self._within(each) for each in inner) or any(self._below(each) for each in beside)
 
-    def _here(self, schema: Any, seen: frozenset[str]) -> bool:
+    def _here(self, schema: Any) -> bool:
         """Whether an object at this place may have such properties: each of the schemas that hold there lets it."""
         if isinstance(schema, bool):
             return schema
         if "enum" in schema or not _may_be(schema, "object"):
             return False
         name = schema.get("$ref", "").rpartition("/")[2]
-        if name and (name in seen or not self._here(self._definitions[name], seen | {name})):
+        if name and name not in self._open:
             return False
-        if not all(self._here(each, seen) for each in schema.get("allOf", ())):
+        if not all(self._here(each) for each in schema.get("allOf", ())):
             return False
-        if not any(self._here(each, seen) for each in schema.get("anyOf", (True,))):
+        if not any(self._here(each) for each in schema.get("anyOf", (True,))):
             return False
         return schema.get("additionalProperties", True) is not False or bool(schema.get("patternProperties"))
 

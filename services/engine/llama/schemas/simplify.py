@@ -29,6 +29,7 @@ from services.engine.llama.schemas.keywords import (
     type_of,
     types_of,
 )
+from services.engine.llama.schemas.merging import check_joined
 from services.engine.llama.schemas.mode import Mode, Subschemas
 from services.engine.llama.schemas.negation import Negation
 from services.engine.llama.schemas.openness import Openness, bare
@@ -89,6 +90,7 @@ def simplified(source: str, check: Callable[[dict[str, Any]], str] | None = None
     try:
         document = _read(source)
         schema = without_endless(Simplifier(document, check).whole())
+        check_joined(schema)
         check_unique(schema)
         stripped, is_watched = _for_grammar(schema)
         return Simplified(schema, json.dumps(stripped, ensure_ascii=False, allow_nan=False), is_watched)

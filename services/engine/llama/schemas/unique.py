@@ -43,7 +43,7 @@ _ANY = Domain(_LITERALS, strings=True, numbers=True, containers=True)
 
 def check_unique(schema: dict[str, Any]) -> None:
     """Raise SchemaError for a `uniqueItems` (whose value is its place) in a simplified schema that nothing fits."""
-    for node in _nodes(schema):
+    for node in nodes_of(schema):
         if "uniqueItems" in node and "prefixItems" not in node:
             found = domain_of(node.get("items", True), schema["$defs"])
             if found.is_listed and node.get("minItems", 0) > len(found.texts):
@@ -120,16 +120,16 @@ def _bound(items: Mapping[str, Any], keyword: str, exclusive: str, narrower: Any
     return narrower(given) if given else None
 
 
-def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+def nodes_of(schema: Any) -> Iterator[dict[str, Any]]:
     """Yield each schema within a simplified schema."""
     if not isinstance(schema, dict):
         return
     yield schema
     for keyword in ("properties", "patternProperties", "$defs"):
         for each in schema.get(keyword, {}).values():
-            yield from _nodes(each)
+            yield from nodes_of(each)
     for keyword in ("allOf", "anyOf", "prefixItems"):
         for each in schema.get(keyword, ()):
-            yield from _nodes(each)
+            yield from nodes_of(each)
     for keyword in ("items", "additionalProperties"):
-        yield from _nodes(schema.get(keyword))
+        yield from nodes_of(schema.get(keyword))

@@ -2,123 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from services.backend.types import Constraint, GenerationRequest, Mark, Prompt, Sampling, Thoughts
+from services.backend.types import GenerationRequest, Sampling, Thoughts
 from services.engine.llama.steering import Steering
 from services.engine.llama.vocabulary import TokenText
 from services.errors import InvalidRequest
-
-MARKS = ("<|end|>", "<think>", "</think>", "<call>")
-WORDS = (
-    *MARKS,
-    *"abcdefghijklmnopqrstuvwxyz0123456789<>/: \n",
-    "<th",
-    "ink>",
-    "</th",
-    "nk>ye",
-    ">\n",
-    "yes",
-    "no",
-    "maybe",
-)
-WORDS += ("ll:y", "call:", "ll:", "call:x", "end", "\u00e9")
-END = 0
-
-
-class Words:
-    """A vocabulary of `WORDS`."""
-
-    def known(self, token: int) -> TokenText:
-        word = WORDS[token]
-        mark = Mark(word) if word in MARKS else None
-        return TokenText(b"" if mark else word.encode(), word.encode(), mark, token == END)
-
-    def tokenize(self, prompt: Prompt) -> list[int]:
-        return self._tokens(prompt.text, WORDS)
-
-    def continuation(self, text: str) -> list[int]:
-        return self._tokens(text, [word for word in WORDS if len(word) == 1])
-
-    def _tokens(self, text: str, words: Sequence[str]) -> list[int]:
-        tokens = []
-        while text:
-            word = max((word for word in words if text.startswith(word)), key=len)
-            tokens.append(WORDS.index(word))
-            text = text[len(word) :]
-        return tokens
-
-
-class OneOf:
-    """A matcher of a few texts."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = tuple(texts)
-        self._said = ""
-
-    @property
-    def is_complete(self) -> bool:
-        return self._said in self._texts
-
-    @property
-    def is_over(self) -> bool:
-        return self.is_complete and not any(text != self._said and text.startswith(self._said) for text in self._texts)
-
-    def allows(self, token: int) -> bool:
-        return any(text.startswith(self._said + WORDS[token]) for text in self._texts)
-
-    def mask(self, logits: npt.NDArray[np.float32]) -> None:
-        for token in range(len(logits)):
-            if not self.allows(token) and not (token == END and self.is_complete):
-                logits[token] = -np.inf
-
-    def accept(self, token: int) -> None:
-        assert self.allows(token)
-        self._said += WORDS[token]
-
-    def closing_token(self) -> int | None:
-        rest = min((text for text in self._texts if text.startswith(self._said)), key=len)[len(self._said) :]
-        return WORDS.index(rest[0]) if rest else END
-
-
-def steering(*texts: str, triggers: tuple[str, ...] = (), max_tokens: int = 100, **fields: Any) -> Steering:
-    constraint = Constraint("regex", "|".join(texts), triggers) if texts else None
-    request = GenerationRequest((1,), max_tokens, Sampling(constraint=constraint), **fields)
-    make: Callable[[], Any] | None = (lambda: OneOf(texts)) if texts else None
-    return Steering(request, Words(), make)
-
-
-def write(steered: Steering, wanted: Sequence[str], most: int = 100) -> str:
-    """Write what a model wants to write, as far as that may be; return what was written."""
-    written = ""
-    left = most
-    coming = list(wanted)
-    while left and not steered.is_over:
-        token = steered.due(left)
-        if token is None:
-            if not coming:
-                break
-            token = WORDS.index(coming.pop(0))
-            if not steered.allows(token):
-                logits = np.zeros(len(WORDS), np.float32)
-                steered.mask(logits)
-                token = int(logits.argmax())
-            settled = steered.settle(token, left)
-            if settled is None:
-                break
-            token = settled
-        steered.accept(token)
-        if token == END:
-            break
-        written += WORDS[token]
-        left -= 1
-    return written
-
+from tests.support.word_steering import WORDS, Words, matcher, steering, write
 
 THINK = Thoughts("<think>", "</think>")
 
@@ -158,7 +48,7 @@ def test_a_token_beyond_the_end_of_a_thought_is_written_in_parts() -> None:
 
 
 def test_a_budget_and_the_readers_wish_end_thoughts() -> None:
-    closing = tuple(Words().tokenize(Prompt("end</think>\n")))
+    closing = "end</think>\n"
     thoughts = Thoughts("<think>", "</think>", is_open=True, budget=2, closing=closing)
     steered = steering("yes", "no", thoughts=thoughts)
     assert write(steered, ["a", "b", "c", "d"])[:14] == "abend</think>\n"
@@ -170,9 +60,10 @@ def test_a_budget_and_the_readers_wish_end_thoughts() -> None:
 
 
 def test_closing_goes_on_where_another_engine_has_begun_it() -> None:
-    closing = tuple(Words().tokenize(Prompt("end</think>\n")))
+    text = "end</think>\n"
+    closing = Words().tag(text)
     for n in range(1, len(closing) + 1):
-        steered = steering("yes", "no", thoughts=Thoughts("<think>", "</think>", is_open=True, closing=closing))
+        steered = steering("yes", "no", thoughts=Thoughts("<think>", "</think>", is_open=True, closing=text))
         for at, token in enumerate((WORDS.index("a"), *closing[:n])):
             steered.resume(token, 100 - at)
         steered.stop_thinking()
@@ -181,8 +72,8 @@ def test_closing_goes_on_where_another_engine_has_begun_it() -> None:
 
 
 def test_a_thought_leaves_room_for_the_constraint() -> None:
-    closing = (WORDS.index("</think>"),)
-    steered = steering("yes", "no", max_tokens=30, thoughts=Thoughts("<think>", "</think>", is_open=True, closing=closing))
+    thoughts = Thoughts("<think>", "</think>", is_open=True, closing="</think>")
+    steered = steering("yes", "no", max_tokens=30, thoughts=thoughts)
     assert write(steered, [*"abcdefghijklmnop", "no"] * 2, 30).endswith(("</think>yes", "</think>no"))
     assert not steered.is_cut
 
@@ -201,7 +92,7 @@ def test_half_a_character_is_written_first() -> None:
             return TokenText(data, data, known.mark, known.ends_answer)
 
     thoughts = Thoughts("<think>", "</think>", is_open=True, budget=1)
-    steered = Steering(GenerationRequest((1,), 100, Sampling(), thoughts=thoughts), Halves(), None)
+    steered = Steering(GenerationRequest((1,), 100, Sampling(), thoughts=thoughts), Halves(), matcher)
     assert write(steered, ["a", "b", "c"]) == "ab</think>c"
 
 
@@ -258,6 +149,15 @@ def test_the_last_tokens_close_the_constraint() -> None:
 def test_the_last_token_does_not_open_what_is_complete() -> None:
     steered = steering("12", "12345", max_tokens=3)
     assert write(steered, list("12345"), 3) == "12"
+    assert write(steering("12", "123", "12345", max_tokens=3), list("12345"), 3) == "123"
+
+
+def test_free_text_in_which_a_call_may_begin_is_not_closed() -> None:
+    """A grammar that allows an empty text: nothing in it is closed by force, nor cut before the last token."""
+    for said, is_cut in (("12", False), ("123", True)):
+        steered = steering("", "1", "12", "12345", max_tokens=len(said))
+        assert write(steered, list("12345"), len(said)) == said
+        assert (steered.was_closed, steered.is_cut) == (False, is_cut)
 
 
 def test_tokens_of_another_engine_have_to_fit() -> None:

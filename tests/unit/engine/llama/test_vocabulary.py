@@ -11,7 +11,7 @@ import pytest
 
 from services.backend.types import LoadSettings, Prompt
 from services.engine.llama.runner import Runner
-from services.engine.llama.vocabulary import Vocabulary, on_big_stack
+from services.engine.llama.vocabulary import MOST_TAGS, Vocabulary, on_big_stack
 from tests.support.serving import ROOT
 from tests.support.tiny import GUIDE, write_random_model
 
@@ -75,3 +75,25 @@ def test_an_error_on_the_big_stack_reaches_the_caller() -> None:
 
 def test_ordinary_typed_text_is_tokenized_with_the_template_around_it(vocabulary: Vocabulary) -> None:
     assert vocabulary.tokenize(Prompt("Human: What?", ((7, 12),))) == vocabulary.tokenize(Prompt("Human: What?"))
+
+
+def test_a_text_of_the_models_own_is_tokenized_once(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    tokenize = vocabulary.tokenize
+
+    def counted(prompt: Prompt) -> list[int]:
+        asked.append(prompt.text)
+        return tokenize(prompt)
+
+    monkeypatch.setattr(vocabulary, "tokenize", counted)
+    text = f"\n\nEnough of that.{END}\n"
+    tokens = vocabulary.tag(text)
+    assert b"".join(vocabulary.known(token).written for token in tokens) == text.encode()
+    assert vocabulary.known(tokens[-2]).mark == END
+    assert vocabulary.tag(text) == tokens
+    assert asked == [text]
+    assert vocabulary.tag("") == ()
+    # However many texts there are, not all are kept.
+    for n in range(2 * MOST_TAGS):
+        vocabulary.tag(f"{n}")
+    assert len(vocabulary._tags) <= MOST_TAGS

@@ -131,17 +131,17 @@ def test_stop_strings_do_not_look_into_headers(engine: Engine) -> None:
 
 
 def test_a_budget_closes_the_thought(engine: Engine) -> None:
-    closing = ids(engine, " Enough.<|stop|>")
+    closing = " Enough.<|stop|>"
     thoughts = replace(THOUGHTS, budget=2, closing=closing)
     pieces, finish = run(engine, request(engine, thoughts=thoughts))
     assert "".join(pieces) == "<|part|>analysis<|text|>Let me\nstop Enough.<|stop|>It is\xa0<tool>twelve"
-    assert finish.reasoning_tokens == 2 + len(closing)
+    assert finish.reasoning_tokens == 2 + len(ids(engine, closing))
     assert finish.reason == "stop"
 
 
 def test_no_budget_closes_an_open_thought_at_once(engine: Engine) -> None:
-    closing = ids(engine, "<|stop|>")
-    pieces, finish = run(engine, request(engine, thoughts=replace(THOUGHTS, is_open=True, budget=0, closing=closing)))
+    thoughts = replace(THOUGHTS, is_open=True, budget=0, closing="<|stop|>")
+    pieces, finish = run(engine, request(engine, thoughts=thoughts))
     assert "".join(pieces) == "<|stop|>It is\xa0<tool>twelve"
     assert finish.reasoning_tokens == 1
     # Where nobody says how, the tag alone closes it.
@@ -150,13 +150,13 @@ def test_no_budget_closes_an_open_thought_at_once(engine: Engine) -> None:
 
 
 def test_a_thought_is_stopped_at_its_readers_wish(engine: Engine) -> None:
-    generation = engine.submit(request(engine, thoughts=replace(THOUGHTS, closing=ids(engine, "!<|stop|>"))))
+    generation = engine.submit(request(engine, thoughts=replace(THOUGHTS, closing="!<|stop|>")))
     generation.stop_thinking()
     assert "".join(generation.chunks(lambda: None)) == "<|part|>analysis<|text|>!<|stop|>It is\xa0<tool>twelve"
 
 
 def test_choices_of_special_and_forced_tokens_have_their_text(engine: Engine) -> None:
-    thoughts = replace(THOUGHTS, budget=1, closing=ids(engine, "!<|stop|>"))
+    thoughts = replace(THOUGHTS, budget=1, closing="!<|stop|>")
     generation = engine.submit(request(engine, replace(GREEDY, n_top=2), thoughts=thoughts))
     pieces: list[tuple[str, bytes]] = []
     n = 0
@@ -177,7 +177,7 @@ def test_another_engine_goes_on_with_marks_and_thoughts(
     engine: Engine, thoughts: Thoughts | None, stop: tuple[str, ...], marks: bool
 ) -> None:
     if thoughts:
-        thoughts = replace(thoughts, closing=ids(engine, " So.<|stop|>"))
+        thoughts = replace(thoughts, closing=" So.<|stop|>")
     asked = replace(request(engine, thoughts=thoughts, stop=stop), marks=marks)
     first = engine.submit(asked)
     pieces = [piece for piece in first.chunks(lambda: None) if piece]

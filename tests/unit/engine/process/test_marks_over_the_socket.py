@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from services.backend.protocols import Model
 from services.backend.types import GenerationRequest, LoadSettings, Mark, Prompt, Sampling, Thoughts
 from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
+from services.errors import InvalidRequest
 from tests.support.scripted_model import write_marked_model
 
 SAID = ("<|think|>", "Let me", " ponder", "<|stop|>", "It is\xa0", "twelve")
@@ -56,7 +58,7 @@ def test_the_prompts_choices_come_too(model: Model) -> None:
 
 def test_thoughts_are_stopped_from_the_other_process(model: Model) -> None:
     # A model that does not end its thought, and begins it again and again.
-    closing = tuple(model.tokenize(Prompt(" Enough.<|stop|>")))
+    closing = " Enough.<|stop|>"
     asked = request(model, thoughts=replace(THOUGHTS, is_open=True, closing=closing), max_tokens=900)
     asked = replace(asked, sampling=replace(asked.sampling, ignore_eos=True, logit_bias=_not_said(model)))
     [generation] = model.submit_all([asked])
@@ -68,7 +70,32 @@ def test_thoughts_are_stopped_from_the_other_process(model: Model) -> None:
             generation.stop()
     assert " Enough.<|stop|>" in text
     assert generation.finish
-    assert len(closing) <= generation.finish.reasoning_tokens < 900
+    assert len(model.tokenize(Prompt(closing))) <= generation.finish.reasoning_tokens < 900
+
+
+def test_what_ends_a_thought_or_an_answer_comes_over(model: Model) -> None:
+    thoughts = replace(THOUGHTS, is_open=True, breaks=("<|stop|>It", " ponder<|st"))
+    [stop] = model.tokenize(Prompt("<|stop|>"))
+    endings: list[tuple[dict[str, Any], str, int]] = [
+        ({"stop": ("is",)}, "<|think|>Let me ponder<|stop|>It ", 3),
+        ({"stop": ("is",), "keeps_stop": True}, "<|think|>Let me ponder<|stop|>It is", 3),
+        ({"stop_tokens": (stop,)}, "<|think|>Let me ponder", 4),
+        ({"stop_tokens": (stop,), "keeps_stop": True}, "<|think|>Let me ponder<|stop|>", 4),
+    ]
+    for changes, text, n_thoughts in endings:
+        [generation] = model.submit_all([request(model, thoughts=replace(thoughts, ends="<|end|>"), **changes)])
+        assert "".join(generation.chunks(lambda: None)) == text
+        assert generation.finish
+        assert (generation.finish.reason, generation.finish.reasoning_tokens) == ("stop", n_thoughts)
+    refusals: list[tuple[dict[str, Any], str]] = [
+        ({"stop_tokens": (10**7,)}, "stop_token_ids"),
+        ({"sampling": Sampling(samplers=("top_a",))}, "samplers"),
+        ({"sampling": Sampling(banned=("",))}, "bad_words"),
+    ]
+    for changes, param in refusals:
+        with pytest.raises(InvalidRequest) as refused:
+            model.submit_all([request(model, **changes)])
+        assert refused.value.param == param
 
 
 def _not_said(model: Model) -> tuple[tuple[int, float], ...]:
