@@ -57,8 +57,8 @@ class PromptTooLong(InvalidRequest):
     def __init__(self, prompt_tokens: int, n_ctx: int, at_least: bool = False) -> None:
         least = "at least " if at_least else ""
         super().__init__(
-            f"the prompt is too long: with the template it is {least}{prompt_tokens} tokens, and the context (n_ctx) holds "
-            f"{n_ctx}, the answer included: it exceeds the available context size",
+            f"the prompt is too long: this model's maximum context length is {n_ctx} tokens (n_ctx), the answer included, "
+            f"and the prompt has {least}{prompt_tokens} tokens: it exceeds the available context size",
             param="prompt",
         )
         self.prompt_tokens = prompt_tokens
@@ -69,8 +69,8 @@ def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False) -> Invalid
     """Return the error for a text of more tokens than a model for embeddings takes; `at_least`: there may be more."""
     least = "at least " if at_least else ""
     what = (
-        f"the input is too long: it is {least}{n_tokens} tokens, and the model takes {n_ctx}: it exceeds the available "
-        "context size"
+        f"the input is too long: this model's maximum context length is {n_ctx} tokens, and the input has {least}"
+        f"{n_tokens}: it exceeds the available context size"
     )
     return InvalidRequest(what, param="input", code="context_length_exceeded")
 

@@ -137,6 +137,8 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
         reason = "there is no such field" + (f"; did you mean {meant[0]}?" if meant else "")
     elif fault["type"] == "missing":
         reason = "is missing"
+    elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        reason = "should be an object"
     else:
         reason = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         reason = reason[0].lower() + reason[1:]

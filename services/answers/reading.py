@@ -43,11 +43,12 @@ def reading_of(asked: AnswerRequest, profile: Profile, form: Form, model: Model,
         return Reading(PlainReader, asked.constraint)
     reply_format = format_of(form.template.format)
     check_wish(asked.thinking, reply_format)
-    constraint, tools = _constraint(asked, reply_format)
+    wish = wish_of(asked.thinking, asked.template_kwargs, profile)
+    # The engine takes what a grammar lets begin for no thought, and would not end it.
+    constraint, tools = _constraint(asked, replace(reply_format, thoughts=None) if wish.is_off else reply_format)
     if asked.constraint and tools and asked.tool_choice == "auto":
         # JSON that the request has asked for is an answer, however much it looks like a call.
         reply_format = _without_bare(reply_format)
-    wish = wish_of(asked.thinking, asked.template_kwargs, profile)
     is_thinking = reply_format.is_thinking(tail)
     return Reading(
         reader=lambda: reply_format.reader(tools, is_thinking, asked.continues),
@@ -74,7 +75,9 @@ def _constraint(asked: AnswerRequest, reply_format: ReplyFormat) -> tuple[Constr
         if forced is None or (asked.constraint and asked.constraint.kind != "json_schema"):
             return own, ()
         return _either(forced, own), asked.tools
-    found = reply_format.constraint(asked.tools, choice, asked.parallel_tool_calls)
+    # "Call exactly one specific function", as OpenAI's guide says of a name: weak models repeat the call until cut.
+    is_parallel = asked.parallel_tool_calls and choice not in names
+    found = reply_format.constraint(asked.tools, choice, is_parallel)
     if found is None and choice != "auto":
         raise InvalidRequest("tool_choice: this model cannot be held to a call", param="tool_choice")
     return found, asked.tools

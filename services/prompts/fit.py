@@ -73,7 +73,8 @@ class PromptFitter:
         """Fill the form with the exchanges from `start` on, or from a later one if these do not fit beside the answer.
 
         The answer is guaranteed the smaller of `max_tokens` and a quarter of the context: older exchanges make room for it.
-        The prompt alone may fill the context but for one token. Raises PromptTooLong if it does not fit even so.
+        The prompt alone may fill the context but for one token, and all of it without an answer. Raises PromptTooLong if it
+        does not fit even so.
         """
         if (least := self.form.least(self.longest_token)) > self.n_ctx:
             # Before it is rendered: a template may take long over so much.
@@ -82,7 +83,7 @@ class PromptFitter:
         start, filled = self._find_start(exchanges, start, lambda window: self.form.fill(window, words), head)
         tokens = filled.tokens(start)
         left = self.n_ctx - len(tokens)
-        if left < 1:
+        if left < min(self.max_tokens, 1):
             raise PromptTooLong(len(tokens), self.n_ctx)
         n_head = len(_common([tokens, filled.beside]))
         return FittedPrompt(tuple(tokens), min(self.max_tokens, left), n_head, start, filled.tail(start))

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.backend.types import Constraint
 from services.replies.free_text import FreeText
-from services.replies.grammar import Lark
+from services.replies.grammar import SPACE, Lark
 from services.replies.reader import FormatReader, Plan, Reader
 from services.replies.syntax import CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
@@ -48,9 +48,15 @@ class ReplyFormat:
 
         Only schemas and regular expressions are framed; a grammar is the whole answer's.
         """
-        if not self.wraps or constraint.kind not in ("json_schema", "regex") or constraint.triggers:
+        if constraint.kind not in ("json_schema", "regex") or constraint.triggers:
             return constraint
-        lark, (begins, ends) = Lark(self.tokens), self.wraps[0]
+        lark = Lark(self.tokens)
+        if not self.wraps:
+            if not self.thoughts or constraint.kind == "regex":
+                return constraint
+            # Models put an empty line between their thoughts and the answer.
+            return Constraint("lark", lark.source(rf"/\n{{0,2}}/ {lark.content(constraint)}"))
+        begins, ends = self.wraps[0]
         return Constraint("lark", lark.source(f"{lark.text(begins)} {lark.content(constraint)} {lark.text(ends)}"))
 
     def constraint(self, tools: Sequence[Mapping[str, Any]], choice: str, parallel: bool) -> Constraint | None:
@@ -71,7 +77,9 @@ class ReplyFormat:
         openers = dict.fromkeys((syntax.trigger, *(each for each in syntax.openers if each in self.breaks)))
         each = (f"{lark.text(opener)} {syntax.grammar(lark, wanted, parallel, opener)}" for opener in openers)
         call = lark.rule("call", " | ".join(each))
-        more = f" ({lark.text(syntax.between)} {call})*" if parallel and not syntax.is_list else ""
+        between = SPACE if syntax.between.isspace() else lark.text(syntax.between)
+        # White space alone asks for no further call.
+        more = f" ({between} {call})* {SPACE}" if parallel and not syntax.is_list else ""
         return Constraint("lark", lark.source(call + more))
 
     def _lazy(self, tools: Toolset, parallel: bool) -> Constraint | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.patterns.patterns import literal
 from services.replies.grammar import Lark, any_of
-from services.replies.patterns import literal
 from services.replies.syntax import Begin
 
 

@@ -79,7 +79,19 @@ def any_of(expressions: Iterable[str]) -> str:
     return "(" + " | ".join(expressions) + ")"
 
 
-def free_text(without: Iterable[str] = ()) -> str:
-    """Return the terminal for any text that holds none of `without`, and may be empty."""
-    banned = [re.escape(text).replace("/", "\\/") for text in without]
-    return "/(?s:.*)/" if not banned else f"(/(?s:.*)/ & ~/(?s:.*)({'|'.join(banned)})(?s:.*)/)"
+def repeated(first: str, further: str, least: int, most: int | None) -> str:
+    """Return the expression for so many items; `further` is the one of those behind the first."""
+    if most == 0:
+        return ""
+    more = f"({further}){{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
+    return f"{first} {more}" if least else f"({first} {more})?"
+
+
+def all_unlike(items: str) -> str:
+    """Return the expression in which no two of the parts by `unlike` have the same text: marks for services/engine."""
+    return f"<~list> {items} <~end>"
+
+
+def unlike(item: str) -> str:
+    """Return the expression of a part whose text is compared, as `all_unlike` says."""
+    return f"<~item> {item} <~end>"

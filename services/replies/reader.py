@@ -124,7 +124,8 @@ class FormatReader(Reader):
         if thoughts and marker == thoughts.begins and (is_mark or self._is_fresh):
             yield from self._thought(thoughts)
         elif marker in self.syntaxes:
-            yield from self.call(self.syntaxes[marker], marker)
+            unread, _ = yield from self._read_call(self.syntaxes[marker], marker, is_mark)
+            yield from self.say(unread)
         elif marker in self._wraps and (is_mark or self._is_fresh):
             self._wrap_end = self._wraps[marker]
         elif marker == self._wrap_end:
@@ -157,8 +158,11 @@ class FormatReader(Reader):
         unread, _ = yield from self._read_call(syntax, opener)
         yield from self.say(unread)
 
-    def _read_call(self, syntax: CallSyntax, opener: str) -> Parsing[tuple[str, bool]]:
-        """Read a call, or several, from behind the opener; return what cannot be read, and whether a call was."""
+    def _read_call(self, syntax: CallSyntax, opener: str, is_mark: bool = False) -> Parsing[tuple[str, bool]]:
+        """Read a call, or several, from behind the opener; return what cannot be read, and whether a call was.
+
+        `is_mark`: the opener is a special token.
+        """
         source, calls = self.source, self.calls
         source.record(opener)
         is_begun = False
@@ -172,8 +176,13 @@ class FormatReader(Reader):
                     self.leave_out_space()
                 yield event
         except Unreadable as error:
-            is_cut = isinstance(error, Cut) and calls.is_open
-            unread = "" if is_cut else source.recorded()
+            unread = source.recorded()
+            # What may be a call that `max_tokens` cut is no text of the answer, unlike a tag that people write about.
+            is_more = is_mark or (unread + source.left).strip() != opener
+            is_call = source.is_cut and not syntax.only_first and is_more
+            if (source.is_closed and is_call) or (isinstance(error, Cut) and calls.is_open):
+                unread = ""
+                source.take(len(source.left))
         else:
             unread = "" if is_begun else source.recorded()
         calls.is_open = calls.holds = False

@@ -93,6 +93,11 @@ class Source:
             self._record.append(text)
         return text
 
+    @property
+    def left(self) -> str:
+        """The text that has come and is not consumed."""
+        return self._text[self._at :]
+
     def put_back(self, text: str) -> None:
         """Take back what was consumed last, and what `record` was told to keep before it."""
         self._at -= len(text)

@@ -223,7 +223,7 @@ def test_a_prompt_that_cannot_fit_is_refused_with_both_counts(client: Client, st
     assert "exceeds the available context size" in reply.json()["message"]
     assert reply.json()["error"]["param"] == "prompt"
     assert "2048" in reply.json()["message"]
-    counted = re.search(r"(\d+) tokens", reply.json()["message"])
+    counted = re.search(r"has (\d+) tokens", reply.json()["message"])
     assert counted
     assert 3000 < int(counted[1]) < 3050
 

@@ -76,7 +76,7 @@ def test_the_context_is_as_long_as_is_asked_for(client: Client) -> None:
     for spelt in ("ctx_length", "ctx_lenght"):
         refused = post(client, payload(client, long, options={spelt: 128}))
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
-        assert "(n_ctx) holds 128" in refused.json()["message"]
+        assert "is 128 tokens (n_ctx)" in refused.json()["message"]
     assert post(client, payload(client, long, options={"ctx_lenght": 2048, "use_gpu": False})).status_code == 200
 
 

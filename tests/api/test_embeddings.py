@@ -20,6 +20,12 @@ def test_what_is_certainly_too_long_is_not_tokenized(client: Client) -> None:
     assert "at least" in refused.json()["message"]
 
 
+def test_the_models_own_dimensions_may_be_asked_for(client: Client) -> None:
+    vector = client.post("/v1/embeddings", {"model": "Guide", "input": "x"}).json()["data"][0]["embedding"]
+    again = client.post("/v1/embeddings", {"model": "Guide", "input": "x", "dimensions": len(vector)})
+    assert again.json()["data"][0]["embedding"] == vector
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -27,7 +33,7 @@ def test_what_is_certainly_too_long_is_not_tokenized(client: Client) -> None:
         ({"input": []}, "input"),
         ({"input": [-1]}, "input"),
         ({"input": "word " * 5000}, "input"),
-        ({"input": "x", "dimensions": 3}, ""),
+        ({"input": "x", "dimensions": 3}, "dimensions"),
         ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
         ({}, "input"),
     ],

@@ -152,7 +152,7 @@ def test_a_hand_edit_takes_effect_on_the_next_request(client: Client) -> None:
     assert client.ask("What is 7 plus 5?", memory_k=0)["result"].startswith("Arr!")
     client.edit_config("Guide", n_ctx=128)
     refused = client.post("/answer", {"prompt": "window " * 200})
-    assert "holds 128" in refused.json()["message"]
+    assert "is 128 tokens" in refused.json()["message"]
     client.select("Pirate")
     assert client.ask("What is 7 plus 5?", memory_k=0)["profile"] == "Pirate"
 

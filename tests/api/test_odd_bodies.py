@@ -121,6 +121,28 @@ def test_the_field_at_fault_is_named(client: Client, path: str, fields: dict[str
     assert refused(client, path, **fields)["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "words"),
+    [
+        ("/v1/completions", {"prompt": ["a"] * 33}, "at most 32 texts, not 33"),
+        ("/v1/completions", {"prompt": [[1]] * 33}, "at most 32 texts, not 33"),
+        ("/v1/completions", {"prompt": ["a", 1]}, "a list of token ids"),
+        ("/v1/completions", {"prompt": [True]}, "a list of token ids"),
+        ("/v1/completions", {"prompt": []}, "empty list"),
+        ("/v1/embeddings", {"input": ["a"] * 2049}, "at most 2,048 texts, not 2,049"),
+    ],
+)
+def test_the_fault_of_a_list_of_texts_is_told(client: Client, path: str, fields: dict[str, Any], words: str) -> None:
+    error = refused(client, path, **fields)
+    assert words in error["message"]
+    assert error["param"] in fields
+
+
+def test_null_is_no_field_of_an_answer(client: Client) -> None:
+    reply = client.post("/answer", {"prompt": "Hello", "stream": None, "system_prompt": None, "max_tokens": 3})
+    assert reply.json()["result"], reply.text
+
+
 def test_an_assistants_refusal_is_text(client: Client) -> None:
     no = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
     assert said(chat(client, [USER, no, {"role": "user", "content": "Hello"}], max_tokens=5))

@@ -53,3 +53,10 @@ def test_the_schema_at_fault_is_named(client: Client, fields: dict[str, Any], pa
     assert "idn-email" in error["message"]
     assert "#/properties/b" in error["message"]
     assert ('tool "wrong"' in error["message"]) == (param in ("tools", "functions"))
+
+
+@pytest.mark.parametrize("misplaced", [GOOD, {"name": "x", "shema": GOOD}])
+def test_a_schema_in_the_wrong_place_is_refused(client: Client, misplaced: dict[str, Any]) -> None:
+    error = refused(client, messages=[USER], response_format={"type": "json_schema", "json_schema": misplaced})
+    assert error["param"] == "response_format"
+    assert "json_schema.schema" in error["message"]

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from llguidance import LLMatcher, LLTokenizer
 
+from services.engine.llama.lark import LarkSource
 from services.replies.events import CallArguments, Event, joined
 from services.replies.format import ReplyFormat
 from services.replies.formats import format_of
@@ -109,7 +110,7 @@ def _holds(reply_format: ReplyFormat) -> bool:
     as_text = format_of(type(own)(own.template, own.bos, own.eos, ()))
     constraints = [as_text.constraint(TOOLS, choice, True) for choice in ("auto", "required", "run")]
     byte_tokens = LLTokenizer("byte")
-    return all(each and not LLMatcher(byte_tokens, each.source).is_error() for each in constraints)
+    return all(each and not LLMatcher(byte_tokens, LarkSource(each.source).text({})).is_error() for each in constraints)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,17 @@ class OneOf:
         assert self.allows(token)
         self._said += WORDS[token]
 
-    def ends_with(self, token: int) -> bool:
-        return self._said + WORDS[token] in self._texts
-
     def closing_token(self) -> int | None:
+        return next(iter(self.closing_tokens()), END)
+
+    def closing_tokens(self) -> list[int]:
         rest = min((text for text in self._texts if text.startswith(self._said)), key=len)[len(self._said) :]
-        return WORDS.index(rest[0]) if rest else END
+        return [WORDS.index(letter) for letter in rest]
+
+    def closing_behind(self, token: int, most: int) -> list[int]:
+        ahead = OneOf(self._texts)
+        ahead._said = self._said + WORDS[token]
+        return ahead.closing_tokens()
 
 
 def matcher(constraint: Constraint) -> Any:

@@ -77,6 +77,7 @@ LAYERS = (
     ("services.replies",),
     ("services.backend",),
     ("services.storage",),
+    ("services.patterns",),
     ("services.validation",),
     ("services.settings",),
     ("services.logs", "services.errors"),

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
-from services.api.openai.open_body import Open
+from services.api.openai.nulls import without_nulls
+from services.api.openai.open_body import Open, undeclared
 from services.backend.types import Constraint
 from services.storage.json_text import read_json_text
 
@@ -27,6 +28,10 @@ class SchemaOfFormat(Open):
     name: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
+
+    def stray_fields(self) -> list[str]:
+        """Return the names of fields that belong elsewhere, as those of a schema without its frame."""
+        return [str(path[0]) for path, _ in undeclared(self) if path != ("description",)][:4]
 
 
 class ResponseFormat(Open):
@@ -46,6 +51,10 @@ class ResponseFormat(Open):
             raise ValueError('schema goes with the type "json_schema"')
         if self.json_schema and self.schema_ is not None:
             raise ValueError("schema is given within json_schema already")
+        if self.json_schema and self.json_schema.schema_ is None and (stray := self.json_schema.stray_fields()):
+            raise ValueError(
+                f'json_schema holds no "schema", but {", ".join(stray)}: the schema belongs into json_schema.schema'
+            )
         return self
 
     def schema_given(self) -> Schema | None:
@@ -139,7 +148,7 @@ def _structured(wish: StructuredOutputs) -> Iterator[Constraint]:
 
 def _json(schema: Schema | str) -> Constraint:
     # An empty schema is JSON mode, as in llama-server.
-    return Constraint("json_schema", json.dumps(_ANY_OBJECT if schema == {} else schema))
+    return Constraint("json_schema", json.dumps(_ANY_OBJECT if schema == {} else without_nulls(schema)))
 
 
 def _choice(texts: list[str]) -> Constraint:

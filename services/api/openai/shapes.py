@@ -136,7 +136,7 @@ def completion_logprobs(choices: Iterable[TokenChoice], offsets: Offsets) -> dic
     return {
         "tokens": [_text(choice.piece) for choice in tokens],
         "token_logprobs": [max(choice.logprob, LEAST) for choice in tokens],
-        "top_logprobs": [_by_text(choice.top) for choice in tokens],
+        "top_logprobs": [_top(choice) for choice in tokens],
         "text_offset": [offsets.next(choice.piece) for choice in tokens],
     }
 
@@ -151,10 +151,10 @@ def prompt_logprobs(first: bytes, choices: Iterable[TokenChoice], text: str) -> 
     return {name: [begun[name], *values] for name, values in others.items()}
 
 
-def _by_text(top: Iterable[tuple[bytes, float]]) -> dict[str, float]:
-    """Return the likeliest tokens by their texts; of those that are alike as text, the likeliest."""
+def _top(choice: TokenChoice) -> dict[str, float]:
+    """Return the likeliest tokens by their texts, and the chosen one; of those that are alike as text, the likeliest."""
     told: dict[str, float] = {}
-    for piece, logprob in top:
+    for piece, logprob in (*choice.top, (choice.piece, choice.logprob)) if choice.top else ():
         told.setdefault(_text(piece), max(logprob, LEAST))
     return told
 

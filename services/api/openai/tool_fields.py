@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from services.api.openai.messages import Name
+from services.api.openai.nulls import without_nulls
 from services.api.openai.open_body import Open
 from services.validation import at_most
 
@@ -21,6 +22,11 @@ class FunctionOfTool(Open):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _has_no_nulls(cls, parameters: dict[str, Any] | None) -> Any:
+        return without_nulls(parameters)
 
 
 class Tool(Open):

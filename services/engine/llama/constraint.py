@@ -23,11 +23,11 @@ from services.engine.llama.json_watch import JsonWatch
 from services.engine.llama.lark import EmbeddedError, GrammarError, LarkSource, Note, schema_text
 from services.engine.llama.matcher import Grammar, GuidedGrammar, Matcher, Watch, WatchedGrammar
 from services.engine.llama.schemas.errors import SchemaError
-from services.engine.llama.schemas.patterns import PatternError, matched
 from services.engine.llama.schemas.simplify import Simplified, simplified
 from services.engine.llama.token_table import TokenTable
 from services.engine.llama.vocabulary import Vocabulary
 from services.errors import InvalidRequest
+from services.patterns.patterns import PatternError, matched
 
 __all__ = ["Constraints", "Matcher", "check_constraint"]
 
@@ -40,7 +40,7 @@ _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 2_000_000,
     "step_lexer_fuel": 200_000,
     "step_max_items": 50_000,
-    "max_items_in_row": 2_000,
+    "max_items_in_row": 12_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
     "verbose_errors": False,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from services.engine.llama.gbnf_borders import ANY, Borders, Node, characters_of, in_groups
-from services.engine.llama.schemas.patterns import character_set
+from services.patterns.patterns import character_set
 
 LONGEST = 2**18
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -136,6 +137,8 @@ class Matcher:
         """Tokens that complete the text, as found last; None: they have to be looked for."""
         self._n_unsearched = 0
         """For so many tokens more they are not looked for, since none were found."""
+        self._ahead: tuple[int, list[int] | None] = -1, None
+        """The token that `closing_behind` was last called with, and its result."""
 
     def allows(self, token: int) -> bool:
         """Return whether `token` may come next."""
@@ -153,7 +156,9 @@ class Matcher:
         if not self.allows(token):
             raise ValueError(f"the constraint does not allow token {token} here")
         self._grammar.accept(token)
-        self._closing = self._closing[1:] if self._closing and self._closing[0] == token else None
+        known = self._ahead[1] if self._ahead[0] == token else None
+        self._closing = self._closing[1:] if self._closing and self._closing[0] == token else known
+        self._ahead = -1, None
         self._n_unsearched = max(0, self._n_unsearched - 1)
 
     @property
@@ -165,12 +170,6 @@ class Matcher:
     def is_over(self) -> bool:
         """True if only the end of the answer may follow."""
         return self._grammar.is_over()
-
-    def ends_with(self, token: int) -> bool:
-        """Return whether the text is complete behind `token`, which is allowed."""
-        ahead = self._grammar.copy()
-        ahead.accept(token)
-        return bool(ahead.allowed(self._table.ends).any())
 
     def closing_token(self) -> int | None:
         """Return the token by which the text ends soonest: the end itself if it is complete; None if none was found."""
@@ -185,6 +184,28 @@ class Matcher:
             self._closing = self._search()
             self._n_unsearched = 0 if self._closing is not None else MOST_UNSEARCHED
         return self._closing
+
+    def closing_behind(self, token: int, most: int) -> list[int] | None:
+        """Return tokens that complete the text behind `token`, which is allowed: at most so many, or those found first."""
+        if self._closing and self._closing[0] == token:
+            return self._closing[1:]
+        if self._ahead[0] != token:
+            ahead = Matcher(self._grammar.copy(), self._table)
+            ahead._grammar.accept(token)
+            # Within a string the same tokens still complete the text, and behind a number all but the first one.
+            known = [self._closing[1:], self._closing] if self._closing else []
+            found = next((way for way in known if len(way) <= most and ahead._is_way(way)), None)
+            self._ahead = token, ahead.closing_tokens() if found is None else found
+        return self._ahead[1]
+
+    def _is_way(self, tokens: Sequence[int]) -> bool:
+        """Return whether these tokens complete the text."""
+        grammar = self._grammar.copy()
+        for token in tokens:
+            if not grammar.allowed(np.array([token], np.int32))[0]:
+                return False
+            grammar.accept(token)
+        return bool(grammar.allowed(self._table.ends).any())
 
     def _search(self) -> list[int] | None:
         # The first way may lead round and round, as through a property that holds the object itself; then by chance.

@@ -21,8 +21,12 @@ from services.engine.llama.progress import Piece, Progress, Shown
 from services.engine.llama.vocabulary import TokenText
 from services.errors import InvalidRequest
 
-# The last quarter of the answer's tokens, within these bounds, is reserved for closing what a constraint has opened.
+# In the last quarter of the answer's tokens, within these bounds, each has to leave room to close what is open.
 LEAST_CLOSING, MOST_CLOSING = 16, 256
+# The most tokens by which one token is expected to lengthen what completes a text.
+MOST_OPENED = 64
+# A text whose end leaves more tokens than these was not closed by force by another engine.
+MOST_SPARE = 2
 
 # White space that models write in front of a thought.
 _SPACES = ("\n", "\n\n", " ")
@@ -76,6 +80,10 @@ class Steering:
         """True if the answer ends here, since nothing more fits the constraint."""
         self.was_closed = False
         """True if the constraint's text was closed by force."""
+        self._is_closing = False
+        """True while it is."""
+        self._n_unchecked = 0
+        """So many tokens are written without looking whether they leave room, since they do, or nothing helps any more."""
 
     @property
     def is_constrained(self) -> bool:
@@ -86,7 +94,8 @@ class Steering:
     def is_cut(self) -> bool:
         """True if an answer that ended here would not be whole: the constraint is not complete, or was closed by force."""
         matcher = self._matcher
-        return self.was_closed or self._is_waiting or (matcher is not None and not matcher.is_complete)
+        is_missing = self._is_waiting and self._constraints.may_close
+        return self.was_closed or is_missing or (matcher is not None and not matcher.is_complete)
 
     @property
     def n_thought_tokens(self) -> int:
@@ -121,6 +130,9 @@ class Steering:
             return self._due[0]
         if self._is_waiting and not self._is_thinking:
             self._matcher, self._is_waiting = self._constraints.fresh(0), False
+        if left <= self._reserve and not self._n_begun:
+            # There is no room for a thought.
+            self._n_begun = -1
         return None
 
     def allows(self, token: int) -> bool:
@@ -148,8 +160,8 @@ class Steering:
     def settle(self, token: int, left: int) -> int | None:
         """Return the token to write instead of an allowed one, the same in most cases; None: the answer ends before it.
 
-        With few tokens left that is the one that ends the constraint's text soonest. A token that would go beyond the end
-        of a thought is written in parts, so that the constraint begins exactly there.
+        If too few tokens would be left behind it, that is the one that ends the constraint's text soonest. A token that
+        would go beyond the end of a thought is written in parts, so that the constraint begins exactly there.
         """
         known = self._tokens.known(token)
         if self._is_once and self._goes_on_behind(token, known):
@@ -159,16 +171,33 @@ class Steering:
         matcher = self._holding
         if matcher is None:
             return self._cut(token, known)
-        if left > self._reserve or not self._constraints.may_close:
+        if left > self._reserve or not self._constraints.may_close or self._ends(token, known):
+            return token
+        if self._has_room(matcher, token, left):
             return token
         if matcher.is_complete:
-            is_last = left == 1 and not self._ends(token, known)
-            return None if is_last and not matcher.ends_with(token) else token
-        closing = matcher.closing_token()
-        if closing is None or closing == token:
+            return None
+        closing = matcher.closing_tokens()
+        if not closing or len(closing) > left or closing[0] == token:
+            # What cannot be closed any more is at least the model's own.
             return token
-        self.was_closed = True
-        return closing
+        self.was_closed = self._is_closing = True
+        return closing[0]
+
+    def _has_room(self, matcher: Matcher, token: int, left: int) -> bool:
+        """Return whether the constraint's text can still be completed behind a token, of `left` with this one."""
+        if self._is_closing or not matcher.allows(token):
+            return False
+        if self._n_unchecked:
+            self._n_unchecked -= 1
+            return True
+        rest = matcher.closing_behind(token, left - 1)
+        if rest is None:
+            return False
+        room = left - 1 - len(rest)
+        # A token may open much, and closes little.
+        self._n_unchecked = max(room - MOST_OPENED, 0) // 8 if room >= 0 else -room // 2
+        return room >= 0
 
     def resume(self, token: int, left: int) -> Shown:
         """Go on behind a token that another engine has written, of `left` more then; return as `accept`.
@@ -182,10 +211,11 @@ class Steering:
         elif due is None and not self._may_follow(token):
             raise InvalidRequest("resume_tokens: the grammar does not allow what was said so far", param="resume_tokens")
         matcher = self._holding
-        may_close = self._constraints.may_close and left <= self._reserve
-        if may_close and matcher and not matcher.is_complete and matcher.closing_token() == token:
-            # It may have been the model's own choice, which is not known here.
-            self.was_closed = True
+        if matcher and self._constraints.may_close and left <= self._reserve and not matcher.is_complete:
+            closing = matcher.closing_tokens() or [-1]
+            # Whether the model would have written the same is not known here.
+            is_needed = self.was_closed or 0 <= left - len(closing) <= MOST_SPARE
+            self.was_closed = is_needed and closing[0] == token
         return self.accept(token)
 
     def accept(self, token: int) -> Shown:
@@ -203,7 +233,10 @@ class Steering:
 
     def _accept_matched(self, token: int, known: TokenText, matcher: Matcher) -> Shown:
         """Add a token under the constraint, or one that begins a thought before it."""
-        if self._is_before(token) and not matcher.allows(token):
+        if self._is_before(token):
+            if matcher.allows(token):
+                matcher.accept(token)
+                self._note_end(matcher)
             return self._progress.add_matched(known)
         begins = token == self._next_beginning()
         needs_no_fit = begins or token in self._stops

@@ -152,8 +152,10 @@ class RecipientReader(FormatReader):
 
     def _first(self) -> Parsing[None]:
         source = self.source
-        yield from source.follows(_MARK)
+        mark = yield from source.follows(_MARK)
         if (yield from source.follows(f"{_ALL}\n")):
             return
         if self.syntaxes:
-            yield from self.call(self.syntaxes[_MARK], "")
+            yield from self.call(self.syntaxes[_MARK], mark)
+        else:
+            yield from self.say(mark)

@@ -17,7 +17,7 @@ from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
 from services.replies.formats.literals import GEMMA, in_json, read_key, read_value
 from services.replies.formats.nested import DEEPEST, list_grammar, shapes
-from services.replies.formats.parameters import Members, place_of, refused, separated_grammar
+from services.replies.formats.parameters import ANY_NAME, Members, members_grammar, place_of, refused
 from services.replies.formats.text_schema import UnkeptSchema, written
 from services.replies.formats.values import parameter_of, types_in
 from services.replies.formats.values_grammar import Place, json_grammar, text_to
@@ -27,6 +27,8 @@ from services.replies.syntax import CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
 
 _QUOTE = '<|"|>'
+# What undeclared members may be.
+_ANY = {"type": ["string", "number", "boolean", "null"]}
 _AS_JSON = frozenset(("number", "integer", "boolean", "null"))
 
 
@@ -76,16 +78,23 @@ class GemmaCall(CallSyntax):
         return f"{lark.text(f'call:{name}{{')} {members} {lark.text('}<tool_call|>')}"
 
     def _members(self, lark: Lark, schema: Any, root: Any, depth: int, place: Place) -> str:
-        """Return the expression for an object's members, in the alphabet's order as the template writes them."""
+        """Return the expression for an object's members."""
         if depth > DEEPEST:
             raise UnkeptSchema("properties", "objects are nested too deeply")
         members = Members.of(schema, root)
+        if members.takes_any(schema):
+            extra = schema.get("additionalProperties")
+            inner = place_of(place.tool, "") if not depth else place
+            value = self._value(lark, extra if isinstance(extra, Mapping) else _ANY, root, depth, inner)
+            return members.any_grammar(f'{ANY_NAME} ":" {value}', '","')
 
         def member(name: str) -> str:
             inner = place if depth else place_of(place.tool, name)
             return f"{lark.text(name + ':')} {self._value(lark, parameter_of(schema, name, root), root, depth, inner)}"
 
-        return separated_grammar(members, sorted(members.names, key=str.lower), member, '","')
+        # With many of them, in the alphabet's order as the template writes them.
+        members.names.sort(key=str.lower)
+        return members_grammar(lark, members, member, '","')
 
     def _value(self, lark: Lark, part: Any, root: Any, depth: int, place: Place) -> str:
         """Return the expression for a value: a text in quotes, else as its type is written."""
@@ -113,9 +122,7 @@ class GemmaCall(CallSyntax):
         if schema.get("uniqueItems") is True and types_in(schema.get("items"), root) <= _AS_JSON:
             # Such a list is written as in JSON, where the engine compares numbers too.
             return json_grammar(lark, schema, root, "", place, frozenset(("array",)))
-        listed = list_grammar(
-            lark, schema, root, lambda part: self._value(lark, part, root, depth + 1, place), comma='","'
-        )
+        listed = list_grammar(lark, schema, root, lambda part: self._value(lark, part, root, depth + 1, place), comma='","')
         return f'"[" {listed} "]"'
 
 

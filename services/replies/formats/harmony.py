@@ -40,7 +40,7 @@ def _beginning(*words: str) -> str:
     return "(?:" + "|".join(sorted({word[:n] for word in words for n in range(len(word) + 1)}, key=len, reverse=True)) + ")"
 
 
-_TO = r"(?:\s*to=[^\s<]*)?\s*"
+_TO = r"(?:\s*(?:t|to|to=[^\s<]*))?\s*"
 _CUT_HEADER = re.compile(
     rf"\s*(?:{re.escape(_START)}{_beginning('assistant')})?{_TO}"
     rf"(?:{re.escape(_CHANNEL)}{_beginning('analysis', 'commentary', 'final')}{_TO})*"
@@ -220,7 +220,8 @@ class HarmonyFormat(ReplyFormat):
             return super().constraint(tools, choice, parallel)
         lark = Lark(self.tokens)
         call = self.syntaxes[0].grammar(lark, wanted, parallel)
-        header = lark.text(f"{_CHANNEL}commentary to={_NAMESPACE}")
+        # As the template writes earlier calls, the recipient may come in front of the channel.
+        header = any_of(lark.text(f"{before} to={_NAMESPACE}") for before in (f"{_CHANNEL}commentary", ""))
         return Constraint("lark", lark.source(f"{_opening(lark)} {header} {call}"))
 
 

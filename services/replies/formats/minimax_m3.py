@@ -20,9 +20,10 @@ from services.replies.formats import values
 from services.replies.formats.literals import in_json
 from services.replies.formats.nested import DEEPEST, list_grammar, shapes
 from services.replies.formats.parameters import Members, members_grammar, place_of, refused
+from services.replies.formats.tag_values import value_grammar
 from services.replies.formats.text_schema import UnkeptSchema
 from services.replies.formats.values import parameter_of, types_in, types_of, value_json
-from services.replies.formats.values_grammar import Place, json_grammar, value_grammar
+from services.replies.formats.values_grammar import Place, json_grammar
 from services.replies.grammar import SPACE, Lark, any_of
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
 from services.replies.syntax import CallSyntax
@@ -73,13 +74,10 @@ class NestedTags(CallSyntax):
                 yield calls.arguments('"')
                 yield from _text_to(source, calls, f"{NS}</{name}>")
                 yield calls.arguments('"')
-            elif "string" in types and schema_names(schema, name):
-                # Where a text is possible, tags within it are its own.
-                text, _ = yield from source.text_before(f"{NS}</{name}>")
-                yield calls.arguments(value_json(text, types))
             else:
-                element = yield from _element(source, name, 0)
-                yield calls.arguments(element_json(element, parameter_of(schema, name), schema))
+                part = parameter_of(schema, name)
+                element = yield from _element(source, name, part, schema)
+                yield calls.arguments(element_json(element, part, schema))
         yield calls.arguments("{}" if is_first else "}")
         calls.end()
 
@@ -99,12 +97,6 @@ class NestedTags(CallSyntax):
 
 
 M3 = NestedTags()
-
-
-def schema_names(schema: Any, name: str) -> bool:
-    """Return whether a schema declares the parameter."""
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return isinstance(properties, Mapping) and name in properties
 
 
 def element_json(element: Element, part: Any, root: Any) -> str:
@@ -134,10 +126,14 @@ def _next_name(source: Source) -> Waiting[str]:
     return name
 
 
-def _element(source: Source, name: str, depth: int) -> Waiting[Element]:
-    """Read a tag's contents and its closing tag."""
+def _element(source: Source, name: str, part: Any, root: Any, depth: int = 0) -> Waiting[Element]:
+    """Read a tag's contents, which should fit a part of a schema, and its closing tag."""
     if depth > _DEEPEST:
         raise Unreadable
+    if isinstance(part, Mapping) and part and "string" in types_in(part, root):
+        # Where a text is possible, tags within it are its own.
+        text, _ = yield from source.text_before(f"{NS}</{name}>")
+        return Element(text)
     children: list[tuple[str, Element]] = []
     text, _ = yield from source.text_before(f"{NS}<")
     while True:
@@ -146,7 +142,9 @@ def _element(source: Source, name: str, depth: int) -> Waiting[Element]:
             raise Unreadable
         if inner == f"/{name}":
             return Element(text, tuple(children))
-        children.append((inner, (yield from _element(source, inner, depth + 1))))
+        is_item = inner == "item" and "array" in types_in(part, root)
+        within = values.items_of(part, root) if is_item else parameter_of(part, inner, root)
+        children.append((inner, (yield from _element(source, inner, within, root, depth + 1))))
         yield from source.space()
         yield from source.expect(f"{NS}<")
 
@@ -195,6 +193,9 @@ def _value_grammar(lark: Lark, part: Any, root: Any, ends: str, depth: int, plac
 
 
 def _object_grammar(lark: Lark, schema: Mapping[str, Any], root: Any, depth: int, place: Place) -> str:
+    if Members.of(schema, root).takes_any(schema):
+        # No grammar ends a tag by a name that it does not know.
+        return json_grammar(lark, schema, root, "", place, frozenset(("object",)))
     members = _members_grammar(lark, schema, root, depth, place)
     return f"({members})" if members else '""'
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from services.replies.formats.text_schema import UnkeptSchema
 from services.replies.formats.values import referred, types_in
-from services.replies.grammar import Lark
+from services.replies.grammar import Lark, all_unlike, repeated, unlike
 
 DEEPEST = 6
 """Deeper objects and arrays are not kept to."""
@@ -74,14 +74,6 @@ def list_grammar(lark: Lark, schema: Mapping[str, Any], root: Any, item: Callabl
     return repeated(one, f"{comma} {one}", least, most)
 
 
-def repeated(first: str, further: str, least: int, most: int | None) -> str:
-    """Return the expression for so many items; `further` is the one of those behind the first."""
-    if most == 0:
-        return ""
-    more = f"({further}){{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
-    return f"{first} {more}" if least else f"({first} {more})?"
-
-
 def _unique_grammar(
     lark: Lark, items: Any, root: Any, counts: tuple[int, int | None], item: Callable[[Any], str], comma: str
 ) -> str:
@@ -97,8 +89,8 @@ def _unique_grammar(
     if types_in(items, root) & {"number", "object", "array"}:
         raise UnkeptSchema("uniqueItems", "this model's form of calls has several spellings for the same item")
     # Equal items have the same text.
-    one = f"<~item> {item(items)} <~end>"
-    return f"<~list> {repeated(one, f'{comma} {one}', least, most)} <~end>"
+    one = unlike(item(items))
+    return all_unlike(repeated(one, f"{comma} {one}", least, most))
 
 
 def _subset_grammar(lark: Lark, members: Sequence[str], least: int, most: int, comma: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +10,13 @@ from services.errors import InvalidRequest
 from services.replies.formats.text_schema import UnkeptSchema
 from services.replies.formats.values import referred
 from services.replies.formats.values_grammar import Place
-from services.replies.grammar import Lark, json_text
+from services.replies.grammar import Lark, all_unlike, json_text, repeated, unlike
 
 # With more parameters they come in the order in which the schema declares them.
 MOST_IN_ANY_ORDER = 24
 _DEEPEST = 16
+ANY_NAME = unlike("/[A-Za-z_][A-Za-z0-9_.-]{0,63}/")
+"""The expression for the name of a member that a schema does not declare, within `all_unlike`."""
 # Keywords of objects that no grammar of tags keeps to.
 _UNKEPT: tuple[str, ...] = (
     "patternProperties",
@@ -81,32 +83,36 @@ class Members:
             raise UnkeptSchema("anyOf", "only choices of required parameters can be kept to there")
         return _names(schema, "required")
 
+    def takes_any(self, schema: Mapping[str, Any]) -> bool:
+        """Return whether members of any name come: the schema declares none, and does not say that none are allowed."""
+        if self.names or not self.is_open:
+            return False
+        return schema.get("additionalProperties") is not None or not isinstance(schema.get("properties"), Mapping)
 
-def members_grammar(lark: Lark, members: Members, member: Callable[[str], str]) -> str:
-    """Return the expression for the members of an object; `member` makes the one of a single member.
+    def any_grammar(self, member: str, comma: str = "") -> str:
+        """Return the expression for members of any name; `member` is the one of a single member, with ANY_NAME in it."""
+        if self.needs or self.either:
+            raise UnkeptSchema("", "rules between parameters that the schema does not declare cannot be kept to")
+        return all_unlike(repeated(member, f"{comma} {member}", self.least, self.most))
 
-    They come in any order if they are not too many, and else in the declared one. Raises UnkeptSchema.
+
+def members_grammar(lark: Lark, members: Members, member: Callable[[str], str], comma: str = "") -> str:
+    """Return the expression for the members of an object, with the literal `comma` between them.
+
+    `member` makes the one of a single member. They come in any order if they are not too many, and else in the declared
+    one. Raises UnkeptSchema.
     """
-    names = [*members.required, *(name for name in members.names if name not in members.required)]
-    if len(names) > MOST_IN_ANY_ORDER:
-        if members.needs or members.either or members.least or members.most is not None:
-            raise UnkeptSchema("", f"with more than {MOST_IN_ANY_ORDER} parameters, rules between them cannot be kept to")
-        return " ".join(member(name) if name in members.required else f"({member(name)})?" for name in members.names)
-    if len(names) == 1:
-        return member(names[0]) if members.required or members.least else f"({member(names[0])})?"
-    if not names:
+    if not members.names:
         return ""
-    return _in_any_order(lark, members, names, member)
-
-
-def separated_grammar(members: Members, names: Sequence[str], member: Callable[[str], str], comma: str) -> str:
-    """Return the expression for the members of an object in the order of `names`, with the literal `comma` between them.
-
-    Raises UnkeptSchema.
-    """
+    if len(members.names) <= MOST_IN_ANY_ORDER:
+        return _in_any_order(lark, members, member, comma)
     if members.needs or members.either or members.least or members.most is not None:
-        raise UnkeptSchema("", "rules between parameters cannot be kept to in this model's form of calls")
-    each = {name: member(name) for name in names}
+        raise UnkeptSchema("", f"with more than {MOST_IN_ANY_ORDER} parameters, rules between them cannot be kept to")
+    return _in_order(members, {name: member(name) for name in members.names}, comma)
+
+
+def _in_order(members: Members, each: Mapping[str, str], comma: str) -> str:
+    names = list(each)
     first = next((n for n, name in enumerate(names) if name in members.required), None)
     if first is not None:
         before = [f"({each[name]} {comma})?" for name in names[:first]]
@@ -119,12 +125,32 @@ def separated_grammar(members: Members, names: Sequence[str], member: Callable[[
     chains = (
         " ".join([each[names[n]], *(f"({comma} {each[name]})?" for name in names[n + 1 :])]) for n in range(len(names))
     )
-    return f"({' | '.join(chains)})?" if names else ""
+    return f"({' | '.join(chains)})?"
 
 
-def _in_any_order(lark: Lark, members: Members, names: list[str], member: Callable[[str], str]) -> str:
+def _in_any_order(lark: Lark, members: Members, member: Callable[[str], str], comma: str) -> str:
     """Return a rule with a bit for each member that has come (llguidance's docs/parametric.md)."""
+    names = [*members.required, *(name for name in members.names if name not in members.required)]
     bits = {name: n for n, name in enumerate(names)}
+    ends = f'"" %if {_joined("and", found)}' if (found := _conditions(members, bits)) else '""'
+    limit = [] if members.most is None else [f"bit_count_lt(_, {members.most})"]
+    rule = f"members_{len(lark.rules)}"
+    # Taken now: the members' own rules have other names.
+    lark.rules[f"{rule}::_"] = ""
+    parts = []
+    for name in members.names:
+        condition = _joined("and", [f"bit_clear({bits[name]})", *limit])
+        parts.append(f"{lark.rule('parameter', member(name))} {rule}::set_bit({bits[name]}) %if {condition}")
+    if not comma:
+        lark.rules[f"{rule}::_"] = "\n  | ".join([ends, *parts])
+        return f"{rule}::0x0"
+    lark.rules[f"{rule}::_"] = "\n  | ".join([ends, *(f"{comma} {part}" for part in parts)])
+    lark.rules[f"first_{rule}::_"] = "\n  | ".join([ends, *parts])
+    return f"first_{rule}::0x0"
+
+
+def _conditions(members: Members, bits: Mapping[str, int]) -> list[str]:
+    """Return the conditions under which no further member has to come."""
     conditions = [f"is_ones([0:{len(members.required)}])"] if members.required else []
     for name, needed in members.needs:
         if name in bits:
@@ -133,16 +159,7 @@ def _in_any_order(lark: Lark, members: Members, names: list[str], member: Callab
         conditions.append(_joined("or", [_joined("and", [_is_set(bits, each) for each in choice]) for choice in choices]))
     if members.least:
         conditions.append(f"bit_count_ge(_, {members.least})")
-    limit = [] if members.most is None else [f"bit_count_lt(_, {members.most})"]
-    rule = f"members_{len(lark.rules)}"
-    # Taken now: the members' own rules have other names.
-    lark.rules[f"{rule}::_"] = ""
-    parts = [f'"" %if {_joined("and", conditions)}' if conditions else '""']
-    for name in members.names:
-        condition = _joined("and", [f"bit_clear({bits[name]})", *limit])
-        parts.append(f"{member(name)} {rule}::set_bit({bits[name]}) %if {condition}")
-    lark.rules[f"{rule}::_"] = "\n  | ".join(parts)
-    return f"{rule}::0x0"
+    return conditions
 
 
 def _is_set(bits: Mapping[str, int], name: str) -> str:

@@ -5,7 +5,6 @@ Values are Python's literals or JSON's; the arguments are given as JSON. What ha
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,20 +17,20 @@ from services.backend.types import ChatFormat
 from services.replies.calls import Calls
 from services.replies.format import ReplyFormat
 from services.replies.formats.literals import PYTHON, in_json, read_value
-from services.replies.formats.parameters import Members, place_of, refused, separated_grammar
+from services.replies.formats.parameters import Members, members_grammar, place_of, refused
+from services.replies.formats.python_values import Literals
 from services.replies.formats.tagged_json import TaggedJson
 from services.replies.formats.text_schema import UnkeptSchema
 from services.replies.formats.thinking import tags_of
-from services.replies.formats.values import parameter_of, types_of
+from services.replies.formats.values import parameter_of
 from services.replies.formats.values_grammar import Place, document_of, parameter_document
-from services.replies.grammar import Lark, any_of
+from services.replies.grammar import Lark, any_of, unlike
 from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
 from services.replies.syntax import Begin, CallSyntax
 from services.replies.toolset import Toolset
 
-# The name of an argument of a tool whose schema names none; and Python's words for what JSON writes otherwise.
-_NAME = "/[a-z_][a-zA-Z0-9_]{0,63}=/"
-_WORDS = '("True" | "False")'
+# The name of an argument of a tool whose schema names none.
+_NAME = f'{unlike("/[a-z_][a-zA-Z0-9_]{0,63}/")} "="'
 
 
 @dataclass(frozen=True)
@@ -131,45 +130,28 @@ class Pythonic(CallSyntax):
         return f'{lark.text(f"{begins}{name}(")} {arguments} ")"'
 
     def _value_grammar(self, lark: Lark, tool: str, schema: Mapping[str, Any], name: str) -> str:
-        part = parameter_of(schema, name)
-        choices = part.get("enum") if isinstance(part, Mapping) else None
-        if isinstance(choices, list) and choices:
-            return any_of(lark.text(_python(each)) for each in choices)
-        types = types_of(schema, name)
-        if types == {"boolean"}:
-            return _WORDS
-        if types == {"null"}:
-            return '"None"'
-        if types == {"string"} and isinstance(part, Mapping) and not set(part) - _ANNOTATIONS:
-            # LFM2's own template writes single quotes.
-            return any_of([lark.json(parameter_document(schema, name), *place_of(tool, name)), _QUOTED])
-        return lark.json(parameter_document(schema, name), *place_of(tool, name))
-
-
-_ANNOTATIONS = {"type", "title", "description", "default", "examples"}
-_QUOTED = r"""/'([^'\\\n]|\\['"\\nrt])*'/"""
+        place = place_of(tool, name)
+        try:
+            return Literals(lark, schema, place).grammar(parameter_of(schema, name))
+        except UnkeptSchema:
+            return lark.json(parameter_document(schema, name), *place)
 
 
 def arguments_grammar(lark: Lark, tool: str, schema: Any, value: Callable[[str], str]) -> str:
-    """Return the expression for a call's named arguments in the schema's order; `value` makes the one of a value.
+    """Return the expression for a call's named arguments; `value` makes the one of a value.
 
     Raises InvalidRequest for a schema that cannot be kept to.
     """
+    schema = schema if isinstance(schema, Mapping) else {}
     try:
         members = Members.of(schema, schema)
-        if members.names or not members.is_open or isinstance(schema.get("properties"), Mapping):
-            return separated_grammar(members, members.names, lambda name: f"{lark.text(name + '=')} {value(name)}", '", "')
+        if not members.takes_any(schema):
+            return members_grammar(lark, members, lambda name: f"{lark.text(name + '=')} {value(name)}", '", "')
+        extra = schema.get("additionalProperties")
+        document = document_of(extra if isinstance(extra, Mapping) else {}, schema)
+        return members.any_grammar(f"{_NAME} {lark.json(document, *place_of(tool, ''))}", '", "')
     except UnkeptSchema as error:
         raise refused(Place(tool), error) from None
-    extra = schema.get("additionalProperties")
-    document = document_of(extra if isinstance(extra, Mapping) else {}, schema)
-    one = f"{_NAME} {lark.json(document, *place_of(tool, ''))}"
-    return f'({one} (", " {one})*)?'
-
-
-def _python(value: Any) -> str:
-    words = {True: "True", False: "False", None: "None"}
-    return words[value] if value is None or isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
 
 
 LFM2 = Pythonic(openers=("<|tool_call_start|>",), markers=("<|tool_call_end|>",), closer="<|tool_call_end|>")

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from services.patterns.patterns import PatternError, literal, matched, searched
+from services.patterns.string_formats import REFUSED_FORMATS, STRING_FORMATS
 from services.replies.formats.values import referred
-from services.replies.patterns import PatternError, literal, matched, searched
-from services.replies.string_formats import REFUSED_FORMATS, STRING_FORMATS
 
 ANY_TEXT = "/(?s:.*)/"
 _DEEPEST = 16

@@ -66,6 +66,15 @@ def test_a_model_that_is_not_to_think_closes_its_thought_without_a_word() -> Non
     assert found.thoughts.closing.strip() == "</think>"
 
 
+@pytest.mark.parametrize(("enabled", "is_free"), [(None, True), (True, True), (False, False)])
+def test_no_grammar_lets_a_thought_begin_that_is_not_wanted(enabled: bool | None, is_free: bool) -> None:
+    own = ChatFormat(chat_templates()["Qwen-Qwen3-0.6B"], "", "", ("<think>", "</think>"))
+    form = ChatForm(chat_template(own), ({"role": "user", "content": "Hi"},))
+    found = reading(form=form, tools=(WEATHER,), thinking=ThinkingWish(enabled=enabled))
+    assert found.constraint
+    assert ("<think>" in found.constraint.source) is is_free
+
+
 def test_a_text_is_read_as_it_is() -> None:
     found = reading(form=TextForm(Prompt("Once")), constraint=SCHEMA)
     assert (found.marks, found.thoughts, found.constraint) == (False, None, SCHEMA)
@@ -86,6 +95,14 @@ def test_calls_are_read_where_tools_may_be_called(name: str, call: str, choice: 
     assert [each.name for each in read(found, call).calls] == ["weather"]
 
 
+@pytest.mark.parametrize(("choice", "is_repeated"), [("required", True), ("weather", False)])
+def test_a_tool_by_its_name_is_called_once(choice: str, is_repeated: bool) -> None:
+    """Instructor and LangChain ask so for an object, without parallel_tool_calls; weak models write it again and again."""
+    found = reading(tools=(WEATHER,), tool_choice=choice)
+    assert found.constraint
+    assert (")*" in found.constraint.source) is is_repeated
+
+
 def test_a_thought_ends_in_front_of_a_call_where_the_reader_ends_it() -> None:
     tail = "<|im_start|>assistant\n<think>\n"
     with_tools = reading("Qwen3.5-4B", tail=tail, tools=(WEATHER,))
@@ -99,7 +116,8 @@ def test_a_thought_ends_in_front_of_a_call_where_the_reader_ends_it() -> None:
 
 def test_calls_are_text_where_none_may_be_called() -> None:
     found = reading(tools=(WEATHER,), tool_choice="none", constraint=SCHEMA)
-    assert found.constraint == SCHEMA
+    assert found.constraint
+    assert SCHEMA.source in found.constraint.source
     assert read(found, CALL) == Reply("", CALL)
 
 

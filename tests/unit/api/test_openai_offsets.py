@@ -46,6 +46,12 @@ def test_a_token_may_be_read_before_its_text() -> None:
     assert special.next(b"b") == 1
 
 
+def test_the_offsets_of_half_a_character_do_not_go_back() -> None:
+    offsets = Offsets(5)
+    offsets.add("\ufffd")
+    assert [offsets.next(b"\xf0\x9f"), offsets.next(b"\x98")] == [5, 5]
+
+
 @given(st.text(min_size=1, max_size=20), st.data())
 def test_whole_and_streamed_texts_have_the_same(text: str, data: st.DataObject) -> None:
     text = text.encode("utf-8", "ignore").decode()

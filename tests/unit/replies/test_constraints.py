@@ -193,7 +193,11 @@ def test_a_schema_of_the_answer_is_framed() -> None:
     assert not allows(harmony.framed(schema), ['{"a": 1}'])
     assert allows(cohere.framed(schema), ['<|START_RESPONSE|>{"a": 1}<|END_RESPONSE|>'])
     assert allows(cohere.framed(Constraint("regex", "a/b|c\\/d")), ["<|START_RESPONSE|>a/b<|END_RESPONSE|>"])
-    assert format_for(QWEN, ()).framed(schema) == schema
+    for text in ('{"a": 1}', '\n\n{"a": 1}', '\n{"a":1}'):
+        assert allows(format_for(QWEN, ()).framed(schema), [text])
+    assert not allows(format_for(QWEN, ()).framed(schema), ['\n\n\n{"a": 1}'])
+    regex = Constraint("regex", "a|b")
+    assert format_for(QWEN, ()).framed(regex) == regex
 
 
 def test_thoughts_come_with_the_text_that_closes_them() -> None:

@@ -159,3 +159,34 @@ def test_what_is_no_call_is_content(template: str, text: str) -> None:
 def test_special_tokens_in_arguments_are_their_text(template: str, begins: str, ends: str) -> None:
     reply = read(template, [*pieces_in(begins), "a", Mark("<|endoftext|>"), "b", *pieces_in(ends)])
     assert [json.loads(call.arguments) for call in reply.calls] == [{"city": "a<|endoftext|>b"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (QWEN, f"<tool_call>\n{{{NAMED}}}\n</tool_call>"),
+        (CODER, function(parameter("city", "P"))),
+        (GLM, "<tool_call>f\n<arg_key>city</arg_key>\n<arg_value>P</arg_value>\n</tool_call>"),
+        (LLAMA, f"<function=f>{ARGUMENTS}</function>"),
+        (NEMO, f'[TOOL_CALLS][{{{NAMED}, "id": "123456789"}}]'),
+        (LFM2, "<|tool_call_start|>[f(city='P')]<|tool_call_end|>"),
+        ("google-gemma-4-31B-it", '<|tool_call>call:f{city:<|"|>P<|"|>}<tool_call|>'),
+    ],
+)
+def test_the_beginning_of_a_call_that_was_cut_is_no_content(template: str, text: str) -> None:
+    opener = next(length for length in range(1, len(text)) if text[:length] in OPENERS)
+    for length in range(opener + 3, len(text)):
+        reader = format_of(chat_format(template)).reader(TOOLS, False)
+        events = [*reader.add("I look."), *reader.add(Mark(text[:opener])), *reader.add(text[opener:length])]
+        reader.cut()
+        assert reply_of([*events, *reader.end()]).content == "I look.", text[:length]
+
+
+OPENERS = ("<tool_call>", "<function=", "[TOOL_CALLS]", "<|tool_call_start|>", "<|tool_call>")
+
+
+def test_a_tag_at_the_end_of_a_text_that_was_cut_is_content() -> None:
+    reader = format_of(chat_format(QWEN)).reader(TOOLS, False)
+    events = reader.add("One writes <tool_call>")
+    reader.cut()
+    assert reply_of([*events, *reader.end()]).content == "One writes <tool_call>"

@@ -53,6 +53,7 @@ OPPOSITES: dict[str, Any] = {
     "no": {"type": "string", "not": {"pattern": "a"}, "maxLength": 5},
     "if": {"type": "string", "if": {"pattern": "^a"}, "then": {"maxLength": 6, "minLength": 3}, "else": {"maxLength": 2}},
 }
+LISTS = {"type": "array", "items": {"type": "string"}}
 DEFINITIONS = {"code": {"type": "string", "pattern": "^k[0-9]$"}}
 TAGS = ["Qwen3-Coder", "GLM-4.6", "MiniMax-M2", "deepseek-ai-DeepSeek-V3.2", "openbmb-MiniCPM5-1B"]
 NESTED = ["google-gemma-4-31B-it", "MiniMax-M3", "LFM2-8B-A1B"]
@@ -170,9 +171,13 @@ def test_rules_between_parameters_are_kept(rules: dict[str, Any], good: tuple[st
         (CODER, {"properties": {"v": {"type": "string", "$ref": "other.json"}}}, "#/properties/v/$ref: "),
         (CODER, {"properties": THREE, "patternProperties": {"^x": {}}}, "#/patternProperties: "),
         ("GLM-4.6", {"properties": THREE, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, "#/oneOf: "),
-        ("google-gemma-4-31B-it", {"properties": {"v": {"type": "array", "uniqueItems": True}}}, "/uniqueItems: "),
+        (
+            "google-gemma-4-31B-it",
+            {"properties": {"v": {"type": "array", "items": LISTS, "uniqueItems": True}}},
+            "/uniqueItems: ",
+        ),
         ("MiniMax-M3", {"properties": {"v": {"type": "array", "contains": {"const": 1}}}}, "/contains: "),
-        ("LFM2-8B-A1B", {"properties": THREE, "minProperties": 1}, "rules between parameters"),
+        ("LFM2-8B-A1B", {"properties": {f"p{n}": {} for n in range(30)}, "minProperties": 1}, "rules between them"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(template: str, schema: dict[str, Any], message: str) -> None:

@@ -48,6 +48,8 @@ class Alternatives:
 
     def separated(self, options: list[Any], where: str, base: str) -> list[Any]:
         """Return schemas of which exactly one fits what exactly one of `options` fits. Raises SchemaError."""
+        if self._are_different_values(options, base):
+            return options
         if len(options) > MOST_ALTERNATIVES:
             raise SchemaError(where, f"{MOST_ALTERNATIVES} alternatives are the most")
         kept, error = [], None
@@ -64,6 +66,12 @@ class Alternatives:
         if error is not None:
             raise SchemaError(error.where, f"alternatives of oneOf overlap, and {error.reason}")
         return kept
+
+    def _are_different_values(self, options: list[Any], base: str) -> bool:
+        """Return whether each of these schemas fits only values that are listed, and no value is listed twice."""
+        found = [self._facts(option, base, _DEEPEST).values for option in options]
+        keys = [key for values in found if values is not None for key in values]
+        return None not in found and len(keys) == len(set(keys))
 
     def _are_disjoint(self, one: Any, other: Any, base: str, depth: int) -> bool:
         """Return whether it is certain that no value fits both."""

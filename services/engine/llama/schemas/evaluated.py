@@ -92,10 +92,7 @@ class Evaluation:
             raise SchemaError(here, "beside several choices it cannot be kept to")
         for options in choices:
             yield {
-                "anyOf": [
-                    {"allOf": [each, (always | self._all(each, where, base, False)).rest(rest)]}
-                    for each in options
-                ]
+                "anyOf": [{"allOf": [each, (always | self._all(each, where, base, False)).rest(rest)]} for each in options]
             }
 
     def _choices(self, schema: Mapping[str, Any], where: str) -> Iterator[list[Any]]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from services.engine.llama.schemas.errors import SchemaError, inside
 from services.engine.llama.schemas.keywords import TYPES, checked_names, count, listed, mapping, number, type_of, types_of
-from services.engine.llama.schemas.patterns import other_than
 from services.engine.llama.schemas.references import References
-from services.engine.llama.schemas.scalars import Whole, check_literal
+from services.engine.llama.schemas.scalars import Whole, check_literal, not_pattern
+from services.patterns.effort import Effort
+from services.patterns.patterns import other_than
 
 # How many references deep an opposite is followed: an endless schema has none.
 _DEEPEST = 32
@@ -21,8 +22,9 @@ _DEEPEST = 32
 class Negation:
     """Finds the opposites of one document's schemas, written as JSON schemas themselves."""
 
-    def __init__(self, references: References) -> None:
+    def __init__(self, references: References, effort: Effort) -> None:
         self._references = references
+        self._effort = effort
         self._rules: dict[str, Callable[[Mapping[str, Any], str], Iterator[Any]]] = {
             "type": _not_type,
             "const": lambda schema, where: _not_values([schema["const"]], inside(where, "const")),
@@ -38,6 +40,7 @@ class Negation:
             "minProperties": lambda schema, where: _fewer(schema, "minProperties", "maxProperties", "object", where),
             "maxProperties": lambda schema, where: _more(schema, "maxProperties", "minProperties", "object", where),
             "required": _not_required,
+            "pattern": self._not_pattern,
         }
 
     def of(self, schema: Any, where: str, base: str, depth: int = 0) -> Any:
@@ -56,6 +59,10 @@ class Negation:
                 options += self._inner(schema, keyword, where, base, depth)
         options = [option for option in options if option is not False]
         return True if True in options else {"anyOf": options} if options else False
+
+    def _not_pattern(self, schema: Mapping[str, Any], where: str) -> Iterator[Any]:
+        pattern = not_pattern(schema["pattern"], inside(where, "pattern"), self._effort)
+        yield {"type": "string", "pattern": pattern} if pattern is not None else False
 
     def _inner(self, schema: Mapping[str, Any], keyword: str, where: str, base: str, depth: int) -> Iterator[Any]:
         """The opposites of a keyword that holds schemas; none of one that says nothing about a value."""
@@ -87,7 +94,7 @@ def _has_opposite_items(schema: Mapping[str, Any], keyword: str) -> bool:
     return keyword == "contains" and not {"minContains", "maxContains"} & schema.keys()
 
 
-_WITHOUT_OPPOSITE = {"pattern", "format", "multipleOf", "items", "prefixItems", "additionalItems", "contains"}
+_WITHOUT_OPPOSITE = {"format", "multipleOf", "items", "prefixItems", "additionalItems", "contains"}
 _WITHOUT_OPPOSITE |= {"patternProperties", "additionalProperties", "propertyNames", "dependentRequired", "dependentSchemas"}
 _WITHOUT_OPPOSITE |= {"dependencies", "if", "uniqueItems", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef"}
 _WITHOUT_OPPOSITE |= {"$recursiveRef", "nullable"}

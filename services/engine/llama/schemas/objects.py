@@ -11,7 +11,7 @@ from typing import Any
 from services.engine.llama.schemas.errors import SchemaError, inside
 from services.engine.llama.schemas.keywords import OBJECT_KEYWORDS, checked_names, count, listed, mapping
 from services.engine.llama.schemas.mode import Mode, Subschemas
-from services.engine.llama.schemas.scalars import anchored, pattern_of, textual
+from services.engine.llama.schemas.scalars import Whole, anchored, pattern_of, textual
 
 # The most choices of properties that bounds on their number are written out as.
 MOST_CHOICES = 64
@@ -23,6 +23,9 @@ def plain(
     simplifier: Subschemas, schema: Mapping[str, Any], types: list[str] | None, where: str, base: str, mode: Mode
 ) -> dict[str, Any]:
     """Return the object keywords of a schema, without those that depend on which properties there are."""
+    if isinstance(schema.get("required"), bool):
+        # Draft 3 has it beside a property's own keywords, whatever its type.
+        raise SchemaError(inside(where, "required"), "it should be a list of names (draft 4 and later)")
     if not any(keyword in schema for keyword in OBJECT_KEYWORDS) or (types is not None and "object" not in types):
         return {}
     inner: Mode = "open" if mode == "open" else "whole"
@@ -31,7 +34,7 @@ def plain(
         for name, each in mapping(schema, "properties", where).items()
     }
     patterns = {
-        anchored(pattern_of(pattern, inside(where, "patternProperties", pattern))): simplifier.schema(
+        anchored(pattern_of(pattern, inside(where, "patternProperties", pattern), simplifier.effort)): simplifier.schema(
             each, inside(where, "patternProperties", pattern), base, inner
         )
         for pattern, each in mapping(schema, "patternProperties", where).items()
@@ -59,9 +62,6 @@ def plain(
 
 
 def _required(schema: Mapping[str, Any], where: str) -> list[str]:
-    # Draft 3 has true and false there, beside a property's own keywords.
-    if isinstance(schema.get("required"), bool):
-        raise SchemaError(inside(where, "required"), "it should be a list of names (draft 4 and later)")
     return list(dict.fromkeys(checked_names(schema.get("required", []), inside(where, "required"))))
 
 
@@ -149,7 +149,10 @@ def _names(
         names = rule["enum"]
         allowed = {name: each if name in names else False for name, each in properties.items()}
         return allowed | {name: further for name in names if name not in properties}, {}, False
-    kept, beside = textual(rule, here)
+    one = dict(rule)
+    if "pattern" in rule:
+        one["pattern"] = Whole(pattern_of(rule["pattern"], inside(here, "pattern"), simplifier.effort))
+    kept, beside = textual(one, here, simplifier.effort)
     if beside or ("pattern" in kept and len(kept) > 1):
         raise SchemaError(here, "two rules for a name at once cannot be kept to")
     pattern = kept.get("pattern") or f"^(?s:.{{{kept.get('minLength', 0)},{kept.get('maxLength', '')}}})$"

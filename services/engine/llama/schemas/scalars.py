@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
 from services.engine.llama.schemas.errors import SchemaError, inside
-from services.engine.llama.schemas.formats import INTEGER_FORMATS, REFUSED_FORMATS, STRING_FORMATS
-from services.engine.llama.schemas.keywords import LARGEST_MULTIPLE, MOST_DIGITS, checked_number, count, number
-from services.engine.llama.schemas.patterns import PatternError, matched, searched
+from services.engine.llama.schemas.keywords import (
+    LARGEST_MULTIPLE,
+    LARGEST_NUMBER,
+    MOST_DIGITS,
+    checked_number,
+    count,
+    number,
+)
+from services.patterns.effort import Effort
+from services.patterns.patterns import NothingFits, PatternError, all_searched, matched, not_searched, searched
+from services.patterns.string_formats import INTEGER_FORMATS, REFUSED_FORMATS, STRING_FORMATS
 
 # The most characters of a pattern: the grammar follows each of its states.
 LONGEST_PATTERN = 4_000
@@ -25,6 +33,7 @@ class Whole(str):
 def numeric(schema: Mapping[str, Any], types: list[str] | None, where: str) -> dict[str, Any]:
     """Return the keywords of numbers. Raises SchemaError."""
     kept: dict[str, Any] = {}
+    schema = _within_reach(schema)
     low, high = number(schema, "minimum", where), number(schema, "maximum", where)
     for keyword, bound, name in (("exclusiveMinimum", low, "minimum"), ("exclusiveMaximum", high, "maximum")):
         value = schema.get(keyword)
@@ -48,6 +57,18 @@ def numeric(schema: Mapping[str, Any], types: list[str] | None, where: str) -> d
     return kept
 
 
+def _within_reach(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema whose bounds on the far side, as those of 64-bit integers, are the widest that can be kept to."""
+    changed = {}
+    for keyword, sign in (("minimum", -1), ("exclusiveMinimum", -1), ("maximum", 1), ("exclusiveMaximum", 1)):
+        value = schema.get(keyword)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            continue
+        if value * sign > LARGEST_NUMBER:
+            changed[keyword] = sign * LARGEST_NUMBER
+    return {**schema, **changed}
+
+
 def _multiple(schema: Mapping[str, Any], where: str) -> int | float:
     value = number(schema, "multipleOf", where)
     if value is None or value <= 0:
@@ -63,13 +84,13 @@ def _multiple(schema: Mapping[str, Any], where: str) -> int | float:
     return value
 
 
-def textual(schema: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def textual(schema: Mapping[str, Any], where: str, effort: Effort) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the keywords of strings, and further schemas that hold beside them. Raises SchemaError."""
     kept: dict[str, Any] = {}
     for keyword in ("minLength", "maxLength"):
         if (value := count(schema, keyword, where)) is not None:
             kept[keyword] = value
-    patterns = [pattern_of(schema["pattern"], inside(where, "pattern"))] if "pattern" in schema else []
+    patterns = _patterns(schema["pattern"], inside(where, "pattern"), effort, all_searched) if "pattern" in schema else []
     if (pattern := _format(schema, where)) is not None:
         patterns.append(pattern)
     if patterns:
@@ -77,16 +98,33 @@ def textual(schema: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list
     return kept, [{"pattern": anchored(pattern)} for pattern in patterns[1:]]
 
 
-def pattern_of(value: Any, where: str) -> str:
+def pattern_of(value: Any, where: str, effort: Effort) -> str:
     """Return a pattern for the whole of a string in which `value` is found. Raises SchemaError."""
+    return _patterns(value, where, effort, lambda *given: [searched(*given)])[0]
+
+
+def not_pattern(value: Any, where: str, effort: Effort) -> Whole | None:
+    """Return a pattern for the strings in which `value` is not found; None if there are none. Raises SchemaError."""
+
+    def opposite(pattern: str, effort: Effort) -> list[str]:
+        try:
+            return [not_searched(pattern, effort)]
+        except NothingFits:
+            return []
+
+    found = _patterns(value, where, effort, opposite)
+    return Whole(found[0]) if found else None
+
+
+def _patterns(value: Any, where: str, effort: Effort, read: Callable[[str, Effort], list[str]]) -> list[str]:
     if isinstance(value, Whole):
-        return value
+        return [value]
     if not isinstance(value, str):
         raise SchemaError(where, "a pattern should be a text")
     if len(value) > LONGEST_PATTERN:
         raise SchemaError(where, f"a pattern of more than {LONGEST_PATTERN} characters cannot be kept to")
     try:
-        return searched(value)
+        return read(value, effort.part())
     except PatternError as error:
         raise SchemaError(where, str(error)) from None
 

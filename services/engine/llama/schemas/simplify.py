@@ -36,6 +36,7 @@ from services.engine.llama.schemas.openness import Openness, bare
 from services.engine.llama.schemas.references import References, base_of
 from services.engine.llama.schemas.scalars import check_literal, numeric, textual
 from services.engine.llama.schemas.unique import check_unique
+from services.patterns.effort import FOR_A_SCHEMA, Effort
 
 LARGEST_SCHEMA = 2**20
 """The most characters of a schema's JSON text."""
@@ -107,7 +108,8 @@ class Simplifier(Subschemas):
         self._document = document
         self._check = check
         self.references = References(document)
-        self.negation = Negation(self.references)
+        self.effort = Effort(FOR_A_SCHEMA)
+        self.negation = Negation(self.references, self.effort)
         self._evaluation = Evaluation(self.references)
         self._alternatives = Alternatives(self.references, self.negation)
         self._names: dict[tuple[int, Mode], str] = {}
@@ -252,7 +254,7 @@ class Simplifier(Subschemas):
         if any(keyword in schema for keyword in _NUMERIC) and _may_be(types, "number", "integer"):
             plain |= numeric(schema, types, where)
         if any(keyword in schema for keyword in _TEXTUAL) and _may_be(types, "string"):
-            kept, beside = textual(schema, where)
+            kept, beside = textual(schema, where, self.effort)
             plain |= kept
         plain |= arrays.plain(self, schema, types, where, base, mode)
         plain |= objects.plain(self, schema, types, where, base, mode)

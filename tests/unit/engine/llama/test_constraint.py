@@ -56,7 +56,7 @@ def test_a_regular_expression_matches_the_whole_answer(pattern: str, right: list
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(?=a)b", r"(.)\1", r"\bx", "(", "[z-a]", "a{2,1}", "*", "[]a]", r"\p{Nothing}", "a++", "x^"]
+    "pattern", ["(?=a)b", r"(.)\1", r"a\bx", "(", "[z-a]", "a{2,1}", "*", "[]a]", r"\p{Nothing}", "a++", "x^"]
 )
 def test_a_regular_expression_that_cannot_be_kept_to_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -164,7 +164,7 @@ def test_schemas_in_lark_are_held_to_the_same_rules() -> None:
     grammar = 'start: "call " %json {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x|y$"}}} "!"'
     assert accepts("lark", grammar, 'call {"a": "xz"}!')
     assert not accepts("lark", grammar, 'call {"a": "z"}!')
-    for bad in ('{"format": "iri"}', '{"type": "string", "pattern": "(?!a)"}', "{"):
+    for bad in ('{"format": "iri"}', '{"type": "string", "pattern": "(?=a)b"}', "{"):
         with pytest.raises(InvalidRequest):
             writer().matcher("lark", f"start: %json {bad}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_schemas_of_clients_are_taken_and_kept(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("schema", "where"),
     [
-        ({"properties": {"a": {"pattern": "^(?!x)"}}}, "#/properties/a/pattern"),
+        ({"properties": {"a": {"pattern": r"^(.)\1"}}}, "#/properties/a/pattern"),
         ({"properties": {"a": {"pattern": r"\p{Nothing}"}}}, "#/properties/a/pattern"),
         ({"items": {"$ref": "#/nowhere"}}, "#/items/$ref"),
         ({"anyOf": [{"format": "iri"}]}, "#/anyOf/0/format"),
@@ -161,6 +162,7 @@ def test_schemas_of_clients_are_taken_and_kept(schema: Any) -> None:
         ({"minLength": -1}, "#/minLength"),
         ({"minLength": "2"}, "#/minLength"),
         ({"required": "a"}, "#/required"),
+        ({"properties": {"a": {"type": "string", "required": True}}}, "#/properties/a/required"),
         ({"properties": []}, "#/properties"),
         ({"multipleOf": 0}, "#/multipleOf"),
         ({"enum": []}, "#/enum"),
@@ -294,3 +296,44 @@ def test_white_space_comes_to_an_end() -> None:
         (' {"a":1}', False),
     ):
         assert writer(SMALL).accepts(writer(SMALL).matcher("json_schema", OBJECT), text) == is_fine
+
+
+def _doubled(keyword: str, leaf: dict[str, Any]) -> dict[str, Any]:
+    """26 definitions, each of which names the next one twice: 2^26 ways lead to the last one."""
+    steps = {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(26)}
+    return {"$ref": "#/$defs/d0", "$defs": {**steps, "d26": leaf}}
+
+
+@pytest.mark.parametrize(
+    "beside", [{}, {"properties": {"b": {}}}, {"unevaluatedProperties": False}, {"not": {"type": "null"}}]
+)
+@pytest.mark.parametrize("keyword", ["allOf", "anyOf"])
+def test_references_of_many_ways_are_read_in_time(keyword: str, beside: dict[str, Any]) -> None:
+    started = time.monotonic()
+    writer(SMALL).tried({**_doubled(keyword, OBJECT), **beside})
+    assert time.monotonic() - started < 5
+
+
+def test_an_object_may_have_a_thousand_optional_properties() -> None:
+    schema = {"type": "object", "properties": {f"name{n}": {"type": "integer"} for n in range(1000)}}
+    for text in ("{}", '{"name7":1,"name999":2}'):
+        assert writer(SMALL).accepts(writer(SMALL).matcher("json_schema", schema), text)
+
+
+def test_alternatives_of_values_may_be_many() -> None:
+    schema = {"oneOf": [*({"const": f"v{n}", "title": "a value"} for n in range(2000)), {"enum": [1, 2]}]}
+    for text, is_fine in (('"v1999"', True), ("2", True), ('"v2000"', False)):
+        assert writer(SMALL).accepts(writer(SMALL).matcher("json_schema", schema), text) == is_fine
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, "-5", "1.5"),
+        ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, "9007199254740992", "-1"),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1.7976931348623157e308}, "0.5", "0"),
+    ],
+)
+def test_bounds_of_machine_numbers_are_kept(schema: Any, good: str, bad: str) -> None:
+    for text, is_fine in ((good, True), (bad, False)):
+        assert writer(SMALL).accepts(writer(SMALL).matcher("json_schema", schema), text) == is_fine

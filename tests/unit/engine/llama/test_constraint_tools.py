@@ -54,8 +54,6 @@ PARTS = [
     "note",
     "free",
 ]
-# Forms of which no part is JSON that holds others; their lists are written without it.
-WITHOUT_JSON = {"gemma4", "minimax-m3"}
 
 
 def formats() -> dict[str, str]:
@@ -63,7 +61,7 @@ def formats() -> dict[str, str]:
     found: dict[str, str] = {}
     for template in chat_templates():
         found.setdefault(format_of(chat_format(template)).name, template)
-    return {name: template for name, template in found.items() if name not in WITHOUT_JSON}
+    return found
 
 
 def in_text(template: str) -> ReplyFormat:

@@ -165,3 +165,32 @@ def test_tokens_of_another_engine_have_to_fit() -> None:
     steered.resume(WORDS.index("y"), 100)
     with pytest.raises(InvalidRequest, match="resume_tokens"):
         steered.resume(WORDS.index("a"), 99)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "written", "is_cut"), [(5, "maybe", False), (9, "maybe", False), (4, "yes", True), (2, "ma", True)]
+)
+def test_a_choice_is_the_models_own_if_there_is_room_for_it(max_tokens: int, written: str, is_cut: bool) -> None:
+    steered = steering("yes", "maybe", max_tokens=max_tokens)
+    assert write(steered, "maybe", max_tokens) == written
+    assert (steered.is_cut, steered.was_closed) == (is_cut, written == "yes")
+
+
+def test_a_token_is_written_only_if_the_text_can_be_completed_behind_it() -> None:
+    steered = steering("a", "abcd", "ab", max_tokens=3)
+    assert write(steered, "abcd", 3) == "ab"
+    assert not steered.is_cut
+
+
+def test_few_tokens_leave_no_room_for_a_thought() -> None:
+    steered = steering("yes", "no", thoughts=Thoughts("<think>", "</think>", closing="</think>"), max_tokens=6)
+    assert steered.due(6) is None
+    assert not steered.allows(WORDS.index("<think>"))
+
+
+def test_another_engine_knows_a_choice_from_a_forced_end() -> None:
+    for wanted, most in (("yes", 8), ("maybe", 4)):
+        first, other = (steering("yes", "maybe", max_tokens=most) for _ in range(2))
+        for n, letter in enumerate(write(first, wanted, most)):
+            other.resume(WORDS.index(letter), most - n)
+        assert first.was_closed == other.was_closed == other.is_cut == (wanted == "maybe")

@@ -74,6 +74,14 @@ def test_a_call_ends_the_thought(scripted: Callable[..., Engine], said: tuple[st
     assert finish.reasoning_tokens == len(said) + 1
 
 
+def test_white_space_behind_a_thought_holds_no_stop_string(scripted: Callable[..., Engine]) -> None:
+    engine = scripted("ponder", "</think>", "\n\n \n", "\nZwölf", "\n\nmore")
+    for stop, text in (("\n", "Zwölf"), ("\n\n", "Zwölf"), ("Z", ""), ("wölf", "Z"), ("\n\nm", "Zwölf")):
+        pieces, finish = run(engine, request(engine, thoughts=THOUGHTS, stop=(stop,)))
+        assert "".join(pieces) == f"ponder</think>\n\n \n\n{text}"
+        assert finish.reason == "stop"
+
+
 @pytest.mark.parametrize("said", [SPECIAL, SPELLED])
 @pytest.mark.parametrize("budget", [None, 3])
 def test_a_constraint_holds_behind_the_call(

@@ -15,7 +15,7 @@ from tests.unit.engine.loop.test_sliding_window import MB, Model, ask
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Model(smollm2(), 48, 3)
+    return Model(smollm2(), 32, 3)
 
 
 @pytest.fixture

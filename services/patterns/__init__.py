@@ -1,0 +1,1 @@
+"""Regular expressions as llguidance takes them: read, joined, turned around, and written without looking around."""
