@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.support.browsing import Chat
-from tests.support.serving import Server
+from tests.support.serving import Server, wait_for
 
 Serve = Callable[..., Server]
 Visit = Callable[..., Chat]
@@ -249,7 +249,7 @@ def test_deleting_a_conversation_leaves_no_word_of_it(serve: Serve, visit: Visit
     server = serve()
     chat = visit(server).enter()
     chat.ask("My name is Zebulon.")
-    assert any(b"Zebulon" in path.read_bytes() for path in server.data.glob("hearth.sqlite*"))
+    wait_for(lambda: any(b"Zebulon" in path.read_bytes() for path in server.data.glob("hearth.sqlite*")))
     server.delete(f"/answer/{chat.session}")
     server.stop()
     for path in server.data.rglob("*"):

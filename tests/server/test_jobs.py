@@ -84,6 +84,8 @@ def test_followers_leave_threads_for_others(shared: Server) -> None:
     for thread in threads:
         thread.join()
     assert {*statuses} == {200, 503}
+    # The reply is stored behind its end.
+    wait_for(lambda: "key:same" in stored_jobs(shared))
 
 
 def test_a_server_that_cannot_listen_leaves_the_jobs_alone(serve: Callable[..., Server], shared: Server) -> None:

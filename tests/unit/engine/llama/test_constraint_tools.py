@@ -97,14 +97,14 @@ def test_tools_arguments_repeat_nothing_in_any_family_s_form(name: str) -> None:
     for choice in ("required", "note", "auto"):
         constraint = reply_format.constraint(TOOLS, choice, True)
         assert constraint is not None
-        for _ in range(4):
+        for _ in range(2):
             text = (constraint.triggers or ("",))[0]
             text += pushed(writer(), writer().matcher("lark", constraint.source), rng)
             reader = reply_format.reader(TOOLS, False)
             for call in reply_of([*reader.add(text), *reader.end()]).calls:
                 n_calls += 1
                 assert fits(SCHEMAS[call.name], call.arguments), text
-    assert n_calls >= 5
+    assert n_calls >= 3
 
 
 JSON = {
