@@ -76,11 +76,12 @@ def pushed(here: Writer, matcher: Matcher, rng: random.Random, longest: int = 60
     logits = np.zeros(here.vocabulary.size, np.float32)
     written: list[int] = []
     while len(written) < longest and not matcher.is_over:
-        logits[:] = 0
-        matcher.mask(logits)
-        fitting = [token for token in parts if np.isfinite(logits[token])]
-        allowed = np.flatnonzero(np.isfinite(logits))
-        token = rng.choice(fitting) if fitting and rng.random() < 0.9 else int(allowed[rng.randrange(len(allowed))])
+        tried = rng.sample(parts, len(parts)) if rng.random() < 0.9 else []
+        token = next((token for token in tried if matcher.allows(token)), -1)
+        if token < 0:
+            logits[:] = 0
+            matcher.mask(logits)
+            token = int(rng.choice(np.flatnonzero(np.isfinite(logits)).tolist()))
         if here.vocabulary.ends_answer(token) or (matcher.is_complete and rng.random() < 0.3):
             break
         matcher.accept(token)
