@@ -76,7 +76,7 @@ class StateFolder:
         spare: int,
         skip: Callable[[StateKey], bool],
     ) -> State | None:
-        """Read the owner's state with the longest prefix in common with `tokens`, longer than `beyond`.
+        """Read the owner's state from which the most of `tokens` can be gone on with, more than `beyond`.
 
         States for whose keys `skip` returns True are passed over. `rule` and `spare` are as in `best_match`. A file that
         turns out not to be whole is removed.

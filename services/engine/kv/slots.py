@@ -1,8 +1,9 @@
 """The slots and the computed states on them. Pure Python: `KvCache` does the copying.
 
 A conversation's state is loaded onto a slot when it has work, and evicted to RAM when another conversation needs the slot.
-A prompt goes on from the state with the longest common prefix. States are shared within one owner only, and the beginnings
-of templates with all, so that the time and the counts of an answer tell nobody what another owner has written.
+A prompt goes on from the state of which it can use the most tokens: the common prefix, or where a model's states cannot be
+cut anywhere, what their last checkpoint before its end stands behind. States are shared within one owner only, and the
+beginnings of templates with all, so that the time and the counts of an answer tell nobody what another owner has written.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Protocol
 
 from services.backend.status import Tier
 from services.backend.types import EVERYBODY, TEMPORARY
+from services.engine.kv.checkpoints import NEAR, Buffer, Checkpoint, data_bytes, thinned
 from services.engine.kv.state import (
     MIN_SHARED,
-    Buffer,
     CutRule,
     State,
     StateKey,
@@ -44,12 +45,12 @@ class KvCache(Protocol):
         """Cut a slot down to its first `n_tokens`; return how many it kept: all of them, or none."""
         ...
 
-    def snapshot(self, slot: int) -> Buffer:
-        """Return a copy of the slot's contents."""
+    def snapshot(self, slot: int, partial: bool = False) -> Buffer:
+        """Return a copy of the slot's contents, or of the part alone that cannot be cut anywhere."""
         ...
 
-    def restore(self, slot: int, data: Buffer) -> bool:
-        """Replace the slot's contents by a snapshot; return False where llama.cpp refuses it."""
+    def restore(self, slot: int, data: Buffer, partial: bool = False) -> bool:
+        """Replace the slot's contents, or that part, by a snapshot; return False where llama.cpp refuses it."""
         ...
 
 
@@ -61,6 +62,12 @@ class _Slot:
     busy: bool = False
     saved: bool = True
     used: float = 0.0
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    @property
+    def positions(self) -> list[int]:
+        """The numbers of tokens that its checkpoints stand behind, ascending."""
+        return [each.n_tokens for each in self.checkpoints]
 
 
 class Slots:
@@ -78,7 +85,7 @@ class Slots:
         self._slots = [_Slot(number, self._temporary()) for number in range(n_slots)]
 
     def reserve(self, tokens: Many[int], owner: str, session: str = "", *, spare: int = 1) -> tuple[int, int]:
-        """Reserve a free slot, with the state that has the longest prefix in common with `tokens`.
+        """Reserve a free slot, with the state from which the most of `tokens` can be gone on with.
 
         Returns the slot and how many tokens it holds already; at least `spare` are to be computed, since logits need one.
         Raises LookupError where every slot is busy.
@@ -88,15 +95,15 @@ class Slots:
             raise LookupError("every slot is busy")
         prompt, rule = pack(tokens), self._cache.cut_rule
         own = next((slot for slot in free if session and slot.key[1:] == (owner, session)), None)
-        source, n_shared = self._best(free, own, owner, prompt, len(tokens) - spare)
-        in_place = source is not None and _may_continue(source, own, n_shared)
+        source, n_kept = self._best(free, own, owner, prompt, len(tokens) - spare)
+        in_place = source is not None and _may_continue(source, own, n_kept)
         # A smaller state does as well where a slot would have to be copied.
-        beyond = n_shared if in_place else n_shared - 1
+        beyond = n_kept if in_place else n_kept - 1
         state, n_stored = self._store.find(self._model, owner, prompt, beyond, rule=rule, spare=spare)
         self.tier = self._store.tier_of(state.key) if state else "context" if source else "none"
         if state:
-            slot, n_shared = self._load(own or _longest_unused(free), own, state.data, n_stored)
-            if not n_shared:
+            slot, n_kept = self._load(own or _longest_unused(free), own, state.data, state.checkpoints, n_stored)
+            if not n_kept:
                 # llama.cpp has refused it, and would again.
                 self._store.drop(state.key)
             elif state.key.is_temporary and state.key.owner == owner and 2 * n_stored >= count(state.tokens):
@@ -104,14 +111,41 @@ class Slots:
         elif source and in_place:
             slot = source
         else:
-            data = self._cache.snapshot(source.number) if source else None
-            slot, n_shared = self._load(own or _longest_unused(free), own, data, n_shared)
+            data, checkpoints = (self._cache.snapshot(source.number), source.checkpoints) if source else (None, ())
+            slot, n_kept = self._load(own or _longest_unused(free), own, data, checkpoints, n_kept)
         if slot is not own:
             self._store.mark_off_slot(slot.key)
             slot.key = StateKey(self._model, owner, session) if session else self._temporary(owner)
         self._store.mark_on_slot(slot.key)
         slot.busy, slot.tokens = True, b""
-        return slot.number, self._cache.keep(slot.number, min(n_shared, len(tokens) - spare))
+        return slot.number, self.cut(slot.number, n_kept)
+
+    def cut(self, number: int, n_tokens: int) -> int:
+        """Cut a busy slot to its first `n_tokens`, by a checkpoint if need be; return how many it keeps of these."""
+        slot, rule = self._slots[number], self._cache.cut_rule
+        if n_tokens and not self._cache.can_keep(number, n_tokens):
+            nearest = rule.nearest(slot.positions, n_tokens)
+            data = next((each.data for each in slot.checkpoints if each.n_tokens == nearest), None)
+            is_restored = data is not None and self._cache.restore(number, data, partial=True)
+            n_tokens = rule.cut(nearest, n_tokens) if is_restored else 0
+        n_tokens = self._cache.keep(number, n_tokens)
+        slot.checkpoints = tuple(each for each in slot.checkpoints if each.n_tokens <= n_tokens)
+        self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))
+        return n_tokens
+
+    def checkpoint(self, number: int, n_tokens: int, passing: bool = False) -> None:
+        """Make a checkpoint of a busy slot, which holds `n_tokens`, unless the last one is close or none are needed.
+
+        A `passing` one is dropped when the next is made.
+        """
+        slot = self._slots[number]
+        last = max((each.n_tokens for each in slot.checkpoints if passing or not each.passing), default=0)
+        if not self._cache.cut_rule.has_partial or n_tokens - last < (1 if passing else NEAR):
+            return
+        made = Checkpoint(n_tokens, self._cache.snapshot(number, partial=True), passing)
+        room = self._store.checkpoint_room(len(self._slots), len(made.data))
+        slot.checkpoints = thinned([*(each for each in slot.checkpoints if not each.passing), made], room)
+        self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))
 
     def release(self, number: int, tokens: Many[int]) -> None:
         """Free a reserved slot, which now holds `tokens`."""
@@ -136,7 +170,8 @@ class Slots:
     def save_rested(self) -> None:
         """Queue the first state that has rested on its slot for writing."""
         for slot in self._slots if self._store.can_save else ():
-            if not slot.busy and not slot.saved and has_rested(self._bytes_per_token * count(slot.tokens), slot.used):
+            n_bytes = self._bytes_per_token * count(slot.tokens) + data_bytes(slot.checkpoints)
+            if not slot.busy and not slot.saved and has_rested(n_bytes, slot.used):
                 self._store.queue_write(self._state_of(slot))
                 slot.saved = True
                 return
@@ -173,45 +208,58 @@ class Slots:
         return [(slot.busy, count(slot.tokens)) for slot in self._slots]
 
     def _best(self, free: list[_Slot], own: _Slot | None, owner: str, prompt: bytes, most: int) -> tuple[_Slot | None, int]:
-        """Return the free slot with the longest prefix in common with the prompt, and its length; `most` of it are kept.
+        """Return the free slot that keeps the most of the prompt's first `most` tokens, and how many these are.
 
-        Another than the conversation's own must have so much more in common that copying it is worthwhile.
+        Another than the conversation's own must keep so much more that copying it is worthwhile.
         """
-        best, n_shared = own, common_prefix(own.tokens, prompt) if own else 0
-        if own and not self._cache.can_keep(own.number, min(n_shared, most)):
-            n_shared = 0
+        best, n_kept = own, self._kept(own, min(common_prefix(own.tokens, prompt), most)) if own else 0
         for slot in free:
             if slot is not own and slot.key.owner in (owner, EVERYBODY):
-                beyond = n_shared + (MIN_SHARED - 1 if own and best is own else 0)
-                shared = common_prefix(slot.tokens, prompt, beyond)
-                if shared and self._serves(slot, own, shared, min(shared, most)):
-                    best, n_shared = slot, shared
-        return best, n_shared
+                beyond = n_kept + (MIN_SHARED - 1 if own and best is own else 0)
+                shared = min(common_prefix(slot.tokens, prompt, beyond), most)
+                kept = self._served(slot, own, shared) if shared > beyond else 0
+                if kept > beyond:
+                    best, n_kept = slot, kept
+        return best, n_kept
 
-    def _serves(self, slot: _Slot, own: _Slot | None, n_shared: int, n_kept: int) -> bool:
-        """Return whether the slot, or else a copy of it, can be continued from `n_kept` tokens, and is worth that."""
-        if _may_continue(slot, own, n_shared):
-            return self._cache.can_keep(slot.number, n_kept)
+    def _kept(self, slot: _Slot, n_tokens: int) -> int:
+        """Return how many of its first `n_tokens` a slot can be cut to and continued from."""
+        if self._cache.can_keep(slot.number, n_tokens):
+            return n_tokens
+        rule = self._cache.cut_rule
+        return rule.cut(rule.nearest(slot.positions, n_tokens), n_tokens)
+
+    def _served(self, slot: _Slot, own: _Slot | None, n_shared: int) -> int:
+        """Return how many of the `n_shared` first tokens the slot, or else a copy of it that is worth it, serves."""
+        kept = self._kept(slot, n_shared)
+        if _may_continue(slot, own, kept):
+            return kept
         # A copy may hold less than the slot.
-        return is_worth_copying(n_shared, slot.tokens) and self._cache.cut_rule.allows(count(slot.tokens), n_kept)
+        kept = self._cache.cut_rule.reach(count(slot.tokens), slot.positions, n_shared)
+        return kept if is_worth_copying(kept, slot.tokens) else 0
 
-    def _load(self, slot: _Slot, own: _Slot | None, data: Buffer | None, n_tokens: int) -> tuple[_Slot, int]:
-        """Load a snapshot onto a slot; return the slot, and how many tokens of the snapshot can be used.
+    def _load(
+        self, slot: _Slot, own: _Slot | None, data: Buffer | None, checkpoints: tuple[Checkpoint, ...], n_tokens: int
+    ) -> tuple[_Slot, int]:
+        """Load a snapshot and its checkpoints onto a slot; return the slot, and how many tokens of it can be used.
 
         The slot's state is evicted to RAM, unless it is of the same conversation.
         """
         if slot.tokens and slot is not own:
             self._store.put(self._state_of(slot), slot.saved)
         self._cache.keep(slot.number, 0)
-        return slot, n_tokens if data is not None and self._cache.restore(slot.number, data) else 0
+        is_restored = data is not None and self._cache.restore(slot.number, data)
+        slot.checkpoints = checkpoints if is_restored else ()
+        return slot, n_tokens if is_restored else 0
 
     def _state_of(self, slot: _Slot) -> State:
-        return State(slot.key, slot.tokens, self._cache.snapshot(slot.number), slot.used)
+        return State(slot.key, slot.tokens, self._cache.snapshot(slot.number), slot.used, slot.checkpoints)
 
     def _empty(self, slot: _Slot) -> None:
         self._store.mark_off_slot(slot.key)
         self._cache.keep(slot.number, 0)
         slot.key, slot.tokens, slot.saved, slot.used = self._temporary(), b"", True, 0.0
+        slot.checkpoints = ()
 
     def _temporary(self, owner: str = EVERYBODY) -> StateKey:
         """Return the key of a new conversation that is no stored session."""
@@ -221,9 +269,9 @@ class Slots:
         return StateKey(self._model, EVERYBODY, f"{TEMPORARY}head {hashlib.sha256(pack(tokens)).hexdigest()}")
 
 
-def _may_continue(slot: _Slot, own: _Slot | None, n_shared: int) -> bool:
+def _may_continue(slot: _Slot, own: _Slot | None, n_kept: int) -> bool:
     """Return whether to continue in the slot itself: the conversation's own, or a temporary one of which half is kept."""
-    return slot is own or (own is None and slot.key.is_temporary and 2 * n_shared >= count(slot.tokens))
+    return slot is own or (own is None and slot.key.is_temporary and 2 * n_kept >= count(slot.tokens))
 
 
 def _longest_unused(free: list[_Slot]) -> _Slot:

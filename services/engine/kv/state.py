@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from services.backend.types import TEMPORARY
+from services.engine.kv.checkpoints import Buffer, Checkpoint, data_bytes
 
 # Fewer common tokens are not worth the copying.
 MIN_SHARED = 16
 TOKEN_BYTES = array("i").itemsize
 # The first characters of a model's fingerprint, which stand for its file; as many more stand for how it is loaded.
 FILE_PART = 16
-# Writable, so that ctypes can hand it on without copying it.
-Buffer = bytearray | memoryview
 
 
 class StateKey(NamedTuple):
@@ -36,17 +36,26 @@ class StateKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The `data` that llama.cpp computed from `tokens` (packed); `used` is when (time.monotonic) it was last used."""
+    """The `data` that llama.cpp computed from `tokens` (packed); `used` is when (time.monotonic) it was last used.
+
+    `checkpoints`, ascending, are parts of it behind fewer tokens.
+    """
 
     key: StateKey
     tokens: bytes
     data: Buffer
     used: float
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @property
     def n_bytes(self) -> int:
         """Its size in memory, or on disk but for the file's header."""
-        return len(self.tokens) + len(self.data)
+        return len(self.tokens) + len(self.data) + data_bytes(self.checkpoints)
+
+    @property
+    def positions(self) -> Many[int]:
+        """The numbers of tokens that its checkpoints stand behind, ascending."""
+        return [each.n_tokens for each in self.checkpoints]
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,26 @@ class CutRule:
             return 0
         return n_tokens // self.window * self.window if self.chunked else max(0, n_tokens - self.window + 1)
 
-    def allows(self, n_tokens: int, n_kept: int) -> bool:
-        """Return whether a state of `n_tokens` can be cut to its first `n_kept` and continued."""
+    @property
+    def has_partial(self) -> bool:
+        """True if states have a part that cannot be cut anywhere, of which checkpoints are made."""
+        return bool(self.window) or not self.anywhere
+
+    def cut(self, n_tokens: int, most: int) -> int:
+        """Return the most tokens, of the first `most`, that a state of `n_tokens` can be cut to and continued; or 0."""
+        if n_tokens <= most:
+            return n_tokens
         # It holds the positions that its own last token attends to.
         first_held = self.first_needed(max(n_tokens - 1, 0))
-        return n_kept == n_tokens if not self.anywhere else first_held <= self.first_needed(n_kept)
+        return most if self.anywhere and first_held <= self.first_needed(most) else 0
+
+    def reach(self, n_tokens: int, positions: Many[int], most: int) -> int:
+        """Return the same of a state with checkpoints behind `positions` tokens, ascending."""
+        return max(self.cut(n_tokens, most), self.cut(self.nearest(positions, most), most))
+
+    def nearest(self, positions: Many[int], most: int) -> int:
+        """Return the position of the checkpoint from which the most of the first `most` tokens can be kept; 0: of none."""
+        return max(positions, key=lambda position: self.cut(position, most), default=0)
 
 
 CUT_ANYWHERE = CutRule()
@@ -105,11 +129,16 @@ def common_prefix(a: bytes, b: bytes, beyond: int = 0) -> int:
 
 
 class Matchable(Protocol):
-    """A thing with packed tokens."""
+    """A state, or what is known of one."""
 
     @property
     def tokens(self) -> bytes:
         """The token ids, packed."""
+        ...
+
+    @property
+    def positions(self) -> Many[int]:
+        """The numbers of tokens that its checkpoints stand behind, ascending."""
         ...
 
 
@@ -119,16 +148,18 @@ Match = TypeVar("Match", bound=Matchable)
 def best_match(
     states: Iterable[Match], tokens: bytes, beyond: int, rule: CutRule, spare: int = 0
 ) -> tuple[Match | None, int]:
-    """Return the state, worth copying, with the longest prefix in common with `tokens`, and the length of that prefix.
+    """Return the state, worth copying, from which the most of `tokens` can be gone on with, and how many these are.
 
-    (None, 0) unless that is more than `beyond`. Only a state that can be cut to the prefix counts, of which the last
-    `spare` of `tokens` are no part.
+    (None, 0) unless that is more than `beyond`. They are no more than the prefix in common, and the last `spare` of
+    `tokens` are no part of them.
     """
     best, beyond, most = None, max(beyond, MIN_SHARED - 1), count(tokens) - spare
     for state in states:
-        shared = common_prefix(state.tokens, tokens, beyond)
-        if is_worth_copying(shared, state.tokens) and rule.allows(count(state.tokens), min(shared, most)):
-            best, beyond = state, shared
+        shared = min(common_prefix(state.tokens, tokens, beyond), most)
+        if shared > beyond and is_worth_copying(shared, state.tokens):
+            kept = rule.reach(count(state.tokens), state.positions, shared)
+            if kept > beyond and is_worth_copying(kept, state.tokens):
+                best, beyond = state, kept
     return best, beyond if best else 0
 
 

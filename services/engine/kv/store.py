@@ -50,7 +50,8 @@ class StateStore:
         self._ram_used = 0
         self._weights = 0
         self._unsaved: OrderedDict[StateKey, State] = OrderedDict()
-        self._on_slot: set[StateKey] = set()
+        self._on_slot: dict[StateKey, int] = {}
+        """Of each state on a slot, the bytes of its checkpoints, which are in RAM."""
         self._fetched: set[StateKey] = set()
         """States in RAM that were read from disk."""
         self._closing = False
@@ -78,7 +79,7 @@ class StateStore:
         on_disk = self._folder.room if self._folder and self._folder.is_usable else Room(0, 0)
         with self._lock:
             queued = sum(state.n_bytes for key, state in self._unsaved.items() if key not in self._ram)
-        return Room(self._ram_used + queued, self._ram_cap()), on_disk
+            return Room(self._ram_used + self._checkpoints_used + queued, self._ram_cap()), on_disk
 
     def set_weights(self, n_bytes: int) -> None:
         """Note the bytes of the weights of loaded models: mapped files, which the system counts as free memory."""
@@ -101,21 +102,21 @@ class StateStore:
     def find(
         self, model: str, owner: str, tokens: bytes, beyond: int = 0, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0
     ) -> tuple[State | None, int]:
-        """Return the state in RAM with the longest prefix in common with `tokens` (packed), and the length of that prefix.
+        """Return the state in RAM from which the most of `tokens` (packed) can be gone on with, and how many these are.
 
         (None, 0) unless that is more than `beyond`. `rule` and `spare` are as in `best_match`.
         """
         with self._lock:
             mine = [s for key, s in self._ram.items() if key.model == model and key.owner in (owner, EVERYBODY)]
-            best, n_shared = best_match(mine, tokens, beyond, rule, spare)
+            best, n_kept = best_match(mine, tokens, beyond, rule, spare)
             if best:
                 self._ram.move_to_end(best.key)
-        return best, n_shared
+        return best, n_kept
 
     def fetch(self, model: str, owner: str, tokens: bytes, *, rule: CutRule = CUT_ANYWHERE, spare: int = 0) -> None:
-        """Read the state on disk with the longest prefix in common with `tokens` into RAM, unless RAM has as long a one."""
-        _, n_shared = self.find(model, owner, tokens, rule=rule, spare=spare)
-        if self._folder and (state := self._folder.fetch(model, owner, tokens, n_shared, rule, spare, self._is_newer)):
+        """Read the state on disk that serves `tokens` best into RAM, unless one in RAM serves them as well."""
+        _, n_kept = self.find(model, owner, tokens, rule=rule, spare=spare)
+        if self._folder and (state := self._folder.fetch(model, owner, tokens, n_kept, rule, spare, self._is_newer)):
             with self._lock:
                 if not self._is_newer(state.key):
                     self._add(state, fetched=True)
@@ -135,7 +136,7 @@ class StateStore:
     def put(self, state: State, saved: bool = False) -> None:
         """Add a state to RAM that leaves its slot; `saved`: it is on disk, or queued for writing."""
         with self._lock:
-            self._on_slot.discard(state.key)
+            self._on_slot.pop(state.key, None)
             unsaved = not saved or state.key in self._unsaved
             self._add(state)
             if unsaved and not state.key.is_temporary and self.keeps_files:
@@ -148,16 +149,28 @@ class StateStore:
             self._unsaved[state.key] = state
             self._lock.notify_all()
 
-    def mark_on_slot(self, key: StateKey) -> None:
-        """Note that the conversation's state is on a slot now, and drop the one in RAM."""
+    def mark_on_slot(self, key: StateKey, checkpoint_bytes: int = 0) -> None:
+        """Note that the conversation's state is on a slot now, with its checkpoints, and drop the one in RAM."""
         with self._lock:
             self._drop(key)
-            self._on_slot.add(key)
+            self._on_slot[key] = checkpoint_bytes
+
+    def count_checkpoints(self, key: StateKey, n_bytes: int) -> None:
+        """Note that the checkpoints of a state on a slot take `n_bytes` now, and evict what RAM has no room for."""
+        with self._lock:
+            self._on_slot[key] = n_bytes
+            self._make_room()
+
+    def checkpoint_room(self, n_slots: int, n_bytes: int) -> int:
+        """Return the bytes that the checkpoints of each of `n_slots` slots may take, with `n_bytes` those of one."""
+        with self._lock:
+            cap = self._ram_cap()
+        return min(max(cap // (2 * n_slots), 2 * n_bytes), cap)
 
     def mark_off_slot(self, key: StateKey) -> None:
         """Note that it is on no slot any more, and nowhere else but perhaps, older, on disk."""
         with self._lock:
-            self._on_slot.discard(key)
+            self._on_slot.pop(key, None)
 
     def drop(self, key: StateKey) -> None:
         """Drop a state in RAM, since another conversation continues it, or it cannot be used."""
@@ -215,7 +228,7 @@ class StateStore:
 
         One that was fetched for a request stays whatever its size.
         """
-        cap = self._ram_cap()
+        cap = self._ram_cap() - self._checkpoints_used
         last = next(reversed(self._ram), None)
         for key in list(self._ram):
             if self._ram_used > cap and key not in self._unsaved and key != last:
@@ -235,10 +248,15 @@ class StateStore:
             for key in [key for key in (*self._ram, *self._unsaved) if key[1:] == (owner, session)]:
                 self._drop(key)
 
+    @property
+    def _checkpoints_used(self) -> int:
+        """The bytes of the checkpoints of states on slots."""
+        return sum(self._on_slot.values())
+
     def _ram_cap(self) -> int:
         if self._ram_bytes is not None:
             return self._ram_bytes
-        return max(free_memory() + self._ram_used - self._weights, 0) // RAM_SHARE
+        return max(free_memory() + self._ram_used + self._checkpoints_used - self._weights, 0) // RAM_SHARE
 
     def _write_rested(self) -> None:
         """The writer's thread."""
@@ -254,7 +272,9 @@ class StateStore:
     def _rested(self) -> State | None:
         """Return the state to write next: the one longest unused, if it has rested or RAM is about to evict it."""
         state = next(iter(self._unsaved.values()), None)
-        if state and (has_rested(state.n_bytes, state.used) or 4 * self._ram_used > 3 * self._ram_cap()):
+        if state and (
+            has_rested(state.n_bytes, state.used) or 4 * (self._ram_used + self._checkpoints_used) > 3 * self._ram_cap()
+        ):
             return state
         return None
 

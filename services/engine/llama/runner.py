@@ -11,8 +11,9 @@ import llama_cpp
 from typing_extensions import override
 
 from services.backend.types import GenerationRequest, LoadSettings
+from services.engine.kv.checkpoints import Buffer
 from services.engine.kv.slots import KvCache
-from services.engine.kv.state import Buffer, CutRule
+from services.engine.kv.state import CutRule
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
 from services.engine.llama.constraint import Constraints
@@ -31,17 +32,15 @@ TOLERANCE = 0.02
 
 # llama.h, llama_decode: the abort callback ended it.
 _ABORTED = 2
+# Which part of a state is copied.
+_WHOLE, _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_NONE, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 # The abort callback, called between any two operations, is C's strlen over two bytes of memory: not 0 aborts. A Python
 # callback would need the GIL each time.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
 
 
 class Interrupted(Exception):
-    """A batch was interrupted; `kept` holds the number of tokens left in each run's slot."""
-
-    def __init__(self, kept: Many[int]) -> None:
-        super().__init__(kept)
-        self.kept = kept
+    """A batch was interrupted: its runs' slots must be cut to where these start."""
 
 
 class Runner(KvCache):
@@ -116,13 +115,13 @@ class Runner(KvCache):
     def decode(self, runs: Many[Run]) -> list[int]:
         """Compute the runs in one batch; return each run's last row, for its sampler.
 
-        `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted, having dropped the runs;
+        `runs` hold `step_tokens` tokens at most, and one more for each slot. Raises Interrupted; or
         EngineFailure, after which the KV cache must be cleared.
         """
         last = self._batch.fill(runs)
         status = llama_cpp.llama_decode(self._context, self._batch.native)
         if status == _ABORTED:
-            raise Interrupted([self.keep(run.slot, run.start) for run in runs])
+            raise Interrupted
         if status != 0:
             raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {reason()}")
         return last
@@ -141,26 +140,32 @@ class Runner(KvCache):
 
     @override
     def keep(self, slot: int, n_tokens: int) -> int:
-        if n_tokens and llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1) and self.can_keep(slot, n_tokens):
+        is_cut = n_tokens and llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
+        if is_cut and self.n_used(slot) == n_tokens and self.can_keep(slot, n_tokens):
             return n_tokens
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return 0
 
     @override
-    def snapshot(self, slot: int) -> Buffer:
-        """Copy a slot's state out, in llama.cpp's own format (llama_state_seq_get_data). Raises EngineFailure."""
-        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+    def snapshot(self, slot: int, partial: bool = False) -> Buffer:
+        """Copy a slot's state, or its part, out in llama.cpp's own format (llama_state_seq_get_data_ext).
+
+        Raises EngineFailure.
+        """
+        flags = _PARTIAL if partial else _WHOLE
+        size = llama_cpp.llama_state_seq_get_size_ext(self._context, slot, flags)
         data = bytearray(size)
         raw = (ctypes.c_uint8 * size).from_buffer(data)
-        if llama_cpp.llama_state_seq_get_data(self._context, raw, size, slot) != size:
+        if llama_cpp.llama_state_seq_get_data_ext(self._context, raw, size, slot, flags) != size:
             raise EngineFailure(f"llama.cpp could not copy a computed state: {reason()}")
         return data
 
     @override
-    def restore(self, slot: int, data: Buffer) -> bool:
+    def restore(self, slot: int, data: Buffer, partial: bool = False) -> bool:
         """Copy a snapshot into a slot; False if llama.cpp refuses it, and the slot is then empty."""
         raw = (ctypes.c_uint8 * len(data)).from_buffer(data)
-        if llama_cpp.llama_state_seq_set_data(self._context, raw, len(data), slot) == len(data):
+        flags = _PARTIAL if partial else _WHOLE
+        if llama_cpp.llama_state_seq_set_data_ext(self._context, raw, len(data), slot, flags) == len(data):
             return True
         log.warning("llama.cpp refuses a computed state: %s", reason())
         llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)

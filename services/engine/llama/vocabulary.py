@@ -7,7 +7,7 @@ import itertools
 import re
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,6 +127,11 @@ class Vocabulary:
         if prompt.bos and self._bos is not None and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tokens
+
+    @property
+    def marks(self) -> Collection[int]:
+        """The ids of the special tokens: between messages, and between parts of a reply."""
+        return self._marks.keys()
 
     @property
     def ending(self) -> list[int]:

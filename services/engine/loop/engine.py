@@ -19,6 +19,7 @@ from typing_extensions import override
 from services.backend.protocols import Model
 from services.backend.status import Counts
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
+from services.engine.kv.checkpoints import message_borders
 from services.engine.kv.slots import Slots
 from services.engine.kv.state import pack
 from services.engine.kv.store import StateStore
@@ -149,6 +150,8 @@ class Engine(Model):
                 prompt = pack(request.tokens + request.resume_tokens)
                 self._store.fetch(self._model, request.owner, prompt, rule=self._runner.cut_rule, spare=1)
                 sequence = Sequence(request)
+                if self._runner.cut_rule.has_partial:
+                    sequence.borders = message_borders(sequence.tokens, self._runner.vocabulary.marks)
                 made = make(index, sequence, self._wake) if make else EngineGeneration(sequence, self._wake)
                 generations.append(made)
                 sequence.sampler = self._runner.sampler(request)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
+from collections.abc import Sequence as Many
 from typing import Protocol
 
 from services.backend.types import Finish, FinishReason, GenerationRequest, Spent, TokenChoice
@@ -75,8 +77,12 @@ class Sequence:
         self.n_computed = 0
         self.n_cached = 0
         self.slot: int | None = None
-        self.pause_at = 0
-        """Reading stops once for what is computed up to here to be copied; 0: nowhere."""
+        self.head_at = 0
+        """Reading pauses here for a template's head to be shared; 0: nowhere."""
+        self.borders: Many[int] = ()
+        """The ends of messages in the prompt, for a model that needs checkpoints."""
+        self.pauses: Many[int] = ()
+        """Reading pauses at these positions, ascending, for checkpoints to be made, and at `head_at`."""
         self.sampler: TokenSampler | None = None
         self.cancelled = False
         """True once its caller wants nothing more."""
@@ -105,7 +111,9 @@ class Sequence:
         """Pending tokens that may be computed in one step."""
         if self.wants_rows:
             return min(self.n_pending, MOST_ROWS)
-        return self.pause_at - self.n_computed if self.n_computed < self.pause_at else self.n_pending
+        later = bisect_right(self.pauses, self.n_computed)
+        pauses = (self.head_at, *self.pauses[later : later + 1])
+        return min((pause - self.n_computed for pause in pauses if pause > self.n_computed), default=self.n_pending)
 
     @property
     def wants_rows(self) -> bool:

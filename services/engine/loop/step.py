@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 
 from services.backend.status import Counts
 from services.backend.types import EVERYBODY, FinishReason, PrefetchRequest
+from services.engine.kv.checkpoints import STEP, checkpoint_positions, message_borders
 from services.engine.kv.slots import Slots
 from services.engine.kv.state import MIN_SHARED
 from services.engine.llama.batch import Run
@@ -34,6 +36,7 @@ class Steps:
         self.mean_seconds = 1.0
         """The seconds for which an answer keeps its slot, averaged over the last ones."""
         self._runner = runner
+        self._needs_checkpoints = runner.cut_rule.has_partial
         self._pace = Pace()
         self._generations: dict[Sequence, EngineGeneration] = {}
         self._is_prefetching = False
@@ -112,6 +115,7 @@ class Steps:
             # With no state that is computed already, where the logits after each token are wanted.
             spare = len(known) if request.prompt_logprobs else 1
             sequence.start(*self.slots.reserve(known, request.owner, request.session, spare=spare))
+            self._plan_checkpoints(sequence)
             self.counts.cached_tokens += sequence.n_cached
             self.counts.note_prompt(self.slots.tier if sequence.n_cached else "none")
             head = request.tokens[: request.n_head]
@@ -121,9 +125,23 @@ class Steps:
                 and sequence.n_computed < len(head)
                 and not self.slots.knows_head(head)
             ):
-                sequence.pause_at = len(head)
+                sequence.head_at = len(head)
         for queue_position, waiting in enumerate(self.scheduler.queue(), start=1):
             self._generations[waiting].move(queue_position)
+
+    def _plan_checkpoints(self, sequence: Sequence) -> None:
+        """Make a checkpoint where a sequence goes on from what is computed, and plan those of the rest of its prompt."""
+        if self._needs_checkpoints and not sequence.wants_rows:
+            assert sequence.slot is not None
+            self.slots.checkpoint(sequence.slot, sequence.n_computed)
+            sequence.pauses = checkpoint_positions(sequence.borders, len(sequence.tokens), sequence.n_computed)
+
+    def _make_checkpoint(self, sequence: Sequence) -> None:
+        """Make a checkpoint where one is planned in the prompt, and each STEP tokens of an answer."""
+        assert sequence.slot is not None
+        n_computed = sequence.n_computed
+        if n_computed % STEP == 0 if sequence.is_decoding else n_computed in sequence.pauses:
+            self.slots.checkpoint(sequence.slot, n_computed)
 
     def _schedule(self) -> list[BatchItem]:
         most = self._runner.step_tokens
@@ -137,9 +155,11 @@ class Steps:
         started, cpu = time.perf_counter(), time.process_time()
         try:
             rows = self._runner.decode([_run_of(item) for item in batch])
-        except Interrupted as interrupted:
-            for item, kept in zip(batch, interrupted.kept, strict=True):
-                item.sequence.n_computed = kept
+        except Interrupted:
+            for item in batch:
+                sequence = item.sequence
+                assert sequence.slot is not None
+                sequence.n_computed = self.slots.cut(sequence.slot, sequence.n_computed)
             return []
         cpu = (time.process_time() - cpu) / sum(item.count for item in batch)
         n_decoding = sum(item.sequence.is_decoding for item in batch)
@@ -153,9 +173,10 @@ class Steps:
                 self._choose_prompt(sequence, row - item.count + 1, item.count)
             sequence.cpu_seconds += cpu * item.count
             sequence.n_computed += item.count
+            self._make_checkpoint(sequence)
             if completes:
                 completed.append((sequence, row))
-            elif sequence.n_computed == sequence.pause_at:
+            elif sequence.n_computed == sequence.head_at:
                 self._share_head(sequence)
         return completed
 
@@ -232,13 +253,13 @@ class Steps:
             self.slots.release(slot, request.tokens[:n_computed])
             self.prefetch_queue.drop(request.owner, request.session)
             return
-        chunk = request.tokens[n_computed : n_computed + self._runner.step_tokens]
+        chunk = self._next_to_prefetch(request, slot, n_computed)
         try:
             if chunk:
                 self._runner.decode([Run(slot, n_computed, chunk, sampled=False)])
                 n_computed += len(chunk)
-        except Interrupted as interrupted:
-            n_computed = interrupted.kept[0]
+        except Interrupted:
+            n_computed = self.slots.cut(slot, n_computed)
             return
         finally:
             self.slots.release(slot, request.tokens[:n_computed])
@@ -247,6 +268,15 @@ class Steps:
             if request.owner == EVERYBODY:
                 self.slots.share_head(slot, request.tokens)
             self.prefetch_queue.drop(request.owner, request.session)
+
+    def _next_to_prefetch(self, request: PrefetchRequest, slot: int, n_computed: int) -> Many[int]:
+        """Return the tokens to read next, and make a checkpoint before them: a request may interrupt them."""
+        end = n_computed + self._runner.step_tokens
+        if self._needs_checkpoints:
+            borders = message_borders(request.tokens, self._runner.vocabulary.marks)
+            self.slots.checkpoint(slot, n_computed, passing=n_computed % STEP > 0 and n_computed not in borders)
+            end = min([end, *checkpoint_positions(borders, len(request.tokens), n_computed)])
+        return request.tokens[n_computed:end]
 
 
 def _run_of(item: BatchItem) -> Run:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from services.backend.types import EVERYBODY, TEMPORARY
+from services.engine.kv.checkpoints import Buffer, data_bytes
 from services.engine.kv.slots import Slots
-from services.engine.kv.state import Buffer, CutRule, pack
+from services.engine.kv.state import CutRule, pack
 from services.engine.kv.store import StateStore
 
 Cell = tuple[int, str]
@@ -19,42 +20,52 @@ Cell = tuple[int, str]
 class FakeKvCache:
     """A KV cache whose cells are tokens, each with the owner for whom it was computed.
 
-    Layers with a window begin to hold cells at `first`; as in llama.cpp a snapshot holds no more than its last token sees.
+    `partial` is the part of the state that cannot be cut anywhere: what it was computed from. Layers with a window begin to
+    hold cells at `first`; as in llama.cpp a snapshot holds no more than its last token sees.
     """
 
     cut_rule = CutRule()
 
     def __init__(self, n_slots: int) -> None:
         self.cells: list[list[Cell]] = [[] for _ in range(n_slots)]
+        self.partial: list[list[Cell]] = [[] for _ in range(n_slots)]
         self.first = [0] * n_slots
         self.n_restored = 0
+        self.n_checkpoints = 0
 
     def can_keep(self, slot: int, n_tokens: int) -> bool:
         assert n_tokens <= len(self.cells[slot])
-        if not self.cut_rule.anywhere and n_tokens < len(self.cells[slot]):
+        if not self.cut_rule.anywhere and n_tokens < len(self.partial[slot]):
             return False
         return self.first[slot] <= self.cut_rule.first_needed(n_tokens)
 
     def keep(self, slot: int, n_tokens: int) -> int:
-        if not self.can_keep(slot, n_tokens):
+        if not self.can_keep(slot, n_tokens) or len(self.partial[slot]) < n_tokens:
             n_tokens = 0
         self.cells[slot] = self.cells[slot][:n_tokens]
+        self.partial[slot] = self.partial[slot][:n_tokens]
         self.first[slot] *= n_tokens > 0
+        assert self.partial[slot] == self.cells[slot], "the parts of a state are of different texts"
         return n_tokens
 
-    def snapshot(self, slot: int) -> Buffer:
-        window, n_tokens = self.cut_rule.window, len(self.cells[slot])
+    def snapshot(self, slot: int, partial: bool = False) -> Buffer:
+        window, n_tokens = self.cut_rule.window, len(self.partial[slot])
         first = max(self.first[slot], n_tokens - window if window else 0)
-        return bytearray(repr((first, self.cells[slot])).encode())
+        self.n_checkpoints += partial
+        return bytearray(repr((first, self.partial[slot], [] if partial else self.cells[slot])).encode())
 
-    def restore(self, slot: int, data: Buffer) -> bool:
-        self.first[slot], self.cells[slot] = eval(bytes(data))
-        self.n_restored += 1
+    def restore(self, slot: int, data: Buffer, partial: bool = False) -> bool:
+        self.first[slot], self.partial[slot], cells = eval(bytes(data))
+        if not partial:
+            self.cells[slot] = cells
+            self.n_restored += 1
         return True
 
     def compute(self, slot: int, tokens: list[int], owner: str) -> None:
         """Add the tokens that are not there yet."""
-        self.cells[slot] += [(token, owner) for token in tokens[len(self.cells[slot]) :]]
+        assert self.partial[slot] == self.cells[slot]
+        self.cells[slot] = self.cells[slot] + [(token, owner) for token in tokens[len(self.cells[slot]) :]]
+        self.partial[slot] = list(self.cells[slot])
 
 
 class FakeEngine:
@@ -65,9 +76,14 @@ class FakeEngine:
         self.store = store or StateStore(ram_bytes=10**6)
         self.slots = Slots(self.kv, self.store, "model", n_slots)
 
-    def serve(self, tokens: list[int], owner: str = "a", session: str = "") -> tuple[int, int]:
+    def serve(
+        self, tokens: list[int], owner: str = "a", session: str = "", checkpoints: tuple[int, ...] = ()
+    ) -> tuple[int, int]:
         """Compute a prompt; return its slot, and how many tokens it found computed."""
         slot, n_cached = self.slots.reserve(tokens, owner, session)
+        for n in checkpoints:
+            self.kv.compute(slot, tokens[:n], owner)
+            self.slots.checkpoint(slot, n)
         self.kv.compute(slot, tokens, owner)
         self.slots.release(slot, tokens)
         return slot, n_cached
@@ -186,16 +202,27 @@ def windowed(n_slots: int, window: int = 8, store: StateStore | None = None) -> 
     return engine
 
 
+def cuts(rule: CutRule, n_tokens: int) -> list[int]:
+    """To what a state of `n_tokens` can be cut."""
+    return [n for n in range(1, n_tokens + 1) if rule.cut(n_tokens, n) == n]
+
+
 def test_a_rule_says_what_a_state_holds_and_what_the_next_token_needs() -> None:
     rule = CutRule(window=8)
     # A state of 40 tokens holds those from 32 on; the next token of 39 looks at 32 to 39.
-    assert [n for n in range(41) if rule.allows(40, n)] == [39, 40]
-    assert all(rule.allows(8, n) for n in range(9)), "a window that all of it fits into"
-    assert [n for n in range(10) if rule.allows(9, n)] == [8, 9]
-    chunked = CutRule(window=8, chunked=True)
-    assert [n for n in range(13) if chunked.allows(12, n)] == [8, 9, 10, 11, 12]
-    assert [n for n in range(5) if CutRule(anywhere=False).allows(4, n)] == [4]
-    assert all(CutRule().allows(40, n) for n in range(41))
+    assert cuts(rule, 40) == [39, 40]
+    assert cuts(rule, 8) == [*range(1, 9)], "a window that all of it fits into"
+    assert cuts(rule, 9) == [8, 9]
+    assert cuts(CutRule(window=8, chunked=True), 12) == [8, 9, 10, 11, 12]
+    assert cuts(CutRule(anywhere=False), 4) == [4]
+    assert cuts(CutRule(), 40) == [*range(1, 41)]
+
+
+def test_a_rule_says_how_far_checkpoints_reach() -> None:
+    recurrent, window = CutRule(anywhere=False), CutRule(window=8)
+    assert [recurrent.reach(40, [10, 20], most) for most in (9, 10, 19, 20, 39, 40, 99)] == [0, 10, 10, 20, 20, 40, 40]
+    # A window's state serves one token less too, and one of the window's length or less any number.
+    assert [window.reach(40, [6, 20], most) for most in (3, 7, 18, 19, 38, 39)] == [3, 6, 6, 19, 20, 39]
 
 
 def test_a_state_with_a_window_serves_only_what_goes_on_from_its_end() -> None:
@@ -264,6 +291,111 @@ def test_a_head_is_shared_by_models_with_windows_too() -> None:
     assert engine.serve([*LONG[:30], 1], "b", "1") == (1, 30)
 
 
+RULES = {
+    "recurrent": CutRule(anywhere=False),
+    "window": CutRule(window=8),
+    "chunks": CutRule(window=8, chunked=True),
+    "both": CutRule(anywhere=False, window=8),
+}
+
+
+@pytest.fixture(params=RULES)
+def uncut(request: pytest.FixtureRequest) -> CutRule:
+    return RULES[request.param]
+
+
+def with_rule(rule: CutRule, n_slots: int, store: StateStore | None = None) -> FakeEngine:
+    engine = FakeEngine(n_slots, store)
+    engine.kv.cut_rule = rule
+    return engine
+
+
+# Too long for the fork to be in its last window.
+SAID, EDITED = [*LONG, 7, 8], [*LONG[:33], 1, 2]
+
+
+def test_an_edit_goes_on_from_the_last_checkpoint_before_it(uncut: CutRule) -> None:
+    """On its slot, from RAM, and copied to another conversation."""
+    engine = with_rule(uncut, 2)
+    engine.serve(SAID, session="1", checkpoints=(16, 32))
+    assert engine.serve(EDITED, session="2")[1] == 32
+    engine.serve(OTHER, session="3")
+    engine.serve(OTHER, session="4")
+    assert engine.serve(EDITED, session="1")[1] in (32, 34)
+    engine = with_rule(uncut, 1)
+    engine.serve(SAID, session="1", checkpoints=(16, 32))
+    kept = engine.serve(EDITED, session="1")[1]
+    assert kept == (32 if not uncut.anywhere else 33), "all cells of a window are on the slot still"
+
+
+def test_checkpoints_come_back_from_disk(uncut: CutRule, tmp_path: Path) -> None:
+    store = StateStore(tmp_path, 10**6, 10**6).start()
+    engine = with_rule(uncut, 1, store)
+    engine.serve(SAID, session="1", checkpoints=(16, 32))
+    engine.slots.save_all(5)
+    store.close()
+    store = StateStore(tmp_path, 10**6, 10**6).start()
+    engine = with_rule(uncut, 1, store)
+    for asked, expected in ((EDITED, 32), ([*LONG[:20], 1, 2], 16)):
+        store.fetch("model", "a", pack(asked), rule=uncut, spare=1)
+        assert engine.serve(asked, session="1")[1] == expected
+    store.close()
+
+
+def test_what_was_cut_off_takes_its_checkpoints_along(uncut: CutRule) -> None:
+    engine = with_rule(uncut, 1)
+    engine.serve(LONG, session="1", checkpoints=(16, 32))
+    engine.serve([*LONG[:20], *OTHER[:20]], session="1")
+    engine.serve(OTHER, session="2")
+    # Only the one at 16 is of this text still.
+    assert engine.serve(EDITED, session="1")[1] == 16
+
+
+def test_an_interrupted_batch_is_taken_back_by_a_checkpoint(uncut: CutRule) -> None:
+    engine = with_rule(uncut, 1)
+    slot, _ = engine.slots.reserve(LONG, "a", "1")
+    engine.kv.compute(slot, LONG[:20], "a")
+    engine.slots.checkpoint(slot, 20)
+    engine.kv.compute(slot, LONG[:26], "a")
+    engine.slots.checkpoint(slot, 26, passing=True)
+    # llama.cpp has begun to compute more.
+    engine.kv.compute(slot, LONG, "a")
+    assert engine.slots.cut(slot, 26) == 26
+    engine.kv.compute(slot, LONG[:37], "a")
+    engine.slots.checkpoint(slot, 37)
+    engine.slots.release(slot, LONG[:37])
+    engine.serve(OTHER, session="2")
+    assert engine.serve([*LONG[:30], 1, 2], session="1")[1] == 20, "the passing one is gone"
+
+
+def test_a_plain_model_has_no_checkpoints() -> None:
+    engine = FakeEngine(1)
+    engine.serve(LONG, session="1", checkpoints=(16, 32))
+    assert engine.kv.n_checkpoints == 0
+
+
+def test_a_checkpoint_close_behind_another_is_not_made(uncut: CutRule) -> None:
+    engine = with_rule(uncut, 1)
+    engine.serve(LONG, session="1", checkpoints=(10, 16, 20, 31, 32))
+    assert engine.kv.n_checkpoints == 2
+
+
+def test_checkpoints_on_slots_count_and_keep_within_their_share(uncut: CutRule) -> None:
+    engine = with_rule(uncut, 1, StateStore(ram_bytes=4000))
+    tokens = list(range(800))
+    slot, _ = engine.slots.reserve(tokens, "a", "1")
+    for n in range(20, 800, 20):
+        engine.kv.compute(slot, tokens[:n], "a")
+        engine.slots.checkpoint(slot, n)
+        used = engine.store.rooms()[0].used
+        size = len(engine.kv.snapshot(slot, partial=True))
+        assert used <= max(2000, 2 * size, 4000 if size > 4000 else 0)
+        assert used >= min(size, 2000) or size > 4000
+    engine.slots.release(slot, tokens[:780])
+    engine.slots.forget("a", "1")
+    assert engine.store.rooms()[0].used == 0
+
+
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda bits: [0] * 20 + bits)
 
 
@@ -303,17 +435,33 @@ class CacheMachine(RuleBasedStateMachine):
         assert [token for token, _ in cells] == tokens[:n_cached]
         assert {cell_owner for _, cell_owner in cells} <= {owner, EVERYBODY}
         assert n_cached <= len(tokens) - spare
+        assert self.engine.kv.partial[slot] == cells, "a checkpoint of another text"
         assert self.engine.kv.first[slot] <= self.cut_rule.first_needed(n_cached), "the next token sees cells that are gone"
         self.busy[slot] = (owner, session)
         return slot, tokens, owner
 
-    @rule(opened=consumes(open_ones), share=st.floats(0, 1))
-    def release(self, opened: tuple[int, list[int], str], share: float) -> None:
+    @rule(opened=consumes(open_ones), share=st.floats(0, 1), pauses=st.lists(st.floats(0, 1), max_size=3))
+    def release(self, opened: tuple[int, list[int], str], share: float, pauses: list[float]) -> None:
         slot, tokens, owner = opened
         computed = tokens[: max(int(share * len(tokens)), len(self.engine.kv.cells[slot]))]
+        for n in sorted(int(pause * len(computed)) for pause in pauses):
+            if n > len(self.engine.kv.cells[slot]):
+                self.engine.kv.compute(slot, computed[:n], owner)
+                self.engine.slots.checkpoint(slot, n, passing=n % 3 == 0)
         self.engine.kv.compute(slot, computed, owner)
         self.engine.slots.release(slot, computed)
         del self.busy[slot]
+
+    @rule(opened=open_ones, share=st.floats(0, 1))
+    def interrupt(self, opened: tuple[int, list[int], str], share: float) -> None:
+        """A batch that is computed in part, and taken back."""
+        slot, tokens, owner = opened
+        n_computed = len(self.engine.kv.cells[slot])
+        self.engine.slots.checkpoint(slot, n_computed)
+        self.engine.kv.compute(slot, tokens[: int(share * len(tokens))], owner)
+        kept = self.engine.slots.cut(slot, n_computed)
+        assert [token for token, _ in self.engine.kv.partial[slot]] == tokens[:kept]
+        assert kept == len(self.engine.kv.cells[slot])
 
     @precondition(lambda self: len(self.busy) < 3)
     @rule(length=st.integers(16, 20))
@@ -353,6 +501,9 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def caps_hold(self) -> None:
         assert self.store._ram_used == sum(state.n_bytes for state in self.store._ram.values())
+        checkpoints = sum(data_bytes(slot.checkpoints) for slot in self.engine.slots._slots)
+        assert self.store._checkpoints_used == checkpoints
+        assert checkpoints <= 2500 + 1500, "half of RAM, or two of each slot"
         assert self.store._ram_used <= 2500 or len(self.store._ram) == 1
         assert self.store._folder
         assert self.store._folder.n_used == sum(saved.size for saved in self.store._folder._listed.values())

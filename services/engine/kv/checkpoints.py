@@ -1,0 +1,85 @@
+"""Checkpoints: copies of the part of a computed state that cannot be cut, each behind a number of tokens. Pure Python.
+
+Recurrent layers keep one sum of all that they have read, and layers with a window forget what is older. A copy of that part
+alone, laid over the whole state, lets a prompt go on from where it was made; the other layers are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+
+# A bytearray or a memoryview over one: writable, so that ctypes can hand it on without copying it.
+Buffer = bytearray | memoryview
+
+# The most tokens between two checkpoints.
+STEP = 512
+# A checkpoint follows another by so many tokens at least: in a prompt's last STEP tokens, which most edits are about, and
+# before them, where each pause would make a small batch of a large one.
+NEAR, FAR = 16, 64
+# Special tokens that are so close together belong to one border: <|im_end|>, a line end, <|im_start|>, a role.
+_SAME_BORDER = 8
+# The most checkpoints of a state.
+MOST = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The partial state behind `n_tokens`. A `passing` one is dropped when the next is made."""
+
+    n_tokens: int
+    data: Buffer
+    passing: bool = False
+
+
+def message_borders(tokens: Sequence[int], marks: Container[int]) -> list[int]:
+    """Return the positions in `tokens` at which messages end, by the special tokens `marks` between them.
+
+    Each is that of the first special token of several: an answer ended before it, and the next prompt goes on there.
+    """
+    borders, last = [], -_SAME_BORDER
+    for position, token in enumerate(tokens):
+        if token in marks:
+            if position - last >= _SAME_BORDER and position:
+                borders.append(position)
+            last = position
+    return borders
+
+
+def checkpoint_positions(borders: Iterable[int], n_tokens: int, start: int) -> list[int]:
+    """Return where reading a prompt of `n_tokens` from `start` on pauses for checkpoints, ascending.
+
+    These are `borders` and multiples of STEP, less those that follow another too closely.
+    """
+    positions: list[int] = []
+    last = start
+    for position in sorted({*borders, *range(STEP, n_tokens, STEP)}):
+        if position >= n_tokens:
+            break
+        if position - last >= (NEAR if n_tokens - position <= STEP else FAR):
+            positions.append(position)
+            last = position
+    return positions
+
+
+def thinned(checkpoints: Sequence[Checkpoint], n_bytes: int) -> tuple[Checkpoint, ...]:
+    """Return as many checkpoints, ascending, as `n_bytes` hold, and MOST at most; the last one stays longest.
+
+    The one that is dropped first has its neighbors closest to each other, in proportion to their distance from the end:
+    towards a conversation's beginning, where fewer edits are made, checkpoints become rare.
+    """
+    left = list(checkpoints)
+    total = sum(len(each.data) for each in left)
+    while left and (total > n_bytes or len(left) > MOST):
+        end = left[-1].n_tokens
+        positions = [0, *(each.n_tokens for each in left)]
+        ratios = [
+            (positions[n + 1] - positions[n - 1]) / max(end - positions[n - 1], 1) for n in range(1, len(positions) - 1)
+        ]
+        total -= len(left.pop(ratios.index(min(ratios)) if ratios else 0).data)
+    return tuple(left)
+
+
+def data_bytes(checkpoints: Iterable[Checkpoint]) -> int:
+    """Return the bytes of several checkpoints."""
+    return sum(len(each.data) for each in checkpoints)
