@@ -134,8 +134,8 @@ class _Weights:
             else:
                 self.writer.add_uint32(key, value)
 
-    def matrix(self, name: str, *shape: int, kind: type[np.generic] = np.float16) -> None:
-        self.writer.add_tensor(f"{name}.weight", (self._rng.standard_normal(shape, np.float32) * 0.05).astype(kind))
+    def matrix(self, name: str, *shape: int, kind: type[np.generic] = np.float16, scale: float = 0.05) -> None:
+        self.writer.add_tensor(f"{name}.weight", (self._rng.standard_normal(shape, np.float32) * scale).astype(kind))
 
     def ones(self, **sizes: int) -> None:
         for name, size in sizes.items():
@@ -145,11 +145,27 @@ class _Weights:
         for name, shape in (("ffn_gate", (ffn, dim)), ("ffn_up", (ffn, dim)), ("ffn_down", (dim, ffn))):
             self.matrix(f"blk.{layer}.{name}", *shape)
 
-    def attend(self, layer: int, dim: int, n_head: int, n_head_kv: int, head: int) -> None:
+    def attend(self, layer: int, dim: int, n_head: int, n_head_kv: int, head: int, norms: bool = True) -> None:
         for name, rows in (("attn_q", n_head), ("attn_k", n_head_kv), ("attn_v", n_head_kv)):
             self.matrix(f"blk.{layer}.{name}", rows * head, dim)
         self.matrix(f"blk.{layer}.attn_output", dim, n_head * head)
-        self.ones(**{f"blk__{layer}__attn_q_norm": head, f"blk__{layer}__attn_k_norm": head})
+        if norms:
+            self.ones(**{f"blk__{layer}__attn_q_norm": head, f"blk__{layer}__attn_k_norm": head})
+
+    def scan(self, layer: int, dim: int, state: int, norms: bool = False) -> None:
+        """A Mamba's layer, which forgets what it read over some hundred tokens; `norms`: a Jamba's."""
+        inner, kernel, rank = 2 * dim, 4, 16
+        self.matrix(f"blk.{layer}.ssm_in", 2 * inner, dim)
+        self.matrix(f"blk.{layer}.ssm_conv1d", inner, kernel, kind=np.float32)
+        self.matrix(f"blk.{layer}.ssm_x", rank + 2 * state, inner)
+        self.matrix(f"blk.{layer}.ssm_dt", inner, rank)
+        self.matrix(f"blk.{layer}.ssm_out", dim, inner)
+        for name, shape in (("ssm_conv1d.bias", (inner,)), ("ssm_dt.bias", (inner,)), ("ssm_d", (inner,))):
+            self.writer.add_tensor(f"blk.{layer}.{name}", np.ones(shape, np.float32))
+        self.writer.add_tensor(f"blk.{layer}.ssm_a", np.full((inner, state), -0.01, np.float32))
+        if norms:
+            for name, size in (("ssm_dt_norm", rank), ("ssm_b_norm", state), ("ssm_c_norm", state)):
+                self.ones(**{f"blk__{layer}__{name}": size})
 
     def write(self) -> Path:
         return write_file(self.writer, self.path)
@@ -189,27 +205,36 @@ def write_sharing_model(path: Path) -> Path:
     return made.write()
 
 
-def write_recurrent_model(path: Path) -> Path:
+def write_recurrent_model(path: Path, *, dim: int = 256, state: int = 64, layers: int = 4) -> Path:
     """A Mamba of random weights, which has no KV cache."""
-    dim, inner, state, kernel, rank = 256, 512, 64, 4, 16
-    made = _Weights(path, "mamba", dim=dim, layers=4, n_ctx=2048)
-    made.numbers(ssm__conv_kernel=kernel, ssm__inner_size=inner, ssm__state_size=state, ssm__time_step_rank=rank)
+    made = _Weights(path, "mamba", dim=dim, layers=layers, n_ctx=2048)
+    made.numbers(ssm__conv_kernel=4, ssm__inner_size=2 * dim, ssm__state_size=state, ssm__time_step_rank=16)
+    made.ones(output_norm=dim)
+    for n in range(layers):
+        made.ones(**{f"blk__{n}__attn_norm": dim})
+        made.scan(n, dim, state)
+    return made.write()
+
+
+def write_long_hybrid_model(path: Path) -> Path:
+    """A Jamba of random weights: layers with a KV cache, and others with a state of a fixed size and a long memory."""
+    dim, ffn, state, heads_kv = 128, 256, 16, [0, 2, 0, 2]
+    made = _Weights(path, "jamba", dim=dim, layers=4, n_ctx=2048)
+    made.numbers(feed_forward_length=ffn, attention__head_count=4, attention__head_count_kv=heads_kv)
+    made.numbers(ssm__conv_kernel=4, ssm__inner_size=2 * dim, ssm__state_size=state, ssm__time_step_rank=16)
     made.ones(output_norm=dim)
     for n in range(4):
-        made.ones(**{f"blk__{n}__attn_norm": dim})
-        made.matrix(f"blk.{n}.ssm_in", 2 * inner, dim)
-        made.matrix(f"blk.{n}.ssm_conv1d", inner, kernel, kind=np.float32)
-        made.matrix(f"blk.{n}.ssm_x", rank + 2 * state, inner)
-        made.matrix(f"blk.{n}.ssm_dt", inner, rank)
-        made.matrix(f"blk.{n}.ssm_out", dim, inner)
-        for name, shape in (("ssm_conv1d.bias", (inner,)), ("ssm_dt.bias", (inner,)), ("ssm_d", (inner,))):
-            made.writer.add_tensor(f"blk.{n}.{name}", np.ones(shape, np.float32))
-        made.writer.add_tensor(f"blk.{n}.ssm_a", -np.ones((inner, state), np.float32))
+        made.ones(**{f"blk__{n}__attn_norm": dim, f"blk__{n}__ffn_norm": dim})
+        made.feed(n, dim, ffn)
+        if heads_kv[n]:
+            made.attend(n, dim, 4, 2, dim // 4, norms=False)
+        else:
+            made.scan(n, dim, state, norms=True)
     return made.write()
 
 
 def write_hybrid_model(path: Path) -> Path:
-    """An LFM2 of random weights: layers with a KV cache, and others whose state is of a fixed size."""
+    """An LFM2 of random weights: layers with a KV cache, and others whose state, of a fixed size, is of two tokens."""
     dim, ffn, kernel, heads_kv = 256, 256, 3, [0, 2, 0, 2]
     made = _Weights(path, "lfm2", dim=dim, layers=4, n_ctx=2048)
     made.numbers(feed_forward_length=ffn, attention__head_count=4, attention__head_count_kv=heads_kv)
@@ -221,7 +246,7 @@ def write_hybrid_model(path: Path) -> Path:
         if heads_kv[n]:
             made.attend(n, dim, 4, 2, dim // 4)
         else:
-            made.matrix(f"blk.{n}.shortconv.conv", dim, kernel, kind=np.float32)
+            made.matrix(f"blk.{n}.shortconv.conv", dim, kernel, kind=np.float32, scale=1)
             made.matrix(f"blk.{n}.shortconv.in_proj", 3 * dim, dim)
             made.matrix(f"blk.{n}.shortconv.out_proj", dim, dim)
     return made.write()

@@ -122,16 +122,25 @@ class Slots:
 
     def cut(self, number: int, n_tokens: int) -> int:
         """Cut a busy slot to its first `n_tokens`, by a checkpoint if need be; return how many it keeps of these."""
-        slot, rule = self._slots[number], self._cache.cut_rule
+        slot = self._slots[number]
         if n_tokens and not self._cache.can_keep(number, n_tokens):
-            nearest = rule.nearest(slot.positions, n_tokens)
-            data = next((each.data for each in slot.checkpoints if each.n_tokens == nearest), None)
-            is_restored = data is not None and self._cache.restore(number, data, partial=True)
-            n_tokens = rule.cut(nearest, n_tokens) if is_restored else 0
+            n_tokens = self._go_back(slot, n_tokens)
         n_tokens = self._cache.keep(number, n_tokens)
         slot.checkpoints = tuple(each for each in slot.checkpoints if each.n_tokens <= n_tokens)
         self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))
         return n_tokens
+
+    def _go_back(self, slot: _Slot, most: int) -> int:
+        """Restore the checkpoint that keeps the most of the first `most` tokens; return how many these are."""
+        cut = self._cache.cut_rule.cut
+        for each in sorted(slot.checkpoints, key=lambda each: -cut(each.n_tokens, most)):
+            n_tokens = cut(each.n_tokens, most)
+            if not n_tokens or not self._cache.restore(slot.number, each.data, partial=True):
+                break
+            # One that was made where a window had just been cut holds a cell less than the rule says.
+            if self._cache.can_keep(slot.number, n_tokens):
+                return n_tokens
+        return 0
 
     def checkpoint(self, number: int, n_tokens: int, passing: bool = False) -> None:
         """Make a checkpoint of a busy slot, which holds `n_tokens`, unless the last one is close or none are needed.
