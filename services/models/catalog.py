@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from services.models.gguf import GgufInfo
 from services.models.kv_shape import kv_shape
-from services.models.memory import Fit, fit
+from services.models.memory import STEP_TOKENS, Fit, fit, keeps_windows
 from services.validation import AnswerPenalty, RepeatPenalty, Share, Strict, Temperature, TopK
 
 _FILE = Path(__file__).with_name("catalog.json")
@@ -87,11 +87,13 @@ class CatalogEntry(Strict):
     @property
     def needs(self) -> int:
         """The bytes of free memory in which it is comfortable: half of those beside its weights are for conversations."""
-        return self.size + 2 * kv_shape(self.info()).bytes(min(COMFORTABLE_CONTEXT, self.context))
+        shape = kv_shape(self.info())
+        usual = min(COMFORTABLE_CONTEXT, self.context)
+        return self.size + 2 * shape.bytes(usual, swa_full=keeps_windows(shape, self.context), n_ubatch=STEP_TOKENS)
 
     def fit(self, free: int) -> Fit:
         """Fit the model into `free` bytes of memory, by the rule that loading follows."""
-        return fit(self.info(), free)
+        return fit(self.info(), free, n_ubatch=STEP_TOKENS)
 
 
 @cache

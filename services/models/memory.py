@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from services.backend.types import CacheType
 from services.models.gguf import GgufInfo
-from services.models.kv_shape import CELLS, kv_shape
+from services.models.kv_shape import CELLS, KvShape, kv_shape
 
 # The longest chunk that one step computes. Reading in chunks of 128 is within 2 % of the speed of 512, and a cancelled or
 # a new request waits for one chunk at most.
@@ -16,19 +16,24 @@ STEP_TOKENS = 128
 UBATCH = 512
 # The fewest tokens of a context that is chosen by the free memory.
 LEAST_CONTEXT = 512
+# Contexts up to so many windows are kept whole by default: a window, and the checkpoints that make up for the rest, would
+# take as much memory.
+FULL_WINDOWS = 4
 
 
 @dataclass(frozen=True)
 class Fit:
     """A model's share of memory: tokens of one slot's context, slots, and bytes of the weights and of all KV caches.
 
-    If it does not fit, `problem` says why, after "NAME: ", and `param` is the profile's field to change.
+    `swa_full`: layers with a window keep every token. If it does not fit, `problem` says why, after "NAME: ", and `param`
+    is the profile's field to change.
     """
 
     n_ctx: int
     n_slots: int
     weights: int
     kv: int
+    swa_full: bool = True
     problem: str = ""
     param: str = ""
 
@@ -46,6 +51,11 @@ def ubatch(n_ubatch: int | None, capacity: int) -> int:
     return min(n_ubatch or UBATCH, capacity)
 
 
+def keeps_windows(shape: KvShape, n_ctx: int) -> bool:
+    """Return whether layers with a window keep every token by default, in a context that was wanted to be of `n_ctx`."""
+    return not shape.window or n_ctx <= FULL_WINDOWS * shape.window
+
+
 def fit(
     info: GgufInfo,
     free: int,
@@ -54,7 +64,7 @@ def fit(
     n_parallel: int = 8,
     type_k: CacheType = "f16",
     type_v: CacheType = "f16",
-    swa_full: bool = True,
+    swa_full: bool | None = None,
     n_ubatch: int = 0,
     flash_attn: bool = True,
     weights: int | None = None,
@@ -63,23 +73,25 @@ def fit(
     """Divide `free` bytes among the weights, the context, and as many slots as fit into half of the rest.
 
     `n_ctx` 0 is the model's training context, or as much of it as that half holds for one conversation; a larger context
-    is never taken. `weights` are the bytes of all files and adapters (None: the size of the model's files). `budget` limits
-    the bytes of the model in all: it reduces slots, and a context that was left open.
+    is never taken. `swa_full` None: as `keeps_windows`. `weights` are the bytes of all files and adapters (None: the size
+    of the model's files). `budget` limits the bytes of the model in all: it reduces slots, and a context left open.
     """
     trained = info.context_length or n_ctx or LEAST_CONTEXT
     shape, weights = kv_shape(info), info.size if weights is None else weights
 
+    chosen = min(n_ctx or trained, trained)
+    is_full = keeps_windows(shape, chosen) if swa_full is None else swa_full
+
     def kv(tokens: int) -> int:
-        return shape.bytes(tokens, type_k, type_v, swa_full=swa_full, n_ubatch=n_ubatch, flash_attn=flash_attn)
+        return shape.bytes(tokens, type_k, type_v, swa_full=is_full, n_ubatch=n_ubatch, flash_attn=flash_attn)
 
     room = max(free - weights, 0) // 2
     if budget is not None:
         room = min(room, max(budget - weights, 0))
-    chosen = min(n_ctx or trained, trained)
     if not n_ctx and kv(chosen) > room:
         chosen = max(_largest(kv, room, chosen), min(LEAST_CONTEXT, trained))
     n_slots = max(1, min(n_parallel, room // max(kv(chosen), 1)))
-    made = Fit(chosen, n_slots, weights, n_slots * kv(chosen))
+    made = Fit(chosen, n_slots, weights, n_slots * kv(chosen), is_full)
     if weights > free:
         what = f"it takes {weights / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
         return replace(made, problem=f"{what}; a smaller model, or a smaller quantization of it, would fit", param="model")

@@ -87,7 +87,7 @@ class Profile(Strict):
     n_batch: BatchSize | None = None
     n_ubatch: BatchSize | None = None
     flash_attn: bool = True
-    swa_full: bool = True
+    swa_full: bool | None = None
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0

@@ -152,8 +152,11 @@ class Slots:
         if not self._cache.cut_rule.has_partial or n_tokens - last < (1 if passing else NEAR):
             return
         made = Checkpoint(n_tokens, self._cache.snapshot(number, partial=True), passing)
-        room = self._store.checkpoint_room(len(self._slots), len(made.data))
-        slot.checkpoints = thinned([*(each for each in slot.checkpoints if not each.passing), made], room)
+        room = self._store.checkpoint_room(slot.key, len(self._slots), len(made.data))
+        # While all fits into a window, the newest one can be cut to where the older ones stand.
+        has_all = self._cache.cut_rule.cut(n_tokens, 1) == 1
+        others = [each for each in slot.checkpoints if not each.passing and not has_all]
+        slot.checkpoints = thinned([*others, made], room)
         self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))
 
     def release(self, number: int, tokens: Many[int]) -> None:

@@ -161,11 +161,15 @@ class StateStore:
             self._on_slot[key] = n_bytes
             self._make_room()
 
-    def checkpoint_room(self, n_slots: int, n_bytes: int) -> int:
-        """Return the bytes that the checkpoints of each of `n_slots` slots may take, with `n_bytes` those of one."""
+    def checkpoint_room(self, key: StateKey, n_slots: int, n_bytes: int) -> int:
+        """Return the bytes that the checkpoints of a state on one of `n_slots` slots may take, `n_bytes` those of one.
+
+        The slots share half of the RAM equally, but two checkpoints may take what the others leave of it.
+        """
         with self._lock:
-            cap = self._ram_cap()
-        return min(max(cap // (2 * n_slots), 2 * n_bytes), cap)
+            most = self._ram_cap() // 2
+            others = self._checkpoints_used - self._on_slot.get(key, 0)
+        return max(most // n_slots, min(2 * n_bytes, most - others))
 
     def mark_off_slot(self, key: StateKey) -> None:
         """Note that it is on no slot any more, and nowhere else but perhaps, older, on disk."""

@@ -132,7 +132,7 @@ def context_params(settings: LoadSettings, n_ctx: int, n_slots: int, capacity: i
     params.flash_attn_type = int(settings.flash_attn)
     params.type_k = _TYPE_NUMBERS[settings.cache_type_k]
     params.type_v = _TYPE_NUMBERS[settings.cache_type_v]
-    params.swa_full = settings.swa_full
+    params.swa_full = bool(settings.swa_full)
     params.no_perf = True
     return params
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence as Many
+from dataclasses import replace
 from typing import Any
 
 import llama_cpp
@@ -77,6 +78,7 @@ class Runner(KvCache):
         capacity = batch_capacity(settings.n_batch, settings.n_parallel)
         fits = self._fit(settings, info, free, budget)
         self.n_ctx, self.n_slots = fits.n_ctx, fits.n_slots
+        settings = replace(settings, swa_full=fits.swa_full)
         native_log.take_cache_bytes()
         self._context = llama_cpp.llama_init_from_model(
             self._model, context_params(settings, self.n_ctx, self.n_slots, capacity)

@@ -100,6 +100,19 @@ def info(**numbers: Any) -> GgufInfo:
     return GgufInfo("x", architecture, 7 * GB, "Q8_0", 131072, 32000, 10 * GB, metadata=named)
 
 
+def test_windows_are_kept_whole_in_contexts_of_a_few_of_them() -> None:
+    window = info(architecture="gemma3", attention__sliding_window=1024)
+    shape = kv_shape(window)
+    assert shape.window == 1024
+    for n_ctx, is_full in ((4096, True), (8192, False), (0, False)):
+        made = fit(window, 1000 * GB, n_ctx=n_ctx)
+        assert made.swa_full is is_full
+        assert made.kv == made.n_slots * shape.bytes(made.n_ctx, swa_full=is_full)
+        for told in (True, False):
+            assert fit(window, 1000 * GB, n_ctx=n_ctx, swa_full=told).swa_full is told
+    assert fit(info(), 1000 * GB).swa_full
+
+
 def test_a_context_is_what_the_model_was_trained_on_as_far_as_memory_holds_it() -> None:
     each = kv_shape(info()).bytes(256) // 256
     assert each == 2 * 32 * 8 * 128 * 2
