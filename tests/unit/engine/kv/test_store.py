@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from services.engine.kv import store as store_module
-from services.engine.kv.file import DamagedState, read_saved, read_state, write_state
+from services.engine.kv.checkpoints import Checkpoint
+from services.engine.kv.file import DamagedState, Header, read_saved, read_state, write_state
 from services.engine.kv.state import State, StateKey, common_prefix, pack
 from services.engine.kv.store import StateStore
 
@@ -17,9 +22,11 @@ MB = 10**6
 
 
 def state(session: str = "1", n_tokens: int = 50, owner: str = "a", model: str = "m", used: float = 0.0) -> State:
-    """One whose data tells whose it is."""
+    """One whose data tells whose it is, with two checkpoints."""
     tokens = list(range(n_tokens))
-    return State(StateKey(model, owner, session), pack(tokens), bytearray(f"{owner} {session}".encode() * 100), used)
+    checkpoints = tuple(Checkpoint(n, bytearray(f"{owner} {session} {n}".encode())) for n in (n_tokens // 2, n_tokens))
+    data = bytearray(f"{owner} {session}".encode() * 100)
+    return State(StateKey(model, owner, session), pack(tokens), data, used, checkpoints)
 
 
 def files(folder: Path) -> list[Path]:
@@ -106,10 +113,55 @@ def test_a_state_comes_back_from_disk_after_a_restart(tmp_path: Path) -> None:
     found, shared = again.find("m", "a", pack([*range(50), 99]))
     assert found
     assert (shared, bytes(found.data)) == (50, bytes(state("1").data))
+    told = [(each.n_tokens, each.data) for each in found.checkpoints]
+    assert told == [(each.n_tokens, each.data) for each in state("1").checkpoints]
+    assert found.n_bytes == state("1").n_bytes
     for model, owner in (("other", "a"), ("m", "b")):
         again.fetch(model, owner, pack(range(50)))
         assert again.find(model, owner, pack(range(50)))[0] is None
     again.close()
+
+
+def test_files_from_before_checkpoints_are_read(tmp_path: Path) -> None:
+    old = replace(state("1"), checkpoints=())
+    path = write_state(tmp_path, old, "file").path
+    content = path.read_bytes().replace(b',"checkpoints":[]', b"")[:-32]
+    content = content[:10] + struct.pack("<I", len(content[14:].partition(b"}")[0]) + 1) + content[14:]
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    again = read_state(read_saved(path), 0)
+    assert (again.data, again.checkpoints) == (old.data, ())
+
+
+@pytest.mark.parametrize("wrong", [((30, 8), (20, 8)), ((20, 8), (20, 8)), ((0, 8),), ((51, 8),), ((20, -1),)])
+def test_checkpoints_that_cannot_be_are_refused(wrong: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValidationError):
+        Header(model="m", file="f", owner="a", session="1", n_tokens=50, n_bytes=9, checkpoints=wrong)
+
+
+def test_checkpoints_on_slots_leave_less_room_in_memory() -> None:
+    each = state()
+    store = StateStore(ram_bytes=3 * each.n_bytes)
+    for session in "12":
+        store.put(state(session, owner=session))
+    slot = StateKey("m", "c", "3")
+    store.mark_on_slot(slot)
+    store.count_checkpoints(slot, each.n_bytes)
+    assert store.rooms()[0].used == 3 * each.n_bytes
+    store.count_checkpoints(slot, 2 * each.n_bytes)
+    assert store.find("m", "1", pack(range(60)))[0] is None
+    assert store.find("m", "2", pack(range(60)))[1] == 50
+    store.mark_off_slot(slot)
+    assert store.rooms()[0].used == each.n_bytes
+
+
+def test_the_slots_share_half_of_memory_for_checkpoints() -> None:
+    store = StateStore(ram_bytes=8000)
+    one, other = StateKey("m", "a", "1"), StateKey("m", "a", "2")
+    assert store.checkpoint_room(one, 4, 100) == 1000
+    assert store.checkpoint_room(one, 4, 900) == 1800, "two of them"
+    store.mark_on_slot(other, 3000)
+    assert store.checkpoint_room(one, 4, 900) == 1000
+    assert store.checkpoint_room(other, 4, 1900) == 3800
 
 
 def test_what_has_rested_is_written_in_the_background(tmp_path: Path) -> None:
