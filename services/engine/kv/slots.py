@@ -126,8 +126,9 @@ class Slots:
         if n_tokens and not self._cache.can_keep(number, n_tokens):
             n_tokens = self._go_back(slot, n_tokens)
         n_tokens = self._cache.keep(number, n_tokens)
-        slot.checkpoints = tuple(each for each in slot.checkpoints if each.n_tokens <= n_tokens)
-        self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))
+        if slot.checkpoints:
+            slot.checkpoints = tuple(each for each in slot.checkpoints if each.n_tokens <= n_tokens)
+            self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))
         return n_tokens
 
     def _go_back(self, slot: _Slot, most: int) -> int:
@@ -145,16 +146,19 @@ class Slots:
     def checkpoint(self, number: int, n_tokens: int, passing: bool = False) -> None:
         """Make a checkpoint of a busy slot, which holds `n_tokens`, unless the last one is close or none are needed.
 
-        A `passing` one is dropped when the next is made.
+        A `passing` one is dropped when the next is made, and needed where a batch that is interrupted spoils the state.
         """
-        slot = self._slots[number]
+        slot, rule = self._slots[number], self._cache.cut_rule
         last = max((each.n_tokens for each in slot.checkpoints if passing or not each.passing), default=0)
-        if not self._cache.cut_rule.has_partial or n_tokens - last < (1 if passing else NEAR):
+        is_needed = not rule.anywhere if passing else rule.has_partial
+        if not is_needed or n_tokens - last < (1 if passing else NEAR):
             return
         made = Checkpoint(n_tokens, self._cache.snapshot(number, partial=True), passing)
         room = self._store.checkpoint_room(slot.key, len(self._slots), len(made.data))
+        if len(made.data) > room:
+            return
         # While all fits into a window, the newest one can be cut to where the older ones stand.
-        has_all = self._cache.cut_rule.cut(n_tokens, 1) == 1
+        has_all = rule.cut(n_tokens, 1) == 1
         others = [each for each in slot.checkpoints if not each.passing and not has_all]
         slot.checkpoints = thinned([*others, made], room)
         self._store.count_checkpoints(slot.key, data_bytes(slot.checkpoints))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services.backend.types import LoadSettings, PrefetchRequest, Prompt
+from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt, Sampling
 from services.engine.kv.checkpoints import STEP, Checkpoint, checkpoint_positions, message_borders, thinned
 from services.engine.kv.store import StateStore
 from services.engine.llama.runner import Interrupted
@@ -238,6 +239,43 @@ def test_batches_that_were_interrupted_are_read_again(
         said, _ = ask(engine, fork.tokens, name)
         assert distance(said, talk.cold[name]) <= talk.most
         n_read = 0
+
+
+def test_whatever_came_before_a_fork_is_computed_as_if_cold(
+    talk: Talk, start: Callable[..., Engine], tmp_path: Path
+) -> None:
+    """Prompts, drafts of them, hang-ups and restarts at random, with little memory, from two people at once."""
+    store = StateStore(tmp_path, 3 * MB, 20 * MB).start()
+    engine = start(store, n_parallel=2)
+
+    def live(person: int, rng: random.Random) -> None:
+        for _ in range(12):
+            name, session = rng.choice(list(talk.forks)), f"{person} {rng.choice('12')}"
+            tokens = talk.forks[name].tokens
+            if rng.random() < 0.3:
+                engine.prefetch(PrefetchRequest(tokens[: rng.randrange(1, len(tokens))], "a", session))
+                time.sleep(rng.random() * 0.05)
+            if rng.random() < 0.3:
+                generation = engine.submit(
+                    GenerationRequest(tokens, 1, Sampling(temperature=0), owner="a", session=session)
+                )
+                time.sleep(rng.random() * 0.05)
+                generation.cancel()
+            said, finish = ask(engine, tokens, session)
+            assert finish.cached_tokens < len(tokens)
+            assert distance(said, talk.cold[name]) <= talk.most
+
+    for round_number in range(2):
+        with ThreadPoolExecutor() as pool:
+            lives = [pool.submit(live, person, random.Random(2 * person + round_number)) for person in range(2)]
+        for each in lives:
+            each.result()
+        engine.stop()
+        store.close()
+        store = StateStore(tmp_path, 3 * MB, 20 * MB).start()
+        engine = start(store, n_parallel=2)
+    assert store.rooms()[0].used == 0
+    store.close()
 
 
 def test_a_checkpoint_of_another_text_would_be_seen(talk: Talk, start: Callable[..., Engine]) -> None:
