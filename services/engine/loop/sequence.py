@@ -112,8 +112,8 @@ class Sequence:
         if self.wants_rows:
             return min(self.n_pending, MOST_ROWS)
         later = bisect_right(self.pauses, self.n_computed)
-        pauses = (self.head_at, *self.pauses[later : later + 1])
-        return min((pause - self.n_computed for pause in pauses if pause > self.n_computed), default=self.n_pending)
+        ends = (len(self.tokens), self.head_at, *self.pauses[later : later + 1])
+        return min(end for end in ends if end > self.n_computed) - self.n_computed
 
     @property
     def wants_rows(self) -> bool:

@@ -177,6 +177,9 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
     """Random arrivals, cancels, ends and chunks: no plan exceeds its bounds, nobody waits for ever, and none is left."""
     scheduler = Scheduler(rng.randint(1, 8))
     arriving = [sequence(rng.randint(1, 300), rng.choice("abc")) for _ in range(12)]
+    for each in arriving:
+        each.pauses = sorted(rng.sample(range(1, 300), rng.choice((0, 0, 3))))
+        each.head_at = rng.choice((0, 40))
     left = set(arriving)
     for _ in range(3000):
         if arriving and rng.random() < 0.3:
@@ -197,6 +200,8 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
         assert plan or not scheduler.running
         for work in plan:
             assert 0 < work.count <= work.sequence.n_pending
+            first, end = work.sequence.n_computed + 1, work.sequence.n_computed + work.count
+            assert not any(first <= pause < end for pause in (*work.sequence.pauses, work.sequence.head_at))
             completes = work.completes
             work.sequence.n_computed += work.count
             if completes:
