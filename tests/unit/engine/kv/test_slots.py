@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,12 @@ class FakeKvCache:
         window, n_tokens = self.cut_rule.window, len(self.partial[slot])
         first = max(self.first[slot], n_tokens - window if window else 0)
         self.n_checkpoints += partial
-        return bytearray(repr((first, self.partial[slot], [] if partial else self.cells[slot])).encode())
+        return bytearray(repr((first, self.partial[slot])).encode())
 
     def restore(self, slot: int, data: Buffer, partial: bool = False) -> bool:
-        self.first[slot], self.partial[slot], cells = eval(bytes(data))
+        self.first[slot], self.partial[slot] = eval(bytes(data))
         if not partial:
-            self.cells[slot] = cells
+            self.cells[slot] = list(self.partial[slot])
             self.n_restored += 1
         return True
 
@@ -398,8 +399,10 @@ def test_checkpoints_on_slots_count_and_keep_within_their_share(uncut: CutRule) 
 
 
 # In runs, so that many have much in common.
-RUNS = st.lists(st.tuples(st.integers(0, 1), st.sampled_from((5, 10, 20))), min_size=1, max_size=5)
+RUNS = st.lists(st.tuples(st.integers(0, 1), st.sampled_from((4, 8, 12))), min_size=1, max_size=5)
 TOKENS = RUNS.map(lambda runs: [0] * 20 + [token for token, n in runs for _ in range(n)])
+
+SHARES = st.sampled_from((0, 0.3, 0.5, 0.7, 0.9, 1, 1, 1))
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -444,7 +447,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.busy[slot] = (owner, session)
         return slot, tokens, owner
 
-    @rule(opened=consumes(open_ones), share=st.floats(0, 1), pauses=st.lists(st.floats(0, 1), max_size=3))
+    @rule(opened=consumes(open_ones), share=SHARES, pauses=st.lists(SHARES, max_size=3))
     def release(self, opened: tuple[int, list[int], str], share: float, pauses: list[float]) -> None:
         slot, tokens, owner = opened
         computed = tokens[: max(int(share * len(tokens)), len(self.engine.kv.cells[slot]))]
@@ -504,11 +507,16 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def caps_hold(self) -> None:
-        assert self.store._ram_used == sum(state.n_bytes for state in self.store._ram.values())
+        with self.store._lock:
+            assert self.store._ram_used == sum(state.n_bytes for state in self.store._ram.values())
         checkpoints = sum(data_bytes(slot.checkpoints) for slot in self.engine.slots._slots)
         assert self.store._checkpoints_used == checkpoints
         assert checkpoints <= self.ram // 2 + 3
-        assert self.store._ram_used <= self.ram or len(self.store._ram) == 1
+        deadline = time.monotonic() + 5
+        # What is on its way to disk stays until it is written.
+        while self.store._ram_used > self.ram and len(self.store._ram) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         assert self.store._folder
         assert self.store._folder.n_used == sum(saved.size for saved in self.store._folder._listed.values())
         assert sum(path.stat().st_size for path in Path(self.folder.name).glob("*.state")) <= 2 * self.ram + 1000
@@ -545,6 +553,6 @@ TestWindowMachine.settings = settings(max_examples=30, stateful_step_count=40, d
 TestChunkMachine = ChunkMachine.TestCase
 TestChunkMachine.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 TestUncuttableMachine = UncuttableMachine.TestCase
-TestUncuttableMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestUncuttableMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestCacheMachine = CacheMachine.TestCase
 TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
