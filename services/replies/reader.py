@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,29 +51,18 @@ class Plan:
         return tags + [text for syntax in self.syntaxes for text in (*syntax.openers, *syntax.markers)]
 
 
-class FormatReader(Reader):
-    """Reads replies of thoughts, text and calls in their families' syntaxes. Owned by the thread that streams the reply.
+class SteppedReader(Reader):
+    """A reader whose `read` is a generator over the source, run as far as the pieces go."""
 
-    White space around thoughts and calls is no part of the content, and the content is as written otherwise.
-    """
-
-    def __init__(self, plan: Plan, tools: Sequence[Mapping[str, Any]], is_thinking: bool, continues: bool = False) -> None:
-        self._plan = plan
-        self.source = Source(plan.known())
+    def __init__(self, marks: Iterable[str], tools: Sequence[Mapping[str, Any]]) -> None:
+        """`marks` are the texts of the marks that `read` needs; `tools` are those that may be called."""
+        self.source = Source(marks)
         self.calls = Calls(Toolset.of(tools), self.source)
-        self.syntaxes = {opener: each for each in plan.syntaxes for opener in each.openers} if tools else {}
-        self._wraps = dict(plan.wraps)
-        # The tag that ends the content, once its beginning has come.
-        self._wrap_end = ""
-        self.is_thinking = is_thinking
-        self.continues = continues
-        # Nothing but white space since the beginning, a thought or a call.
-        self._is_fresh = not continues
-        # White space at the end of the content, kept until it is known what follows, and whether it is left out there.
-        self.space: list[str] = []
-        self.trims = False
-        self._has_thought = False
-        self._steps = self._read()
+        self._steps = self.read()
+
+    def read(self) -> Parsing[None]:
+        """Read the whole reply; yield its events."""
+        raise NotImplementedError
 
     @override
     def add(self, piece: str | Mark) -> list[Event]:
@@ -95,7 +84,31 @@ class FormatReader(Reader):
             events.append(event)
         return joined(events)
 
-    def _read(self) -> Parsing[None]:
+
+class FormatReader(SteppedReader):
+    """Reads replies of thoughts, text and calls in their families' syntaxes. Owned by the thread that streams the reply.
+
+    White space around thoughts and calls is no part of the content, and the content is as written otherwise.
+    """
+
+    def __init__(self, plan: Plan, tools: Sequence[Mapping[str, Any]], is_thinking: bool, continues: bool = False) -> None:
+        super().__init__(plan.known(), tools)
+        self._plan = plan
+        self.syntaxes = {opener: each for each in plan.syntaxes for opener in each.openers} if tools else {}
+        self._wraps = dict(plan.wraps)
+        # The tag that ends the content, once its beginning has come.
+        self._wrap_end = ""
+        self.is_thinking = is_thinking
+        self.continues = continues
+        # Nothing but white space since the beginning, a thought or a call.
+        self._is_fresh = not continues
+        # White space at the end of the content, kept until it is known what follows, and whether it is left out there.
+        self.space: list[str] = []
+        self.trims = False
+        self._has_thought = False
+
+    @override
+    def read(self) -> Parsing[None]:
         source = self.source
         if self.is_thinking and self._plan.thoughts:
             if not self.continues:

@@ -145,10 +145,10 @@ class RecipientReader(FormatReader):
     """Reads v3.2's replies: a recipient first, then as always."""
 
     @override
-    def _read(self) -> Parsing[None]:
+    def read(self) -> Parsing[None]:
         if not self.continues:
             yield from self._first()
-        yield from super()._read()
+        yield from super().read()
 
     def _first(self) -> Parsing[None]:
         source = self.source

@@ -16,13 +16,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from services.backend.types import ChatFormat, Constraint, Mark
-from services.replies.calls import Calls
-from services.replies.events import Content, Event, Reasoning, joined
+from services.backend.types import ChatFormat, Constraint
+from services.replies.events import Content, Event, Reasoning
 from services.replies.format import ReplyFormat
 from services.replies.grammar import Lark, any_of
-from services.replies.reader import Reader
-from services.replies.source import Cut, Parsing, Source, Unreadable, Waiting
+from services.replies.reader import Reader, SteppedReader
+from services.replies.source import Cut, Parsing, Unreadable, Waiting
 from services.replies.syntax import Begin, CallSyntax, ThoughtTags
 from services.replies.toolset import Toolset
 
@@ -51,39 +50,18 @@ _CHANNEL_NAME = re.compile(re.escape(_CHANNEL) + r"\s*([a-z]+)")
 _NAMESPACE = "functions."
 
 
-class HarmonyReader(Reader):
+class HarmonyReader(SteppedReader):
     """Reads a reply of several messages. Owned by the thread that streams the reply."""
 
     def __init__(self, tools: Sequence[Mapping[str, Any]], is_thinking: bool, continues: bool) -> None:
-        self._source = Source((_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDINGS))
-        self._calls = Calls(Toolset.of(tools), self._source)
+        super().__init__((_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDINGS), tools)
         self._is_thinking = is_thinking
         self._continues = continues
         self._said: set[type[Event]] = set()
-        self._steps = self._read()
 
     @override
-    def add(self, piece: str | Mark) -> list[Event]:
-        self._source.add(piece, keeps_marks=self._calls.is_open)
-        return self._run()
-
-    @override
-    def cut(self) -> None:
-        self._source.is_cut = True
-
-    @override
-    def end(self) -> list[Event]:
-        self._source.close()
-        return self._run()
-
-    def _run(self) -> list[Event]:
-        events = []
-        while (event := next(self._steps, None)) is not None:
-            events.append(event)
-        return joined(events)
-
-    def _read(self) -> Parsing[None]:
-        source = self._source
+    def read(self) -> Parsing[None]:
+        source = self.source
         if self._is_thinking:
             yield from source.follows(_THOUGHTS.begins)
             yield from self._text(Reasoning)
@@ -103,23 +81,23 @@ class HarmonyReader(Reader):
     def _message(self) -> Parsing[None]:
         """Read a message from within its header."""
         is_header = yield from self._header()
-        header = self._source.recorded()
+        header = self.source.recorded()
         if not is_header:
             # Where the reply was cut within a header, there is no text yet.
-            if not self._source.is_over or not _CUT_HEADER.fullmatch(header):
+            if not self.source.is_over or not _CUT_HEADER.fullmatch(header):
                 yield from self._text(Content, header)
             return
         # A header that was begun anew counts from there.
         recipients, channels = _RECIPIENT.findall(header), _CHANNEL_NAME.findall(header)
         if recipients and recipients[-1] != "assistant":
-            self._source.record(header)
+            self.source.record(header)
             yield from self._call(recipients[-1].removeprefix(_NAMESPACE))
         else:
             yield from self._text(Reasoning if channels and channels[-1] == "analysis" else Content)
 
     def _header(self) -> Waiting[bool]:
         """Read a header to its end; return False if it turns out to be none."""
-        source = self._source
+        source = self.source
         for _ in range(_LONGEST_HEADER):
             marker = "" if source.recorded_ends(_MESSAGE) else (yield from source.follows(*_HEADER_BEGINS[:-1]))
             if source.recorded_ends(_MESSAGE):
@@ -132,7 +110,7 @@ class HarmonyReader(Reader):
 
     def _call(self, name: str) -> Parsing[None]:
         """Read a message to a function; one to anything else is content as it is written."""
-        source, calls = self._source, self._calls
+        source, calls = self.source, self.calls
         try:
             yield from source.space()
             yield calls.begin(name)
@@ -156,7 +134,7 @@ class HarmonyReader(Reader):
         if before:
             yield from self._say(kind, before)
         while True:
-            text, marker = yield from self._source.find((_START, _CHANNEL, *_ENDINGS))
+            text, marker = yield from self.source.find((_START, _CHANNEL, *_ENDINGS))
             if not text:
                 break
             if not before:
@@ -165,7 +143,7 @@ class HarmonyReader(Reader):
             else:
                 yield kind(text)
         if marker in (_START, _CHANNEL):
-            self._source.put_back(marker)
+            self.source.put_back(marker)
 
     def _say(self, kind: type[Reasoning] | type[Content], text: str) -> Parsing[None]:
         """Give the beginning of a message."""

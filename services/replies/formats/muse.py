@@ -81,7 +81,7 @@ class MuseReader(FormatReader):
     """Reads messages one by one: thoughts, answers, calls."""
 
     @override
-    def _read(self) -> Parsing[None]:
+    def read(self) -> Parsing[None]:
         source = self.source
         if self.is_thinking:
             yield from self._message(is_thought=True)
