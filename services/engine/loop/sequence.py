@@ -91,7 +91,7 @@ class Sequence:
         self.thinks_no_more = False
         """True once its caller wants no more thoughts."""
         self.rest: Shown = ()
-        """What was not shown yet when it ended."""
+        """The parts that were not shown yet when it ended."""
         self.cpu_seconds = 0.0
         """Its share of the CPU's time in the steps so far."""
         self._timings = _Timings()
@@ -159,9 +159,10 @@ class Sequence:
 
     def ending(self, stopped: bool) -> FinishReason | None:
         """Return why the answer ends behind its tokens, if it does; `stopped`: a stop string or the model has ended it."""
-        is_over, is_cut = (self.sampler.is_over, self.sampler.is_cut) if self.sampler else (False, False)
-        if stopped or is_over:
-            return "length" if is_cut else "stop"
+        sampler = self.sampler
+        if stopped or (sampler and sampler.is_over):
+            # Asked only here: a grammar's answer takes a while, and this is called for each token.
+            return "length" if sampler and sampler.is_cut else "stop"
         return "length" if self.n_left < 1 else None
 
     def finish(self, reason: FinishReason) -> Finish:
