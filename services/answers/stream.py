@@ -58,17 +58,17 @@ class Answer:
 
     @property
     def choices(self) -> list[TokenChoice]:
-        """How the tokens of what was read so far were chosen, where `Sampling.n_top` asks for it."""
+        """The choices of the tokens that were read so far, if `Sampling.n_top` asks for them."""
         return self._generation.choices[: self._generation.n_choices]
 
     @property
     def prompt_choices(self) -> Sequence[TokenChoice]:
-        """How likely the prompt's tokens but the first were, once the text begins, where the request asks for it."""
+        """The choices of the prompt's tokens but the first, once the text begins, if the request asks for them."""
         return self._generation.prompt_choices
 
     @property
     def finish(self) -> Finish:
-        """How it ended, after the last event."""
+        """The end of the generation, after the last event."""
         return finish_of(self._generation, self.reply)
 
     def events(self) -> Iterator[Event | None]:

@@ -45,17 +45,17 @@ class Item:
 
     @property
     def is_repeated(self) -> bool:
-        """Whether it has a quantifier that makes a difference."""
+        """True if it has a quantifier that makes a difference."""
         return (self.least, self.most) != (1, 1)
 
     @property
     def has_anchor(self) -> bool:
-        """Whether ^ or $ is in it, outside of a lookaround."""
+        """True if ^ or $ is in it, outside of a lookaround."""
         return self.kind in "^$" or (self.kind == "group" and any(item.has_anchor for item in self._inner))
 
     @property
     def has_look(self) -> bool:
-        """Whether a lookaround is in it."""
+        """True if a lookaround is in it."""
         return self.kind == "look" or any(item.has_look for item in self._inner)
 
     @property

@@ -156,7 +156,7 @@ class ChatTemplate:
 
     @cached_property
     def abilities(self) -> Abilities:
-        """What the template can do, tried out at the first use."""
+        """The template's abilities, tried out at the first use."""
         is_over = False
 
         def attempt(values: dict[str, Any]) -> str:

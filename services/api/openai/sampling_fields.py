@@ -174,7 +174,7 @@ class SamplingFields(Open):
 
     @property
     def n_answers(self) -> int:
-        """How many answers each prompt gets."""
+        """The number of answers to each prompt."""
         return agreed(self._given("n", "n_cmpl")) or 1
 
     def longest(self, default: int) -> int:

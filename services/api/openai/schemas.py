@@ -117,12 +117,12 @@ class Generating(Listed, SamplingFields):
 
     @property
     def n_top(self) -> int | None:
-        """How many likeliest tokens are told at each position of the answer; None: no logprobs at all."""
+        """The number of likeliest tokens that are reported at each position of the answer; None: no logprobs at all."""
         return self.n_probs or None
 
     @property
     def n_told(self) -> int | None:
-        """How many likeliest tokens are computed at each position, the prompt's included; None: no logprobs at all."""
+        """The number of likeliest tokens that are computed at each position, the prompt's too; None: no logprobs at all."""
         return max((n for n in (self.n_top, self.prompt_logprobs) if n is not None), default=None)
 
     @property

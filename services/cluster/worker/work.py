@@ -270,7 +270,7 @@ class _Watch:
         self._n_tokens = self._n_choices = 0
         """The numbers of tokens and choices that are written."""
         self._has_prompt = False
-        """Whether the choices of the prompt are."""
+        """True if the choices of the prompt are."""
         self.generation: Generation | None = None
         self.is_over = False
         """Whether the attempt is to end: it was cancelled or forgotten, or a later one has begun."""

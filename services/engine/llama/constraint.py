@@ -192,7 +192,7 @@ def _watch(parsed: Simplified | LarkSource | None, table: TokenTable) -> Watch |
 
 
 def _invalid(grammar: str) -> str:
-    """What llguidance finds wrong with a grammar; "" if nothing."""
+    """Return llguidance's complaint about a grammar; "" if it has none."""
     is_wrong, reasons = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=LLParserLimits(**_LIMITS))
     return "; ".join(reasons) if is_wrong else ""
 
@@ -234,5 +234,5 @@ def _refusing(constraint: Constraint, work: Callable[[], T]) -> T:
 
 
 def _named(note: Note) -> str:
-    """How the source of a schema within a grammar is called."""
+    """The field and the tool that a schema within a grammar is of."""
     return f"the schema of tool {json.dumps(note.name, ensure_ascii=False)}" if note.name else "the JSON schema"

@@ -45,11 +45,11 @@ class Openness:
                 return
 
     def _within(self, schema: Any) -> bool:
-        """Whether there is such an object at this place, or anywhere below."""
+        """True if there is such an object at this place, or anywhere below."""
         return self._here(schema) or self._below(schema)
 
     def _below(self, schema: Any) -> bool:
-        """Whether there is such an object in a property or an item, as far as this schema says."""
+        """True if there is such an object in a property or an item, as far as this schema says."""
         if not isinstance(schema, dict) or "enum" in schema:
             return False
         if "$ref" in schema and (name := schema["$ref"].rpartition("/")[2]) not in self._seen:
@@ -63,7 +63,7 @@ class Openness:
         return any(self._within(each) for each in inner) or any(self._below(each) for each in beside)
 
     def _here(self, schema: Any) -> bool:
-        """Whether an object at this place may have such properties: each of the schemas that hold there lets it."""
+        """True if an object at this place may have such properties: each of the schemas that hold there lets it."""
         if isinstance(schema, bool):
             return schema
         if "enum" in schema or not _may_be(schema, "object"):
