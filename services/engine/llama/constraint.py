@@ -234,5 +234,5 @@ def _refusing(constraint: Constraint, work: Callable[[], T]) -> T:
 
 
 def _named(note: Note) -> str:
-    """The field and the tool that a schema within a grammar is of."""
+    """Return the words for a schema within a grammar, with its tool if it is of one."""
     return f"the schema of tool {json.dumps(note.name, ensure_ascii=False)}" if note.name else "the JSON schema"
