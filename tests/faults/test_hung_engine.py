@@ -163,7 +163,7 @@ def test_a_stopped_engine_ends_with_its_server(serve: Serve) -> None:
 
 
 def test_a_trial_that_is_killed_is_begun_anew(serve: Serve, models: Path) -> None:
-    server = serve(models=models)
+    server = serve(models=models, forks=False)
     find = ["pgrep", "-f", "services.engine.process.probe", "-P", str(server.process.pid)]
     replies: list[Any] = []
     body = {"model": "random.gguf", "model_config": "Random"}

@@ -72,7 +72,7 @@ def probe_of(server: Server) -> int:
 
 
 def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callable[..., Server]) -> None:
-    server = serve("--max-seconds", "2", "--stop-seconds", "1", ready=False)
+    server = serve("--max-seconds", "2", "--stop-seconds", "1", ready=False, forks=False)
     probe = probe_of(server)
     with stopped(probe):
         started = time.monotonic()
@@ -84,7 +84,7 @@ def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callab
 
 
 def test_a_trial_that_is_stopped_ends_with_its_server(serve: Callable[..., Server]) -> None:
-    server = serve("--stop-seconds", "1", ready=False)
+    server = serve("--stop-seconds", "1", ready=False, forks=False)
     probe = probe_of(server)
     # At any moment of its beginning.
     os.kill(probe, signal.SIGSTOP)

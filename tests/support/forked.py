@@ -1,9 +1,10 @@
 """Servers that are forked from a process which has imported the server's modules: they start in a third of the time.
 
-`main.py` runs in them as in a process of its own; so do the parts of clusters, and their engines' processes, from another
-parent. A parent (`python -m tests.support.forked FD ENGINES MODULE …`, with the modules to import) receives a message for
-each: a JSON object with its arguments and its environment, and descriptors: standard output, standard error, a socket for
-its process id and, at its end, its exit status, and for an engine its socket to the server. Who closes the third ends it.
+`main.py` runs in them as in a process of its own; so do the parts of clusters, and, from another parent, their engines'
+processes and the probes of model files. A parent (`python -m tests.support.forked FD ENGINES MODULE …`, with the modules to
+import) receives a message for each: a JSON object with its arguments and its environment, and descriptors: standard output,
+standard error, and a socket for its process id and, at its end, its exit status. An engine gets its socket to the server as
+well, a probe its standard input. Who closes the third ends it.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ _CLUSTER = (*_SERVER, "services.cli.cluster", "services.cluster.node.node", "ser
 _ENGINE = ("-m", "services.engine.process.main")
 # By the program of a command line: what its parent imports, in this order.
 _IMPORTS = {
-    _ENGINE: ("services.engine.process.main",),
+    _ENGINE: ("services.engine.process.main", "services.engine.process.probe"),
     ("main.py",): _SERVER,
     ("-m", "tests.support.quick_cluster"): ("tests.support.quick_cluster", *_CLUSTER),
 }
 ROOT = Path(__file__).resolve().parent.parent.parent
 _MAX_MESSAGE = 1 << 20
+# The name of a probe of a model file, among the engines' processes.
+_PROBE = "probe"
 # The seconds that an engine pauses after each step, as if its model were larger.
 PAUSE = "HEARTH_TESTS_PAUSE"
 _READ_EARLY = ("HF_", "PYTHON", "XDG_", "OMP_", "GOMP_", "HOME", "LD_")
@@ -48,7 +51,7 @@ class Forked:
     """A forked process, with the methods of `subprocess.Popen` that servers and tests use."""
 
     def __init__(self, parent: socket.socket, arguments: list[str], environ: dict[str, str], *descriptors: int) -> None:
-        """`descriptors` are for standard output and error, and for an engine its socket."""
+        """`descriptors` are for standard output and error, and for an engine its socket or for a probe its input."""
         ours, theirs = socket.socketpair()
         stdout, stderr, *more = descriptors
         message = json.dumps({"arguments": arguments, "environ": environ}).encode()
@@ -86,6 +89,29 @@ class Forked:
             if self.returncode is None:
                 self.returncode = int(self._status.recv(100))
                 self._status.close()
+
+
+class ForkedProbe(Forked):
+    """A forked probe of a model file, with the methods of `subprocess.Popen` that `ProbeProcess` uses."""
+
+    def __init__(self, parent: socket.socket, environ: dict[str, str], stderr: int) -> None:
+        stdin, self._stdin = os.pipe()
+        self._stdout, stdout = os.pipe()
+        super().__init__(parent, [_PROBE], environ, stdout, stderr, stdin)
+        os.close(stdin)
+        os.close(stdout)
+        self._result: bytes | None = None
+
+    def communicate(self, request: bytes = b"", timeout: float | None = None) -> tuple[bytes, None]:
+        if request:
+            with os.fdopen(self._stdin, "wb") as stdin:
+                stdin.write(request)
+        # Its result is shorter than what a pipe holds.
+        self.wait(timeout)
+        if self._result is None:
+            with os.fdopen(self._stdout, "rb") as stdout:
+                self._result = stdout.read()
+        return self._result, None
 
 
 def start(
@@ -193,33 +219,38 @@ def _become(message: dict[str, Any], engines: socket.socket | None, *channel: in
 
 def _become_server(engines: socket.socket) -> NoReturn:
     from main import main
-    from services.engine.process import connection
+    from services.engine.process import connection, probe
 
     class Subprocess:
-        """The module `subprocess`, as far as the connection to the engine's process needs it."""
+        """The module `subprocess`, as far as the connection to the engine's process and probes need it."""
 
-        DEVNULL, TimeoutExpired = subprocess.DEVNULL, subprocess.TimeoutExpired
+        PIPE, DEVNULL, TimeoutExpired = subprocess.PIPE, subprocess.DEVNULL, subprocess.TimeoutExpired
 
         @staticmethod
         def Popen(command: list[str], **options: Any) -> Forked:
+            if "pass_fds" not in options:
+                return ForkedProbe(engines, options["env"], options["stderr"].fileno())
             # By its name, tests find the engine of a server.
             arguments = [f"engine{os.getpid()}"]
             return Forked(engines, arguments, options["env"], 1, 2, *options["pass_fds"])
 
-    vars(connection)["subprocess"] = Subprocess
+    vars(connection)["subprocess"] = vars(probe)["subprocess"] = Subprocess
     sys.exit(main())
 
 
 def _become_engine(channel: int) -> NoReturn:
     from services.engine.loop.step import Steps
-    from services.engine.process.main import main
+    from services.engine.process import main, probe
 
     os.setsid()
-    Path("/proc/self/comm").write_text(sys.argv[0])
-    sys.argv.append(str(channel))
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Processes of tests share the cores: threads of one engine would wait for each other.
         os.sched_getaffinity = lambda _: {0}
+    if sys.argv[0] == _PROBE:
+        os.dup2(channel, 0)
+        probe.main()
+    Path("/proc/self/comm").write_text(sys.argv[0])
+    sys.argv.append(str(channel))
     pause, step = float(os.environ.get(PAUSE, 0)), Steps.step
 
     def paced(self: Steps, has_messages: Callable[[], bool]) -> None:
@@ -228,7 +259,7 @@ def _become_engine(channel: int) -> NoReturn:
 
     if pause:
         Steps.step = paced  # type: ignore[method-assign]
-    main()
+    main.main()
     sys.exit()
 
 
