@@ -104,13 +104,13 @@ class Writer:
                 return self.text(written), True
             token = self._chosen(logits == 0, rng)
             if token is None:
-                return self.text(written), matcher.is_complete
+                return self.text(written, matcher.is_complete), matcher.is_complete
             matcher.accept(token)
             written.append(token)
         for token in matcher.closing_tokens() or ():
             matcher.accept(token)
             written.append(token)
-        return self.text(written), matcher.is_complete
+        return self.text(written, matcher.is_complete), matcher.is_complete
 
     def _chosen(self, allowed: npt.NDArray[np.bool_], rng: random.Random) -> int | None:
         """A token that is no end; one of few bytes half of the time, or one of those that are pushed."""
@@ -127,9 +127,9 @@ class Writer:
         left = [int(token) for token in tokens if not self.vocabulary.ends_answer(int(token))]
         return left[0] if left else None
 
-    def text(self, tokens: list[int]) -> str:
-        """Return what tokens say."""
-        return b"".join(self.pieces[token] for token in tokens).decode()
+    def text(self, tokens: list[int], is_complete: bool = True) -> str:
+        """Return what tokens say; one that is not complete may end within a character."""
+        return b"".join(self.pieces[token] for token in tokens).decode(errors="strict" if is_complete else "replace")
 
 
 @functools.cache

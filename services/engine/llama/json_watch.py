@@ -98,18 +98,26 @@ class JsonWatch(Watch):
         """Return the tokens that might repeat something, among those that the grammar allows."""
         table = self._table
         top = self._open[-1] if self._open else None
-        found = [table.compounds]
+        found: list[npt.NDArray[Any]] = [table.compounds]
         if top is not None and any(each.domain is not None for each in self._open):
             if top.domain is not None and not top.domain.strings:
                 return np.flatnonzero(allowed).astype(np.int32)
-            if not self._is_string:
-                return np.flatnonzero(allowed & table.not_opening).astype(np.int32)
             # Behind a string the item that holds it may end.
-            found.append(table.beyond)
+            found.append(table.beyond if self._is_string else np.flatnonzero(allowed & table.not_opening))
         if top is not None and self._is_string and (top.is_key or top.domain is not None):
             found += self._ends_of_strings(top)
-        tokens = np.concatenate(found)
+        if self._places.has_patterns:
+            found.append(self._escapes(top, allowed))
+        tokens = np.concatenate(found).astype(np.int32)
         return tokens[allowed[tokens]]
+
+    def _escapes(self, top: _Container | None, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+        r"""The tokens that may write an escape by \u in a name, or go on with one: see `_read_string`."""
+        if top is None or not self._is_string or not top.is_key:
+            return self._table.escapes
+        if self._is_escaped:
+            return self._table.escape_ends
+        return np.flatnonzero(allowed) if begins_escape(top.part) else self._table.escapes
 
     def _ends_of_strings(self, top: _Container) -> list[npt.NDArray[np.int32]]:
         """The tokens that might end the string that is being written as one that is there already."""

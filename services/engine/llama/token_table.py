@@ -67,6 +67,16 @@ class TokenTable:
         return self._tokens_with(lambda piece: b'"' in piece and b"\\u" in piece)
 
     @cached_property
+    def escapes(self) -> Tokens:
+        r"""The tokens in which \u stands."""
+        return self._tokens_with(lambda piece: b"\\u" in piece)
+
+    @cached_property
+    def escape_ends(self) -> Tokens:
+        r"""The tokens in which \u stands, if a backslash stands in front of them."""
+        return self._tokens_with(lambda piece: b"\\u" in b"\\" + piece)
+
+    @cached_property
     def hexes(self) -> Tokens:
         r"""The tokens that go on with an escape by \u, and end the string."""
         return self._tokens_with(lambda piece: bool(_HEXES.match(piece)))
@@ -108,7 +118,8 @@ class TokenTable:
 
     def prepare(self) -> None:
         """Find now what a watch asks for, rather than within a step of the engine."""
-        for _ in (self.compounds, self.beyond, self.escaped, self.hexes, self.not_opening, self._by_head):
+        cached = (self.compounds, self.beyond, self.escaped, self.escapes, self.escape_ends, self.hexes)
+        for _ in (*cached, self.not_opening, self._by_head):
             pass
 
     def with_head(self, head: bytes) -> Tokens:

@@ -51,7 +51,8 @@ def with_inner(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         properties=st.dictionaries(NAMES, inner, max_size=3),
         required=st.lists(NAMES, unique=True, max_size=2),
         additionalProperties=inner,
-        patternProperties=st.dictionaries(PATTERNS, inner, max_size=1),
+        # The jsonschema package takes "" for no pattern where `additionalProperties` stands beside it.
+        patternProperties=st.dictionaries(PATTERNS.map(lambda pattern: pattern or "^"), inner, max_size=1),
         propertyNames=st.sampled_from([{"pattern": "^[a-z]+$"}, {"enum": ["a", "b"]}, {"maxLength": 2}]),
         minProperties=st.integers(0, 2),
         maxProperties=st.integers(0, 4),

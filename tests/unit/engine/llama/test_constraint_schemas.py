@@ -288,6 +288,20 @@ def test_the_mask_lets_no_repetition_through(schema: Any) -> None:
             matcher.accept(rng.choice(pushed))
 
 
+@pytest.mark.parametrize("begun", ["{", '{"', '{"a\\', '{"a\\u', '{"a\\u00', '{"\\u000a', '{"b": "x", "\\u001'])
+def test_the_mask_lets_no_needless_escape_of_a_name_through(begun: str) -> None:
+    """A pattern is for names as they are, so that a name must not be written by escapes that it does not need."""
+    here = writer(SMALL)
+    matcher = here.matcher("json_schema", {"type": "object", "patternProperties": {"": TEXT}})
+    assert not here.accepts(matcher, begun)
+    logits = np.zeros(here.vocabulary.size, np.float32)
+    matcher.mask(logits)
+    some = np.flatnonzero(logits == 0).tolist()
+    assert some
+    for token in some:
+        assert matcher.allows(token), here.pieces[token]
+
+
 def test_white_space_comes_to_an_end() -> None:
     for text, is_fine in (
         ('{"a": 1}', True),
