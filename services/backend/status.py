@@ -36,6 +36,10 @@ class Counts(Amounts):
     """Answers with a first token."""
     first_token_seconds: float = 0.0
     """The sum of the times until those first tokens."""
+    drafted_tokens: int = 0
+    """Tokens that were computed ahead by speculation."""
+    accepted_tokens: int = 0
+    """Of those, the ones that came true."""
 
     def note_prompt(self, tier: Tier) -> None:
         """Count a prompt by the tier of its computed beginning."""

@@ -37,6 +37,7 @@ class LoadSettings:
     None leaves the choice to the engine. `n_ctx` and the batch sizes count tokens; every one of `n_parallel` sequences
     has all of `n_ctx`, of which 0 is as much as the model was trained on and memory holds. `swa_full`: the layers of a
     sliding window keep every token, and not the window alone, so that a state can be cut anywhere without a checkpoint.
+    `speculation`: tokens that are likely to come may be computed ahead.
     `stamp` changes whenever the file does.
     """
 
@@ -53,6 +54,7 @@ class LoadSettings:
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     swa_full: bool | None = None
+    speculation: bool = True
     n_gpu_layers: int = 0
     use_mmap: bool = True
     use_mlock: bool = False

@@ -90,6 +90,7 @@ class Profile(Strict):
     swa_full: bool | None = None
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
+    speculation: bool = True
     n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
     use_mmap: bool = True
     use_mlock: bool = False
@@ -178,6 +179,7 @@ class Profile(Strict):
             swa_full=self.swa_full,
             cache_type_k=self.cache_type_k,
             cache_type_v=self.cache_type_v,
+            speculation=self.speculation,
             n_gpu_layers=self.n_gpu_layers,
             use_mmap=self.use_mmap,
             use_mlock=self.use_mlock,

@@ -27,6 +27,7 @@ from services.engine.llama.loading import fingerprint
 from services.engine.llama.runner import Runner
 from services.engine.loop.generation import EngineGeneration
 from services.engine.loop.messages import Forget, InboxMessage, Prefetch, Quit, Submit, Wake
+from services.engine.loop.ngrams import NGrams
 from services.engine.loop.sequence import Sequence
 from services.engine.loop.step import Steps
 from services.engine.loop.step_clock import StepClock
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 MAX_WAITING = 32
+# Shorter answers are over before a draft would pay.
+LEAST_TOKENS = 8
 # How long a stopping engine may write computed states to disk.
 SAVE_SECONDS = 5.0
 MakeGeneration = Callable[[int, Sequence, Callable[[], None]], EngineGeneration]
@@ -65,7 +68,9 @@ class Engine(Model):
         self._max_waiting = max_waiting
         self._model = fingerprint(settings, runner.n_ctx)
         store.bind(self._model, settings.file)
-        self._steps = Steps(runner, Slots(runner, store, self._model, runner.n_slots, runner.bytes_per_token))
+        slots = Slots(runner, store, self._model, runner.n_slots, runner.bytes_per_token)
+        self._speculates = settings.speculation and runner.cut_rule.anywhere
+        self._steps = Steps(runner, slots, self._speculates)
         self._inbox: queue.SimpleQueue[InboxMessage] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._submitted: Counter[str] = Counter()
@@ -152,6 +157,8 @@ class Engine(Model):
                 sequence = Sequence(request)
                 if self._runner.cut_rule.has_partial:
                     sequence.borders = message_borders(sequence.tokens, self._runner.vocabulary.marks)
+                if self._speculates and request.max_tokens >= LEAST_TOKENS:
+                    sequence.ngrams = NGrams(sequence.tokens)
                 made = make(index, sequence, self._wake) if make else EngineGeneration(sequence, self._wake)
                 generations.append(made)
                 sequence.sampler = self._runner.sampler(request)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -18,14 +18,17 @@ from services.engine.loop.sequence import Sequence
 
 # llama.cpp computes four rows in the time of two or three, so fewer sequences gain nothing by decoding together.
 CROWD = 4
+# Returns tokens that may come next in a sequence, at most so many.
+Draft = Callable[[Sequence, int], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class BatchItem:
-    """`count` tokens of a sequence to compute in a step, from its first pending one on."""
+    """`count` tokens of a sequence to compute in a step, from its first pending one on, and a draft behind them."""
 
     sequence: Sequence
     count: int
+    draft: tuple[int, ...] = ()
 
     @property
     def completes(self) -> bool:
@@ -128,16 +131,20 @@ class Scheduler:
         if all(each.account != account for each in (*self._running, *self._waiting)):
             self._admitted.pop(account, None)
 
-    def plan(self, budget: int, chunk: int, burst: int = 0) -> list[BatchItem]:
+    def plan(self, budget: int, chunk: int, burst: int = 0, draft: Draft = lambda sequence, most: ()) -> list[BatchItem]:
         """Return the next step's batch; [] when nothing runs.
 
         One token for each sequence that decodes, and beside them at most `chunk` of a prompt; `budget` where none does.
-        Several whose prompts came together, of at most `burst` tokens in all, begin to decode together.
+        Several whose prompts came together, of at most `burst` tokens in all, begin to decode together. One that decodes
+        alone has the tokens computed ahead that `draft` returns for it.
         """
         decoding = [] if self._is_burst(burst) else [sequence for sequence in self._running if sequence.is_decoding]
         batch = [BatchItem(sequence, 1) for sequence in decoding]
         if reading := self._next_to_read():
             batch.append(BatchItem(reading, min(reading.n_readable, chunk if batch else budget)))
+        if len(batch) == len(decoding) == 1 and batch[0].completes:
+            # Beside others its rows would hold these up.
+            batch = [BatchItem(decoding[0], 1, draft(decoding[0], budget - 1))]
         return batch
 
     def _is_burst(self, most: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Protocol
 from services.backend.types import Finish, FinishReason, GenerationRequest, Spent, TokenChoice
 from services.engine.llama.progress import Shown
 from services.engine.llama.sampling import Sampled
+from services.engine.loop.ngrams import NGrams
 
 # The most tokens of a prompt that are read at once where each one's logits are wanted: a row may take a megabyte.
 MOST_ROWS = 32
@@ -84,6 +85,10 @@ class Sequence:
         self.pauses: Many[int] = ()
         """Reading pauses at these positions, ascending, for checkpoints to be made, and at `head_at`."""
         self.sampler: TokenSampler | None = None
+        self.ngrams: NGrams | None = None
+        """For drafts of what comes next; None: there are none."""
+        self.n_drafted = self.n_draft_accepted = 0
+        """The tokens that were computed ahead, and how many of them came true."""
         self.cancelled = False
         """True once its caller wants nothing more."""
         self.stopped = False
@@ -155,6 +160,8 @@ class Sequence:
         """Add a sampled token; None where the grammar allows none."""
         if token is not None:
             self.tokens.append(token)
+            if self.ngrams:
+                self.ngrams.advance()
         self._timings.mark("first_token")
 
     def ending(self, stopped: bool) -> FinishReason | None:
@@ -177,9 +184,13 @@ class Sequence:
             cached_tokens=self.n_cached,
             completion_tokens=self.n_generated,
             reasoning_tokens=self.sampler.n_thought_tokens if self.sampler else 0,
-            timings=self._timings.milliseconds(),
+            timings={**self._timings.milliseconds(), **self._drafts()},
             was_closed=self.sampler is not None and self.sampler.was_closed,
         )
+
+    def _drafts(self) -> dict[str, float]:
+        """The counts of drafted tokens, as llama-server names them; none where no draft was made."""
+        return {"draft_n": self.n_drafted, "draft_n_accepted": self.n_draft_accepted} if self.n_drafted else {}
 
 
 class _Timings:

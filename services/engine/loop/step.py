@@ -19,6 +19,7 @@ from services.engine.loop.pace import Pace
 from services.engine.loop.prefetch import PrefetchQueue
 from services.engine.loop.scheduler import BatchItem, Scheduler
 from services.engine.loop.sequence import Sequence
+from services.engine.loop.speculation import Speculation
 from services.errors import HearthError
 
 
@@ -28,7 +29,8 @@ class Steps:
     Owned by the engine's thread; others may read `scheduler`, `is_interruptible`, `counts` and `mean_seconds`.
     """
 
-    def __init__(self, runner: Runner, slots: Slots) -> None:
+    def __init__(self, runner: Runner, slots: Slots, speculates: bool) -> None:
+        """`speculates`: tokens may be computed ahead."""
         self.slots = slots
         self.scheduler = Scheduler(runner.n_slots)
         self.prefetch_queue = PrefetchQueue()
@@ -38,6 +40,7 @@ class Steps:
         self._runner = runner
         self._needs_checkpoints = runner.cut_rule.has_partial
         self._pace = Pace()
+        self._speculation = Speculation(speculates, runner.n_ctx)
         self._generations: dict[Sequence, EngineGeneration] = {}
         self._is_prefetching = False
         self._last: PrefetchRequest | None = None
@@ -91,10 +94,14 @@ class Steps:
             return
         batch = self._schedule()
         completed = self._decode(batch)
+        if completed and batch[0].draft:
+            self._accept_draft(*completed[0], batch[0].draft)
+            return
         chosen = [(sequence, self._sample(sequence, row)) for sequence, row in completed]
         # Only now, since each text wakes a thread that wants the interpreter too.
         for sequence, sampled in chosen:
-            self._deliver(sequence, sampled)
+            if reason := self._deliver(sequence, sampled):
+                self._finish(sequence, reason)
 
     def _remove_cancelled(self) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
@@ -145,13 +152,23 @@ class Steps:
 
     def _schedule(self) -> list[BatchItem]:
         most = self._runner.step_tokens
-        batch = self.scheduler.plan(most, self._pace.chunk(most + 1), self._pace.burst())
+        batch = self.scheduler.plan(most, self._pace.chunk(most + 1), self._pace.burst(), self._draft)
         # llama.cpp computes sequences together only where they come in the order of their slots.
         batch.sort(key=lambda item: item.sequence.slot or 0)
         return batch
 
+    def _draft(self, sequence: Sequence, most: int) -> tuple[int, ...]:
+        """Return up to `most` tokens to compute ahead for a sequence."""
+        if self._needs_checkpoints:
+            # A checkpoint is of a state without a draft.
+            most = min(most, STEP - 1 - sequence.n_computed % STEP)
+        return self._speculation.draft(sequence, most)
+
     def _decode(self, batch: list[BatchItem]) -> list[tuple[Sequence, int]]:
-        """Compute a batch; return the sequences whose next token can be sampled, with their rows: [] if interrupted."""
+        """Compute a batch; return the sequences whose next token can be sampled, with their rows: [] if interrupted.
+
+        Of a sequence with a draft, the row is that of its last token before the draft.
+        """
         started, cpu = time.perf_counter(), time.process_time()
         try:
             rows = self._runner.decode([_run_of(item) for item in batch])
@@ -164,7 +181,7 @@ class Steps:
         cpu = (time.process_time() - cpu) / sum(item.count for item in batch)
         n_decoding = sum(item.sequence.is_decoding for item in batch)
         n_read = sum(item.count for item in batch) - n_decoding
-        self._pace.observe(n_read, n_decoding, time.perf_counter() - started)
+        self._observe(batch, n_read, n_decoding, time.perf_counter() - started)
         self.counts.prompt_tokens += n_read
         completed = []
         for item, row in zip(batch, rows, strict=True):
@@ -173,12 +190,46 @@ class Steps:
                 self._choose_prompt(sequence, row - item.count + 1, item.count)
             sequence.cpu_seconds += cpu * item.count
             sequence.n_computed += item.count
-            self._make_checkpoint(sequence)
+            if not item.draft:
+                self._make_checkpoint(sequence)
             if completes:
-                completed.append((sequence, row))
+                completed.append((sequence, row - len(item.draft)))
             elif sequence.n_computed == sequence.head_at:
                 self._share_head(sequence)
         return completed
+
+    def _observe(self, batch: list[BatchItem], n_read: int, n_decoding: int, seconds: float) -> None:
+        """Take note of the time of a step."""
+        n_drafted = len(batch[0].draft)
+        if not n_drafted:
+            self._pace.observe(n_read, n_decoding, seconds)
+        if n_decoding == 1 and not n_read:
+            self._speculation.costs.observe(1 + n_drafted, seconds)
+
+    def _accept_draft(self, sequence: Sequence, row: int, draft: tuple[int, ...]) -> None:
+        """Sample and deliver a sequence's next tokens from row `row` on, as long as they are those of its draft."""
+        assert sequence.slot is not None
+        n_accepted, reason = 0, None
+        for expected in (*draft, None):
+            sampled = self._sample(sequence, row + n_accepted)
+            reason = self._deliver(sequence, sampled)
+            if reason or sampled is None or sampled.token != expected:
+                break
+            n_accepted += 1
+            sequence.n_computed += 1
+        sequence.n_drafted += len(draft)
+        sequence.n_draft_accepted += n_accepted
+        self.counts.drafted_tokens += len(draft)
+        self.counts.accepted_tokens += n_accepted
+        if n_accepted < len(draft):
+            n_kept = self.slots.cut(sequence.slot, sequence.n_computed)
+            if n_kept < sequence.n_computed:
+                # What is lost is read again, token by token.
+                self._speculation.give_up()
+                sequence.n_computed = n_kept
+        self._make_checkpoint(sequence)
+        if reason:
+            self._finish(sequence, reason)
 
     def _choose_prompt(self, sequence: Sequence, row: int, count: int) -> None:
         """Note how likely the prompt's tokens were behind `count` of them, the first in row `row`."""
@@ -197,8 +248,8 @@ class Steps:
             sequence.sampler.stop_thinking()
         return sequence.sampler.sample(row, sequence.n_left) if sequence.n_left > 0 else None
 
-    def _deliver(self, sequence: Sequence, sampled: Sampled | None) -> None:
-        """Deliver a sampled token to its caller, and finish the sequence where it was the last."""
+    def _deliver(self, sequence: Sequence, sampled: Sampled | None) -> FinishReason | None:
+        """Deliver a sampled token to its caller; return why the sequence ends with it, if it does."""
         is_first = not sequence.is_decoding
         sequence.append(sampled.token if sampled else None)
         self.counts.completion_tokens += sampled is not None
@@ -212,18 +263,18 @@ class Steps:
         if is_first and sampled:
             self.counts.first_tokens += 1
             self.counts.first_token_seconds += sequence.first_token_seconds
-        if reason:
-            seconds = self._finish(sequence, reason)
-            self.mean_seconds += 0.2 * (seconds - self.mean_seconds)
+        return reason
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> float:
-        """Deliver how a sequence ended; return for how many seconds it had its slot."""
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence, and deliver how it ended."""
         finish = sequence.finish(reason)
         generation = self._remove(sequence)
         self.counts.answers += 1
         generation.end(finish)
         generation.leave()
-        return (finish.timings["total_ms"] - finish.timings["queued_ms"]) / 1000
+        if reason != "cancelled":
+            seconds = (finish.timings["total_ms"] - finish.timings["queued_ms"]) / 1000
+            self.mean_seconds += 0.2 * (seconds - self.mean_seconds)
 
     def _remove(self, sequence: Sequence) -> EngineGeneration:
         """Take a sequence out of the engine, whose slot keeps what was computed; return its generation."""
@@ -234,6 +285,7 @@ class Steps:
         if sequence.sampler is not None:
             sequence.sampler.close()
             sequence.sampler = None
+        sequence.ngrams = None
         return self._generations.pop(sequence)
 
     def _share_head(self, sequence: Sequence) -> None:
@@ -283,5 +335,5 @@ def _run_of(item: BatchItem) -> Run:
     sequence = item.sequence
     assert sequence.slot is not None
     end = sequence.n_computed + item.count
-    tokens = sequence.tokens[sequence.n_computed : end]
-    return Run(sequence.slot, sequence.n_computed, tokens, item.completes, sequence.wants_rows)
+    tokens = [*sequence.tokens[sequence.n_computed : end], *item.draft]
+    return Run(sequence.slot, sequence.n_computed, tokens, item.completes, sequence.wants_rows or bool(item.draft))
