@@ -11,14 +11,14 @@ from services.engine.loop.sequence import Sequence
 # The rows of a step with a draft, the last token's included. Each row of logits takes up to a megabyte.
 SIZES = (2, 3, 4, 6, 8, 12, 16)
 # A step with a draft is expected to be faster by this factor, or none is made.
-MARGIN = 1.1
+MARGIN = 1.15
 # The cost of a further row, in steps of one row, before any is measured.
-_ROW = 0.6
+_ROW = 0.75
 # The most rows of the first draft; then as many as this times the most that are measured.
 _FIRST, _GROWTH = 4, 2
 # The weight of a new measurement, and by how much of itself each step of one row forgets the others: after some hundred
-# steps a size that once seemed slow is tried again.
-_WEIGHT, _FORGETTING = 0.2, 0.005
+# steps a size that once seemed slow may be tried again.
+_WEIGHT, _FORGETTING = 0.2, 0.0025
 # So many steps with drafts after the last one of one row, that one no longer tells how long it would take: by then the
 # context may be much longer.
 _FRESH = 32

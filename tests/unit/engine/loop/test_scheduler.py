@@ -181,6 +181,11 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
         each.pauses = sorted(rng.sample(range(1, 300), rng.choice((0, 0, 3))))
         each.head_at = rng.choice((0, 40))
     left = set(arriving)
+
+    def draft(drafting: Sequence, most: int) -> tuple[int, ...]:
+        assert drafting.is_decoding
+        return (0,) * rng.randint(0, most)
+
     for _ in range(3000):
         if arriving and rng.random() < 0.3:
             scheduler.add(arriving.pop())
@@ -190,13 +195,15 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
             left.discard(cancelled)
         admit_all(scheduler)
         budget, chunk, burst = rng.randint(1, 64), rng.randint(1, 64), rng.choice((0, 500, 2000))
-        plan = scheduler.plan(budget, chunk, burst)
+        plan = scheduler.plan(budget, chunk, burst, draft)
         n_decoding = sum(work.sequence.is_decoding for work in plan)
         n_read = sum(work.count for work in plan) - n_decoding
         begun = [each for each in scheduler.running if each.is_decoding]
         assert n_decoding == len(begun) or (not n_decoding and all(each.n_generated == 1 for each in begun))
         assert n_read <= (chunk if n_decoding else budget)
         assert len({work.sequence for work in plan}) == len(plan)
+        n_drafted = sum(len(work.draft) for work in plan)
+        assert n_drafted == 0 or (len(plan) == n_decoding == 1 and 1 + n_drafted <= budget)
         assert plan or not scheduler.running
         for work in plan:
             assert 0 < work.count <= work.sequence.n_pending
@@ -205,7 +212,9 @@ def test_every_prompt_is_read_whatever_comes_beside_it(rng: random.Random) -> No
             completes = work.completes
             work.sequence.n_computed += work.count
             if completes:
-                work.sequence.tokens.append(0)
+                n_accepted = rng.randint(0, len(work.draft))
+                work.sequence.n_computed += n_accepted
+                work.sequence.tokens += [0] * (1 + n_accepted)
             if work.sequence.n_generated >= 9:
                 scheduler.remove(work.sequence)
                 left.discard(work.sequence)
