@@ -253,7 +253,10 @@ class PrefetchRequest:
 
 @dataclass(frozen=True)
 class Finish:
-    """The end of a generation: its reason, the counts of tokens, and the times in milliseconds."""
+    """The end of a generation: its reason, the counts of tokens, and the times in milliseconds.
+
+    Where tokens were computed ahead, `timings` holds their number as `draft_n`, and `draft_n_accepted` of them came true.
+    """
 
     reason: FinishReason
     prompt_tokens: int

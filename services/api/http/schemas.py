@@ -56,6 +56,7 @@ class TokenUsage(BaseModel):
 class AnswerResult(BaseModel):
     """A whole answer. `timings` are milliseconds; the messages counted are those of the session, with the new prompt.
 
+    `timings.draft_n` and `draft_n_accepted` count the tokens that were computed ahead, and those of them that came true.
     `reasoning` holds the model's thoughts, and is left out if there are none.
     """
 

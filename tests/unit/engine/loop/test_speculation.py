@@ -217,6 +217,18 @@ def test_the_state_behind_drafts_is_what_would_be_computed_cold(kind: str, tmp_p
         assert distance(said, cold[0][asked]) <= 2 * noise + 1e-4
 
 
+def test_no_draft_leaps_over_a_checkpoint(tmp_path: Path) -> None:
+    write, changes, _ = KINDS["window"]
+    loaded = LoadSettings(write(tmp_path / "model.gguf"), 2048, n_parallel=1, n_threads=1, **changes)
+    engine = Engine.open(loaded)
+    prompt = tuple(range(400, 400 + STEP - 30))
+    tokens, _, finish = answered(engine, prompt, 400, sampling=replace(GREEDY, allowed_tokens=(401,)), session="1")
+    _, edited = ask(engine, (*prompt, *tokens[:36], 500), "1")
+    engine.close()
+    assert finish.timings["draft_n_accepted"] > 300
+    assert edited.cached_tokens == STEP
+
+
 def test_smollm2_repeats_its_prompt_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
     verse = "Seven grey herons stood beside the mill, and each of them had caught a silver fish before the bell rang twice."
     asked = f"<|im_start|>user\nSay twice: {verse}<|im_end|>\n<|im_start|>assistant\n{verse}\n{verse[:24]}"
