@@ -42,7 +42,9 @@ class Generation(Protocol):
         ...
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
-        """Yield the text as it is decoded, and "" each quarter of a second without any; then `finish` says how it ended.
+        """Yield the text as it comes, and "" each quarter of a second without any; then `finish` says how it ended.
+
+        Text that has come since the last chunk was taken is one chunk, of one token or many.
 
         With `GenerationRequest.marks` a special token comes as a `Mark` of its own, in its place among the text.
 

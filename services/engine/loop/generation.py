@@ -44,6 +44,7 @@ class EngineGeneration(Delivery):
         tokens, most = sequence.request.resume_tokens, sequence.request.max_tokens
         for n, token in enumerate(tokens):
             self._deliver(self._read(sequence.sampler.resume(token, most - n), n + 1))
+        self.flush()
         return sequence.ending(self._text.stopped or (bool(tokens) and tokens[-1] in sequence.request.stop_tokens))
 
     def accept(self, sampled: Sampled) -> bool:
@@ -115,6 +116,9 @@ class EngineGeneration(Delivery):
     @override
     def spent(self) -> Spent:
         return self.sequence.spent
+
+    def flush(self) -> None:
+        """Hand on what was put in this step: once for all sequences, since that wakes a thread."""
 
     def leave(self) -> None:
         """Take note that the sequence has left the engine, after its last event."""

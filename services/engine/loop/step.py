@@ -96,12 +96,10 @@ class Steps:
         completed = self._decode(batch)
         if completed and batch[0].draft:
             self._accept_draft(*completed[0], batch[0].draft)
-            return
-        chosen = [(sequence, self._sample(sequence, row)) for sequence, row in completed]
-        # Only now, since each text wakes a thread that wants the interpreter too.
-        for sequence, sampled in chosen:
-            if reason := self._deliver(sequence, sampled):
-                self._finish(sequence, reason)
+        else:
+            self._sample_each(completed)
+        for generation in self._generations.values():
+            generation.flush()
 
     def _remove_cancelled(self) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
@@ -205,6 +203,14 @@ class Steps:
             self._pace.observe(n_read, n_decoding, seconds)
         if n_decoding == 1 and not n_read:
             self._speculation.costs.observe(1 + n_drafted, seconds)
+
+    def _sample_each(self, completed: list[tuple[Sequence, int]]) -> None:
+        """Sample and deliver the next token of each sequence, from its row."""
+        chosen = [(sequence, self._sample(sequence, row)) for sequence, row in completed]
+        # Only now, since each text wakes a thread that wants the interpreter too.
+        for sequence, sampled in chosen:
+            if reason := self._deliver(sequence, sampled):
+                self._finish(sequence, reason)
 
     def _accept_draft(self, sequence: Sequence, row: int, draft: tuple[int, ...]) -> None:
         """Sample and deliver a sequence's next tokens from row `row` on, as long as they are those of its draft."""

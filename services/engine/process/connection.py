@@ -26,7 +26,8 @@ from services.backend.status import Counts, Room, Status
 from services.backend.types import GenerationRequest, Health, LoadSettings
 from services.engine.process.incoming import EngineChannel, IncomingGeneration
 from services.engine.process.polling import POLL_SECONDS, result_of
-from services.engine.process.socket import MessageSocket, frame
+from services.engine.process.socket import MessageSocket, frame, parse
+from services.engine.process.updates import Update, decode, is_updates
 from services.engine.process.watchdog import LONGEST_STEP, PING_SECONDS, Watchdog
 from services.engine.process_stat import is_stopped, work_of
 from services.errors import Unavailable
@@ -314,8 +315,11 @@ class EngineConnection(EngineChannel):
     def _receive(self) -> None:
         """The thread that receives, and at the end fails whatever still waits."""
         try:
-            while message := self._socket.receive():
-                self._handle(message)
+            while (data := self._socket.receive_data()) is not None:
+                if is_updates(data):
+                    self._deliver(decode(data))
+                else:
+                    self._handle(parse(data))
         except Exception:
             log.exception("the engine's process says what cannot be read")
             self.process.kill()
@@ -348,7 +352,7 @@ class EngineConnection(EngineChannel):
             self.ready.set()
         elif "report" in message:
             self.report = from_json(Report, message["report"])
-        elif "id" in message:
+        else:
             with self._lock:
                 reply = self._replies.pop(message["id"], None)
                 self._overdue.pop(message["id"], None)
@@ -356,13 +360,17 @@ class EngineConnection(EngineChannel):
                 reply.set_exception(error_from_json(message["error"]))
             elif reply:
                 reply.set_result(message["ok"])
-        else:
-            with self._lock:
-                generation = self._generations.get(message["of"])
-                if generation and "left" in message:
-                    del self._generations[message["of"]]
+
+    def _deliver(self, updates: Sequence[Update]) -> None:
+        """Hand updates to their generations."""
+        with self._lock:
+            found = [(update, self._generations.get(update.number)) for update in updates]
+            for update in updates:
+                if update.left:
+                    self._generations.pop(update.number, None)
+        for update, generation in found:
             if generation:
-                generation.take(message)
-            elif "left" not in message:
+                generation.take(update)
+            elif not update.left:
                 # Its caller has given up before it was queued.
-                self.tell("cancel", number=message["of"])
+                self.tell("cancel", number=update.number)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Protocol
 
 from typing_extensions import override
 
-from services.backend.codec import Message, choice_from_json, error_from_json, from_json
-from services.backend.delivery import Delivery
-from services.backend.types import Finish, Mark, Spent
+from services.backend.delivery import Delivery, Event
+from services.backend.types import Spent
+from services.engine.process.updates import Update
 
 # How long a caller that cancels waits for the cost of its answer: a step takes less.
 _LAST_STEP = 3.0
@@ -39,26 +38,30 @@ class IncomingGeneration(Delivery):
         """Set once its sequence has left the engine."""
         self._channel = channel
         self._n_pieces = 0
+        """The texts and marks that have come."""
 
-    def take(self, message: Message) -> None:
-        """Take in an event of it."""
-        self.tokens += message.get("tokens", ())
-        self.choices += [choice_from_json(choice) for choice in message.get("choices", ())]
-        self.prompt_choices += [choice_from_json(choice) for choice in message.get("prompt_choices", ())]
-        if "left" in message:
-            self._spent = from_json(Spent, message["left"])
+    @property
+    @override
+    def spent(self) -> Spent:
+        # Until it has left, the tokens that have come; text without tokens may have been left by another engine.
+        return self._spent if self.left.is_set() else Spent(completion_tokens=len(self.tokens) or self._n_pieces)
+
+    def take(self, update: Update) -> None:
+        """Take in what has come of it."""
+        n_before = len(self.choices)
+        self.tokens += update.tokens
+        self.choices += update.choices
+        self.prompt_choices += update.prompt_choices
+        self._n_pieces += len(update.pieces)
+        if update.queue_position is not None:
+            self.queue_position = update.queue_position
+        if update.left:
+            self._spent = update.left
             self.left.set()
-        if "text" in message:
-            # Until it has left, about as many tokens as pieces.
-            self._n_pieces += 1
-            self._spent = replace(self._spent, completion_tokens=self._n_pieces)
-            self.put(Mark(message["text"]) if "mark" in message else message["text"])
-        elif "queue_position" in message:
-            self.queue_position = message["queue_position"]
-        elif "finish" in message:
-            self.put(from_json(Finish, message["finish"]))
-        elif "error" in message:
-            self.put(error_from_json(message["error"]))
+        events: list[tuple[Event, int]] = [(piece, n_before + n) for piece, n in update.pieces]
+        if update.end:
+            events.append((update.end, len(self.choices)))
+        self.put_all(events)
 
     @override
     def stop(self) -> None:

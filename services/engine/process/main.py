@@ -13,7 +13,6 @@ if __name__ == "__main__":
     end_with_parent()
 
 import os
-import queue
 import signal
 import socket
 import sys
@@ -36,7 +35,8 @@ from services.engine.loop.sequence import Sequence
 from services.engine.machine import bound_heap
 from services.engine.pool import EnginePool
 from services.engine.process.outgoing import Outbox, OutgoingGeneration
-from services.engine.process.socket import MessageSocket
+from services.engine.process.socket import MessageSocket, frame, framed
+from services.engine.process.updates import encode
 from services.errors import Unavailable
 
 # Requests of the other process that are worked on at once. None waits here for a model to load.
@@ -79,7 +79,7 @@ class Child:
         self._socket = to_server
         self._reporting = threading.Lock()
         self._pool = pool
-        self._outbox: Outbox = queue.SimpleQueue()
+        self._outbox = Outbox()
         self._workers = ThreadPoolExecutor(THREADS, "worker")
         self._leases: dict[int, Leased] = {}
         self._settings: dict[int, LoadSettings] = {}
@@ -123,7 +123,7 @@ class Child:
         message = self._deferred.pop(id_, None)
         if message and message["do"] == "lease" and (error := loaded.exception()):
             self._leases[message["lease"]].set_exception(error)
-            self._send({"id": id_, "error": error_to_json(error)})
+            self._send(frame({"id": id_, "error": error_to_json(error)}))
         elif message:
             self._workers.submit(self._run, message)
 
@@ -135,34 +135,33 @@ class Child:
         except BaseException as error:
             reply = {"id": message["id"], "error": error_to_json(error)}
         if handler.answered:
-            (self._send_report if handler.reports else self._send)(reply)
+            (self._send_report if handler.reports else self._send)(frame(reply))
 
-    def _send_report(self, *messages: Message) -> None:
+    def _send_report(self, frames: bytes) -> None:
         """Send how busy the process is, then these messages."""
         with self._reporting:
             loaded = [str(path) for path in self._pool.loaded()]
             report = {"health": self._pool.health(), "loaded": loaded, "status": to_json(self._pool.status())}
-            self._send({"report": report}, *messages)
+            self._send(frame({"report": report}) + frames)
 
-    def _send(self, *messages: Message) -> None:
+    def _send(self, frames: bytes) -> None:
         try:
-            self._socket.send(*messages)
+            self._socket.send_frames(frames)
         except OSError:
             # The server is gone.
             os._exit(1)
 
     def _send_events(self) -> None:
-        """The thread that sends the events of generations."""
+        """The thread that sends the events of generations: those of one step of the engine go together."""
         while True:
-            messages = [self._outbox.get()]
-            # The events of one step of the engine go together.
-            while not self._outbox.empty():
-                messages.append(self._outbox.get())
-            left = [message["of"] for message in messages if "left" in message]
+            updates = self._outbox.take()
+            if not updates:
+                continue
+            left = [update.number for update in updates if update.left]
             for number in left:
                 self._generations.pop(number, None)
             # A caller that has its answer finds it counted.
-            (self._send_report if left else self._send)(*messages)
+            (self._send_report if left else self._send)(framed(encode(updates)))
 
     # The handlers. Those of `is_quick` and `register` are on the thread that receives.
 

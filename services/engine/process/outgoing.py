@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Callable
 
 from typing_extensions import override
 
-from services.backend.codec import Message, choice_to_json, error_to_json, to_json
-from services.backend.types import Finish, Mark
+from services.backend.types import Finish
 from services.engine.loop.generation import EngineGeneration
 from services.engine.loop.sequence import Sequence
+from services.engine.process.updates import Update
 from services.errors import HearthError
 
-Outbox = queue.SimpleQueue[Message]
+
+class Outbox:
+    """Updates on their way to the thread that sends them, which wakes once for all that have come. Any thread may put."""
+
+    def __init__(self) -> None:
+        self._updates: deque[Update] = deque()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_awake = False
+
+    def put(self, update: Update) -> None:
+        """Add an update."""
+        self._updates.append(update)
+        # In this order, and `take` in the other: a sender that is awake finds the update. Waking it takes 30 µs.
+        if not self._is_awake:
+            self._is_awake = True
+            self._wakes.put(None)
+
+    def take(self) -> list[Update]:
+        """Wait for updates; return all that have come, which may be none. For one thread."""
+        self._wakes.get()
+        self._is_awake = False
+        return [self._updates.popleft() for _ in range(len(self._updates))]
 
 
 class OutgoingGeneration(EngineGeneration):
@@ -23,42 +45,43 @@ class OutgoingGeneration(EngineGeneration):
         super().__init__(sequence, wake)
         self._number = number
         self._outbox = outbox
+        self._pieces: list[tuple[str, int]] = []
+        self._end: Finish | HearthError | None = None
+        """What was put since the last update."""
         self._n_tokens = self._n_choices = 0
         """The numbers of tokens and choices that are sent."""
-        self._has_left = False
         self._has_prompt = False
+        """True once the choices of the prompt are."""
 
     @override
     def move(self, queue_position: int) -> None:
         if queue_position != self.queue_position:
             self.queue_position = queue_position
-            self._outbox.put({"of": self._number, "queue_position": queue_position})
+            self._outbox.put(Update(self._number, queue_position=queue_position))
 
     @override
     def put(self, event: str | Finish | HearthError) -> None:
-        message: Message = {"of": self._number}
-        if tokens := self.tokens[self._n_tokens :]:
-            self._n_tokens += len(tokens)
-            message["tokens"] = tokens
-        if choices := self.choices[self._n_choices :]:
-            self._n_choices += len(choices)
-            message["choices"] = [choice_to_json(choice) for choice in choices]
-        if self.prompt_choices and not self._has_prompt:
-            self._has_prompt = True
-            message["prompt_choices"] = [choice_to_json(choice) for choice in self.prompt_choices]
         if isinstance(event, str):
-            message["text"] = event
-            if isinstance(event, Mark):
-                message["mark"] = True
+            self._pieces.append((event, len(self.choices) - self._n_choices))
         else:
-            if isinstance(event, Finish):
-                message["finish"] = to_json(event)
-            else:
-                message["error"] = error_to_json(event)
-            message["left"], self._has_left = to_json(self.spent), True
-        self._outbox.put(message)
+            self._end = event
+
+    @override
+    def flush(self) -> None:
+        if self._pieces:
+            self._outbox.put(self._update())
 
     @override
     def leave(self) -> None:
-        if not self._has_left:
-            self._outbox.put({"of": self._number, "left": to_json(self.spent)})
+        self._outbox.put(self._update(has_left=True))
+
+    def _update(self, has_left: bool = False) -> Update:
+        """Take what has come since the last update."""
+        tokens, choices, pieces = self.tokens[self._n_tokens :], self.choices[self._n_choices :], self._pieces
+        self._n_tokens += len(tokens)
+        self._n_choices += len(choices)
+        self._pieces = []
+        prompt_choices = () if self._has_prompt else tuple(self.prompt_choices)
+        self._has_prompt = self._has_prompt or bool(prompt_choices)
+        left = self.spent if has_left else None
+        return Update(self._number, tokens, choices, prompt_choices, pieces, self._end, left)

@@ -1,6 +1,6 @@
-"""Messages between the server and its engine's process: JSON objects, each behind its length in four bytes.
+"""Messages between the server and its engine's process, each behind its length in four bytes.
 
-What they carry are the backend's own values, as services/backend/codec.py writes them.
+They are JSON objects, of the backend's own values as services/backend/codec.py writes them, and the binary ones of updates.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,17 @@ _LENGTH = struct.Struct("<I")
 
 def frame(message: Message) -> bytes:
     """Return the bytes of a message, its length before it."""
-    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return framed(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+
+
+def framed(data: bytes) -> bytes:
+    """Return the bytes of a message that is encoded already, its length before it."""
     return _LENGTH.pack(len(data)) + data
+
+
+def parse(data: bytes) -> Message:
+    """Return the message that `frame` has encoded. Raises ValueError for what is no JSON object."""
+    return dict(json.loads(data.decode("utf-8", "surrogatepass")))
 
 
 class MessageSocket:
@@ -36,7 +45,7 @@ class MessageSocket:
         self.send_frames(b"".join(map(frame, messages)))
 
     def send_frames(self, frames: bytes) -> None:
-        """Send the bytes of `frame`; waits while the other end does not read. Raises OSError where it is gone."""
+        """Send the bytes of `frame` or `framed`; waits while the other end does not read. Raises OSError where it is gone."""
         with self._lock:
             self._connection.sendall(frames)
 
@@ -52,7 +61,12 @@ class MessageSocket:
         return bool(poll.poll(0))
 
     def receive(self) -> Message | None:
-        """Return the next message; None where the other end is gone."""
+        """Return the next message, which is JSON; None where the other end is gone. Raises as `parse` does."""
+        data = self.receive_data()
+        return None if data is None else parse(data)
+
+    def receive_data(self) -> bytes | None:
+        """Return the next message as it is encoded; None where the other end is gone."""
         try:
             head = self._reader.read(_LENGTH.size)
             if len(head) < _LENGTH.size:
@@ -62,7 +76,7 @@ class MessageSocket:
         except (OSError, ValueError):
             # Closed on this side.
             return None
-        return None if len(data) < length else dict(json.loads(data.decode("utf-8", "surrogatepass")))
+        return None if len(data) < length else data
 
     def close(self) -> None:
         """Close it: a thread that receives gets None, and one that sends an OSError."""
