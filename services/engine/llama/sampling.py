@@ -15,6 +15,7 @@ from services.backend.types import Constraint, GenerationRequest, TokenChoice
 from services.engine.llama.chain import SamplerChain
 from services.engine.llama.constraint import Matcher
 from services.engine.llama.limits import TokenLimits
+from services.engine.llama.logprobs import choice_of
 from services.engine.llama.progress import Shown
 from services.engine.llama.steering import Steering
 from services.engine.llama.vocabulary import TokenText, Vocabulary
@@ -175,15 +176,3 @@ class ChainSampler:
         steering.mask(masked)
         allowed = np.flatnonzero(masked > -np.inf).astype(np.int32)
         return self._chain.choose_among(masked, allowed) if len(allowed) else None
-
-
-def choice_of(vocabulary: Vocabulary, logits: npt.NDArray[np.float32], token: int, n_top: int) -> TokenChoice:
-    """Return the log probability of `token` by a row of logits, and of the `n_top` likeliest tokens."""
-    exact = logits.astype(np.float64)
-    logprobs = exact - exact.max()
-    logprobs -= np.log(np.exp(logprobs).sum())
-    top = np.argpartition(-logprobs, n_top)[:n_top] if n_top else np.empty(0, int)
-    ranked = sorted(((float(logprobs[each]), int(each)) for each in top), reverse=True)
-    likeliest = tuple((vocabulary.known(each).written, logprob) for logprob, each in ranked)
-    ids = (token, *(each for _, each in ranked))
-    return TokenChoice(vocabulary.known(token).written, float(logprobs[token]), likeliest, ids)

@@ -96,6 +96,7 @@ class Vocabulary:
         self._asked: dict[int, TokenText] = {}
         self._tags: dict[str, tuple[int, ...]] = {}
         self._added = self._added_tokens()
+        self._controls = {each.id for each in self._added if each.is_control}
         self._specials, marks = _special_texts(self._added)
         self._marks = {each.id: Mark(each.text) for each in self._added if each.text in self._specials}
         self._fragments = Fragments(self._added)
@@ -143,7 +144,7 @@ class Vocabulary:
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """Return the bytes of each token, special ones included. Raises InvalidRequest for ids that do not exist."""
         self.check(tokens, "tokens")
-        return [self._piece(token, special=True) for token in tokens]
+        return [self._piece(token) for token in tokens]
 
     def check(self, tokens: Iterable[int], param: str) -> None:
         """Raise InvalidRequest, naming `param`, if one of them is not a token id."""
@@ -165,9 +166,10 @@ class Vocabulary:
         known = self._asked.get(token)
         if known is None:
             mark = self._marks.get(token)
-            written = self._piece(token, special=True) or (mark.encode() if mark else b"")
+            written = self._piece(token)
+            piece = b"" if token in self._controls else written
             ends = bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
-            known = self._asked[token] = TokenText(self._piece(token), written, mark, ends)
+            known = self._asked[token] = TokenText(piece, written or (mark.encode() if mark else b""), mark, ends)
         return known
 
     @cached_property
@@ -204,14 +206,15 @@ class Vocabulary:
     def prefixes(self) -> PrefixTable:
         """The tokens by the beginnings of their bytes; made when it is first needed, since that takes a while."""
         marks = self._marks
-        written = (self._piece(token, special=True) or marks.get(token, "").encode() for token in range(self.size))
+        written = (self._piece(token) or marks.get(token, "").encode() for token in range(self.size))
         return PrefixTable(list(written))
 
-    def _piece(self, token: int, special: bool = False) -> bytes:
+    def _piece(self, token: int) -> bytes:
+        """The bytes of a token; of a control token those of its text."""
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            length: int = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
+            length: int = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, size, 0, True)
             if length >= 0:
                 return buffer.raw[:length]
             size = -length

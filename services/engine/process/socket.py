@@ -1,6 +1,7 @@
 """Messages between the server and its engine's process, each behind its length in four bytes.
 
-They are JSON objects, of the backend's own values as services/backend/codec.py writes them, and the binary ones of updates.py.
+They are JSON objects, of the backend's own values as services/backend/codec.py writes them, or the binary ones of
+updates.py.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class MessageSocket:
         self.send_frames(b"".join(map(frame, messages)))
 
     def send_frames(self, frames: bytes) -> None:
-        """Send the bytes of `frame` or `framed`; waits while the other end does not read. Raises OSError where it is gone."""
+        """Send messages as `frame` returns them; wait while the other end does not read. Raises OSError where it is gone."""
         with self._lock:
             self._connection.sendall(frames)
 

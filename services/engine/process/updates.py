@@ -1,10 +1,11 @@
-"""Updates of generations on their way to the server: those of one step are one binary message, without JSON per token.
+"""Updates of generations, from the engine to the server: those of one step are one binary message, with no JSON per token.
 
-Format, little-endian: a byte `_MARKER`, which no JSON object begins with, then the updates. Each is a `_HEAD` of the generation's
-number and the counts of what follows: tokens (int32 each), choices, choices of the prompt, pieces, and bytes of JSON. A choice
-is a `_CHOICE` of the numbers of likeliest tokens and ids, then the bytes of each piece (uint32), the chosen token's first; the
-logprobs (float64); the ids (int32); and the pieces. A piece of text is a `_PIECE`, then its UTF-8, in which surrogates may
-stand. The JSON object has what is rare: `finish`, `error`, `left`, `queue_position`.
+Format, little-endian: the byte `_MARKER`, with which no JSON object begins, then the updates. Each is a `_HEAD` of the
+generation's number and the counts of what follows: tokens (int32), choices, choices of the prompt, pieces, bytes of JSON.
+A choice is a `_CHOICE` of the numbers of likeliest tokens and of ids; then, of the chosen token and the likeliest, the
+lengths of the pieces (uint32) and the logprobs (float64); then the ids (int32) and the pieces. A piece of text is a
+`_PIECE` and its UTF-8, in which surrogates may stand. The JSON object has what is rare: `finish`, `error`, `left`,
+`queue_position`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def is_updates(data: bytes) -> bool:
 
 
 def encode(updates: Iterable[Update]) -> bytes:
-    """Return the message of these updates."""
+    """Return updates as the bytes of one message."""
     parts = [_MARKER]
     for update in updates:
         tokens, pieces, rare = update.tokens, update.pieces, _rare(update)
