@@ -59,7 +59,11 @@ class Answer:
     @property
     def choices(self) -> list[TokenChoice]:
         """The choices of the tokens that were read so far, if `Sampling.n_top` asks for them."""
-        return self._generation.choices[: self._generation.n_choices]
+        return self.choices_from(0)
+
+    def choices_from(self, first: int) -> list[TokenChoice]:
+        """Return those of `choices` from number `first` on."""
+        return self._generation.choices[first : self._generation.n_choices]
 
     @property
     def prompt_choices(self) -> Sequence[TokenChoice]:

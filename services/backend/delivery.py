@@ -88,7 +88,7 @@ class Delivery(Generation):
         return True
 
     def _next_chunk(self) -> str:
-        """Read the next event: a mark, or all text up to the next event of another kind; "" for the end. Raises an error."""
+        """Read the next event: a mark, or all text up to the next event of another kind; "" for the end. Raise an error."""
         event, self.n_choices = self._unread.popleft()
         if isinstance(event, HearthError):
             raise event

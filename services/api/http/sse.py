@@ -27,6 +27,9 @@ DONE = "data: [DONE]\n\n"
 # Seconds of silence after which a comment shows that the server is there.
 _SILENCE = 10.0
 
+# Made once: json.dumps makes another encoder for each event.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 Data = dict[str, Any]
 """One event's JSON object."""
 
@@ -119,7 +122,7 @@ def _shaped(shaper: Shaper, read: Event | None) -> Iterable[Data]:
 
 def event(data: Data) -> str:
     """Return one event that carries a JSON object on one line."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"data: {_encode(data)}\n\n"
 
 
 class _Silences:

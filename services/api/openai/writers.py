@@ -153,7 +153,7 @@ class _NewChoices:
 
     def take(self) -> list[TokenChoice]:
         """Return them; they are told now."""
-        new = self._answer.choices[self._n_told :]
+        new = self._answer.choices_from(self._n_told)
         self._n_told += len(new)
         return new
 

@@ -50,17 +50,26 @@ class Batch:
 
     def fill(self, runs: Many[Run], all_rows: bool = False) -> list[int]:
         """Replace the batch's content by these runs; return each run's last row. `all_rows`: compute outputs for all."""
-        row, last = 0, []
+        # Lists first: numpy takes longer for each assignment than for each of a few tokens.
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sampled: list[bool] = []
+        last = []
         for run in runs:
-            end = row + len(run.tokens)
-            self._tokens[row:end] = run.tokens
-            self._positions[row:end] = np.arange(run.start, run.start + len(run.tokens))
-            self._slots[row:end] = run.slot
-            self._sampled[row:end] = all_rows or run.all_rows
-            self._sampled[end - 1] = run.sampled or run.all_rows
-            last.append(end - 1)
-            row = end
-        self.native.n_tokens = row
+            count = len(run.tokens)
+            tokens += run.tokens
+            positions += range(run.start, run.start + count)
+            slots += [run.slot] * count
+            sampled += [all_rows or run.all_rows] * count
+            sampled[-1] = run.sampled or run.all_rows
+            last.append(len(tokens) - 1)
+        n_tokens = len(tokens)
+        self._tokens[:n_tokens] = tokens
+        self._positions[:n_tokens] = positions
+        self._slots[:n_tokens] = slots
+        self._sampled[:n_tokens] = sampled
+        self.native.n_tokens = n_tokens
         return last
 
 

@@ -98,6 +98,8 @@ class Scheduler:
 
     def queue(self) -> Iterator[Sequence]:
         """Yield the waiting sequences in the order of their admission, if no running one ends meanwhile."""
+        if not self._waiting:
+            return
         slots, owners = (
             Counter(each.account for each in self._running),
             Counter(each.request.owner for each in self._running),

@@ -46,7 +46,7 @@ class MessageSocket:
         self.send_frames(b"".join(map(frame, messages)))
 
     def send_frames(self, frames: bytes) -> None:
-        """Send messages as `frame` returns them; wait while the other end does not read. Raises OSError where it is gone."""
+        """Send the bytes of messages; wait while the other end does not read. Raises OSError where it is gone."""
         with self._lock:
             self._connection.sendall(frames)
 

@@ -39,9 +39,8 @@ class ScriptedAnswer(Answer):
     def queue_position(self) -> int | None:
         return 0
 
-    @property
-    def choices(self) -> list[TokenChoice]:
-        return self._choices
+    def choices_from(self, first: int) -> list[TokenChoice]:
+        return self._choices[first:]
 
     @property
     def finish(self) -> Finish:
