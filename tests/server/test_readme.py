@@ -47,6 +47,10 @@ CHANGING = [
     # A line of usage as CSV.
     (r",\d{4}-\d\d-\d\d,(\d+),(\d+),\d+,(\d+),[\d.]+\r?", r",…,\1,\2,0,\3,0"),
     ("\r", ""),
+    # A chunk has all the text that has come since the last one.
+    (r', "queue_position": 0\}', "}"),
+    (r'"\}\n\ndata: \{"chunk": "', ""),
+    (r"\|", ""),
 ]
 
 
