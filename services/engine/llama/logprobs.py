@@ -1,6 +1,6 @@
 """Logarithms of probability from a row of logits: of one token, and of the likeliest.
 
-All of it is on the engine's thread: for 262,144 logits it takes 0.2 ms there. Another thread would compete for a core with
+All of it is on the engine's thread, 0.3 ms for 262,144 logits. Another thread would compete for a core with
 llama.cpp's, which wait for each other.
 """
 
@@ -15,7 +15,7 @@ from services.backend.types import TokenChoice
 from services.engine.llama.vocabulary import Vocabulary
 
 Row = npt.NDArray[np.float32]
-# The n-th highest of so many columns' maxima is no higher than the n-th highest logit, so few logits reach it.
+# The n-th highest of so many columns' maxima is no higher than the n-th highest logit, so all of these are in few columns.
 _COLUMNS = 4096
 # Logits whose exponentials are added up in 32 bits; their arrays stay in the processor's cache.
 _BLOCK = 2**14
@@ -56,9 +56,11 @@ def _top(logits: Row, maxima: Row, n_top: int) -> npt.NDArray[np.intp]:
     """The ids of the `n_top` highest logits, the highest first."""
     if not n_top:
         return np.empty(0, np.intp)
+    columns = np.arange(len(maxima))
     if n_top < len(maxima):
         at = len(maxima) - n_top
-        found = np.flatnonzero(logits >= np.partition(maxima, at)[at])
-    else:
-        found = np.arange(len(logits))
+        # All of them are in these columns, about as many as there are: no need to look at the whole row again.
+        columns = np.flatnonzero(maxima >= np.partition(maxima, at)[at])
+    found = (np.arange(0, len(logits), len(maxima))[:, np.newaxis] + columns).ravel()
+    found = found[found < len(logits)]
     return found[np.argsort(-logits[found], kind="stable")[:n_top]]
