@@ -21,7 +21,7 @@ from services.backend.types import Finish
 from services.errors import HearthError
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-_KINDS = {"prompt": "prompt_tokens", "cached": "cached_tokens", "completion": "completion_tokens"}
+_KINDS = {kind: f"{kind}_tokens" for kind in ("prompt", "cached", "completion", "draft")}
 _DRAFTS = {"drafted": "drafted_tokens", "accepted": "accepted_tokens"}
 _TIERS = {"context": "context_hits", "ram": "ram_hits", "disk": "disk_hits", "none": "misses"}
 

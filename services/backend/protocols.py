@@ -98,10 +98,11 @@ class Model(Protocol):
         """
         ...
 
-    def prefetch(self, request: PrefetchRequest) -> None:
+    def prefetch(self, request: PrefetchRequest) -> bool:
         """Compute the state of a prompt's beginning when nothing else is to be done; returns at once.
 
-        A later request of the same conversation replaces an earlier one.
+        A later request of the same conversation replaces an earlier one; the conversation's next request drops a draft.
+        Returns False where nothing computes it: prefetching is off, or no worker has the conversation.
         """
         ...
 
@@ -158,7 +159,7 @@ class Backend(Protocol):
         ...
 
     def forget(self, owner: str, session: str) -> None:
-        """Remove the computed states of a conversation, of all models, from memory and disk."""
+        """Remove the computed states of a conversation and of its draft, of all models, from memory and disk."""
         ...
 
     def stop(self, owner: str, session: str, thinking: bool = False) -> bool:

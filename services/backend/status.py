@@ -27,6 +27,8 @@ class Counts(Amounts):
     cached_tokens: int = 0
     """Tokens of prompts whose state was computed before."""
     completion_tokens: int = 0
+    draft_tokens: int = 0
+    """Tokens that were read ahead since a person was writing them."""
     context_hits: int = 0
     """Prompts whose beginning was computed before, and is in the context."""
     ram_hits: int = 0

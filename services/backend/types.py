@@ -15,6 +15,12 @@ EVERYBODY = "~everybody"
 # The first character of conversations that are no stored sessions: their computed states stay in memory.
 TEMPORARY = "~"
 
+
+def draft_of(session: str) -> str:
+    """Return the name of the temporary conversation that holds the state of what a person is writing in a session."""
+    return f"{TEMPORARY}draft {session}"
+
+
 # The names of `Sampling.samplers`, in their usual order: llama.cpp's (tools/server/README.md).
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
@@ -241,7 +247,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class PrefetchRequest:
-    """The beginning of a prompt that is likely to come: its tokens, owner and session, as in GenerationRequest.
+    """The beginning of a prompt that is likely to come: its tokens, owner, session and account, as in GenerationRequest.
 
     One of the owner EVERYBODY is the beginning of a template.
     """
@@ -249,6 +255,14 @@ class PrefetchRequest:
     tokens: tuple[int, ...] = field(repr=False)
     owner: str
     session: str
+    account: str = ""
+    is_draft: bool = False
+    """True if it ends with words that a person is still writing: the session's own state stays as it is."""
+
+    @property
+    def conversation(self) -> str:
+        """The name of the conversation that the state belongs to."""
+        return draft_of(self.session) if self.is_draft else self.session
 
 
 @dataclass(frozen=True)

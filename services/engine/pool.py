@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from services.backend.protocols import Backend
 from services.backend.status import Counts, LoadedModel, Room, Status
-from services.backend.types import Health, LoadSettings
+from services.backend.types import Health, LoadSettings, draft_of
 from services.engine.kv.store import StateStore
 from services.engine.llama.embedder import LlamaEmbedder
 from services.engine.llama.loading import fit_of, info_of
@@ -172,9 +172,10 @@ class EnginePool(Backend):
     def forget(self, owner: str, session: str) -> None:
         with self._lock:
             engines = [each.engine for each in (*self._loaded, *self._retiring)]
-        for engine in engines:
-            engine.forget(owner, session)
-        self._store.forget(owner, session)
+        for conversation in (draft_of(session), session):
+            for engine in engines:
+                engine.forget(owner, conversation)
+            self._store.forget(owner, conversation)
 
     @override
     def stop(self, owner: str, session: str, thinking: bool = False) -> bool:

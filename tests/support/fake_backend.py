@@ -347,10 +347,11 @@ class FakeModel(Model):
         return generations
 
     @override
-    def prefetch(self, request: PrefetchRequest) -> None:
+    def prefetch(self, request: PrefetchRequest) -> bool:
         with self._lock:
             self.prefetches.append(request)
             self._computed.setdefault(request.owner, []).append(request.tokens)
+        return True
 
     def header_end(self, thoughts: Thoughts) -> str:
         """Return the special token that ends the header with which a thought begins; "" if a thought has none."""

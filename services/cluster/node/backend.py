@@ -86,8 +86,9 @@ class ClusterModel(Model, Embedder):
         return self._backend.submit_all(self._settings, self._served, requests)
 
     @override
-    def prefetch(self, request: PrefetchRequest) -> None:
-        self._backend.prefetch(self._settings, request)
+    def prefetch(self, request: PrefetchRequest) -> bool:
+        # An upstream server has no such request.
+        return self._served.vocabulary != TEXT and self._backend.prefetch(self._settings, request)
 
     @override
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
@@ -254,12 +255,17 @@ class ClusterBackend(Backend, Sender):
             self._publish(order, id=id_)
         return attempts
 
-    def prefetch(self, settings: LoadSettings, request: PrefetchRequest) -> None:
-        """Have the worker prefetch that has the conversation; for the beginning of a template, all that serve the model."""
+    def prefetch(self, settings: LoadSettings, request: PrefetchRequest) -> bool:
+        """Have the worker prefetch that has the conversation; for the beginning of a template, all that serve the model.
+
+        Returns False where no worker has it, or Redis cannot be reached.
+        """
         with contextlib.suppress(Exception):
             home = "" if request.owner == EVERYBODY else self._routing.home(request.owner, request.session)
             if home is not None:
                 self._publish(Order.PREFETCH, worker=home, settings=to_json(settings), prefetch=to_json(request))
+                return True
+        return False
 
     @override
     def forget(self, owner: str, session: str) -> None:

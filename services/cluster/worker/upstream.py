@@ -206,9 +206,9 @@ class UpstreamModel(TextTokenizer, Model, Embedder):
         return generations
 
     @override
-    def prefetch(self, request: PrefetchRequest) -> None:
+    def prefetch(self, request: PrefetchRequest) -> bool:
         # The upstream has no such request.
-        pass
+        return False
 
     @override
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.backend.status import Tier
-from services.backend.types import EVERYBODY, TEMPORARY
+from services.backend.types import EVERYBODY, TEMPORARY, draft_of
 from services.engine.kv.checkpoints import NEAR, Buffer, Checkpoint, data_bytes, thinned
 from services.engine.kv.state import (
     MIN_SHARED,
@@ -95,8 +95,9 @@ class Slots:
             raise LookupError("every slot is busy")
         prompt, rule = pack(tokens), self._cache.cut_rule
         own = next((slot for slot in free if session and slot.key[1:] == (owner, session)), None)
-        source, n_kept = self._best(free, own, owner, prompt, len(tokens) - spare)
-        in_place = source is not None and _may_continue(source, own, n_kept)
+        draft = self._draft_key(owner, session)
+        source, n_kept = self._best(free, own, draft, prompt, len(tokens) - spare)
+        in_place = source is not None and _may_continue(source, own, draft, n_kept)
         # A smaller state does as well where a slot would have to be copied.
         beyond = n_kept if in_place else n_kept - 1
         state, n_stored = self._store.find(self._model, owner, prompt, beyond, rule=rule, spare=spare)
@@ -110,6 +111,9 @@ class Slots:
                 self._store.drop(state.key)
         elif source and in_place:
             slot = source
+            if own and own is not slot:
+                # The draft takes the place of the state that it goes on from.
+                self._empty(own)
         else:
             data, checkpoints = (self._cache.snapshot(source.number), source.checkpoints) if source else (None, ())
             slot, n_kept = self._load(own or _longest_unused(free), own, data, checkpoints, n_kept)
@@ -213,6 +217,12 @@ class Slots:
             if slot.key[1:] == (owner, session) and not slot.busy:
                 self._empty(slot)
 
+    def drop_draft(self, owner: str, session: str) -> None:
+        """Drop what was computed of a draft, since its session has gone on."""
+        key = self._draft_key(owner, session)
+        self.forget(owner, key.session)
+        self._store.drop(key)
+
     def clear(self) -> None:
         """Empty every slot; none is busy any more."""
         for slot in self._slots:
@@ -223,17 +233,20 @@ class Slots:
         """Return for each slot whether it is busy, and how many tokens it holds if it is not."""
         return [(slot.busy, count(slot.tokens)) for slot in self._slots]
 
-    def _best(self, free: list[_Slot], own: _Slot | None, owner: str, prompt: bytes, most: int) -> tuple[_Slot | None, int]:
+    def _best(
+        self, free: list[_Slot], own: _Slot | None, draft: StateKey, prompt: bytes, most: int
+    ) -> tuple[_Slot | None, int]:
         """Return the free slot that keeps the most of the prompt's first `most` tokens, and how many these are.
 
-        Another than the conversation's own must keep so much more that copying it is worthwhile.
+        Another than the conversation's own must keep so much more that copying it is worthwhile. `draft` is the key of the
+        conversation's draft.
         """
         best, n_kept = own, self._kept(own, min(common_prefix(own.tokens, prompt), most)) if own else 0
         for slot in free:
-            if slot is not own and slot.key.owner in (owner, EVERYBODY):
+            if slot is not own and slot.key.owner in (draft.owner, EVERYBODY):
                 beyond = n_kept + (MIN_SHARED - 1 if own and best is own else 0)
                 shared = min(common_prefix(slot.tokens, prompt, beyond), most)
-                kept = self._served(slot, own, shared) if shared > beyond else 0
+                kept = self._served(slot, own, draft, shared) if shared > beyond else 0
                 if kept > beyond:
                     best, n_kept = slot, kept
         return best, n_kept
@@ -245,10 +258,10 @@ class Slots:
         rule = self._cache.cut_rule
         return rule.cut(rule.nearest(slot.positions, n_tokens), n_tokens)
 
-    def _served(self, slot: _Slot, own: _Slot | None, n_shared: int) -> int:
+    def _served(self, slot: _Slot, own: _Slot | None, draft: StateKey, n_shared: int) -> int:
         """Return how many of the `n_shared` first tokens the slot, or else a copy of it that is worth it, serves."""
         kept = self._kept(slot, n_shared)
-        if _may_continue(slot, own, kept):
+        if _may_continue(slot, own, draft, kept):
             return kept
         # A copy may hold less than the slot.
         kept = self._cache.cut_rule.reach(count(slot.tokens), slot.positions, n_shared)
@@ -281,13 +294,20 @@ class Slots:
         """Return the key of a new conversation that is no stored session."""
         return StateKey(self._model, owner, f"{TEMPORARY}{next(self._numbers)}")
 
+    def _draft_key(self, owner: str, session: str) -> StateKey:
+        return StateKey(self._model, owner, draft_of(session))
+
     def _head_key(self, tokens: Many[int]) -> StateKey:
         return StateKey(self._model, EVERYBODY, f"{TEMPORARY}head {hashlib.sha256(pack(tokens)).hexdigest()}")
 
 
-def _may_continue(slot: _Slot, own: _Slot | None, n_kept: int) -> bool:
-    """Return whether to continue in the slot itself: the conversation's own, or a temporary one of which half is kept."""
-    return slot is own or (own is None and slot.key.is_temporary and 2 * n_kept >= count(slot.tokens))
+def _may_continue(slot: _Slot, own: _Slot | None, draft: StateKey, n_kept: int) -> bool:
+    """Return whether to continue in the slot itself: the conversation's own, or a temporary one of which half is kept.
+
+    Where it has one of its own, that is its draft's.
+    """
+    is_open = slot.key == draft or (own is None and slot.key.is_temporary)
+    return slot is own or (is_open and 2 * n_kept >= count(slot.tokens))
 
 
 def _longest_unused(free: list[_Slot]) -> _Slot:

@@ -188,10 +188,12 @@ class Engine(Model):
         return True
 
     @override
-    def prefetch(self, request: PrefetchRequest) -> None:
+    def prefetch(self, request: PrefetchRequest) -> bool:
         with self._lock:
-            if self._open and self._prefetches and request.tokens:
+            is_taken = self._open and self._prefetches and bool(request.tokens)
+            if is_taken:
                 self._inbox.put(Prefetch(request))
+            return is_taken
 
     def forget(self, owner: str, session: str) -> None:
         """Empty the slot of a conversation, and drop its prefetch; returns when that is done."""

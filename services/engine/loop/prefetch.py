@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
-from services.backend.types import PrefetchRequest
+from services.backend.types import PrefetchRequest, draft_of
 
 # Beyond these the oldest is dropped: its person has long left.
 MAX_PREFETCHES = 256
 
 
 class PrefetchQueue:
-    """One request a conversation, oldest first: the person whose answer is oldest is likely to write next.
+    """One request a conversation, and one draft.
 
-    Owned by the engine's thread.
+    Drafts go first, the newest before the others: its person is still writing. Then comes the oldest request: the person
+    whose answer is oldest is likely to write next. An account whose drafts have been read gives way to the accounts that
+    had fewer, so that no flood of drafts keeps the others' requests waiting. Owned by the engine's thread.
     """
 
     def __init__(self) -> None:
         self._requests: OrderedDict[tuple[str, str], PrefetchRequest] = OrderedDict()
+        self._n_drafts: Counter[str] = Counter()
+        """The drafts read of each account, since the queue was last empty."""
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def add(self, request: PrefetchRequest) -> None:
         """Add a request, replacing an earlier one of the same conversation."""
-        self.drop(request.owner, request.session)
-        self._requests[request.owner, request.session] = request
+        self._remove(request.owner, request.conversation)
+        self._requests[request.owner, request.conversation] = request
         if len(self._requests) > MAX_PREFETCHES:
             self._requests.popitem(last=False)
 
     def first(self) -> PrefetchRequest | None:
-        """Return the oldest request."""
-        return next(iter(self._requests.values()), None)
+        """Return the request to read next."""
+        ordered = list(self._requests.values())
+        ranked = [
+            (self._n_drafts[_account(each)], not each.is_draft, -at if each.is_draft else at)
+            for at, each in enumerate(ordered)
+        ]
+        return ordered[ranked.index(min(ranked))] if ranked else None
+
+    def complete(self, request: PrefetchRequest) -> None:
+        """Drop a request that is read, or cannot be."""
+        self._n_drafts[_account(request)] += request.is_draft
+        self._remove(request.owner, request.conversation)
 
     def drop(self, owner: str, session: str) -> None:
-        """Drop the request of a conversation."""
-        self._requests.pop((owner, session), None)
+        """Drop the request of a conversation, and its draft."""
+        self._remove(owner, session)
+        self._remove(owner, draft_of(session))
 
     def clear(self) -> None:
         """Drop all requests."""
         self._requests.clear()
+        self._n_drafts.clear()
+
+    def _remove(self, owner: str, conversation: str) -> None:
+        self._requests.pop((owner, conversation), None)
+        if not self._requests:
+            self._n_drafts.clear()
+
+
+def _account(request: PrefetchRequest) -> str:
+    return request.account or request.owner

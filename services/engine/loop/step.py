@@ -64,7 +64,7 @@ class Steps:
         self.scheduler.add(generation.sequence)
 
     def forget(self, owner: str, session: str) -> None:
-        """Drop the computed state and the prefetch of a conversation; a cancelled answer of it releases its slot first."""
+        """Drop the state and the prefetches of a conversation; a cancelled answer of it releases its slot first."""
         self._remove_cancelled()
         self.prefetch_queue.drop(owner, session)
         self.slots.forget(owner, session)
@@ -120,6 +120,7 @@ class Steps:
             # With no state that is computed already, where the logits after each token are wanted.
             spare = len(known) if request.prompt_logprobs else 1
             sequence.start(*self.slots.reserve(known, request.owner, request.session, spare=spare))
+            self.slots.drop_draft(request.owner, request.session)
             self._plan_checkpoints(sequence)
             self.counts.cached_tokens += sequence.n_cached
             self.counts.note_prompt(self.slots.tier if sequence.n_cached else "none")
@@ -305,17 +306,18 @@ class Steps:
         self._is_prefetching = True
         if request is None or has_messages():
             return
-        slot, n_computed = self.slots.reserve(request.tokens, request.owner, request.session, spare=0)
+        slot, n_computed = self.slots.reserve(request.tokens, request.owner, request.conversation, spare=0)
         if request is self._last and n_computed < self._n_last:
             # Its state was evicted meanwhile: it would never come to an end.
             self.slots.release(slot, request.tokens[:n_computed])
-            self.prefetch_queue.drop(request.owner, request.session)
+            self.prefetch_queue.complete(request)
             return
         chunk = self._next_to_prefetch(request, slot, n_computed)
         try:
             if chunk:
                 self._runner.decode([Run(slot, n_computed, chunk, sampled=False)])
                 n_computed += len(chunk)
+                self.counts.draft_tokens += len(chunk) if request.is_draft else 0
         except Interrupted:
             n_computed = self.slots.cut(slot, n_computed)
             return
@@ -325,7 +327,7 @@ class Steps:
         if n_computed == len(request.tokens):
             if request.owner == EVERYBODY:
                 self.slots.share_head(slot, request.tokens)
-            self.prefetch_queue.drop(request.owner, request.session)
+            self.prefetch_queue.complete(request)
 
     def _next_to_prefetch(self, request: PrefetchRequest, slot: int, n_computed: int) -> Many[int]:
         """Return the tokens to read next, and make a checkpoint before them: a request may interrupt them."""

@@ -41,8 +41,9 @@ _STABLE_SECONDS = 10.0
 class ProcessModel(Model, Embedder):
     """A loaded model in the engine's process, for as long as its lease lasts."""
 
-    def __init__(self, connection: EngineConnection, lease: Lease) -> None:
+    def __init__(self, connection: EngineConnection, lease: Lease, prefetches: bool) -> None:
         self._connection = connection
+        self._prefetches = prefetches
         self._lease = lease
         self.n_ctx = int(lease.known["n_ctx"])
         self.chat_format = from_json(ChatFormat, lease.known["chat_format"])
@@ -66,8 +67,10 @@ class ProcessModel(Model, Embedder):
         return self._connection.submit_all(self._lease, requests)
 
     @override
-    def prefetch(self, request: PrefetchRequest) -> None:
-        self._connection.tell("prefetch", lease=self._lease.number, prefetch=to_json(request))
+    def prefetch(self, request: PrefetchRequest) -> bool:
+        if self._prefetches:
+            self._connection.tell("prefetch", lease=self._lease.number, prefetch=to_json(request))
+        return self._prefetches
 
     @override
     def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
@@ -135,7 +138,7 @@ class EngineProcess(Backend):
         self._probes.check(settings, embeds, poll)
         lease = connection.lease(settings, embeds, poll)
         try:
-            yield ProcessModel(connection, lease)
+            yield ProcessModel(connection, lease, self._options.prefetches)
         finally:
             connection.tell("release", lease=lease.number)
 

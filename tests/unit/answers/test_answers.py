@@ -130,8 +130,9 @@ class DummyBackend:
         self.generations += new
         return new
 
-    def prefetch(self, prefetch: PrefetchRequest) -> None:
+    def prefetch(self, prefetch: PrefetchRequest) -> bool:
         self.prefetches.append(prefetch)
+        return True
 
     def lease_embedder(
         self, settings: LoadSettings, _poll: Callable[[], None] = lambda: None
