@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, timezone
 from math import ceil
 from typing import Any
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
@@ -39,6 +39,8 @@ _PATIENCE = 2.0
 _KEY_CHECK_INTERVAL = 0.5
 # How often a minute a key, with those that it minted, may do each audited action; the master as it likes.
 ACTIONS = 30
+# How many drafts a second a key may send: a page sends one whenever its person pauses.
+DRAFTS = 5
 
 
 class _PerMinute(RateLimitItemPerMinute):
@@ -103,6 +105,11 @@ class Ticket:
         for account in self.accounts:
             most = self._meter.room(account, self.id, prompt_tokens, most, _whose(account, self.accounts))
         return most
+
+    def check_room(self, prompt_tokens: int) -> None:
+        """Raise RateLimitExceeded where the key has no room for so many tokens that are read, and an answer."""
+        for account in self.accounts:
+            self._meter.check_room(account, prompt_tokens, 1, _whose(account, self.accounts))
 
 
 class Meter:
@@ -207,31 +214,60 @@ class Meter:
             try:
                 # A refused request is no usage; one that failed half-way is.
                 if is_computed or ticket.spent != Spent():
-                    self._usage.add(key, ticket.spent, [account.id for account in ticket.accounts])
-                    for account in ticket.accounts:
-                        self._count_tokens(account, ticket.spent)
+                    self._add_usage(key, ticket, n_requests=1)
             finally:
                 for account in begun:
                     self._in_flight.end(account.id, ticket.id)
+
+    @contextmanager
+    def enter_draft(self, key: str) -> Iterator[Ticket]:
+        """Count a draft of a key, and at its end the tokens that it has spent. It is no request, and not in flight.
+
+        Raises RateLimitExceeded where the key has sent many in this second, or might send no request now, and
+        NotAuthenticated.
+        """
+        ticket = Ticket(self, self.accounts(key))
+        for account in ticket.accounts[:1]:
+            with _reached():
+                self._check_clock()
+                has_room = self._windows.hit(RateLimitItemPerSecond(DRAFTS), "drafts", account.id)
+            if not has_room:
+                what = f"{_whose(account, ticket.accounts)} may send {DRAFTS} drafts a second"
+                raise RateLimitExceeded(what, param="drafts", retry_after=1)
+        for account in ticket.accounts:
+            self._ask_for_request(account, self._windows.test, _whose(account, ticket.accounts))
+        yield ticket
+        if ticket.spent != Spent():
+            self._add_usage(key, ticket, n_requests=0)
+
+    def _add_usage(self, key: str, ticket: Ticket, n_requests: int) -> None:
+        self._usage.add(key, ticket.spent, [account.id for account in ticket.accounts], n_requests)
+        for account in ticket.accounts:
+            self._count_tokens(account, ticket.spent)
 
     def room(self, account: Identity, ticket: str, prompt_tokens: int, max_tokens: int, whose: str) -> int:
         """Reserve a prompt's tokens and as many of `max_tokens` as there is room for; return how many of these.
 
         `whose` names the account in the RateLimitExceeded that is raised where there is no room.
         """
-        most = max_tokens
         if not _counts(account.limits):
-            return most
+            return max_tokens
         with self._in_flight.alone(account.id):
-            reserved = self._in_flight.reserved(account.id)
-            for name, limit, used, reset in self._token_windows(account.id, account.limits):
-                left = limit - used - reserved - prompt_tokens
-                if left < 1:
-                    raise RateLimitExceeded(
-                        _no_room(whose, name, limit, used, reserved, prompt_tokens), param=name, retry_after=reset
-                    )
-                most = min(most, left)
+            most = self.check_room(account, prompt_tokens, max_tokens, whose)
             self._in_flight.reserve(account.id, ticket, prompt_tokens + most)
+        return most
+
+    def check_room(self, account: Identity, prompt_tokens: int, max_tokens: int, whose: str) -> int:
+        """Return what `room` does, and raise as it does, but reserve nothing."""
+        most = max_tokens
+        reserved = self._in_flight.reserved(account.id)
+        for name, limit, used, reset in self._token_windows(account.id, account.limits):
+            left = limit - used - reserved - prompt_tokens
+            if left < 1:
+                raise RateLimitExceeded(
+                    _no_room(whose, name, limit, used, reserved, prompt_tokens), param=name, retry_after=reset
+                )
+            most = min(most, left)
         return most
 
     def headers(self, key: str) -> dict[str, str]:

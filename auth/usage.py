@@ -86,7 +86,7 @@ class Entry:
 class UsageTable(Protocol):
     """The usage of keys. Any thread may call it."""
 
-    def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
+    def add(self, key: str, spent: Spent, accounts: Iterable[str] = (), n_requests: int = 1) -> None:
         """Count a request of a key, today, and charge its tokens to these accounts. As a rule it is durable on return."""
         ...
 
@@ -147,8 +147,8 @@ class UsageStore(UsageTable):
             self._read_charges()
 
     @override
-    def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
-        self._pending.add(Entry(UsageRow(row_name(key), today(), used_by(spent)), tuple(accounts)))
+    def add(self, key: str, spent: Spent, accounts: Iterable[str] = (), n_requests: int = 1) -> None:
+        self._pending.add(Entry(UsageRow(row_name(key), today(), used_by(spent, n_requests)), tuple(accounts)))
 
     def add_row(self, row: UsageRow) -> None:
         """Add to a key's usage of a day."""
@@ -324,9 +324,9 @@ def today() -> str:
     return datetime.now(timezone.utc).date().isoformat()
 
 
-def used_by(spent: Spent) -> Used:
-    """Return the usage of one request."""
-    return Used(1, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, spent.cpu_seconds)
+def used_by(spent: Spent, n_requests: int = 1) -> Used:
+    """Return the usage of one request, or of what is none and costs tokens."""
+    return Used(n_requests, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, spent.cpu_seconds)
 
 
 def row_name(key: str) -> str:

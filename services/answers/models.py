@@ -66,6 +66,10 @@ class Models:
                 raise _no_model(chosen, error) from error
             yield model
 
+    def is_loaded(self, chosen: Chosen) -> bool:
+        """Return whether the file of a profile's model is in memory. Raises Unavailable where there is no such file."""
+        return self._settings(chosen).file in self._backend.loaded()
+
     def lease_embedder(self, chosen: Chosen, poll: Poll) -> AbstractContextManager[Embedder]:
         """Lease a profile's model for embeddings. Raises BadModelFile, Unavailable, and what `poll` raises."""
         return self._backend.lease_embedder(self._settings(chosen), poll)

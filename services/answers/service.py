@@ -12,6 +12,7 @@ from services.answers.admission import Admission, Poll, Slot
 from services.answers.cancellation import Cancellations
 from services.answers.client import Client
 from services.answers.deadline import Deadline, while_key_is_good
+from services.answers.draft import Drafts
 from services.answers.models import Models
 from services.answers.prepare import PreparedAnswer, conversation_of, fitted_prompt, generation_request
 from services.answers.reading import reading_of
@@ -85,6 +86,7 @@ class Answers:
         self._on_finish = on_finish
         self._turns = Turns()
         self._cancellations = Cancellations()
+        self.drafts = Drafts(models, sessions, backend, meter, self._drafting)
 
     def open(self, client: Client, request: AnswerRequest) -> Answer:
         """Start to answer.
@@ -126,6 +128,7 @@ class Answers:
                 token = stack.enter_context(self._cancellations.token(key))
                 stack.enter_context(self._sessions.lock(key, deadline.poll))
                 stack.enter_context(self._room(key, len(request.prompt.encode())))
+                self.drafts.drop(key)
             chosen = self.models.choose(ticket.profiles, request.model)
             model = stack.enter_context(self.models.lease(chosen, deadline.poll))
             conversation = conversation_of(self._sessions, client, request, chosen)
@@ -216,6 +219,9 @@ class Answers:
         patience = Deadline(_never, _PREFETCH_SECONDS, Slot(account))
         return nullcontext(_never) if size <= _QUICK else self._turns.spare(account, patience.poll)
 
+    def _drafting(self, account: str, request: AnswerRequest, conversation: Conversation) -> AbstractContextManager[Poll]:
+        return self._prefetching(account, _size(request, conversation))
+
     def preview(self, client: Client, request: AnswerRequest) -> dict[str, Any]:
         """Return the prompt that the model would read, as text and as tokens. Nothing is computed or stored.
 
@@ -253,6 +259,7 @@ class Answers:
             # The key may have been revoked while the request waited.
             self._meter.accounts(client.identity.id)
             # In this order: a kill in between costs what was computed, and leaves no trace of what was to be forgotten.
+            self.drafts.drop(key)
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
 

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from auth.authentication import caller
 from services.answers.client import Client
+from services.answers.draft import NotDrafted
 from services.answers.request import AnswerRequest, sampling_of
 from services.answers.service import Answers
 from services.answers.stream import Answer
@@ -24,6 +25,8 @@ from services.api.http.schemas import (
     AnswerResult,
     ConversationBody,
     Deleted,
+    DraftBody,
+    Drafted,
     SessionList,
     SessionName,
     SessionNames,
@@ -152,6 +155,36 @@ class PromptResource(Resource):
         model, system = given.pop("model", None), given.pop("system_prompt", "")
         asked = _answer_request(validated(PromptFields, given), model, system)
         return self._answers.preview(current_client(), asked)
+
+
+class DraftResource(Resource):
+    """What a person is writing in a session."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    @spec.validate(json=DraftBody, resp=replies(Drafted, 400, 404, 413, 422, 503))
+    def post(self, json: DraftBody, number: str) -> Any:
+        """Read ahead what a person has written so far, so that the answer begins sooner.
+
+        The fields are as in the body of POST /answer: send those that the prompt will have. It is read while nothing else
+        is computed, and replaces the session's last draft; the session's next prompt drops it. Nothing is stored, and the
+        session need not exist yet. An empty prompt forgets the draft.
+        """
+        given = json.model_dump(exclude={"model", "system_prompt"}, exclude_none=True)
+        fields = validated(PromptFields, {**given, "session_id": _session_key(number, None).number})
+        asked = _answer_request(fields, json.model, json.system_prompt or "")
+        try:
+            draft = self._answers.drafts.read(current_client(), asked)
+        except NotDrafted as error:
+            return {"drafted": False, "reason": str(error)}
+        return {"drafted": True, "tokens": draft.tokens, "charged_tokens": draft.charged_tokens}
+
+    @spec.validate(resp=replies(Deleted, 404, 503))
+    def delete(self, number: str) -> Any:
+        """Forget what was drafted, and what was computed of it."""
+        self._answers.drafts.forget(current_client(), _session_key(number, None))
+        return {"deleted": True}
 
 
 class StopResource(Resource):

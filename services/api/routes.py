@@ -17,6 +17,7 @@ from services.answers.client import Client
 from services.answers.service import Answers
 from services.api.answer import (
     AnswerResource,
+    DraftResource,
     PromptResource,
     SessionResource,
     SessionsResource,
@@ -214,6 +215,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("session", _OF_A_SESSION, SessionResource, _ANSWERS, _session, needs="answer"),
     Route("prompt", ("/answer/<number>/prompt",), PromptResource, _ANSWERS, _answers, needs="answer"),
+    Route("draft", ("/answer/<number>/draft",), DraftResource, _ANSWERS, _answers, needs="answer"),
     Route("stop", ("/answer/<number>/stop",), StopResource, _ANSWERS, _answers, needs="answer"),
     Route("sessions", ("/sessions",), SessionsResource, _ANSWERS, _sessions, needs="answer"),
     _computed(

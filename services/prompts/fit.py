@@ -29,6 +29,8 @@ SLIDE_TO = 0.6
 REFILL_BELOW = 0.3
 # The most characters that a next prompt's words are expected to have.
 LIKELY_WORDS = 400
+# The characters at a draft's end that are taken for an unfinished word, at most: some languages have no spaces.
+_LONGEST_WORD = 16
 # Words that begin with different tokens: the tokens that prompts for all of them have in common come before any words.
 _PROBES = ("A", "0", "\n")
 # The number of template heads in the cache.
@@ -104,12 +106,27 @@ class PromptFitter:
             start, _ = self._find_start(exchanges, begun, lambda window: self.form.next(window, ""))
         return start, self._stable(before_probe(self.form.next(exchanges[start:], PROBE)))
 
-    def _stable(self, beginning: Prompt) -> tuple[int, ...]:
-        """The tokens of a prompt's beginning, without the last ones if these depend on the text that follows."""
+    def draft(self, exchanges: Sequence[Exchange], words: str, start: int = 0) -> tuple[tuple[int, ...], int]:
+        """Return the beginning of the prompt that `words` make, as far as more words leave its tokens as they are.
+
+        Also returns how many of the tokens come before the words. There are none where the template hides the words' place.
+        Raises as `fit` does.
+        """
+        window = exchanges[self.fit(exchanges, words, start).start :]
+        settled = _settled(words)
+        unsettled = words[len(settled) :]
+        gap = unsettled[: len(unsettled) - len(unsettled.lstrip())]
+        before = self._stable(before_probe(self.form.fill(window, PROBE)))
+        upto = self._stable(before_probe(self.form.fill(window, settled + PROBE)), gap)
+        return upto, len(_common([before, upto]))
+
+    def _stable(self, beginning: Prompt, gap: str = "") -> tuple[int, ...]:
+        """The tokens of a prompt's beginning, without the last ones if these depend on the text that follows `gap`."""
         if not beginning.text:
             return ()
         self.pause()
-        return tuple(_common(self.tokenize_all([Prompt(beginning.text + probe, beginning.typed) for probe in _PROBES])))
+        prompts = [Prompt(f"{beginning.text}{gap}{probe}", beginning.typed) for probe in _PROBES]
+        return tuple(_common(self.tokenize_all(prompts)))
 
     def _find_start(
         self,
@@ -222,6 +239,13 @@ class _Heads:
 
 
 _heads = _Heads()
+
+
+def _settled(words: str) -> str:
+    """Return the words without the last one, which may go on."""
+    ended = words.rstrip()
+    unended = ended[-_LONGEST_WORD:].split()[-1:] if len(ended) == len(words) else []
+    return ended[: len(ended) - sum(map(len, unended))].rstrip()
 
 
 def _is_hopeless(window: Sequence[Exchange], room: int) -> bool:

@@ -24,7 +24,7 @@ NEEDS = {
     **dict.fromkeys(("/docs/<path:name>", "/page/<path:name>"), PUBLIC),
     **dict.fromkeys(("/auth", "/auth/me", "/auth/usage", "/status"), ANY),
     **dict.fromkeys(("/answer", "/answer/<number>", "/answer/<owner>/<number>", "/answer/<number>/prompt"), "answer"),
-    **dict.fromkeys(("/answer/<number>/stop", "/sessions", "/tokenize", "/detokenize"), "answer"),
+    **dict.fromkeys(("/answer/<number>/draft", "/answer/<number>/stop", "/sessions", "/tokenize", "/detokenize"), "answer"),
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"), "answer"),
     **dict.fromkeys(("/api", "/api/generate", "/generate", "/chat_completion", "/jobs", "/jobs/<path:job_id>"), "answer"),
     **dict.fromkeys(("/models", "/v1/models", "/v1/models/<path:name>"), "models:read"),

@@ -15,11 +15,11 @@ from spectree.plugins.flask_plugin import FlaskPlugin
 from spectree.utils import get_model_key
 from typing_extensions import override
 
-from services.api.http.prompt_fields import PromptFields
+from services.api.http.prompt_fields import PromptFields, ThinkingFields
 from services.errors import InvalidRequest
 from services.storage.json_text import DEEPEST, is_deeper, parse_json
+from services.validation import Keep, MaxTokens, MemoryK, Strict, explain
 from services.validation import Prompt as PromptText
-from services.validation import Strict, explain
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
@@ -83,6 +83,31 @@ class WrittenPrompt(BaseModel):
     n_ctx: int
     messages_in_prompt: int
     messages_left_out: int
+
+
+class DraftBody(ThinkingFields):
+    """The body of POST /answer/ID/draft: what a person has written so far, and those fields of POST /answer that shape the
+    prompt."""
+
+    prompt: str
+    model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    system_prompt: str | None = None
+    memory_k: MemoryK | None = None
+    keep: Keep | None = None
+    max_tokens: MaxTokens | None = None
+
+
+class Drafted(BaseModel):
+    """Whether a draft is read ahead; if it is not, the reason.
+
+    `tokens` counts the beginning of the prompt, what was computed before included; `charged_tokens` are those of the words
+    that the session's last draft did not have, for which the key is charged.
+    """
+
+    drafted: bool
+    reason: str | None = None
+    tokens: int = 0
+    charged_tokens: int = 0
 
 
 class SessionNames(RootModel[dict[str, str]]):

@@ -64,8 +64,9 @@ class RedisUsage(UsageTable):
         self._pending = WriteBehind[_Marked]("usage", threading.Lock(), self._store)
 
     @override
-    def add(self, key: str, spent: Spent, accounts: Iterable[str] = ()) -> None:
-        self._pending.add(_Marked(Entry(UsageRow(row_name(key), today(), used_by(spent)), tuple(accounts))))
+    def add(self, key: str, spent: Spent, accounts: Iterable[str] = (), n_requests: int = 1) -> None:
+        row = UsageRow(row_name(key), today(), used_by(spent, n_requests))
+        self._pending.add(_Marked(Entry(row, tuple(accounts))))
 
     def add_row(self, row: UsageRow) -> None:
         """Add to a key's usage of a day."""
