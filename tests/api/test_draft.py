@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,13 @@ def test_the_next_prompt_is_read_up_to_the_last_whole_word(client: Client, backe
 def test_every_field_that_shapes_the_prompt_shapes_the_draft(client: Client, backend: FakeBackend) -> None:
     client.ask("Count to 3.", session_id=5)
     client.ask("Count to 4.", session_id=5)
-    fields = {"model": "guide.gguf", "system_prompt": "You are a bird.", "memory_k": 1, "keep": 2, "max_tokens": 9}
+    fields: dict[str, Any] = {
+        "model": "guide.gguf",
+        "system_prompt": "You are a bird.",
+        "memory_k": 1,
+        "keep": 2,
+        "max_tokens": 9,
+    }
     client.post("/answer/5/draft", {"prompt": WORDS, **fields})
     assert client.ask(WORDS, session_id=5, **fields)["result"]
     (request,) = drafts(backend)

@@ -172,3 +172,28 @@ def test_a_pickled_message_is_refused(shared: Cluster, tmp_path: Path) -> None:
     wait_for(lambda: any("pickle" in worker.log() for worker in shared.workers))
     assert not trap.exists()
     assert shared.nodes[0].ask("Hi", memory_k=0)["result"]
+
+
+def test_a_draft_is_read_by_the_worker_that_has_the_conversation(shared: Cluster) -> None:
+    one, two = shared.nodes
+    key, _ = one.mint()
+    words = "Here is what I typed before I sent it, word by word, to be read ahead of time. What is my name?"
+
+    def draft(session: int) -> dict[str, Any] | None:
+        reply = two.post(f"/answer/{session}/draft", {"prompt": words}, key=key).json()
+        return dict(reply) if reply.get("drafted") else None
+
+    # No worker has this one.
+    assert draft(2) is None
+    one.ask("My name is Ana.", key=key, session_id=1)
+    # A worker's heartbeat tells only after a while which models it has loaded.
+    reply: dict[str, Any] = wait_for(lambda: draft(1))
+
+    def is_read() -> bool:
+        text = one.get("/metrics").text
+        (line,) = (each for each in text.splitlines() if each.startswith('hearth_tokens_total{kind="draft"}'))
+        return float(line.split()[-1]) >= int(reply["charged_tokens"]) - 4
+
+    wait_for(is_read)
+    usage = one.ask(words, key=key, session_id=1)["usage"]
+    assert usage["cached_tokens"] >= reply["tokens"] - 1
