@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -44,16 +45,18 @@ class OpenApi(RootModel[dict[str, Any]]):
 
 
 class ApiDocument:
-    """The document of an application's routes. Any thread may read it."""
+    """The document of an application's routes. Any thread may read it; `_lock` is held while it is written."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
+        self._lock = threading.Lock()
         self._written = b""
 
     def read(self) -> bytes:
         """Return the document as JSON. It is written once, while the application serves: thousands may ask for it."""
-        self._written = self._written or json.dumps(complete(spec.spec, self._routes)).encode()
-        return self._written
+        with self._lock:
+            self._written = self._written or json.dumps(complete(spec.spec, self._routes)).encode()
+            return self._written
 
 
 class DocumentResource(Resource):

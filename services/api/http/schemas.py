@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Request, make_response
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
-from spectree import Response, SecurityScheme, SpecTree
+from spectree import Response, SecurityScheme
 from spectree.models import InType, SecureType, SecuritySchemeData
 from spectree.plugins.base import Context
 from spectree.plugins.flask_plugin import FlaskPlugin
@@ -16,6 +16,7 @@ from spectree.utils import get_model_key
 from typing_extensions import override
 
 from services.api.http.prompt_fields import PromptFields, ThinkingFields
+from services.api.http.spectree_internals import LazySpecTree
 from services.errors import InvalidRequest
 from services.storage.json_text import DEEPEST, is_deeper, parse_json
 from services.validation import Keep, MaxTokens, MemoryK, Strict, explain
@@ -256,7 +257,7 @@ def validated(model: type[Body], data: Any) -> Body:
         raise getattr(model, "misfit", InvalidRequest)(fault.message, param=fault.field) from None
 
 
-spec = SpecTree(
+spec = LazySpecTree(
     backend=StrictFlask,
     title="Hearth",
     naming_strategy=lambda model: str(model.__name__),
