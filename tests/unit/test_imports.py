@@ -27,7 +27,7 @@ ONLY = {
     "langchain_community": ("services.cluster.stores",),
     "langchain_core": ("services.sessions", "services.cluster.stores"),
     "limits": ("auth.rate_limits",),
-    "llama_cpp": ("services.engine.llama",),
+    "llama_cpp": ("services.engine.llama.bindings",),
     "prometheus_client": ("services.api",),
     "redis": ("services.cluster",),
     "spectree": ("services.api",),

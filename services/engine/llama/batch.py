@@ -7,9 +7,10 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+from services.engine.llama.bindings import llama_cpp
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from services.backend.types import SAMPLERS, GenerationRequest, Sampling
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.limits import biases_of
 from services.engine.llama.vocabulary import Vocabulary
 from services.errors import InvalidRequest

@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import llama_cpp
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from services.backend.types import Constraint, Prompt
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.frame_watch import FrameWatch
 from services.engine.llama.gbnf import GbnfError, lark_of
 from services.engine.llama.json_frame import Frame

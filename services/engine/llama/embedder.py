@@ -10,7 +10,6 @@ from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
@@ -19,6 +18,7 @@ from services.backend.protocols import Embedder
 from services.backend.types import LoadSettings, Prompt, Spent
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.loading import apply_adapters, load_model
 from services.engine.llama.vocabulary import Vocabulary
 from services.engine.loop.step_clock import StepClock

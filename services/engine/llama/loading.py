@@ -7,11 +7,10 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-import llama_cpp
-
 from services.backend.types import LoadSettings
 from services.engine.kv.state import FILE_PART
 from services.engine.llama import log as native_log
+from services.engine.llama.bindings import VERSION, llama_cpp
 from services.engine.machine import free_memory, usable_cores
 from services.errors import BadModelFile
 from services.models.gguf import BadGguf, GgufInfo
@@ -96,7 +95,7 @@ def fit_of(
 def fingerprint(settings: LoadSettings, n_ctx: int) -> str:
     """A hash of the model file (its first FILE_PART characters), and of all settings that change its computed states."""
     return _digest(settings.file.name, settings.stamp) + _digest(
-        llama_cpp.__version__,
+        VERSION,
         *((adapter.file.name, adapter.stamp, adapter.scale) for adapter in settings.lora),
         n_ctx,
         settings.flash_attn,

@@ -7,7 +7,7 @@ import logging
 import re
 from collections import deque
 
-import llama_cpp
+from services.engine.llama.bindings import llama_cpp
 
 log = logging.getLogger("llama.cpp")
 

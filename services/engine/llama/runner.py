@@ -8,7 +8,6 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from typing import Any
 
-import llama_cpp
 from typing_extensions import override
 
 from services.backend.types import GenerationRequest, LoadSettings
@@ -17,6 +16,7 @@ from services.engine.kv.slots import KvCache
 from services.engine.kv.state import CutRule
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.constraint import Constraints
 from services.engine.llama.loading import apply_adapters, context_params, fit_of, info_of, load_model, reason
 from services.engine.llama.sampling import ChainSampler

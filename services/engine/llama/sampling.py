@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from services.backend.types import Constraint, GenerationRequest, TokenChoice
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.chain import SamplerChain
 from services.engine.llama.constraint import Matcher
 from services.engine.llama.limits import TokenLimits

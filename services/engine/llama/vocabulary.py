@@ -12,10 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
-import llama_cpp
-
 from services.backend.special_text import special_pattern
 from services.backend.types import ChatFormat, Mark, Prompt
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.cuts import Cuts
 from services.engine.llama.fragments import SPACE, Added, Fragments
 from services.engine.llama.prefix_table import PrefixTable

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import llama_cpp
-
 from services.engine.llama import log as native_log
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.vocabulary import Vocabulary
 from services.errors import BadModelFile
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import llama_cpp
 
@@ -33,3 +35,16 @@ def test_functions_and_types_are_there() -> None:
     assert len(used) > 60
     missing = {name for name in used if not hasattr(llama_cpp, name)}
     assert not missing
+
+
+def test_the_bindings_are_imported_without_the_package_and_leave_it_usable() -> None:
+    program = """
+import sys
+from services.engine.llama.bindings import VERSION, llama_cpp as bindings
+print(*sorted(name for name in sys.modules if name.partition(".")[0] == "llama_cpp"))
+import llama_cpp
+assert llama_cpp.Llama and llama_cpp.__version__ == VERSION
+assert llama_cpp.llama_cpp is bindings and llama_cpp.llama_batch is bindings.llama_batch
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["llama_cpp._ctypes_extensions", "llama_cpp.llama_cpp"]
