@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from services.cli.progress import show
 from services.errors import HearthError, InvalidRequest, NotFound
 from services.models import catalog
 from services.models.config import EXAMPLE, Config, Profiles, profile_entry
@@ -95,6 +94,8 @@ def _source_of(what: str) -> Source:
 
 def _fetch(settings: Settings, source: Source, target: str) -> str:
     """Fetch a model file, with a progress bar; return its name in the models folder."""
+    from services.cli.progress import show
+
     # The progress bar shows what the log would.
     log = logging.getLogger("services.models.downloads")
     level = log.level

@@ -25,7 +25,7 @@ ONLY = {
     "httpx2": ("services.models", "services.cluster.worker"),
     "kombu": ("services.cluster",),
     "langchain_community": ("services.cluster.stores",),
-    "langchain_core": ("services.sessions", "services.cluster.stores"),
+    "langchain_core": ("services.sessions.langchain_history", "services.cluster.stores"),
     "limits": ("auth.rate_limits",),
     "llama_cpp": ("services.engine.llama.bindings",),
     "prometheus_client": ("services.api",),

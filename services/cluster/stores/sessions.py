@@ -17,7 +17,8 @@ from typing_extensions import override
 from services.cluster.redis_client import RedisClient, reached
 from services.cluster.stores.history import CommonHistory, written
 from services.errors import Unavailable
-from services.sessions.history import MASTER, langchain_message, table_message
+from services.sessions.history import MASTER
+from services.sessions.langchain_history import langchain_message, table_message
 from services.sessions.table import COUNT, GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, Table, size_of
 
 # Sessions whose messages are kept in memory.

@@ -215,7 +215,7 @@ def test_an_answer_is_stored_before_it_ends_and_all_is_let_go(
     assert sessions.names(MASTER) == {}
     assert not any(chunks)
     assert answer.summary["result"] == "A B"
-    assert [m.content for m in sessions.history(SessionKey(MASTER, 1)).messages] == ["hi", "A B"]
+    assert [m["content"] for m in sessions.history(SessionKey(MASTER, 1)).messages] == ["hi", "A B"]
     answer.close()
     answer.close()
     assert backend.leases == 0

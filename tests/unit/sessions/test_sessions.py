@@ -13,6 +13,7 @@ from services.errors import ClientDisconnected, DamagedFile, InvalidRequest, Not
 from services.prompts.form import Exchange
 from services.sessions.conversation import Conversation
 from services.sessions.history import MASTER, SessionKey
+from services.sessions.langchain_history import LangChainHistory
 from services.sessions.locks import LocalSessionLocks
 from services.sessions.records import parse_number
 from services.sessions.service import Sessions
@@ -24,17 +25,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.json"
 
 
-def test_a_session_is_langchains_history_and_is_kept(path: Path) -> None:
-    history = Sessions(path).history(SessionKey(MASTER, 3))
+def test_a_session_is_kept_and_is_langchains_history(path: Path) -> None:
+    history = LangChainHistory(Sessions(path).history(SessionKey(MASTER, 3)))
     assert isinstance(history, BaseChatMessageHistory)
     assert history.messages == []
     history.add_messages([HumanMessage("My  name\nis Ana."), AIMessage("Nice to meet you, Ana!")])
     again = Sessions(path).history(SessionKey(MASTER, 3))
-    assert again.messages == [HumanMessage("My  name\nis Ana."), AIMessage("Nice to meet you, Ana!")]
+    kept = LangChainHistory(again)
+    assert kept.messages == [HumanMessage("My  name\nis Ana."), AIMessage("Nice to meet you, Ana!")]
     described = again.describe()
     assert (described["session_id"], described["name"]) == (3, "My name is Ana.")
     assert described["created"] <= described["updated"]
-    again.clear()
+    kept.clear()
     assert Sessions(path).names(MASTER) == {}
     for missing in (again.clear, again.describe):
         with pytest.raises(NotFound):
@@ -174,14 +176,14 @@ def test_thoughts_stand_beside_their_answer(path: Path) -> None:
             {"type": "human", "content": "q"},
             {"type": "ai", "content": "a", "reasoning": "Hm, ä."},
         ]
-        assert again.messages[-1].additional_kwargs == {"reasoning_content": "Hm, ä."}
+        assert LangChainHistory(again).messages[-1].additional_kwargs == {"reasoning_content": "Hm, ä."}
         assert sessions.kept(MASTER).n_bytes == 4 + len("Hm, ä.".encode())
         assert sessions.listed(MASTER, "hm") == []
     assert json.loads(path.read_text())["1"]["messages"][1] == {"type": "ai", "content": "b"}
 
 
 def test_langchains_messages_in_parts_are_kept_as_texts(path: Path) -> None:
-    history = Sessions(path).history(SessionKey(MASTER, 1))
+    history = LangChainHistory(Sessions(path).history(SessionKey(MASTER, 1)))
     parts: list[str | dict[str, object]] = [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Yes"}, "!"]
     history.add_messages([HumanMessage(["Is it", {"type": "text", "text": " so?"}]), AIMessage(parts)])
     again = Sessions(path).history(SessionKey(MASTER, 1))
@@ -197,7 +199,7 @@ def test_langchains_messages_in_parts_are_kept_as_texts(path: Path) -> None:
     ],
 )
 def test_what_a_session_cannot_keep_is_refused_whole(path: Path, message: BaseMessage) -> None:
-    history = Sessions(path).history(SessionKey(MASTER, 1))
+    history = LangChainHistory(Sessions(path).history(SessionKey(MASTER, 1)))
     with pytest.raises(InvalidRequest, match=f"type {message.type}"):
         history.add_messages([HumanMessage("Hi"), message])
     # The file is as before, and can be read.
