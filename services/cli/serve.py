@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -112,6 +113,9 @@ def _serve(
         threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
         if settings.tunnel:
             _open_tunnel(addresses[0], closing, application.hosts.add)
+        # What is here now stays as long as the server: no collection looks at it again.
+        gc.freeze()
+        gc.enable()
         server.run()
     return 0
 

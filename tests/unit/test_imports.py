@@ -7,6 +7,7 @@ another) of this project, or of a checkout in FOLDER.
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,20 @@ UPWARDS = {
     ("services.models.profile", "services.prompts.chat_template"): "a profile's chat template is checked when it is read",
 }
 
+# What a process imports until it works, and the packages that would cost it time and memory for nothing: see
+# docs/performance.md. They are imported when they are used.
+STARTS = {
+    "services.cli.serve services.cli.first_model services.engine.process.client services.stores services.app "
+    "services.server.waitress_server": {
+        *("celery", "httpx", "httpx2", "huggingface_hub", "langchain_community", "langchain_core", "llama_cpp"),
+        *("llguidance", "numpy", "redis", "requests", "rich"),
+    },
+    "services.engine.process.main services.engine.process.probe": {
+        *("cryptography", "diskcache", "flask", "huggingface_hub", "jinja2", "langchain_core", "requests", "rich"),
+        *("spectree", "waitress", "werkzeug"),
+    },
+}
+
 
 @cache
 def modules_in(root: Path) -> dict[str, Path]:
@@ -150,6 +165,15 @@ def test_only_these_packages_import_it(target: str) -> None:
     assert not {name for name in importers if not any(is_in(name, package) for package in ONLY[target])}
     unused = {package for package in ONLY[target] if not any(is_in(name, package) for name in importers)}
     assert not unused, "the rule allows more than is used"
+
+
+@pytest.mark.parametrize("modules", STARTS, ids=["server", "engine"])
+def test_a_start_imports_none_of_these(modules: str) -> None:
+    program = f"import sys, {', '.join(modules.split())}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in run.stdout.split()}
+    assert "pydantic" in imported
+    assert not imported & STARTS[modules]
 
 
 def test_imports_run_downwards() -> None:
