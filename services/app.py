@@ -43,17 +43,20 @@ def build_application(
     stores: Stores,
     gates: Mapping[str, Gate] | None = None,
     overview: Callable[[], dict[str, Any]] | None = None,
+    models: Models | None = None,
 ) -> Application:
     """Build a server's parts over what `stores` keep; `backend` computes.
 
     `gates` let requests without a key into the endpoints of these names; `overview` describes the cluster, where the server
-    is in one. Raises DamagedFile where one of the stores' files is broken.
+    is in one; `models` are those of these stores and this backend, where they are made already.
+
+    Raises DamagedFile where one of the stores' files is broken.
     """
     metrics = Metrics()
     pulls = Pulls(settings.models, settings.pull_hosts)
     audit = AuditLog(settings.data / "audit.jsonl")
     answers = Answers(
-        Models(stores.profiles, stores.files, backend),
+        models or Models(stores.profiles, stores.files, backend),
         stores.sessions,
         backend,
         stores.meter,

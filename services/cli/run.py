@@ -16,7 +16,7 @@ from services.bootstrap import passing_key
 from services.cli.first_model import select_model
 from services.errors import EngineFailure
 from services.logs import visible
-from services.server.listening import listening_sockets
+from services.server.listening import check_free
 from services.settings import HOME, Settings, flag_of
 
 _LISTENS = re.compile(r"Hearth listens on (\S+)")
@@ -67,8 +67,7 @@ def _server(settings: Settings, flags: Mapping[str, str]) -> Iterator[str]:
 
 def _is_taken(host: str, port: int) -> bool:
     try:
-        for tried in listening_sockets(host, port):
-            tried.close()
+        check_free(host, port)
     except OSError as error:
         # Any other error of the address is the server's to report.
         return error.errno == errno.EADDRINUSE

@@ -15,6 +15,7 @@ from services.cli.data_lock import lock_data
 from services.cli.failures import refuse
 from services.cluster.settings import read_cluster
 from services.errors import HearthError
+from services.server.listening import check_free
 from services.server.shutdown import Shutdown
 from services.settings import Settings
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     # The engine's process starts while these are imported.
     from auth.external import Gate
     from auth.keys import MintedKey
-    from services.answers.service import Answers
+    from services.answers.models import Models
     from services.cluster.node.backend import ClusterBackend
     from services.cluster.node.node import Node
     from services.engine.process.client import EngineProcess
@@ -38,6 +39,11 @@ def serve(settings: Settings, gates: Mapping[str, Gate] | None = None, preferred
     The server computes itself, or is a cluster's API node where the environment names one. Raises HearthError or OSError
     where it cannot start.
     """
+    try:
+        # Before anything is loaded; bound again once all is ready to serve.
+        check_free(settings.host, settings.port)
+    except OSError as error:
+        return refuse("start", str(error.strerror))
     if cluster := read_cluster(os.environ):
         from services.cluster.node.node import Node
 
@@ -86,17 +92,22 @@ def _serve(
     gates: Mapping[str, Gate] | None,
     node: Node | None = None,
 ) -> int:
+    from services.answers.models import Models
+    from services.server.listening import urls
+
+    engine.retain(stores.sessions.names_of_all())
+    models = Models(stores.profiles, stores.files, engine)
+    # The model is probed and loaded while the rest is imported.
+    threading.Thread(target=_warm_up, args=(models,), name="warm-up", daemon=True).start()
     from services.app import build_application, create_app
     from services.cli.first_model import introduction
-    from services.server.listening import urls
     from services.server.waitress_server import make_server
 
-    application = build_application(settings, engine, stores, gates, node.overview if node else None)
+    application = build_application(settings, engine, stores, gates, node.overview if node else None, models)
     answers, begin = application.answers, application.draining.begin
     with ExitStack() as closing:
         stop = Shutdown(begin, lambda: answers.n_open, settings.stop_seconds, application.closers)
         closing.enter_context(stop.on_signals())
-        engine.retain(stores.sessions.names_of_all())
         try:
             server = make_server(create_app(application), settings)
         except OSError as error:
@@ -109,8 +120,7 @@ def _serve(
             node.announce((addresses[1:] or addresses)[0], lambda: answers.n_open)
         application.jobs.start(takes_up=bool(node) or lock_data(settings.data, closing))
         _introduce(addresses, stores.keys.mint_master(), introduction(stores.profiles.config(), stores.files))
-        engine.add_restart_listener(lambda: _warm_up(answers))
-        threading.Thread(target=_warm_up, args=(answers,), name="warm-up", daemon=True).start()
+        engine.add_restart_listener(lambda: _warm_up(models))
         if settings.tunnel:
             _open_tunnel(addresses[0], closing, application.hosts.add)
         # What is here now stays as long as the server: no collection looks at it again.
@@ -153,7 +163,7 @@ def _introduce(addresses: Sequence[str], master: MintedKey | None, model: str) -
         print(f"Other machines of the network open {' or '.join(others)}.", flush=True)
 
 
-def _warm_up(answers: Answers) -> None:
+def _warm_up(models: Models) -> None:
     """Load the selected model; log why that failed, where it did."""
-    if problem := answers.models.warm_up():
+    if problem := models.warm_up():
         log.error("%s", problem.message)

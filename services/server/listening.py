@@ -41,6 +41,12 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
     raise AssertionError
 
 
+def check_free(host: str, port: int) -> None:
+    """Raise as `listening_sockets` where the address cannot be listened on."""
+    for tried in listening_sockets(host, port):
+        tried.close()
+
+
 def urls(scheme: str, host: str, port: int) -> list[str]:
     """The URLs by which a browser reaches the server: on this machine first, then in its network."""
     families = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}.get(host)  # noqa: S104
