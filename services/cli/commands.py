@@ -70,7 +70,7 @@ def _run(command: Command) -> int:
     if command.name == "tune":
         from services.cli.tune import tune
 
-        return tune(settings, command.names[0] if command.names else None, command.save)
+        return tune(settings, command.names[0] if command.names else None, command.save, command.convert)
     from services.cli.cluster import in_cluster
 
     return in_cluster(command)

@@ -15,12 +15,13 @@ _ABOUT_COMMANDS = (
     "run: fetch a model if need be, serve it and chat in the terminal, "
     "models: list, show and remove model files, and the catalog (models --help), "
     "doctor: what the server's settings, keys and files leave open to others (doctor --help), "
-    "pull: fetch a model file, tune: measure which settings make a profile fastest here, "
+    "pull: fetch a model file, tune: measure which type of its file and which settings make a model fastest here, "
     "worker: compute for a cluster, migrate: copy what the data folder holds into a cluster (--back: and back), "
     "or flower: look at a cluster's tasks in a browser"
 )
 _ABOUT_NAMES = (
-    f"tune: which profile (the selected one); run, pull: a profile, a name of the catalog, a path, or {FORMS}; "
+    f"tune: a profile or a file of the models folder (the selected profile); "
+    f"run, pull: a profile, a name of the catalog, a path, or {FORMS}; "
     "worker: the profiles whose models it serves (all of the models folder)"
 )
 
@@ -36,6 +37,8 @@ class Command:
     names: Sequence[str]
     """The profiles, models or sources that it is about."""
     save: bool
+    convert: str | None
+    """The type of the file that tune writes, "" for the best; None: it writes none."""
     back: bool
     replace: bool
 
@@ -47,6 +50,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Command:
     name, names = given.command, given.names
     if given.save and name != "tune":
         parser.error("--save belongs to tune")
+    if given.convert is not None and name != "tune":
+        parser.error("--convert belongs to tune")
     if (given.back or given.replace) and name != "migrate":
         parser.error("--back and --replace belong to migrate")
     if name in ("run", "pull") and not names:
@@ -60,7 +65,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Command:
     except ValueError as error:
         parser.error(str(error))
     typed = {flag: value for flag, value in flags.items() if value}
-    return Command(name, settings, typed, names, given.save, given.back, given.replace)
+    return Command(name, settings, typed, names, given.save, given.convert, given.back, given.replace)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", choices=_COMMANDS, default="serve", help=_ABOUT_COMMANDS)
     parser.add_argument("names", nargs="*", metavar="PROFILE|SOURCE", help=_ABOUT_NAMES)
     parser.add_argument("--save", action="store_true", help="tune: write the best settings into the profile")
+    about = "tune: write the best type of the model's file, or this one, beside it, and have the profile use it"
+    parser.add_argument("--convert", nargs="?", const="", metavar="TYPE", help=about)
     parser.add_argument("--back", action="store_true", help="migrate: from the cluster into the data folder")
     parser.add_argument("--replace", action="store_true", help="migrate: replace what differs where it is copied to")
     add_flags(parser)

@@ -6,6 +6,7 @@ metadata entries, the entries, the tensors' descriptions, and the tensors' data,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections import Counter
@@ -81,6 +82,17 @@ def vocabulary_of(path: Path) -> bytes:
             file.seek(begin)
             pieces.append(file.read(end - begin))
         return b"".join(pieces)
+
+
+def metadata_digests(path: Path) -> dict[str, str]:
+    """Return a digest of each metadata entry's type and value, by its key. Raises BadGguf, OSError."""
+    with path.open("rb") as file:
+        _, entries = _Header(file, os.fstat(file.fileno()).st_size).entries()
+        digests = {}
+        for key, begin, end in entries:
+            file.seek(begin)
+            digests[key] = hashlib.sha256(file.read(end - begin)).hexdigest()
+        return digests
 
 
 class _Header:

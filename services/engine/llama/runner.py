@@ -8,6 +8,8 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from services.backend.types import GenerationRequest, LoadSettings
@@ -127,6 +129,11 @@ class Runner(KvCache):
         if status != 0:
             raise EngineFailure(f"llama.cpp could not compute the next step (status {status}): {reason()}")
         return last
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Return a copy of the logits behind row `row` of the last batch, one for each token of the vocabulary."""
+        first = llama_cpp.llama_get_logits_ith(self._context, row)
+        return np.array(np.ctypeslib.as_array(first, (self.vocabulary.size,)), np.float32)
 
     def sampler(self, request: GenerationRequest) -> ChainSampler:
         """Make a sampler for one sequence. Any thread may call it. Raises InvalidRequest."""
