@@ -59,6 +59,7 @@ class _Tuning:
             what = f"no profile has {self._chosen.name}, so that --save has nothing to write into"
             raise InvalidRequest(f"{what}: python3 main.py run {self._chosen.name} makes one", param="model")
         self._base = self._chosen.profile.load_settings(self._files)
+        self._info = read_model(self._base.file)
         self._console = Console(highlight=False)
 
     def measure_types(self) -> None:
@@ -70,6 +71,8 @@ class _Tuning:
 
     def convert(self, kind: str) -> None:
         """Write the file as `kind`, "" for the best type, beside the old one, and set the profile to it."""
+        if kind == self._info.quantization:
+            raise InvalidRequest(f"{self._base.file.name} is {kind} already", param="type")
         if kind:
             # Said before the minutes of measuring.
             target_of(self._base.file, kind)
@@ -99,11 +102,10 @@ class _Tuning:
             print(f"To write them into the profile: python3 main.py tune {shlex.quote(name)} --save")
 
     def _measure_types(self, kind: str, folder: Path) -> TypeTrial | None:
-        info = read_model(self._base.file)
-        made = TypeTrials(self._base, info, folder, (kind,) if kind else ())
+        made = TypeTrials(self._base, self._info, folder, (kind,) if kind else ())
         trials = self._follow(self._chosen.name, made.run(), 1 + len(made.kinds))
         best = best_of(trials)
-        self._console.print(types_table(self._base.file.name, trials, info.quantization, made.sampled, best))
+        self._console.print(types_table(self._base.file.name, trials, self._info.quantization, made.sampled, best))
         if kind:
             return None
         for worse in faster_but_worse(trials):

@@ -18,7 +18,7 @@ def types_table(file: str, trials: Sequence[TypeTrial], own: str, sampled: str, 
     part = f" (speeds of {sampled}: compare them only with each other)" if sampled else ""
     quality = "divergence from the file (nats a token), and how often the likeliest token is the same"
     table = Table(title=f"{file}{part}: {_TURN}; {quality}", title_justify="left")
-    table.add_column("type")
+    table.add_column("type", no_wrap=True)
     for heading in (*_SPEEDS, "MB", "divergence", "same"):
         table.add_column(heading, justify="right")
     table.add_column("")

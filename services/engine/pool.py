@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,10 +19,12 @@ from services.backend.status import Counts, LoadedModel, Room, Status
 from services.backend.types import Health, LoadSettings, draft_of
 from services.engine.kv.store import StateStore
 from services.engine.llama.embedder import LlamaEmbedder
+from services.engine.llama.features import cpu_features
 from services.engine.llama.loading import fit_of, info_of
 from services.engine.loop.engine import MAX_WAITING, Engine
 from services.engine.machine import all_memory, free_memory, trim_heap, used_memory
 from services.errors import BadModelFile, Unavailable
+from services.models.fast_types import is_slow
 from services.models.split import part_paths
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,8 @@ class EnginePool(Backend):
         self._loading = threading.Lock()
         self._loaded: list[_Loaded] = []
         self._retiring: list[_Loaded] = []
+        self._suggested: set[Path] = set()
+        """The files for which a faster type was suggested."""
         self._past = Counts()
         """The counts of the engines that are no longer loaded."""
         self._closed = False
@@ -242,8 +247,19 @@ class EnginePool(Backend):
             self._tell_weights()
         if closed:
             engine.stop()
+        # A file that was removed meanwhile needs no suggestion.
+        with suppress(BadModelFile, OSError):
+            self._suggest_conversion(settings)
         self._retire()
         return loaded
+
+    def _suggest_conversion(self, settings: LoadSettings) -> None:
+        """Log, once for each file, that another type of it would be much faster here."""
+        kind = info_of(settings).quantization
+        if settings.file not in self._suggested and is_slow(kind, cpu_features()):
+            self._suggested.add(settings.file)
+            what = "%s: llama.cpp has no fast kernel for %s on this CPU; to measure and write a faster file: %s"
+            log.info(what, settings.file.name, kind, f"python3 main.py tune {shlex.quote(settings.file.name)} --convert")
 
     def _retire(self, coming: int = 0) -> None:
         """Free the unleased engines that are outdated or over the budget, with `coming` bytes about to be taken.

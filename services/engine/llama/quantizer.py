@@ -58,7 +58,8 @@ def _quantize(source: str, target: str, kind: str, n_threads: int, pruned: Seque
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = n_threads
     params.allow_requantize = True
-    params.ftype = FILE_TYPES.get(kind, 0)
+    if kind:
+        params.ftype = FILE_TYPES[kind]
     params.only_copy = not kind
     if pruned:
         # The list ends with -1.

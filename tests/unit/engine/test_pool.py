@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.backend.types import GenerationRequest, LoadSettings, Prompt, Sampling
+from services.engine import pool as pool_module
 from services.engine.kv.store import StateStore
 from services.engine.llama import runner as runner_module
 from services.engine.pool import EnginePool
@@ -184,3 +185,17 @@ def test_closing_leaves_nothing_to_lease(tmp_path: Path) -> None:
     with pytest.raises(Unavailable), pool.lease(LoadSettings(GUIDE, 256)):
         pass
     assert pool.health() == "down"
+
+
+def test_a_faster_type_is_suggested_once(
+    pool: EnginePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "is_slow", lambda kind, features: kind == "Q8_0" and bool(features))
+    with caplog.at_level("INFO", pool_module.log.name):
+        for n_ctx in (256, 512):
+            with pool.lease(LoadSettings(GUIDE, n_ctx)):
+                pass
+    suggested = [record.message for record in caplog.records if "tune" in record.message]
+    assert len(suggested) == 1
+    assert "no fast kernel for Q8_0" in suggested[0]
+    assert suggested[0].endswith("python3 main.py tune guide.gguf --convert")

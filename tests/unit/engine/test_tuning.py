@@ -44,7 +44,7 @@ def test_it_shows_a_table_and_changes_nothing_unless_told(data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["Nobody"], 'Hearth cannot tune: there is no profile "Nobody"'), (["Qwen"], "qwen2.5-1.5b")],
+    [(["Nobody"], 'Hearth cannot tune: there is no model "Nobody"'), (["Qwen"], "qwen2.5-1.5b")],
 )
 def test_what_cannot_be_tuned_is_named(data: Path, arguments: list[str], says: str) -> None:
     done = command(data, *arguments)
