@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.cli.tune_tables import settings_table, types_table
 from services.engine import tuning
 from services.engine.conversion import target_of, type_named, write_beside
-from services.engine.type_trials import LIMIT, TypeTrial, TypeTrials, best_of, faster_but_worse
+from services.engine.type_trials import LIMIT, STEADY, TypeTrial, TypeTrials, best_of, faster_but_worse
 from services.engine.workspace import workspace
 from services.errors import InvalidRequest
 from services.models.catalog import find
@@ -106,6 +106,9 @@ class _Tuning:
         trials = self._follow(self._chosen.name, made.run(), 1 + len(made.kinds))
         best = best_of(trials)
         self._console.print(types_table(self._base.file.name, trials, self._info.quantization, made.sampled, best))
+        if made.drift > STEADY:
+            what = "Measured once more at the end, the file as it is took a time that differs by"
+            print(f"{what} {made.drift:.0%}: the machine was busy, so measure again when it is idle.")
         if kind:
             return None
         for worse in faster_but_worse(trials):

@@ -31,6 +31,8 @@ LIMIT = 0.05
 WHOLE = 300_000_000
 # Of the layers, a sample has this share, and at least so many.
 _SHARE, _LEAST_LAYERS = 4, 4
+# A drift beyond this share means that something else was computing.
+STEADY = 0.1
 # Seconds that one type of a large file may take for its quality.
 LONGEST = 900.0
 
@@ -58,6 +60,8 @@ class TypeTrials:
         self._convert_seconds = 0.0
         self.pruned = pruned_layers(info)
         """The layers that a sample leaves out; (): the whole file is measured."""
+        self.drift = 0.0
+        """After `run`, by which share the time of a turn differed when the file as it is was measured once more."""
 
     @property
     def sampled(self) -> str:
@@ -74,6 +78,7 @@ class TypeTrials:
                 yield self._try_sample(kind, own) if self.pruned else self._try_whole(kind)
             except HearthError as error:
                 yield TypeTrial(kind, None, problem=error.message)
+        self.drift = abs(self._measure_own().turn_seconds / own.turn_seconds - 1)
 
     def _measure_own(self) -> Speed:
         if self.pruned:

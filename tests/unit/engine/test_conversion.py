@@ -126,6 +126,7 @@ def test_of_a_large_file_a_sample_is_measured(tmp_path: Path, monkeypatch: pytes
         made = TypeTrials(LoadSettings(model, 256, n_parallel=2), read_model(model), folder, ("Q8_0",))
         own, q8 = list(made.run())
         assert made.sampled == "4 of its 8 layers"
+        assert made.drift > 0
         assert list(folder.glob("*.gguf")) == []
     assert own.speed
     assert q8.speed
