@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -35,8 +35,31 @@ class Reply:
 
     @property
     def decode_rate(self) -> float:
-        """Tokens a second after the first."""
-        return (len(self.arrivals) - 1) / (self.arrivals[-1] - self.arrivals[0])
+        """Tokens a second after the first. A chunk may hold several tokens, so the server's count is taken."""
+        return (self.tokens - 1) / (self.arrivals[-1] - self.arrivals[0])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer, as the server counts them."""
+        usage = self.last.get("usage")
+        return int(usage["completion_tokens"] if usage else self.last["tokens_predicted"])
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, as the server counts them."""
+        usage = self.last.get("usage")
+        return int(usage["prompt_tokens"] if usage else self.last["tokens_evaluated"])
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of the prompt that had to be computed; only of answers at OpenAI's paths."""
+        return self.prompt_tokens - int(self.last["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+
+def total_rate(replies: Sequence[Reply]) -> float:
+    """Return all answers' tokens over the seconds from the first token of any to the last of all."""
+    begun, ended = min(reply.arrivals[0] for reply in replies), max(reply.arrivals[-1] for reply in replies)
+    return sum(reply.tokens for reply in replies) / (ended - begun)
 
 
 class Flight:
@@ -103,9 +126,10 @@ class Flight:
             raise RuntimeError(f"an error in the stream: {event}")
         # Hearth sends {"chunk"} and sums up in {"result"}; llama-server sends {"content"}, the last one with "stop": true.
         # Both send {"choices"} at OpenAI's path, and sum up in {"usage"}.
-        choices = event.get("choices") or [{}]
-        piece = event.get("chunk", "") or event.get("content", "") or choices[0].get("text", "")
-        if piece:
+        choice = (event.get("choices") or [{}])[0]
+        delta = choice.get("delta", {})
+        piece = event.get("chunk") or event.get("content") or choice.get("text") or delta.get("content") or ""
+        if piece or delta.get("tool_calls"):
             self.reply.arrivals.append(now)
             self.reply.text += piece
         if "result" in event or event.get("stop") or event.get("usage"):

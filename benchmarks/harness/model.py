@@ -16,6 +16,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.harness.servers import SYNTHETIC
 from benchmarks.harness.words import SYLLABLES
 
 DIM = 1024
@@ -34,7 +35,7 @@ Array = npt.NDArray[np.float16 | np.float32]
 
 def make_model(folder: Path) -> Path:
     """Return the model's file in `folder`, made if missing (0.25 GB; making it takes 1 GB and a minute)."""
-    path = folder / "synthetic-0.4b-q4_0.gguf"
+    path = folder / SYNTHETIC
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         whole, part = folder / "synthetic-f16.gguf", path.with_suffix(".part")

@@ -13,19 +13,29 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from time import monotonic, sleep
 from typing import Any, ClassVar
 
 from typing_extensions import override
 
 from benchmarks.harness.clients import Flight, Reply
-from benchmarks.harness.talk import TEMPLATE, WINDOW, Talk
+from benchmarks.harness.talk import CHAT_TEMPLATE, TEMPLATE, WINDOW, Talk
+from benchmarks.harness.words import make_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOTS = 8
 N_CTX = 4096
 THREADS = len(os.sched_getaffinity(0))
 START_SECONDS = 120
+# The model that benchmarks/harness/model.py makes: its answers never end by themselves, and it has no chat template.
+SYNTHETIC = "synthetic-0.4b-q4_0.gguf"
+# The chat template of a file that has one.
+OWN = ""
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 # The same slots, context and threads in llama-server's terms.
 LLAMA_FLAGS = ("-c", str(N_CTX * SLOTS), "-np", str(SLOTS), "-t", str(THREADS), "-fa", "on")
 
@@ -40,6 +50,15 @@ class Server(ABC):
         self.folder = folder
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
+        self.is_synthetic = model.name == SYNTHETIC
+
+    def text(self, words: int, rng: Random) -> str:
+        """Return a text of so many words for this model, about 1.25 tokens a word."""
+        return make_text(words, rng, english=not self.is_synthetic)
+
+    def template_of(self, chat: str | None) -> str:
+        """Return the chat template that the server has to be given; "" for that of the model's file."""
+        return chat or (CHATML if self.is_synthetic else OWN)
 
     def start(self) -> Server:
         """Start the process, and wait until it is ready to answer. Raises RuntimeError if it does not become ready."""
@@ -81,19 +100,22 @@ class Server(ABC):
     def finish(self, flight: Flight, talk: Talk, words: str, tokens: int) -> Reply:
         """Wait for the whole answer. Raises RuntimeError if it does not have exactly `tokens` tokens."""
         reply = flight.wait()
-        _, said = self.token_counts(reply)
-        if said != tokens or len(reply.arrivals) != tokens:
-            raise RuntimeError(f"{self.name}: {said} tokens in {len(reply.arrivals)} events, and {tokens} were asked for")
+        if reply.tokens != tokens:
+            raise RuntimeError(f"{self.name}: an answer of {reply.tokens} tokens, and {tokens} were asked for")
         talk.add(words, reply.text)
         return reply
 
-    def complete(self, prompt: str, tokens: int, seed: int, schema: Mapping[str, Any] | None = None) -> Flight:
-        """Complete a text by at most so many tokens at temperature 1, by a JSON schema if there is one; OpenAI's path."""
-        fields: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens, "seed": seed, "temperature": 1, "stream": True}
-        fields["stream_options"] = {"include_usage": True}
-        if schema is not None:
-            fields["json_schema"] = schema
-        return Flight(self.url, "/v1/completions", fields, self.headers)
+    def complete(self, prompt: str, tokens: int, **fields: Any) -> Flight:
+        """Complete a text by at most so many tokens, at temperature 0 unless a field says otherwise; OpenAI's path."""
+        return self._openai("/v1/completions", tokens, prompt=prompt, **fields)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], tokens: int, **fields: Any) -> Flight:
+        """Answer messages by at most so many tokens, at temperature 0 unless a field says otherwise; OpenAI's path."""
+        return self._openai("/v1/chat/completions", tokens, messages=messages, **fields)
+
+    def _openai(self, path: str, tokens: int, **fields: Any) -> Flight:
+        common = {"max_tokens": tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+        return Flight(self.url, path, {**common, **fields}, self.headers)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -105,10 +127,6 @@ class Server(ABC):
         """Ask, and leave reading the answer to a thread."""
 
     @abstractmethod
-    def token_counts(self, reply: Reply) -> tuple[int, int]:
-        """Return the tokens of the prompt and of the answer, as the server reports them."""
-
-    @abstractmethod
     def _launch(self) -> None: ...
 
     @abstractmethod
@@ -118,9 +136,13 @@ class Server(ABC):
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=log, text=True)
 
-    def _health(self) -> tuple[int, Any]:
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a new connection to the server."""
         host, port = self.url.removeprefix("http://").split(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        return http.client.HTTPConnection(host, int(port), timeout=60)
+
+    def _health(self) -> tuple[int, Any]:
+        connection = self.connect()
         try:
             connection.request("GET", "/health")
             response = connection.getresponse()
@@ -132,21 +154,32 @@ class Server(ABC):
 
 
 class Hearth(Server):
-    """`main.py` over a data folder of its own, with one profile."""
+    """`main.py` over a data folder of its own, with one profile.
+
+    `chat`: the chat template that it is prompted by, or OWN; None: the template of the talks. `profile`: more keys of the
+    profile.
+    """
 
     name = "Hearth"
     key = ""
 
-    def __init__(self, model: Path, folder: Path, template: str = TEMPLATE) -> None:
+    def __init__(
+        self, model: Path, folder: Path, chat: str | None = None, profile: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(model, folder)
+        if chat is None:
+            form = {"template": TEMPLATE} if self.is_synthetic else {"chat_template": CHAT_TEMPLATE}
+        else:
+            form = {"chat_template": template} if (template := self.template_of(chat)) else {}
         self._profile = {
             "model": model.name,
-            "template": template,
+            **form,
             "n_ctx": N_CTX,
             "n_parallel": SLOTS,
             "n_threads": THREADS,
             "temperature": 0,
             "memory_k": WINDOW,
+            **(profile or {}),
         }
 
     def _launch(self) -> None:
@@ -174,26 +207,29 @@ class Hearth(Server):
         return {"Authorization": self.key}
 
     def send(self, talk: Talk, words: str, tokens: int) -> Flight:
-        """Ask in the talk's session."""
+        """Ask in the talk's session. By OpenAI's path a model that was trained can be kept from ending its answer."""
+        if not self.is_synthetic:
+            message = {"role": "user", "content": words}
+            return self.chat([message], tokens, session_id=talk.session, ignore_eos=True)
         fields = {"prompt": words, "session_id": talk.session, "max_tokens": tokens, "temperature": 0, "stream": True}
         return Flight(self.url, "/answer", fields, self.headers)
 
-    def token_counts(self, reply: Reply) -> tuple[int, int]:
-        """From the summary's usage."""
-        usage = reply.last["usage"]
-        return usage["prompt_tokens"], usage["completion_tokens"]
-
 
 class LlamaServer(Server):
-    """llama.cpp's server. By default its slots have their own KV caches, and old prompts are kept in RAM too."""
+    """llama.cpp's server. By default its slots have their own KV caches, and old prompts are kept in RAM too.
+
+    `chat`: the chat template of its chats, or OWN. `flags`: more flags, to try something other than its defaults.
+    """
 
     name = "llama-server"
-    extra: Sequence[str] = ()
-    """More flags, to try something other than its defaults."""
 
-    def __init__(self, model: Path, folder: Path, binaries: Path) -> None:
+    def __init__(
+        self, model: Path, folder: Path, binaries: Path, chat: str | None = None, flags: Sequence[str] = ()
+    ) -> None:
         super().__init__(model, folder)
         self._binaries = binaries
+        self._template = self.template_of(chat)
+        self._flags = flags
 
     def _launch(self) -> None:
         with socket.socket() as probe:
@@ -201,8 +237,12 @@ class LlamaServer(Server):
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [str(self._binaries / "llama-server"), "-m", str(self.model), "--host", "127.0.0.1", "--port", str(port)]
+        if self._template:
+            file = self.folder / "template.jinja"
+            file.write_text(self._template, encoding="utf-8")
+            command += ["--chat-template-file", str(file)]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
-        self._spawn([*command, *LLAMA_FLAGS, *self.extra], environ)
+        self._spawn([*command, *LLAMA_FLAGS, *self._flags], environ)
 
     def _is_ready(self) -> bool:
         return self._health()[0] == 200
@@ -210,8 +250,4 @@ class LlamaServer(Server):
     def send(self, talk: Talk, words: str, tokens: int) -> Flight:
         """Ask with the talk's whole text."""
         fields = {"prompt": talk.text(words), "n_predict": tokens, "temperature": 0, "stream": True, "cache_prompt": True}
-        return Flight(self.url, "/completion", fields, {})
-
-    def token_counts(self, reply: Reply) -> tuple[int, int]:
-        """From the last event."""
-        return reply.last["tokens_evaluated"], reply.last["tokens_predicted"]
+        return Flight(self.url, "/completion", {**fields, "ignore_eos": not self.is_synthetic}, {})

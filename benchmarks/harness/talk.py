@@ -8,6 +8,12 @@ WINDOW = 5
 # Fifteen made-up words stand for a system prompt.
 HEAD = "gado lyni suro befa kimo tavu zeli ropa wudy hixo celu jamy nivo poxe dara"
 TEMPLATE = HEAD + "\n\n{chat_history}\nHuman: {input}\nAI:"
+# The same text as a chat template, for messages.
+CHAT_TEMPLATE = (
+    "{{ '" + HEAD + "\\n\\n' }}{% if messages | length == 1 %}{{ '\\n' }}{% endif %}{% for message in messages %}"
+    "{{ ('Human: ' if message['role'] == 'user' else 'AI: ') + message['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}AI:{% endif %}"
+)
 
 
 @dataclass

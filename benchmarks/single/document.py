@@ -1,16 +1,20 @@
-"""docs/performance.md: benchmarks/single/page.md filled with the table, the plots and the machine's description."""
+"""docs/performance.md: benchmarks/single/page.md filled with the tables, the plots and the machine's description."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.servers import LLAMA_FLAGS, ROOT
 from benchmarks.single.bench import OURS, THEIRS
 from benchmarks.single.figures import median_of
-from benchmarks.single.plots import draw_plots
+from benchmarks.single.plots import draw_plots, title_of
 from benchmarks.single.results import Results
+from benchmarks.single.rows.chats import CHECKPOINT_FLAGS
+from benchmarks.single.rows.copies import SPECULATION_FLAGS
 from benchmarks.single.rows.talks import REUSE_FLAGS
 from benchmarks.single.table import as_markdown
 
@@ -18,19 +22,23 @@ PAGE = ROOT / "benchmarks" / "single" / "page.md"
 BEGIN, END = "<!-- remarks: the text between these two lines is kept -->", "<!-- end of remarks -->"
 
 
-def write_document(results: Results, docs: Path) -> Path:
-    """Write performance.md and its plots into `docs`, from the stored results; return its path. Its remarks are kept."""
+def write_document(results: Sequence[Results], docs: Path) -> Path:
+    """Write performance.md and its plots into `docs`, from each model's results; return its path. Its remarks are kept."""
     path = docs / "performance.md"
     draw_plots(results, docs / "performance")
+    days = sorted(set().union(*(each.days() for each in results)))
+    first = results[0]
     places = {
-        "dates": results.dates(),
+        "dates": " to ".join(dict.fromkeys([days[0], days[-1]])),
         "machine": describe_machine(),
-        "table": as_markdown(results.lines()),
+        "tables": "\n\n".join(_table(each) for each in results),
         "remarks": kept_remarks(path.read_text(encoding="utf-8") if path.exists() else ""),
         "flags": " ".join(LLAMA_FLAGS),
         "reuse flags": " ".join(REUSE_FLAGS),
-        "with reuse": _first_token(results, "shifting", OURS),
-        "without reuse": _first_token(results, "shifting", THEIRS),
+        "checkpoint flags": " ".join(CHECKPOINT_FLAGS),
+        "speculation flags": " ".join(SPECULATION_FLAGS),
+        "with reuse": _first_token(first, "shifting", OURS),
+        "without reuse": _first_token(first, "shifting", THEIRS),
         "kernels": _kernels(results),
     }
     text = PAGE.read_text(encoding="utf-8")
@@ -58,16 +66,28 @@ def _first_token(results: Results, row: str, side: str) -> str:
     return f"{1000 * median_of(pairs, side, 'first_token'):,.0f} ms" if pairs else "(not measured)"
 
 
-def _kernels(results: Results) -> str:
-    """Return llama-bench's numbers as two small tables."""
-    pairs = results.pairs("kernels")
-    if not pairs:
+def _table(results: Results) -> str:
+    """Return a model's heading and table, with the name of Hearth's file if it is a tuned one."""
+    note = ""
+    if results.is_tuned:
+        note = f"Hearth runs {', '.join(f'`{file}`' for file in results.files())}, llama-server the file itself.\n\n"
+    return f"### {title_of(results)}\n\n{note}{as_markdown(results.lines())}"
+
+
+def _kernels(results: Sequence[Results]) -> str:
+    """Return the numbers of llama-bench and llama-batched-bench with each file, as two tables."""
+    rates: dict[str, Any] = {}
+    for each in results:
+        for pair in each.pairs("kernels")[-1:]:
+            rates[" ".join(each.files()) or title_of(each)] = pair[OURS]
+    if not rates:
         return "They were not measured: `benchmarks/run kernels`."
-    parts = ["`llama-bench` and `llama-batched-bench`, on the same model and as many threads, without a server:"]
+    parts = [
+        "`llama-bench` and `llama-batched-bench`, on the same models and as many threads, without a server, in tokens/s:"
+    ]
     for kind, words in (("prompt", "prompt, by tokens read at once"), ("decode", "decoding, by sequences in a batch")):
-        rates = pairs[-1][OURS][kind]
-        parts.append(
-            f"| {words} | {' | '.join(rates)} |\n|{' --- |' * (len(rates) + 1)}\n"
-            f"| tokens/s | {' | '.join(f'{rate:.0f}' for rate in rates.values())} |"
-        )
+        counts = list(next(iter(rates.values()))[kind])
+        lines = [[words, *counts], ["---"] * (len(counts) + 1)]
+        lines += [[name, *(f"{of[kind][count]:.0f}" for count in counts)] for name, of in rates.items()]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts)

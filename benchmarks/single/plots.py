@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from benchmarks.harness.plots import SETTINGS, new_figure, save_figure
-from benchmarks.single.bench import OURS, THEIRS, Pair
+from benchmarks.harness.servers import SYNTHETIC
+from benchmarks.single.bench import OURS, THEIRS, TUNED, Pair
+from benchmarks.single.figures import RATIO
+from benchmarks.single.figures import Figure as RowFigure
 from benchmarks.single.results import Results
 
+MODELS = (("#c4501b", "o"), ("#4a6a8a", "s"), ("#4a8a5a", "^"), ("#8a4a7a", "D"), ("#7a7a2a", "v"))
 SIDES = ((OURS, "Hearth", "#c4501b", "o"), (THEIRS, "llama-server", "#4a6a8a", "s"))
 
 
-def draw_plots(results: Results, folder: Path) -> None:
-    """Draw the results into `folder`."""
+def draw_plots(results: Sequence[Results], folder: Path) -> None:
+    """Draw the ratios of all models, and the details of the first model's rows, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    first = results[0]
     with mpl.rc_context(SETTINGS):
-        if pairs := results.pairs("long-talk"):
+        _draw_ratios(results, folder / "ratios.svg")
+        if pairs := first.pairs("long-talk"):
             _draw_turns(pairs, "A long talk", folder / "long-talk.svg")
-        if pairs := results.pairs("twelve"):
+        if pairs := first.pairs("twelve"):
             _draw_turns(pairs, "Twelve users on eight slots", folder / "twelve.svg")
-        if pairs := results.pairs("users"):
+        if pairs := first.pairs("users"):
             _draw_users(pairs, folder / "users.svg")
-        if pairs := results.pairs("stall"):
+        if pairs := first.pairs("stall"):
             _draw_gaps(pairs, folder / "stall.svg")
+
+
+def title_of(results: Results) -> str:
+    """Return the name of a model for people."""
+    if f"{results.name}.gguf" == SYNTHETIC:
+        return "The synthetic 0.4 B (Q4_0)"
+    return results.name.removesuffix(TUNED) + ", tuned" * results.is_tuned
+
+
+def _draw_ratios(results: Sequence[Results], path: Path) -> None:
+    """Draw each model's ratios to llama-server, a line a figure; a bar where a ratio is a goal."""
+    lines = [(each, line) for each in results for line in each.lines() if line.figure.of == RATIO and line.ratio]
+    names = list(dict.fromkeys(_label(line.figure) for _, line in lines))
+    figure = Figure(figsize=(7, 1.2 + 0.26 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for number, each in enumerate(results):
+        mine = [line for of, line in lines if of is each]
+        at = [names.index(_label(line.figure)) for line in mine]
+        colour, marker = MODELS[number % len(MODELS)]
+        axes.plot(
+            [line.ratio or math.nan for line in mine],
+            at,
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            label=title_of(each),
+        )
+        goals = [(line.goal, place) for line, place in zip(mine, at, strict=True) if line.goal is not None]
+        axes.plot(
+            *zip(*goals, strict=True) if goals else ((), ()), color=colour, marker="|", markersize=11, linestyle="none"
+        )
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set(title="Hearth's figures, divided by llama-server's (bars: goals)", xscale="log", yticks=range(len(names)))
+    axes.set(yticklabels=names)
+    axes.invert_yaxis()
+    save_figure(figure, axes, path)
+
+
+def _label(figure: RowFigure) -> str:
+    return f"{figure.row}: {figure.key.replace('_', ' ')}"
 
 
 def _draw_turns(pairs: Sequence[Pair], title: str, path: Path) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from benchmarks.single.figures import Line
 
 HEADINGS = ("row", "measurement", "Hearth", "llama-server", "ratio", "pairs", "target", "met")
-# The store row compares Hearth with itself.
-ELSE = {"store": "with 10: "}
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -18,11 +16,11 @@ def cells(line: Line) -> tuple[str, ...]:
     def show(value: float | None) -> str:
         return "" if value is None else f"{value:,.{figure.digits}f}"
 
-    theirs = ELSE.get(figure.row, "") + show(line.theirs) if line.theirs is not None else ""
+    theirs = figure.beside + show(line.theirs) if line.theirs is not None else ""
     pairs = f"{line.ratios[0]:.2f}–{line.ratios[1]:.2f}" if line.ratios else ""  # noqa: RUF001
     ratio = f"{line.ratio:.2f}" if line.ratio is not None else ""
     reached = {True: "yes", False: "no", None: ""}[line.reached]
-    return (figure.row, figure.what, f"{show(line.ours)} {figure.unit}", theirs, ratio, pairs, figure.reach_text, reached)
+    return (figure.row, figure.what, f"{show(line.ours)} {figure.unit}", theirs, ratio, pairs, line.goal_text, reached)
 
 
 def as_text(lines: Sequence[Line]) -> str:

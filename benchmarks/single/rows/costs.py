@@ -67,14 +67,14 @@ def start(server: Server, rng: Random) -> Numbers:
     read = perf_counter()
     server.start()
     ready = perf_counter()
-    server.ask(Talk(1), "gado", START_TOKENS)
+    server.ask(Talk(1), server.text(1, rng), START_TOKENS)
     answered = perf_counter()
-    asked = [(Talk(10 + number), make_text(60, rng)) for number in range(AT_ONCE)]
+    asked = [(Talk(10 + number), server.text(60, rng)) for number in range(AT_ONCE)]
     flights = [server.send(talk, words, 24) for talk, words in asked]
     for flight, (talk, words) in zip(flights, asked, strict=True):
         server.finish(flight, talk, words, 24)
-    children = Path(f"/proc/{server.running.pid}/task/{server.running.pid}/children").read_text(encoding="ascii").split()
-    of_each = [memory_mb(pid, server.model.name) for pid in (server.running.pid, *map(int, children))]
+    pids = (server.running.pid, *children(server.running.pid))
+    of_each = [memory_mb(pid, server.model.name) for pid in pids]
     resident, model = (sum(each) for each in zip(*of_each, strict=True))
     return {
         "seconds": answered - read,
@@ -83,6 +83,12 @@ def start(server: Server, rng: Random) -> Numbers:
         "memory_mb": resident - model,
         "model_mb": model,
     }
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of the processes that any thread of a process started."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(each) for file in files for each in file.read_text(encoding="ascii").split()]
 
 
 def memory_mb(pid: int, model: str) -> tuple[float, float]:
@@ -103,7 +109,7 @@ def _auth_rate(server: Hearth) -> float:
     until = perf_counter() + AUTH_SECONDS
 
     def ask_on(_: int) -> int:
-        connection = _connect(server)
+        connection = server.connect()
         done = 0
         while perf_counter() < until:
             _call(connection, "GET", "/auth", server.headers)
@@ -117,7 +123,7 @@ def _auth_rate(server: Hearth) -> float:
 
 def _added_ms(server: Hearth, fields: Callable[[int], dict[str, Any]]) -> float:
     """Return the median of the client's milliseconds for an answer of one token, less those of its own timings."""
-    connection = _connect(server)
+    connection = server.connect()
     added: list[float] = []
     for number in range(ANSWERS):
         begun = perf_counter()
@@ -126,11 +132,6 @@ def _added_ms(server: Hearth, fields: Callable[[int], dict[str, Any]]) -> float:
         added.append(1000 * (perf_counter() - begun) - answer["timings"]["total_ms"])
     connection.close()
     return median(added)
-
-
-def _connect(server: Hearth) -> http.client.HTTPConnection:
-    host, port = server.url.removeprefix("http://").split(":")
-    return http.client.HTTPConnection(host, int(port), timeout=60)
 
 
 def _call(connection: http.client.HTTPConnection, method: str, path: str, headers: dict[str, str], body: Any = None) -> Any:

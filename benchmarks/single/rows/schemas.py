@@ -7,14 +7,13 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from benchmarks.harness.clients import Reply
+from benchmarks.harness.clients import Reply, total_rate
 from benchmarks.harness.servers import Server
-from benchmarks.harness.words import make_text
 from benchmarks.single.bench import Numbers
 
 USERS = 8
 WORDS = 60
-ROUNDS = 5
+ROUNDS = 3
 # More than an answer under the schema has, so that none is cut or closed early.
 MOST_TOKENS = 600
 ITEMS = 3
@@ -54,33 +53,29 @@ def _round(server: Server, rng: Random, number: int) -> dict[str, float]:
     for reply in held:
         if len(json.loads(reply.text)) != ITEMS:
             raise RuntimeError(f"{server.name}: {reply.text[:200]} does not fit the schema")
-    free = _at_once(server, rng, [_tokens(reply) for reply in held], number)
-    if [_tokens(reply) for reply in held] != [_tokens(reply) for reply in free]:
+    free = _at_once(server, rng, [reply.tokens for reply in held], number)
+    if [reply.tokens for reply in held] != [reply.tokens for reply in free]:
         raise RuntimeError(f"{server.name}: a free answer has not as many tokens as were asked for")
-    rates = _rate(held), _rate(free)
-    return {"rate": rates[0], "free_rate": rates[1], "ratio": rates[0] / rates[1], "tokens": sum(map(_tokens, held))}
+    rates = total_rate(held), total_rate(free)
+    return {
+        "rate": rates[0],
+        "free_rate": rates[1],
+        "ratio": rates[0] / rates[1],
+        "tokens": sum(reply.tokens for reply in held),
+    }
 
 
 def _at_once(
     server: Server, rng: Random, tokens: list[int], seed: int, schema: dict[str, Any] | None = None
 ) -> list[Reply]:
-    """Return the answers to as many prompts sent at the same moment."""
-    texts = [make_text(WORDS, rng) for _ in tokens]
+    """Return the answers to as many prompts sent at the same moment.
+
+    Reading the prompts is the same with a schema and without one, so the rates begin with the first token.
+    """
+    fields: dict[str, Any] = {"ignore_eos": True} if schema is None else {"json_schema": schema}
+    texts = [server.text(WORDS, rng) for _ in tokens]
     flights = [
-        server.complete(text, most, 100 * seed + user, schema)
+        server.complete(text, most, temperature=1, seed=100 * seed + user, **fields)
         for user, (text, most) in enumerate(zip(texts, tokens, strict=True))
     ]
     return [flight.wait() for flight in flights]
-
-
-def _rate(replies: list[Reply]) -> float:
-    """Return all answers' tokens over the seconds from the first token of any to the last of all.
-
-    Without the prompts: reading them is the same with a schema and without one.
-    """
-    begun, ended = min(reply.arrivals[0] for reply in replies), max(reply.arrivals[-1] for reply in replies)
-    return sum(map(_tokens, replies)) / (ended - begun)
-
-
-def _tokens(reply: Reply) -> int:
-    return int(reply.last["usage"]["completion_tokens"])

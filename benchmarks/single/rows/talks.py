@@ -7,9 +7,8 @@ from statistics import median
 from time import perf_counter, sleep
 
 from benchmarks.harness.clients import Reply
-from benchmarks.harness.servers import LlamaServer, Server
+from benchmarks.harness.servers import Server
 from benchmarks.harness.talk import Talk
-from benchmarks.harness.words import make_text
 from benchmarks.single.bench import OURS, THEIRS, Bench, Numbers, Pair
 
 TOKENS = 24
@@ -40,9 +39,9 @@ def long_talk(server: Server, rng: Random) -> Numbers:
     for turn in range(LONG_TURNS):
         if turn:
             sleep(THOUGHT)
-        replies.append(server.ask(talk, make_text(LONG_WORDS, rng), TOKENS))
+        replies.append(server.ask(talk, server.text(LONG_WORDS, rng), TOKENS))
     turns = [reply.first_token for reply in replies]
-    return {"first_token": median(turns[SLIDING:]), "turns": turns, "prompt_tokens": _prompts(server, replies)}
+    return {"first_token": median(turns[SLIDING:]), "turns": turns, "prompt_tokens": _prompts(replies)}
 
 
 def twelve(server: Server, rng: Random) -> Numbers:
@@ -50,39 +49,35 @@ def twelve(server: Server, rng: Random) -> Numbers:
     talks = [Talk(number) for number in range(1, USERS + 1)]
     replies: list[Reply] = []
     due = perf_counter()
-    for _lock in range(TURNS):
+    for _ in range(TURNS):
         for talk in talks:
             sleep(max(0.0, due - perf_counter()))
             due = max(due, perf_counter()) + APART
-            replies.append(server.ask(talk, make_text(WORDS, rng), TOKENS))
+            replies.append(server.ask(talk, server.text(WORDS, rng), TOKENS))
     times = [reply.first_token for reply in replies]
     by_turn = [median(times[USERS * turn : USERS * (turn + 1)]) for turn in range(TURNS)]
-    return {"first_token": median(times[-2 * USERS :]), "turns": by_turn, "prompt_tokens": _prompts(server, replies)}
+    return {"first_token": median(times[-2 * USERS :]), "turns": by_turn, "prompt_tokens": _prompts(replies)}
 
 
 def restart(server: Server, rng: Random) -> Numbers:
     """A conversation of 1,500 tokens, whose next turn comes after a restart of the server."""
     talk = Talk(1)
-    replies = [server.ask(talk, make_text(RESTART_WORDS, rng), TOKENS) for _ in range(RESTART_TURNS)]
+    replies = [server.ask(talk, server.text(RESTART_WORDS, rng), TOKENS) for _ in range(RESTART_TURNS)]
     sleep(RESTART_PAUSE)
     server.stop()
     server.start()
-    replies.append(server.ask(talk, make_text(WORDS, rng), TOKENS))
-    return {"first_token": replies[-1].first_token, "prompt_tokens": _prompts(server, replies)}
+    replies.append(server.ask(talk, server.text(WORDS, rng), TOKENS))
+    return {"first_token": replies[-1].first_token, "prompt_tokens": _prompts(replies)}
 
 
 def shifting(bench: Bench, number: int) -> Pair:
     """The long talk with llama-server alone: with `--cache-reuse` (OURS), which is off by default, and without (THEIRS)."""
     pair = {}
     for side, flags in ((OURS, REUSE_FLAGS), (THEIRS, ())):
-        LlamaServer.extra = flags
-        try:
-            with bench.server(THEIRS) as server:
-                pair[side] = long_talk(server, Random(1000 + number))
-        finally:
-            LlamaServer.extra = ()
+        with bench.server(THEIRS, flags=flags) as server:
+            pair[side] = long_talk(server, Random(1000 + number))
     return pair
 
 
-def _prompts(server: Server, replies: list[Reply]) -> list[int]:
-    return [server.token_counts(reply)[0] for reply in replies]
+def _prompts(replies: list[Reply]) -> list[int]:
+    return [reply.prompt_tokens for reply in replies]
