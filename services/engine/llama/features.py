@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import llama_cpp
+from services.engine.llama.bindings import llama_cpp
 
 
 def cpu_features() -> frozenset[str]:

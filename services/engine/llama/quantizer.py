@@ -20,8 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import llama_cpp
-
+from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.loading import reason
 from services.errors import BadModelFile
 from services.settings import HOME
