@@ -22,7 +22,7 @@ from services.errors import HearthError
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _KINDS = {kind: f"{kind}_tokens" for kind in ("prompt", "cached", "completion", "draft")}
-_DRAFTS = {"drafted": "drafted_tokens", "accepted": "accepted_tokens"}
+_SPECULATION = {"drafted": "drafted_tokens", "accepted": "accepted_tokens"}
 _TIERS = {"context": "context_hits", "ram": "ram_hits", "disk": "disk_hits", "none": "misses"}
 
 
@@ -70,8 +70,8 @@ class Now(Collector):
         yield _gauge("hearth_models_loaded", "Models in memory", len(status.models))
         yield _gauge("hearth_memory_bytes", "Memory of the server and its engine", status.memory.used)
         yield _counters("hearth_tokens", "Tokens, by kind", "kind", {k: getattr(counts, n) for k, n in _KINDS.items()})
-        drafts = {kind: getattr(counts, name) for kind, name in _DRAFTS.items()}
-        yield _counters("hearth_draft_tokens", "Tokens that were computed ahead, and those that came true", "kind", drafts)
+        drafts = {kind: getattr(counts, name) for kind, name in _SPECULATION.items()}
+        yield _counters("hearth_speculation_tokens", "Tokens that were computed ahead, and those that came true", "kind", drafts)
         hits = {tier: getattr(counts, name) for tier, name in _TIERS.items()}
         yield _counters("hearth_cache_hits", "Prompts, by where their computed beginning was", "tier", hits)
         states = GaugeMetricFamily("hearth_state_bytes", "Computed conversations", labels=["tier"])

@@ -31,7 +31,7 @@ def test_what_is_counted_is_what_was_done(client: Client) -> None:
     for kind in ("prompt_tokens", "cached_tokens", "completion_tokens"):
         assert seen[f"hearth_key_{kind}_total", id_] == sum(each[kind] for each in usage)
     assert seen["hearth_tokens_total", "completion"] == sum(each["completion_tokens"] for each in usage)
-    assert seen["hearth_draft_tokens_total", "drafted"] == seen["hearth_draft_tokens_total", "accepted"] == 0
+    assert seen["hearth_speculation_tokens_total", "drafted"] == seen["hearth_speculation_tokens_total", "accepted"] == 0
     assert sum(seen["hearth_cache_hits_total", tier] for tier in ("context", "ram", "disk", "none")) == 3
     assert seen["hearth_ready",] == 1
     assert seen["hearth_answers_running",] == seen["hearth_answers_waiting",] == 0
