@@ -71,7 +71,9 @@ class Now(Collector):
         yield _gauge("hearth_memory_bytes", "Memory of the server and its engine", status.memory.used)
         yield _counters("hearth_tokens", "Tokens, by kind", "kind", {k: getattr(counts, n) for k, n in _KINDS.items()})
         drafts = {kind: getattr(counts, name) for kind, name in _SPECULATION.items()}
-        yield _counters("hearth_speculation_tokens", "Tokens that were computed ahead, and those that came true", "kind", drafts)
+        yield _counters(
+            "hearth_speculation_tokens", "Tokens that were computed ahead, and those that came true", "kind", drafts
+        )
         hits = {tier: getattr(counts, name) for tier, name in _TIERS.items()}
         yield _counters("hearth_cache_hits", "Prompts, by where their computed beginning was", "tier", hits)
         states = GaugeMetricFamily("hearth_state_bytes", "Computed conversations", labels=["tier"])
