@@ -25,7 +25,7 @@ from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
 from services.engine.process.main import THREADS, Child
 from services.engine.process.socket import MessageSocket
-from tests.support.serving import Server
+from tests.support.serving import ENDLESS, Server
 from tests.support.tiny import GUIDE
 
 SETTINGS = LoadSettings(GUIDE, 256)
@@ -71,23 +71,32 @@ def probe_of(server: Server) -> int:
     return int(found[0])
 
 
-def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callable[..., Server]) -> None:
-    server = serve("--max-seconds", "2", "--stop-seconds", "1", ready=False, forks=False)
-    probe = probe_of(server)
-    with stopped(probe):
-        started = time.monotonic()
-        reply = server.post("/answer", {"prompt": "Hi"})
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "timeout")
-        assert 2 <= time.monotonic() - started < 10
-    server.wait_for("ready")
-    assert server.ask("Count to 3.")["result"] == "1, 2, 3."
-
-
-def test_a_trial_that_is_stopped_ends_with_its_server(serve: Callable[..., Server]) -> None:
-    server = serve("--stop-seconds", "1", ready=False, forks=False)
+def trial_of(server: Server) -> int:
+    """Select a model that is not loaded yet, and return its probe's process, stopped."""
+    server.edit_config("Random", **ENDLESS)
+    server.select("Random")
+    threading.Thread(target=server.post, args=("/answer", {"prompt": "Hi", "max_tokens": 1, "memory_k": 0})).start()
     probe = probe_of(server)
     # At any moment of its beginning.
     os.kill(probe, signal.SIGSTOP)
+    return probe
+
+
+def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callable[..., Server], models: Path) -> None:
+    server = serve("--max-seconds", "2", "--stop-seconds", "1", models=models, forks=False)
+    probe = trial_of(server)
+    started = time.monotonic()
+    reply = server.post("/answer", {"prompt": "Hi"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "timeout")
+    assert 2 <= time.monotonic() - started < 10
+    os.kill(probe, signal.SIGCONT)
+    server.wait_for("ready")
+    assert server.ask("Hi", max_tokens=1)["result"]
+
+
+def test_a_trial_that_is_stopped_ends_with_its_server(serve: Callable[..., Server], models: Path) -> None:
+    server = serve("--stop-seconds", "1", models=models, forks=False)
+    probe = trial_of(server)
     started = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - started < 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -158,9 +159,16 @@ def test_a_stream_says_what_a_whole_reply_says(server: Server, family: Family) -
     assert called(streamed["message"]) == called(choice["message"])
     functions = [call["function"]["arguments"] for call in choice["message"]["tool_calls"]]
     assert ["".join(call["pieces"]) for call in streamed["message"]["tool_calls"]] == functions
-    # They come as they are written, and not all at the end.
-    assert all(len(call["pieces"]) > 2 for call in streamed["message"]["tool_calls"])
     assert streamed["finish_reason"] == "tool_calls"
+
+
+def test_calls_come_as_they_are_written(tmp_path: Path) -> None:
+    families = FAMILIES[:3]
+    models = {family.name: (family, scripts_of(family)) for family in families}
+    with scripted_server(tmp_path, models, pause=0.005) as server:
+        for family in families:
+            streamed = joined(stream(server, CHATS, **body(family)))
+            assert all(len(call["pieces"]) > 2 for call in streamed["message"]["tool_calls"])
 
 
 @each_family

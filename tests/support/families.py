@@ -275,7 +275,7 @@ def scripted_server(
     (folder / "models").mkdir()
     server = Server(folder / "data", models=folder / "models")
     server.pause = pause
-    settings = {"n_ctx": N_CTX, "n_parallel": 4, "n_threads": 1, "temperature": 0, **profile}
+    settings = {"n_ctx": N_CTX, "n_parallel": 4, "n_threads": 1, "temperature": 0, "speculation": not pause, **profile}
     files = ModelFiles(folder / "models")
     for name, (family, scripts) in models.items():
         family.write_model(folder / "models" / f"{name}.gguf", scripts)

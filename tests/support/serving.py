@@ -36,6 +36,8 @@ ENDLESS: dict[str, Any] = {
     "n_threads": 1,
     "temperature": 0,
     "max_tokens": 4000,
+    # It repeats itself: a step would yield many tokens.
+    "speculation": False,
 }
 # Seconds after each of its steps: it would keep a core busy all the time that nobody reads it.
 ENDLESS_PAUSE = 0.002

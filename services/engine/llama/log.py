@@ -21,6 +21,8 @@ _cache_sizes: list[float] = []
 
 def show_all(verbose: bool) -> None:
     """Show every message (a profile's `verbose`), or none: errors are reported by their callers."""
+    # Each time, since llama-cpp-python's package sets its own callback when it is imported.
+    llama_cpp.llama_log_set(_forward, ctypes.c_void_p(0))
     log.setLevel(logging.DEBUG if verbose else logging.CRITICAL)
 
 
@@ -51,5 +53,4 @@ def _forward(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
 
 
 # The module keeps `_forward` alive: llama.cpp would crash on a garbage-collected callback.
-llama_cpp.llama_log_set(_forward, ctypes.c_void_p(0))
 show_all(False)

@@ -16,9 +16,8 @@ FOLDER = ROOT / "services" / "engine" / "llama"
 def test_structures_have_the_fields_that_are_set() -> None:
     """ctypes takes any attribute of a structure, so that a field that is gone would be set without effect."""
     source = "".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py")))
-    known = {
-        name for kind in ("llama_model_params", "llama_context_params") for name, *_ in getattr(llama_cpp, kind)._fields_
-    }
+    kinds = ("llama_model_params", "llama_context_params", "llama_model_quantize_params")
+    known = {name for kind in kinds for name, *_ in getattr(llama_cpp, kind)._fields_}
     chained = re.findall(r"^ +((?:params\.\w+ = )+)", source, re.MULTILINE)
     used = {name for each in chained for name in re.findall(r"params\.(\w+)", each)}
     assert len(used) > 15

@@ -103,7 +103,13 @@ def test_an_order_to_end_thoughts_waits_for_the_worker(streams: Streams) -> None
 
 def read(streams: Streams, id_: str, request: GenerationRequest) -> tuple[list[str], StreamGeneration]:
     generation = StreamGeneration(Node(streams), id_, request)
-    pieces = [piece for piece in generation.chunks(lambda: None) if piece]
+    pieces: list[str] = []
+    for piece in generation.chunks(lambda: None):
+        # Text that came together is one chunk, so that only the borders of marks are certain.
+        if pieces and not isinstance(piece, Mark) and not isinstance(pieces[-1], Mark):
+            pieces[-1] += piece
+        elif piece:
+            pieces.append(piece)
     assert generation.n_choices == len(generation.choices)
     return pieces, generation
 

@@ -15,20 +15,21 @@ from services.engine import tuning
 from services.engine.tuning import Speed, measure, n_trials, tune
 from services.errors import BadModelFile, EngineFailure
 from tests.support.serving import ROOT
-from tests.support.tiny import GUIDE
+from tests.support.tiny import GUIDE, write_random_model
 
 
 def command(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "main.py", "tune", *arguments, "--data", str(data), "--models", str(GUIDE.parent)]
+    line = [sys.executable, "main.py", "tune", *arguments, "--data", str(data), "--models", str(data)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder whose profiles have short contexts, so that each trial is short."""
+    """A data folder whose profiles have a tiny model and short contexts, so that each trial is short."""
     config = json.loads((ROOT / "data" / "config.example.json").read_text())
+    model = write_random_model(tmp_path / "tiny.gguf", dim=64, layers=2, ffn=64)
     for name in ("Guide", "Pirate"):
-        config[name]["n_ctx"] = 256
+        config[name] |= {"n_ctx": 256, "n_parallel": 2, "model": model.name}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 
