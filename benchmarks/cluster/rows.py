@@ -9,7 +9,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter
 from typing import Any
 
@@ -125,11 +125,8 @@ def service(pairs: int) -> Numbers:
         for n in range(pairs):
             for count in steps:
                 _, replies = crowd(node, int(count), 1, TOKENS, Random(100 * n + int(count)))
-                # While all of them decode: after the last one's first word, before the first one's last.
-                begin = max(reply.arrivals[0] for reply in replies)
-                end = min(reply.arrivals[-1] for reply in replies)
-                inside = [at for reply in replies for at in reply.arrivals if begin <= at <= end]
-                steps[count].append((end - begin) * int(count) / len(inside))
+                # They begin and end about together, and each step adds a token to each.
+                steps[count].append(fmean(1 / reply.decode_rate for reply in replies))
             reply = ask(node, 0, make_text(400, Random(n)), 2)
             usage, timings = reply.last["usage"], reply.last["timings"]
             read.append((usage["prompt_tokens"] - usage["cached_tokens"]) / timings["prompt_ms"] * 1000)
@@ -232,12 +229,12 @@ def _broker_rate(settings: ClusterSettings, count: int) -> float:
 
 
 def _node_cost(cluster: Cluster) -> float:
-    """Return the milliseconds of CPU that an API node spends per chunk, the answer's beginning and end included."""
+    """Return the milliseconds of CPU that an API node spends per token, the answer's beginning and end included."""
     node = cluster.nodes[0]
     before = _cpu_seconds(Path(f"/proc/{node.process.pid}/stat"))
     _, replies = crowd(node, 8, 2, TOKENS, Random(5))
     used = _cpu_seconds(Path(f"/proc/{node.process.pid}/stat")) - before
-    return 1000 * used / sum(len(reply.arrivals) for reply in replies)
+    return 1000 * used / sum(reply.tokens for reply in replies)
 
 
 def _cpu_seconds(stat: Any) -> float:
