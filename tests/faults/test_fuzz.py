@@ -22,7 +22,7 @@ from tests.support.serving import ROOT, Server
 CASES = int(os.environ.get("HEARTH_FUZZ", "150"))
 SHORT = """
 [[operations]]
-include-path-regex = "^(/v1/(chat/)?completions|/answer|/jobs)$"
+include-path-regex = "^(/v1/(chat/)?completions|/answer|/answer/.*/draft|/jobs)$"
 phases.coverage.enabled = false
 """
 DOCUMENTED = [route for route in ROUTES if route.tag]
