@@ -15,6 +15,7 @@ TOKENS = 64
 SINGLE_ROUNDS = 8
 ROUNDS = 3
 STREAM_TOKENS = 128
+STREAM_WORDS = 4
 PROMPT_WORDS = 400
 PROMPTS = 5
 
@@ -34,11 +35,12 @@ def eight(server: Server, rng: Random) -> Numbers:
 
 
 def small(server: Server, rng: Random) -> Numbers:
-    """Eight streams without their prompts: tokens a second from the first token on.
+    """Eight streams of short prompts: tokens a second from the first token on.
 
-    The costs of a token outside the kernels show most with a small model.
+    With longer ones it would count how soon the others' prompts are read. A token's costs outside of the kernels show
+    most with a small model.
     """
-    rates = [total_rate(_answers(server, rng, 8, 200 + round_, STREAM_TOKENS)) for round_ in range(ROUNDS)]
+    rates = [total_rate(_answers(server, rng, 8, 200 + round_, STREAM_TOKENS, STREAM_WORDS)) for round_ in range(ROUNDS)]
     return {"rate": median(rates)}
 
 
@@ -63,9 +65,9 @@ def _at_once(server: Server, rng: Random, users: int, round_: int) -> float:
     return users * TOKENS / (max(reply.arrivals[-1] for reply in replies) - min(reply.sent for reply in replies))
 
 
-def _answers(server: Server, rng: Random, users: int, round_: int, tokens: int) -> list[Reply]:
-    """Return the answers to prompts that are sent at the same moment."""
+def _answers(server: Server, rng: Random, users: int, round_: int, tokens: int, words: int = WORDS) -> list[Reply]:
+    """Return the answers to prompts of so many words that are sent at the same moment."""
     talks = [Talk(100 * round_ + number) for number in range(users)]
-    asked = [(talk, server.text(WORDS, rng)) for talk in talks]
-    flights = [server.send(talk, words, tokens) for talk, words in asked]
-    return [server.finish(flight, talk, words, tokens) for flight, (talk, words) in zip(flights, asked, strict=True)]
+    asked = [(talk, server.text(words, rng)) for talk in talks]
+    flights = [server.send(talk, text, tokens) for talk, text in asked]
+    return [server.finish(flight, talk, text, tokens) for flight, (talk, text) in zip(flights, asked, strict=True)]
