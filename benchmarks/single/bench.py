@@ -43,12 +43,12 @@ class Bench:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether Hearth runs another file than llama-server."""
+        """True if Hearth runs another file than llama-server."""
         return self.ours != self.theirs
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the model is the one that the benchmark makes."""
+        """True if the model is the one that the benchmark makes."""
         return self.theirs.name == SYNTHETIC
 
     @contextmanager

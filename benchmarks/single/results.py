@@ -23,7 +23,7 @@ class Results:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether Hearth ran a file that `main.py tune --convert` made of llama-server's."""
+        """True if Hearth ran a file that `main.py tune --convert` made of llama-server's."""
         return self.name.endswith(TUNED)
 
     def save(self, row: str, pairs: Sequence[Pair], file: str = "") -> None:

@@ -19,7 +19,7 @@ from services.answers.request import AnswerRequest
 from services.backend.protocols import Backend
 from services.backend.types import PrefetchRequest, Spent, draft_of
 from services.errors import PromptTooLong, Unavailable
-from services.prompts.fit import fitter_of
+from services.prompts.fit import common_beginning, fitter_of
 from services.sessions.conversation import Conversation
 from services.sessions.history import SessionKey
 from services.sessions.service import Sessions
@@ -135,8 +135,7 @@ class Drafts:
         """Return how many tokens the session's last draft begins with too."""
         with self._lock:
             last = self._last.get(key, ())
-        pairs = enumerate(zip(last, words, strict=False))
-        return next((n for n, (one, other) in pairs if one != other), min(len(last), len(words)))
+        return len(common_beginning([last, words]))
 
     def _keep(self, key: SessionKey, words: array[int]) -> None:
         with self._lock:

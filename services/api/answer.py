@@ -158,7 +158,7 @@ class PromptResource(Resource):
 
 
 class DraftResource(Resource):
-    """What a person is writing in a session."""
+    """The draft of a session: the words that a person is writing."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers

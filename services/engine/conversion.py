@@ -13,10 +13,10 @@ from services.engine.type_trials import expected_size
 from services.errors import BadModelFile, InvalidRequest, StorageFailed
 from services.models.disk import check_room
 from services.models.gguf import BadGguf, metadata_digests
-from services.models.split import read_model
+from services.models.split import model_stem, read_model
+from services.storage.json_file import sync_folder
 
-# The end of a file's name: its part of several, and the type that it names.
-_ENDING = re.compile(r"(-\d{5}-of-\d{5})?$")
+# The type at the end of a file's name.
 _TYPE = re.compile(r"[-._](I?Q\d(_[A-Z0-9]+)*|B?F(16|32))$", re.IGNORECASE)
 # What a conversion changes of the metadata: the type's number, and that the model was in several files.
 _CHANGED = ("general.file_type", "general.quantization_version", "split.")
@@ -32,7 +32,7 @@ def type_named(text: str) -> str:
 
 def target_of(source: Path, kind: str) -> Path:
     """Return the path of a model's file as `kind`: NAME-q8_0.gguf beside it. Raises InvalidRequest if it is taken."""
-    stem = _TYPE.sub("", _ENDING.sub("", source.stem))
+    stem = _TYPE.sub("", model_stem(source.name))
     target = source.with_name(f"{stem}-{kind.lower()}.gguf")
     if target.exists() or target.is_symlink():
         raise _exists(target)
@@ -56,7 +56,7 @@ def write_beside(source: Path, kind: str, folder: Path) -> Path:
     with made.open("rb") as file:
         os.fsync(file.fileno())
     _move_to_free_name(made, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return target
 
 
@@ -87,14 +87,6 @@ def _move_to_free_name(made: Path, target: Path) -> None:
         if target.exists():
             raise _exists(target) from None
         made.rename(target)
-
-
-def _sync_folder(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _exists(target: Path) -> InvalidRequest:

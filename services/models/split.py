@@ -27,6 +27,12 @@ def part_names(name: str) -> list[str]:
     return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
 
 
+def model_stem(name: str) -> str:
+    """The name of the model to which a file of this name belongs, without the number of the part and the suffix."""
+    found = _PART.fullmatch(name)
+    return found[1] if found else PurePosixPath(name).stem
+
+
 def parts_in_repository(file: str) -> list[str]:
     """The paths of all files of a model in a repository, by that of the first, or the only one; "" for "" only."""
     path = PurePosixPath(file)

@@ -87,7 +87,7 @@ class PromptFitter:
         left = self.n_ctx - len(tokens)
         if left < min(self.max_tokens, 1):
             raise PromptTooLong(len(tokens), self.n_ctx)
-        n_head = len(_common([tokens, filled.beside]))
+        n_head = len(common_beginning([tokens, filled.beside]))
         return FittedPrompt(tuple(tokens), min(self.max_tokens, left), n_head, start, filled.tail(start))
 
     def head(self) -> tuple[int, ...]:
@@ -118,7 +118,7 @@ class PromptFitter:
         gap = unsettled[: len(unsettled) - len(unsettled.lstrip())]
         before = self._stable(before_probe(self.form.fill(window, PROBE)))
         upto = self._stable(before_probe(self.form.fill(window, settled + PROBE)), gap)
-        return upto, len(_common([before, upto]))
+        return upto, len(common_beginning([before, upto]))
 
     def _stable(self, beginning: Prompt, gap: str = "") -> tuple[int, ...]:
         """The tokens of a prompt's beginning, without the last ones if these depend on the text that follows `gap`."""
@@ -126,7 +126,7 @@ class PromptFitter:
             return ()
         self.pause()
         prompts = [Prompt(f"{beginning.text}{gap}{probe}", beginning.typed) for probe in _PROBES]
-        return tuple(_common(self.tokenize_all(prompts)))
+        return tuple(common_beginning(self.tokenize_all(prompts)))
 
     def _find_start(
         self,
@@ -254,6 +254,6 @@ def _is_hopeless(window: Sequence[Exchange], room: int) -> bool:
     return least > room
 
 
-def _common(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The common beginning of all rows."""
+def common_beginning(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Return the common beginning of all rows of tokens."""
     return [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False))]

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from typing import IO
 
 # Linux' prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -21,6 +22,13 @@ def runs(pid: int) -> bool:
         # It is another user's.
         return True
     return pid != os.getpid()
+
+
+def take_stdout() -> IO[bytes]:
+    """Return this process's standard output; what a native library prints there goes to standard error from now on."""
+    taken = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(taken, "wb")
 
 
 def end_with_parent() -> None:

@@ -99,7 +99,7 @@ class DraftBody(ThinkingFields):
 
 
 class Drafted(BaseModel):
-    """Whether a draft is read ahead; if it is not, the reason.
+    """The result of a draft: `drafted` is true if it is read ahead; if it is not, `reason` says why.
 
     `tokens` counts the beginning of the prompt, what was computed before included; `charged_tokens` are those of the words
     that the session's last draft did not have, for which the key is charged.

@@ -74,5 +74,15 @@ class Batch:
         return last
 
 
+def logits_row(context: Any, row: int, size: int) -> npt.NDArray[np.float32]:
+    """Return the `size` logits behind row `row` of a context's last batch, one for each token of the vocabulary.
+
+    They are llama.cpp's own memory, until the next batch.
+    """
+    # np.ctypeslib.as_array takes ten times as long, for each token.
+    first = llama_cpp.llama_get_logits_ith(context, row).contents
+    return np.frombuffer(memoryview((ctypes.c_float * size).from_address(ctypes.addressof(first))), np.float32)
+
+
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(kind))

@@ -6,7 +6,7 @@ failure, or nothing, to standard output. llama.cpp ends its process on some file
 
 from __future__ import annotations
 
-from services.storage.processes import end_with_parent
+from services.storage.processes import end_with_parent, take_stdout
 
 if __name__ == "__main__":
     # First of all: one whose parent ends meanwhile ends too.
@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import ctypes
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -71,9 +70,7 @@ def main() -> None:
     """Convert the file that standard input names."""
     request = json.load(sys.stdin)
     # llama.cpp prints to standard output too.
-    result = os.dup(1)
-    os.dup2(2, 1)
-    with os.fdopen(result, "wb") as file:
+    with take_stdout() as file:
         file.write(_quantize(*request).encode())
 
 

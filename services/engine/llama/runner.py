@@ -17,7 +17,7 @@ from services.engine.kv.checkpoints import Buffer
 from services.engine.kv.slots import KvCache
 from services.engine.kv.state import CutRule
 from services.engine.llama import log as native_log
-from services.engine.llama.batch import Batch, Run
+from services.engine.llama.batch import Batch, Run, logits_row
 from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.constraint import Constraints
 from services.engine.llama.loading import apply_adapters, context_params, fit_of, info_of, load_model, reason
@@ -132,8 +132,7 @@ class Runner(KvCache):
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Return a copy of the logits behind row `row` of the last batch, one for each token of the vocabulary."""
-        first = llama_cpp.llama_get_logits_ith(self._context, row)
-        return np.array(np.ctypeslib.as_array(first, (self.vocabulary.size,)), np.float32)
+        return np.array(logits_row(self._context, row, self.vocabulary.size))
 
     def sampler(self, request: GenerationRequest) -> ChainSampler:
         """Make a sampler for one sequence. Any thread may call it. Raises InvalidRequest."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.backend.types import Constraint, GenerationRequest, TokenChoice
-from services.engine.llama.bindings import llama_cpp
+from services.engine.llama.batch import logits_row
 from services.engine.llama.chain import SamplerChain
 from services.engine.llama.constraint import Matcher
 from services.engine.llama.limits import TokenLimits
@@ -54,7 +53,6 @@ class ChainSampler:
         sampling = request.sampling
         self._context = context
         self._vocabulary = vocabulary
-        self._row = ctypes.c_float * vocabulary.size
         self._n_top = sampling.n_top
         self._limits = TokenLimits(vocabulary, request)
         self._steering: Steering | None = None
@@ -134,9 +132,7 @@ class ChainSampler:
         return choice_of(self._vocabulary, logits, token, self._n_top)
 
     def _logits(self, row: int) -> npt.NDArray[np.float32]:
-        # np.ctypeslib.as_array takes ten times as long, for each token.
-        first = llama_cpp.llama_get_logits_ith(self._context, row).contents
-        return np.frombuffer(memoryview(self._row.from_address(ctypes.addressof(first))), np.float32)
+        return logits_row(self._context, row, self._vocabulary.size)
 
     def _sample_free(self, row: int, logits: npt.NDArray[np.float32]) -> int | None:
         """Sample where nothing constrains the answer; the token is accepted by the chain."""

@@ -35,12 +35,13 @@ class PrefetchQueue:
 
     def first(self) -> PrefetchRequest | None:
         """Return the request to read next."""
-        ordered = list(self._requests.values())
-        ranked = [
-            (self._n_drafts[_account(each)], not each.is_draft, -at if each.is_draft else at)
-            for at, each in enumerate(ordered)
-        ]
-        return ordered[ranked.index(min(ranked))] if ranked else None
+
+        def rank(numbered: tuple[int, PrefetchRequest]) -> tuple[int, bool, int]:
+            at, request = numbered
+            return self._n_drafts[_account(request)], not request.is_draft, -at if request.is_draft else at
+
+        _, first = min(enumerate(self._requests.values()), key=rank, default=(0, None))
+        return first
 
     def complete(self, request: PrefetchRequest) -> None:
         """Drop a request that is read, or cannot be."""

@@ -6,7 +6,7 @@ ends. Each probe has its own process, so that a crash of one does not affect the
 
 from __future__ import annotations
 
-from services.storage.processes import end_with_parent
+from services.storage.processes import end_with_parent, take_stdout
 
 if __name__ == "__main__":
     # First of all: one that is stopped while it imports what follows ends with the server too.
@@ -251,11 +251,9 @@ def main() -> None:
     """Probe the settings on standard input, and write their error, or null, to standard output."""
     request = json.load(sys.stdin)
     # llama.cpp prints to standard output too.
-    result = os.dup(1)
-    os.dup2(2, 1)
-    problem = json.dumps(_attempt(from_json(LoadSettings, request["settings"]), request["embeds"])).encode()
-    with os.fdopen(result, "wb") as file:
-        file.write(problem)
+    with take_stdout() as file:
+        problem = _attempt(from_json(LoadSettings, request["settings"]), request["embeds"])
+        file.write(json.dumps(problem).encode())
     # llama.cpp may crash at its end.
     os._exit(0)
 
