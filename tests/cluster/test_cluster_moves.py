@@ -34,6 +34,8 @@ def test_the_overview_tells_who_is_there_and_how_busy(cluster: Cluster) -> None:
     node = cluster.node(config=talkative)
     key, _ = node.mint("Ana")
     assert node.get("/cluster", key=key).status_code == 403
+    # Nobody has waited for the first worker yet.
+    wait_for(lambda: len(node.get("/cluster").json()["workers"]) == 2)
     told = node.get("/cluster").json()
     assert told["broker"] == "ready"
     assert [each["name"] for each in told["nodes"]] == ["node1"]
