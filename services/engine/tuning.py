@@ -15,9 +15,12 @@ from typing import Any
 
 from services.backend.types import LoadSettings
 from services.engine.llama.batch import Run
+from services.engine.llama.loading import info_of
 from services.engine.llama.runner import Runner
 from services.engine.machine import usable_cores
 from services.errors import HearthError
+from services.models.kv_shape import kv_shape
+from services.models.memory import longest_chunk
 
 # Tokens of a trial: enough for a steady speed, few enough for a large model.
 READ = 256
@@ -109,7 +112,11 @@ def _stages(base: LoadSettings) -> list[list[dict[str, Any]]]:
         [{"flash_attn": flag} for flag in (True, False)],
         [{"cache_type_k": kind, "cache_type_v": kind} for kind in ("f16", "q8_0")],
     ]
-    defaults = {"n_threads": usable_cores(), "n_threads_batch": now["n_threads"] or usable_cores(), "n_batch": 128}
+    defaults = {
+        "n_threads": usable_cores(),
+        "n_threads_batch": now["n_threads"] or usable_cores(),
+        "n_batch": longest_chunk(None, kv_shape(info_of(base))),
+    }
     for name, value in defaults.items():
         now[name] = now[name] or value
     return [[{}], *([change for change in stage if not _is_set(change, now)] for stage in stages)]

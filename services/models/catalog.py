@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from services.models.gguf import GgufInfo
 from services.models.kv_shape import kv_shape
-from services.models.memory import STEP_TOKENS, Fit, fit, keeps_windows
+from services.models.memory import Fit, fit, keeps_windows, longest_chunk
 from services.validation import AnswerPenalty, RepeatPenalty, Share, Strict, Temperature, TopK
 
 _FILE = Path(__file__).with_name("catalog.json")
@@ -89,11 +89,12 @@ class CatalogEntry(Strict):
         """The bytes of free memory in which it is comfortable: half of those beside its weights are for conversations."""
         shape = kv_shape(self.info())
         usual = min(COMFORTABLE_CONTEXT, self.context)
-        return self.size + 2 * shape.bytes(usual, swa_full=keeps_windows(shape, self.context), n_ubatch=STEP_TOKENS)
+        n_ubatch = longest_chunk(None, shape)
+        return self.size + 2 * shape.bytes(usual, swa_full=keeps_windows(shape, self.context), n_ubatch=n_ubatch)
 
     def fit(self, free: int) -> Fit:
         """Fit the model into `free` bytes of memory, by the rule that loading follows."""
-        return fit(self.info(), free, n_ubatch=STEP_TOKENS)
+        return fit(self.info(), free, n_ubatch=longest_chunk(None, kv_shape(self.info())))
 
 
 @cache

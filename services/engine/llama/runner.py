@@ -26,7 +26,8 @@ from services.engine.llama.vocabulary import Vocabulary
 from services.engine.machine import free_memory
 from services.errors import BadModelFile, EngineFailure
 from services.models.gguf import GgufInfo
-from services.models.memory import STEP_TOKENS, Fit, batch_capacity
+from services.models.kv_shape import kv_shape
+from services.models.memory import Fit, batch_capacity, longest_chunk
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ class Runner(KvCache):
         self.vocabulary = Vocabulary(self._model)
         self._constraints = Constraints(self.vocabulary)
         info = info_of(settings)
-        self.step_tokens = settings.n_batch or STEP_TOKENS
-        capacity = batch_capacity(settings.n_batch, settings.n_parallel)
+        self.step_tokens = longest_chunk(settings.n_batch, kv_shape(info))
+        capacity = batch_capacity(self.step_tokens, settings.n_parallel)
         fits = self._fit(settings, info, free, budget)
         self.n_ctx, self.n_slots = fits.n_ctx, fits.n_slots
         settings = replace(settings, swa_full=fits.swa_full)

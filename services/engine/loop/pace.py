@@ -1,4 +1,4 @@
-"""The size of the chunks in which prompts are read beside streams that wait for them. Pure Python.
+"""The size of the chunks in which prompts are read: small beside streams that wait for them. Pure Python.
 
 A step takes as long as its tokens together, so a chunk of a prompt holds up every stream by the time it takes alone. The
 time that one token takes is measured as the engine runs, since it differs between models and machines.
@@ -13,8 +13,12 @@ TILE = 64
 TILE_BESIDE = TILE + 1
 # Seconds by which reading may delay the streams in one step; for the sake of a whole tile twice as long.
 MAX_DELAY = 0.6
-# Tokens of the smallest chunk.
+# Tokens of the smallest and the largest chunk beside streams.
 MIN_CHUNK = 16
+MAX_CHUNK = 2 * TILE + 1
+# Seconds of reading in one step beside no stream, for which a new request may wait; at least LONE_CHUNK tokens are read.
+LONE_SECONDS = 1.0
+LONE_CHUNK = 2 * TILE
 # Seconds for which answers whose prompts came together may wait for each other after their first tokens.
 BURST = 2.5
 _WEIGHT = 0.2
@@ -40,6 +44,7 @@ class Pace:
 
     def chunk(self, most: int) -> int:
         """Return how many tokens of prompts a step may read beside streams, up to `most`."""
+        most = min(most, MAX_CHUNK)
         cost = self._seconds_per_token
         if not cost:
             return min(most, TILE_BESIDE)
@@ -47,6 +52,12 @@ class Pace:
         if not tiles and TILE_BESIDE * cost <= 2 * MAX_DELAY:
             tiles = 1
         return min(most, tiles * TILE + 1 if tiles else max(MIN_CHUNK, int(MAX_DELAY / cost)))
+
+    def lone_chunk(self, most: int) -> int:
+        """Return how many tokens of prompts a step may read beside no stream, up to `most`."""
+        cost = self._seconds_per_token
+        tiles = int(LONE_SECONDS / cost) // TILE if cost else 0
+        return min(most, max(tiles * TILE, LONE_CHUNK))
 
     def burst(self) -> int:
         """Return how many tokens of prompts may be read before any of their sequences decodes on; 0: not known yet."""

@@ -1,9 +1,9 @@
 """The scheduler of sequences. Pure Python: it knows sequences by their counts of tokens, and no tensor.
 
 Sequences that decode go first, one token each, since their readers are watching. Beside them a step reads a chunk of one
-prompt; the accounts (`GenerationRequest.account`) take turns, so that no long prompt holds up another account's short
-one, and of one account's prompts the oldest is read first. Slots go to the account that has fewest, among equals to the
-one that has waited longest for one; background requests go last.
+prompt, or several short prompts; the accounts (`GenerationRequest.account`) take turns, so that no long prompt holds up
+another account's short one, and of one account's prompts the oldest is read first. Slots go to the account that has
+fewest, among equals to the one that has waited longest for one; background requests go last.
 """
 
 from __future__ import annotations
@@ -137,13 +137,21 @@ class Scheduler:
         """Return the next step's batch; [] when nothing runs.
 
         One token for each sequence that decodes, and beside them at most `chunk` of a prompt; `budget` where none does.
-        Several whose prompts came together, of at most `burst` tokens in all, begin to decode together. One that decodes
-        alone has the tokens computed ahead that `draft` returns for it.
+        Other prompts are read in the same step if all that is left of them fits into `chunk` too. Several whose prompts
+        came together, of at most `burst` tokens in all, begin to decode together. One that decodes alone has the tokens
+        computed ahead that `draft` returns for it.
         """
         decoding = [] if self._is_burst(burst) else [sequence for sequence in self._running if sequence.is_decoding]
         batch = [BatchItem(sequence, 1) for sequence in decoding]
-        if reading := self._next_to_read():
-            batch.append(BatchItem(reading, min(reading.n_readable, chunk if batch else budget)))
+        most = chunk if batch else budget
+        for sequence in self._to_read():
+            is_first = len(batch) == len(decoding)
+            if not is_first and not sequence.n_pending == sequence.n_readable <= most:
+                break
+            item = BatchItem(sequence, min(sequence.n_readable, most))
+            batch.append(item)
+            self._note_chunk(sequence.account)
+            most = min(most, chunk) - item.count
         if len(batch) == len(decoding) == 1 and batch[0].completes:
             # Beside others its rows would hold these up.
             batch = [BatchItem(decoding[0], 1, draft(decoding[0], budget - 1))]
@@ -158,12 +166,14 @@ class Scheduler:
             and sum(len(sequence.request.tokens) - sequence.n_cached for sequence in self._running) <= most
         )
 
-    def _next_to_read(self) -> Sequence | None:
-        """Return the oldest prompt of the account whose last chunk is longest ago."""
+    def _to_read(self) -> Iterator[Sequence]:
+        """Yield the prompts that are not read yet: always the oldest of the account whose last chunk is longest ago."""
         reading = [sequence for sequence in self._running if not sequence.is_decoding]
-        if not reading:
-            return None
-        sequence = min(reading, key=lambda each: self._last_chunk[each.account])
+        while reading:
+            sequence = min(reading, key=lambda each: self._last_chunk[each.account])
+            reading.remove(sequence)
+            yield sequence
+
+    def _note_chunk(self, account: str) -> None:
         self._n_chunks += 1
-        self._last_chunk[sequence.account] = self._n_chunks
-        return sequence
+        self._last_chunk[account] = self._n_chunks

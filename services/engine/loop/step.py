@@ -15,7 +15,7 @@ from services.engine.llama.batch import Run
 from services.engine.llama.runner import Interrupted, Runner
 from services.engine.llama.sampling import Sampled
 from services.engine.loop.generation import EngineGeneration
-from services.engine.loop.pace import Pace
+from services.engine.loop.pace import LONE_CHUNK, Pace
 from services.engine.loop.prefetch import PrefetchQueue
 from services.engine.loop.scheduler import BatchItem, Scheduler
 from services.engine.loop.sequence import Sequence
@@ -151,7 +151,8 @@ class Steps:
 
     def _schedule(self) -> list[BatchItem]:
         most = self._runner.step_tokens
-        batch = self.scheduler.plan(most, self._pace.chunk(most + 1), self._pace.burst(), self._draft)
+        pace = self._pace
+        batch = self.scheduler.plan(pace.lone_chunk(most), pace.chunk(most + 1), pace.burst(), self._draft)
         # llama.cpp computes sequences together only where they come in the order of their slots.
         batch.sort(key=lambda item: item.sequence.slot or 0)
         return batch
@@ -331,7 +332,8 @@ class Steps:
 
     def _next_to_prefetch(self, request: PrefetchRequest, slot: int, n_computed: int) -> Many[int]:
         """Return the tokens to read next, and make a checkpoint before them: a request may interrupt them."""
-        end = n_computed + self._runner.step_tokens
+        # A request that interrupts it loses the whole chunk.
+        end = n_computed + min(self._runner.step_tokens, LONE_CHUNK)
         if self._needs_checkpoints:
             borders = message_borders(request.tokens, self._runner.vocabulary.marks)
             self.slots.checkpoint(slot, n_computed, passing=n_computed % STEP > 0 and n_computed not in borders)

@@ -38,7 +38,7 @@ def test_it_shows_a_table_and_changes_nothing_unless_told(data: Path) -> None:
     before = (data / "config.json").read_text()
     done = command(data, "Pirate")
     assert done.returncode == 0, done.stderr
-    for part in ("Pirate", "as the profile is", "flash_attn False", "cache_type_k q8_0", "n_batch 512"):
+    for part in ("Pirate", "as the profile is", "flash_attn False", "cache_type_k q8_0", "n_batch 256"):
         assert part in done.stdout
     assert (data / "config.json").read_text() == before
 

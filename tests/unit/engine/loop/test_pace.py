@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.engine.loop.pace import BURST, MAX_DELAY, MIN_CHUNK, TILE, TILE_BESIDE, Pace
+from services.engine.loop.pace import BURST, LONE_CHUNK, LONE_SECONDS, MAX_DELAY, MIN_CHUNK, TILE, TILE_BESIDE, Pace
 
 
 def paced(seconds_per_token: float) -> Pace:
@@ -15,7 +15,7 @@ def test_before_anything_is_known_a_chunk_is_a_tile() -> None:
 
 
 def test_a_chunk_is_as_many_tiles_as_streams_may_be_held_up_for() -> None:
-    assert paced(MAX_DELAY / 200).chunk(300) == 3 * TILE + 1
+    assert paced(MAX_DELAY / 900).chunk(300) == 2 * TILE + 1
     assert paced(MAX_DELAY / 150).chunk(300) == 2 * TILE + 1
     assert paced(MAX_DELAY / 100).chunk(300) == TILE_BESIDE
     assert paced(MAX_DELAY / 1000).chunk(129) == 129
@@ -24,6 +24,14 @@ def test_a_chunk_is_as_many_tiles_as_streams_may_be_held_up_for() -> None:
 def test_for_a_whole_tile_it_may_take_twice_as_long() -> None:
     assert paced(MAX_DELAY / 40).chunk(129) == TILE_BESIDE
     assert paced(MAX_DELAY / 25).chunk(129) == 25
+
+
+def test_a_lone_prompt_is_read_in_whole_tiles_for_as_long_as_others_may_wait() -> None:
+    assert Pace().lone_chunk(512) == LONE_CHUNK
+    assert Pace().lone_chunk(20) == 20
+    assert paced(LONE_SECONDS / 400).lone_chunk(512) == 6 * TILE
+    assert paced(LONE_SECONDS / 4000).lone_chunk(512) == 512
+    assert paced(1000).lone_chunk(512) == LONE_CHUNK
 
 
 def test_slow_machines_still_read() -> None:

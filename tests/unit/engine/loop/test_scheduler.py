@@ -100,16 +100,16 @@ def test_a_prompt_that_is_alone_has_the_whole_budget() -> None:
 
 def read(scheduler: Scheduler, budget: int = 128) -> Sequence:
     """Read the next chunk, and say of whose prompt it was."""
-    work = scheduler.plan(budget, budget)[-1]
+    work = scheduler.plan(budget, budget)[0]
     work.sequence.n_computed += work.count
     return work.sequence
 
 
 def test_owners_take_turns_and_of_one_owner_the_oldest_prompt_is_read() -> None:
-    long, second, short, middle = sequence(900, "a"), sequence(900, "a"), sequence(4, "b"), sequence(500, "c")
+    long, second, short, middle = sequence(900, "a"), sequence(900, "a"), sequence(400, "b"), sequence(500, "c")
     scheduler = running(long, second, short, middle)
     assert planned(scheduler, budget=300, chunk=8) == [(long, 300)]
-    assert planned(scheduler, budget=300, chunk=8) == [(short, 4)]
+    assert planned(scheduler, budget=300, chunk=8) == [(short, 300)]
     assert [read(scheduler) for _ in range(5)] == [middle, long, short, middle, long]
 
 
@@ -150,6 +150,27 @@ def test_a_crowd_whose_short_prompts_came_together_begins_to_decode_together() -
         each.n_computed += 70
         each.tokens.append(0)
     assert planned(scheduler, budget=128, chunk=65, burst=280) == [(each, 1) for each in crowd]
+
+
+def test_short_prompts_are_read_in_one_step() -> None:
+    short, longer, shorter, own = sequence(10, "a"), sequence(20, "b"), sequence(5, "c"), sequence(7, "a")
+    beside = sequence(3, "d", decoding=True)
+    scheduler = running(short, longer, shorter, own, beside)
+    everything = [(beside, 1), (short, 10), (longer, 20), (shorter, 5), (own, 7)]
+    assert planned(scheduler, budget=99, chunk=42) == everything
+    scheduler = running(short, longer, shorter, own, beside)
+    assert planned(scheduler, budget=99, chunk=41) == everything[:4]
+    # One that does not fit is not begun, and none behind it.
+    assert planned(scheduler, budget=99, chunk=16) == [(beside, 1), (short, 10)]
+    longer.pauses = [4]
+    scheduler = running(short, longer, shorter)
+    assert planned(scheduler, budget=99, chunk=42) == [(short, 10)]
+
+
+def test_a_prompt_that_needs_no_stream_to_wait_reads_no_others_for_longer_than_a_chunk() -> None:
+    first, second = sequence(10, "a"), sequence(30, "b")
+    assert planned(running(first, second), budget=99, chunk=40) == [(first, 10), (second, 30)]
+    assert planned(running(first, second), budget=99, chunk=39) == [(first, 10)]
 
 
 def test_nobody_waits_for_prompts_that_are_long_or_few_or_come_late() -> None:
