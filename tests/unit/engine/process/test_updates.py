@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import queue
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.backend.types import Finish, Mark, Spent, TokenChoice
+from services.engine.process import outgoing
 from services.engine.process.connection import EngineConnection
-from services.engine.process.outgoing import Outbox
 from services.engine.process.socket import MessageSocket, frame, framed
 from services.engine.process.updates import Update, decode, encode, is_updates
 from services.errors import EngineFailure, Unavailable
@@ -104,10 +106,32 @@ def test_a_process_that_sends_damaged_messages_is_ended(data: bytes) -> None:
 
 
 def test_the_sender_takes_all_updates_that_have_come() -> None:
-    outbox, updates = Outbox(), [Update(number) for number in range(5)]
+    outbox, updates = outgoing.Outbox(), [Update(number) for number in range(5)]
     for update in updates[:3]:
-        outbox.put(update)
+        outbox.put(update, is_urgent=False)
     assert outbox.take() == updates[:3]
     for update in updates[3:]:
-        outbox.put(update)
+        outbox.put(update, is_urgent=False)
     assert outbox.take() == updates[3:]
+
+
+def test_only_urgent_updates_are_sent_soon_after_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "PAUSE", 3600.0)
+    outbox, updates = outgoing.Outbox(), [Update(number) for number in range(4)]
+    outbox.put(updates[0], is_urgent=False)
+    assert outbox.take() == updates[:1]
+    taken: queue.SimpleQueue[list[Update]] = queue.SimpleQueue()
+    threading.Thread(target=lambda: taken.put(outbox.take()), daemon=True).start()
+    outbox.put(updates[1], is_urgent=False)
+    with pytest.raises(queue.Empty):
+        taken.get(timeout=0.2)
+    outbox.put(updates[2], is_urgent=True)
+    assert taken.get(timeout=30) == updates[1:3]
+
+
+def test_text_that_waits_is_sent_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "PAUSE", 0.01)
+    outbox = outgoing.Outbox()
+    for number in range(5):
+        outbox.put(Update(number), is_urgent=False)
+        assert outbox.take() == [Update(number)]
