@@ -1,7 +1,7 @@
-"""Mixed load with random hang-ups: nothing is left behind.
+"""Mixed load with random hang-ups, on models of four architectures: nothing is left behind.
 
 HEARTH_SOAK says for how many seconds: 10 in the suite, 7200 for a long run.
-With HEARTH_SOAK_REAL=1 SmolLM2 answers, not the guide.
+With HEARTH_SOAK_REAL=1 SmolLM2 answers, and not the guide and models of random weights.
 HEARTH_SOAK_PLOT names an SVG file that memory, threads and open files are drawn into, minute by minute.
 """
 
@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,19 +24,23 @@ from matplotlib.figure import Figure
 from benchmarks.harness.plots import SETTINGS
 from tests.support.real_models import smollm2
 from tests.support.serving import Server, child_of
+from tests.support.tiny import GUIDE, write_hybrid_model, write_recurrent_model, write_window_model
 
 SECONDS = float(os.environ.get("HEARTH_SOAK", "10"))
 REAL = os.environ.get("HEARTH_SOAK_REAL") == "1"
 PLOT = os.environ.get("HEARTH_SOAK_PLOT")
 PEOPLE = 14
+# Profiles, of a model with a KV cache and of three whose state cannot be cut at any token.
+KINDS = ("Guide", "Window", "Recurrent", "Hybrid")
 
 
 class Person(threading.Thread):
     """Asks, streams, hangs up, deletes, and asks for too much, until told to stop."""
 
-    def __init__(self, server: Server, number: int, key: str, stop: threading.Event) -> None:
+    def __init__(self, server: Server, number: int, key: str, stop: threading.Event, models: Sequence[str] = ()) -> None:
+        """`models`: names of profiles, of which each request takes one; () for the selected one."""
         super().__init__()
-        self.server, self.number, self.key, self.stop = server, number, key, stop
+        self.server, self.number, self.key, self.stop, self.models = server, number, key, stop, models
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
 
@@ -61,6 +65,8 @@ class Person(threading.Thread):
         }
         if session is not None:
             body["session_id"] = session
+        if self.models:
+            body["model"] = rng.choice(self.models)
         if what < 0.35:
             self.expect("answered", self.server.post("/answer", body, key=self.key), 200, 503)
         elif what < 0.65:
@@ -69,7 +75,10 @@ class Person(threading.Thread):
             self.hang_up(body, rng.random() / 2)
         elif what < 0.85:
             self.expect("deleted", self.server.delete(f"/answer/{session or 0}", key=self.key), 200, 404, 503)
-        elif what < 0.9:
+        elif what < 0.88:
+            draft = {name: value for name, value in body.items() if name != "session_id"}
+            self.expect("drafted", self.server.post(f"/answer/{session or 0}/draft", draft, key=self.key), 200, 429, 503)
+        elif what < 0.92:
             too_long = {"prompt": "too long " * 5000}
             self.expect("refused", self.server.post("/answer", too_long, key=self.key), 400, 503)
         else:
@@ -164,14 +173,35 @@ def real(serve: Callable[..., Server], data: Path) -> Server:
     return serve("--cache-ram", "200", "--cache-disk", "200", models=model.parent, data=data)
 
 
+def four_architectures(serve: Callable[..., Server], folder: Path) -> Server:
+    """A server of the guide, and of models with windows, with a recurrent state, and with both kinds of layers."""
+    models = folder / "models"
+    models.mkdir()
+    (models / "guide.gguf").hardlink_to(GUIDE)
+    write_window_model(models / "window.gguf")
+    write_recurrent_model(models / "recurrent.gguf")
+    write_hybrid_model(models / "hybrid.gguf")
+    home = Server(folder / "data")
+    for name in KINDS[1:]:
+        profile = {
+            "model": f"{name.lower()}.gguf",
+            "template": "{chat_history}\nHuman: {input}\nAI:",
+            "max_tokens": 48,
+            "swa_full": False,
+        }
+        home.edit_config(name, **profile)
+    return serve("--cache-ram", "4", "--cache-disk", "20", models=models, data=home.data)
+
+
 def test_mixed_load_with_hang_ups_leaves_nothing_behind(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = real(serve, tmp_path / "real") if REAL else serve("--cache-ram", "4", "--cache-disk", "20")
+    server = real(serve, tmp_path / "real") if REAL else four_architectures(serve, tmp_path)
+    models = () if REAL else KINDS
     keys = [server.key, *(server.post("/auth/key", {"name": f"p{n}"}).json()["key"] for n in range(3))]
     settle(server)
     before = figures(server)
     stop = threading.Event()
     seen: list[dict[str, float]] = []
-    people: list[threading.Thread] = [Person(server, n, keys[n % len(keys)], stop) for n in range(PEOPLE)]
+    people: list[threading.Thread] = [Person(server, n, keys[n % len(keys)], stop, models) for n in range(PEOPLE)]
     watcher = threading.Thread(target=watch, args=(server, stop, seen))
     for thread in (*people, watcher):
         thread.start()
@@ -191,7 +221,7 @@ def test_mixed_load_with_hang_ups_leaves_nothing_behind(serve: Callable[..., Ser
         draw(seen, Path(PLOT))
     print("health ms: median", health[len(health) // 2], "worst", health[-1])
     assert not [problem for person in people if isinstance(person, Person) for problem in person.problems]
-    assert min(counts[what] for what in ("answered", "streamed", "left", "deleted", "listed")) > 0
+    assert min(counts[what] for what in ("answered", "streamed", "left", "deleted", "listed", "drafted")) > 0
     # waitress makes its threads at the start; the engine's process as many as people have ever asked at once.
     assert after["threads"] <= before["threads"] + PEOPLE + 2
     assert after["files"] <= before["files"] + 8
