@@ -165,7 +165,7 @@ def test_a_stream_says_what_a_whole_reply_says(server: Server, family: Family) -
 def test_calls_come_as_they_are_written(tmp_path: Path) -> None:
     families = FAMILIES[:3]
     models = {family.name: (family, scripts_of(family)) for family in families}
-    with scripted_server(tmp_path, models, pause=0.005) as server:
+    with scripted_server(tmp_path, models, pause=0.02) as server:
         for family in families:
             streamed = joined(stream(server, CHATS, **body(family)))
             assert all(len(call["pieces"]) > 2 for call in streamed["message"]["tool_calls"])
