@@ -60,7 +60,7 @@ class Bench:
         `chat`: a chat template, or OWN for that of the file; `profile`: more keys for Hearth's; `flags`: more flags for
         llama-server.
         """
-        with TemporaryDirectory(prefix="hearth-benchmark-") as name:
+        with TemporaryDirectory(prefix="hearth-benchmark-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             server: Server
             if side == OURS:
