@@ -67,8 +67,7 @@ def introduction(config: Config, files: AvailableModels) -> str:
         model = files.check(config.profile.model)
     except HearthError:
         return ""
-    info = next((file.info for file in files.list() if file.name == model.name), None)
-    if info is None or info.weights >= TINY:
+    if model.info.weights >= TINY:
         return ""
     what = "a tiny model that knows this server and little else" if model.name == GUIDE else "a tiny model for a first look"
     return f"{config.selected} answers, {what}. For real work fetch a larger one: python3 main.py models catalog"

@@ -12,7 +12,7 @@ import threading
 import unicodedata
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -43,11 +43,12 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A valid model: its name, its first file's path, and a stamp that changes whenever one of its files does."""
+    """A valid model: name, first file's path and header, and a stamp that changes whenever one of its files does."""
 
     name: str
     path: Path
     stamp: Stamp
+    info: GgufInfo = field(compare=False, repr=False)
 
 
 class AvailableModels(Protocol):
@@ -108,7 +109,7 @@ class ModelFiles(AvailableModels):
         if found.info.adapter != adapter:
             is_what = "a LoRA adapter, and no model" if found.info.adapter else "a model, and no LoRA adapter"
             raise BadModelFile(f"{name} is {is_what}", param="model")
-        return CheckedModel(found.name, path, found.stamp)
+        return CheckedModel(found.name, path, found.stamp, found.info)
 
     def _find(self, name: str) -> Path:
         """The path of a file by its name, which cannot lead out of the folder except by the owner's links."""

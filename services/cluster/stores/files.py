@@ -56,7 +56,7 @@ class ClusterFiles(AvailableModels):
         if model.info.adapter != adapter:
             is_what = "a LoRA adapter, and no model" if model.info.adapter else "a model, and no LoRA adapter"
             raise BadModelFile(f"{name} is {is_what}", param="model")
-        return CheckedModel(name, Path(name), _stamp(model))
+        return CheckedModel(name, Path(name), _stamp(model), model.info)
 
 
 def _stamp(model: ServedModel) -> tuple[int, int, int]:

@@ -60,7 +60,7 @@ class NamedFiles(ModelFiles):
 
     @override
     def check(self, name: str) -> CheckedModel:
-        return CheckedModel(name, Path(name), (0, 0, 0))
+        return CheckedModel(name, Path(name), (0, 0, 0), self.info)
 
     @override
     def check_adapter(self, name: str) -> CheckedModel:
