@@ -12,8 +12,7 @@ from rich.table import Table
 from services.logs import visible, visible_lines
 from services.models.catalog import CatalogEntry
 from services.models.gguf import NO_TEMPLATE, GgufInfo
-from services.models.kv_shape import kv_shape
-from services.models.memory import Fit, batch_capacity, fit, longest_chunk, ubatch
+from services.models.memory import Fit, computed_at_once, fit
 from services.models.profile import Profile
 
 CAN = {"think": "thinks first", "tools": "uses tools"}
@@ -21,7 +20,6 @@ CAN = {"think": "thinks first", "tools": "uses tools"}
 
 def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fit:
     """Return how a model fits into `free` bytes with a profile's settings and `adapters` bytes of LoRA adapters."""
-    chunk = longest_chunk(profile.n_batch, kv_shape(info))
     return fit(
         info,
         free,
@@ -30,7 +28,7 @@ def fit_of(info: GgufInfo, profile: Profile, free: int, adapters: int = 0) -> Fi
         type_k=profile.cache_type_k,
         type_v=profile.cache_type_v,
         swa_full=profile.swa_full,
-        n_ubatch=ubatch(profile.n_ubatch, batch_capacity(chunk, profile.n_parallel)),
+        n_ubatch=computed_at_once(info, profile.n_batch, profile.n_ubatch, profile.n_parallel),
         flash_attn=profile.flash_attn,
         weights=info.size + adapters,
     )

@@ -57,6 +57,11 @@ def ubatch(n_ubatch: int | None, capacity: int) -> int:
     return min(n_ubatch or UBATCH, capacity)
 
 
+def computed_at_once(info: GgufInfo, n_batch: int | None, n_ubatch: int | None, n_parallel: int) -> int:
+    """Return the tokens of a model that llama.cpp computes at once, by a profile's settings."""
+    return ubatch(n_ubatch, batch_capacity(longest_chunk(n_batch, kv_shape(info)), n_parallel))
+
+
 def keeps_windows(shape: KvShape, n_ctx: int) -> bool:
     """Return whether layers with a window keep every token by default, in a context that was wanted to be of `n_ctx`."""
     return not shape.window or n_ctx <= FULL_WINDOWS * shape.window

@@ -15,8 +15,7 @@ from services.engine.machine import free_memory, usable_cores
 from services.errors import BadModelFile
 from services.models.gguf import BadGguf, GgufInfo
 from services.models.gguf_types import TENSOR_TYPES
-from services.models.kv_shape import kv_shape
-from services.models.memory import Fit, batch_capacity, fit, longest_chunk, ubatch
+from services.models.memory import Fit, computed_at_once, fit, ubatch
 from services.models.split import part_paths, read_model
 
 _TYPE_NUMBERS = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
@@ -78,7 +77,6 @@ def fit_of(
     `weights` are the bytes of its files or tensors, without adapters; `trained` is the training context in tokens that
     llama.cpp reports of a loaded model.
     """
-    chunk = longest_chunk(settings.n_batch, kv_shape(info))
     return fit(
         replace(info, context_length=trained or info.context_length),
         free,
@@ -87,7 +85,7 @@ def fit_of(
         type_k=settings.cache_type_k,
         type_v=settings.cache_type_v,
         swa_full=settings.swa_full,
-        n_ubatch=ubatch(settings.n_ubatch, batch_capacity(chunk, settings.n_parallel)),
+        n_ubatch=computed_at_once(info, settings.n_batch, settings.n_ubatch, settings.n_parallel),
         flash_attn=settings.flash_attn,
         weights=weights + sum(adapter.file.stat().st_size for adapter in settings.lora),
         budget=budget,
