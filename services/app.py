@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask
 from flask_restful import Api
+from typing_extensions import override
 
 from auth.audit import AuditLog
 from auth.authentication import guard
@@ -25,6 +26,7 @@ from services.api.http.errors import handle_errors
 from services.api.http.hosts import Hosts
 from services.api.http.idempotency import Idempotency
 from services.api.http.request_log import log_requests
+from services.api.http.safe_headers import add_safe_headers
 from services.api.http.sharing import share_threads
 from services.api.metrics import Metrics, Now
 from services.api.route import ComputeParts
@@ -103,7 +105,7 @@ def create_app(application: Application) -> Flask:
     """Create the Flask application that serves the routes of the table, and no others."""
     settings, stores = application.settings, application.stores
     routes = {route.name: route for route in ROUTES}
-    app = Flask("hearth", static_folder=None)
+    app = _App("hearth", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -111,20 +113,26 @@ def create_app(application: Application) -> Flask:
     app.url_map.merge_slashes = False
 
     # In this order: each of them may refuse a request that the later ones then never see.
-    log_requests(
-        app, routes, stores.meter, application.audit, application.metrics.note_request, is_tls=settings.cert is not None
-    )
+    log_requests(app, routes, stores.meter, application.audit, application.metrics.note_request)
     allow_origins(app, settings.cors_origins)
     application.hosts.check_requests(app)
     application.draining.refuse_requests(app, {route.name for route in ROUTES if route.while_draining})
     guard(app, stores.keys, stores.meter, routes, application.gates, settings.cors_origins)
     share_threads(app, application.answers.admission, stores.meter.account)
     handle_errors(app)
+    add_safe_headers(app, is_tls=settings.cert is not None)
     api = _Api(app)
     for route in ROUTES:
         arguments = route.arguments(application)
         api.add_resource(route.resource, *route.paths, endpoint=route.name, resource_class_args=arguments)
     return app
+
+
+class _App(Flask):
+    @override
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function itself: none is asynchronous, and each request would look at ten of them."""
+        return func
 
 
 class _Api(Api):  # type: ignore[misc, unused-ignore]

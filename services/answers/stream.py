@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from services.answers.admission import Poll
@@ -133,7 +133,6 @@ def finish_of(generation: Generation, reply: Reply) -> Finish:
 
 def summary(reply: Reply, session_id: int | None, chosen: Chosen, finish: Finish) -> dict[str, Any]:
     """Return the whole answer and how it came about, as /answer's reply has it."""
-    told = asdict(finish)
     return {
         "result": reply.content,
         **({"reasoning": reply.reasoning} if reply.reasoning else {}),
@@ -141,7 +140,7 @@ def summary(reply: Reply, session_id: int | None, chosen: Chosen, finish: Finish
         "session_id": session_id,
         "model": chosen.profile.model,
         "profile": chosen.name,
-        "finish_reason": told["reason"],
-        "usage": {name: told[name] for name in _USAGE},
-        "timings": told["timings"],
+        "finish_reason": finish.reason,
+        "usage": {name: getattr(finish, name) for name in _USAGE},
+        "timings": finish.timings,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
+from operator import add
 from typing import Literal, TypeVar
 
 T = TypeVar("T", bound="Amounts")
@@ -13,7 +14,7 @@ class Amounts:
     """A dataclass of numbers, added field by field."""
 
     def __add__(self: T, other: T) -> T:
-        return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))  # type: ignore[call-overload]
+        return type(self)(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass

@@ -12,6 +12,7 @@ import socket
 import struct
 import termios
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from typing_extensions import override
@@ -22,6 +23,7 @@ from services.server.parser import Refusal, RequestParser
 from services.server.patience import Patience
 from services.server.refusals import RefusingChannel
 from services.server.tls import TlsSocket
+from services.server.waitress_internals import WaitressTask
 
 # Seconds in which a TLS handshake and a request's header must be complete, and for which a connection may be idle.
 HANDSHAKE_SECONDS, ARRIVE_SECONDS, IDLE_SECONDS = 10.0, 30.0, 120.0
@@ -47,6 +49,7 @@ class Channel(RefusingChannel, Connection):
     `requests` holds at most one request, and does so exactly while a worker answers it. `outbuf_lock` protects the output.
     """
 
+    task_class = WaitressTask
     request: RequestParser | None
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
@@ -65,6 +68,8 @@ class Channel(RefusingChannel, Connection):
         self._readable_since: float | None = None
         self._has_written = False
         """True once part of the current answer has been written."""
+        self._held: list[Any] | None = None
+        """The pieces that are written as one, while they come."""
         self._probe_at = 0.0
         self._n_sent = self._n_read = self._n_in_system = 0
         """Bytes handed to the system in all; at the last `measure`, those that the client had received, and the rest."""
@@ -192,6 +197,12 @@ class Channel(RefusingChannel, Connection):
     @override
     def writable(self) -> bool:
         """Return whether there is output to send, a connection to close, or a next request to read."""
+        if self.requests and self.total_outbufs_len:
+            if not self.outbuf_lock.acquire(blocking=False):
+                # The worker is sending. Polling at once for what it has not sent yet would keep it from going on.
+                self.server.loop.poll_soon()
+                return False
+            self.outbuf_lock.release()
         has_more = not self.requests and (self._unparsed or self._is_half_closed)
         return self.connected and bool(has_more or super().writable())
 
@@ -243,6 +254,9 @@ class Channel(RefusingChannel, Connection):
     @override
     def write_soon(self, data: Any) -> int:
         """Send or buffer data; wait where too much is buffered. Raises waitress's ClientDisconnected."""
+        if self._held is not None:
+            self._held.append(data)
+            return len(data)
         with self.outbuf_lock:
             self._has_written = True
         if isinstance(data, bytes) and len(data) > _BLOCK:
@@ -250,11 +264,30 @@ class Channel(RefusingChannel, Connection):
             return self.write_shared(data)
         return int(super().write_soon(data))
 
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Write what is written meanwhile as one piece, where that is short. Runs on a worker thread."""
+        held = self._held = list[Any]()
+        try:
+            yield
+        finally:
+            self._held = None
+            for piece in [b"".join(held)] if sum(len(piece) for piece in held) <= _BLOCK else held:
+                self.write_soon(piece)
+
     @override
     def service(self) -> None:
         """Answer the request. Runs on a worker thread."""
-        super().service()
+        with self.server.waking_for(self):
+            super().service()
         self._waiting_since = time.monotonic()
+
+    @property
+    def needs_server(self) -> bool:
+        """True if the server's thread has to send more of the output, to close it, or to read what has arrived."""
+        return bool(
+            self.total_outbufs_len or self.will_close or self.close_when_flushed or self._unparsed or self._is_half_closed
+        )
 
     def _read_request(self) -> None:
         """Parse the next request as far as it has arrived, once the answer before it has been sent."""

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _ROUND = 0.02
 # Seconds without an event after which a round ends, so that the connections' times are checked.
 _WAIT = 1.0
+# The same, while a worker is about to change what there is to poll for.
+_SOON = 0.001
 
 
 class Loop:
@@ -28,6 +30,7 @@ class Loop:
         """The map of waitress, in the order in which the sockets are served."""
         self.drained_at = 0.0
         """Monotonic time at which no socket that was polled for reading had unread data."""
+        self._wait = _WAIT
 
     def run(self, take_connections: Sequence[Callable[[], None]]) -> None:
         """Serve until all sockets are closed; call `take_connections` at the beginning of each round."""
@@ -36,6 +39,10 @@ class Loop:
                 # Not within a round: a new connection may get a closed one's number, for which events are still listed.
                 take()
             self._round()
+
+    def poll_soon(self) -> None:
+        """Ask all sockets anew in a moment. For a socket that cannot say yet whether it is writable."""
+        self._wait = _SOON
 
     def dispatch(self, ready: Any, events: int) -> None:
         """Have a socket handle poll(2)'s events. An exception is logged and ends that socket only."""
@@ -52,13 +59,13 @@ class Loop:
             ready.handle_close()
 
     def _round(self) -> None:
-        poll = select.poll()
+        poll, self._wait = select.poll(), _WAIT
         for number, each in list(self.sockets.items()):
             # Resets are reported even for sockets that neither read nor write.
             poll.register(number, (select.POLLIN if each.readable() else 0) | (select.POLLOUT if each.writable() else 0))
         events = poll.poll(0)
         if not events:
-            events = poll.poll(_WAIT * 1000)
+            events = poll.poll(self._wait * 1000)
             self.drained_at = time.monotonic()
         now = time.monotonic()
         for number, event in events:

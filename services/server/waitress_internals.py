@@ -21,7 +21,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge, ServerNotImplemented
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "WaitressErrorTask",
     "WaitressListener",
     "WaitressParser",
+    "WaitressTask",
     "close_sockets",
 ]
 
@@ -89,6 +90,21 @@ class WaitressParser(HTTPRequestParser):  # type: ignore[misc, unused-ignore]
     empty: bool
     completed: bool
     error: Error | None
+
+
+class WaitressTask(WSGITask):  # type: ignore[misc, unused-ignore]
+    """Answers a request by the application."""
+
+    channel: Any
+    wrote_header: bool
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the answer; the first one goes in one packet with the header."""
+        if self.wrote_header:
+            super().write(data)
+            return
+        with self.channel.joined():
+            super().write(data)
 
 
 class WaitressErrorTask(ErrorTask):  # type: ignore[misc, unused-ignore]

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import select
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -67,6 +68,10 @@ class Listener(WaitressListener):
         self.connections = connections
         self._certificate = certificate
         self._check_at = self._paused_until = 0.0
+        self._has_waiting = False
+        """True if connections wait in the system's queue."""
+        self._serving = threading.local()
+        """Its `channel` is the one that the thread answers."""
         self._parked: deque[tuple[socket.socket, Any, float]] = deque()
         """Accepted connections that wait for room: socket, address, deadline."""
         super().__init__(app, bound, loop.sockets, dispatcher, adjustments)
@@ -80,7 +85,7 @@ class Listener(WaitressListener):
                 self.maintenance(now)
             for _ in range(len(self._parked)):
                 self._take(*self._parked.popleft())
-            if now >= self._paused_until:
+            if self._has_waiting and now >= self._paused_until:
                 self._accept()
         except Exception:
             # An exception would end the thread that serves all connections.
@@ -90,6 +95,28 @@ class Listener(WaitressListener):
     def readable(self) -> bool:
         """Return whether to poll for new connections."""
         return time.monotonic() >= self._paused_until
+
+    @override
+    def handle_read(self) -> None:
+        """Note that connections wait; `take` accepts them."""
+        self._has_waiting = True
+
+    @contextlib.contextmanager
+    def waking_for(self, channel: Channel) -> Iterator[None]:
+        """While this thread answers a request of `channel`, wake the server's thread only if there is work for it."""
+        self._serving.channel = channel
+        try:
+            yield
+        finally:
+            self._serving.channel = None
+
+    @override
+    def pull_trigger(self) -> None:
+        """Wake the server's thread; it need not be woken at the end of an answer that has been sent as a whole."""
+        channel = getattr(self._serving, "channel", None)
+        # Parked connections wait for the end of an answer.
+        if channel is None or channel.needs_server or self._parked:
+            super().pull_trigger()
 
     @override
     def maintenance(self, now: float) -> None:
@@ -111,7 +138,10 @@ class Listener(WaitressListener):
                 return
             try:
                 connection, address = self.socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except BlockingIOError:
+                self._has_waiting = False
+                return
+            except ConnectionAbortedError:
                 return
             except OSError as error:
                 # Retrying at once would keep the thread busy with nothing else.

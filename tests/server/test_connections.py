@@ -17,6 +17,7 @@ import pytest
 from services.server import channel, patience
 from services.server.connections import Connection, ConnectionLimits, Connections
 from services.server.dispatcher import FairQueue
+from services.server.loop import Loop
 from services.server.waitress_server import make_server
 from services.settings import Settings
 from tests.server.test_safe import make_certificate
@@ -454,6 +455,30 @@ def test_urgent_data_wakes_nobody(server: Server) -> None:
         # A tick is a hundredth of a second.
         assert ticks() - before < 30
         assert len(server.log()) == n_logged
+
+
+def test_the_next_request_does_not_keep_the_server_busy_while_an_answer_is_being_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server's thread polled for an output that the worker was sending, again and again, and held it up."""
+    send, handle_round, rounds = channel.Channel.send, Loop._round, []
+
+    def slow_send(self: channel.Channel, data: bytes, do_close: bool = True) -> int:
+        sent = send(self, data, do_close)
+        time.sleep(0.3)
+        return sent
+
+    def counted_round(self: Loop) -> None:
+        rounds.append(time.monotonic())
+        handle_round(self)
+
+    monkeypatch.setattr(channel.Channel, "send", slow_send)
+    monkeypatch.setattr(Loop, "_round", counted_round)
+    with running(Slow(0)) as port, connect(port) as connection:
+        assert read_answer(connection)
+        connection.sendall(HEALTHZ)
+        assert read_answer(connection)
+    assert len(rounds) < 1000
 
 
 def test_an_answer_is_sent_whole_after_a_half_close() -> None:

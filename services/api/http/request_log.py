@@ -1,4 +1,4 @@
-"""Every request's id, security headers, rate limit headers, and lines in the request log, the audit log and the metrics."""
+"""Every request's id, rate limit headers, and lines in the request log, the audit log and the metrics."""
 
 from __future__ import annotations
 
@@ -23,19 +23,6 @@ log = logging.getLogger("hearth.requests")
 ID_HEADER = "X-Request-Id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 _REFUSED = (401, 403, 421, 429)
-_SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
-_UNLESS_SET = {
-    # The pages have policies of their own; no other reply is shown as one.
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    # An answer is the caller's alone.
-    "Cache-Control": "no-store",
-}
 
 
 def log_requests(
@@ -44,13 +31,11 @@ def log_requests(
     meter: Meter,
     audit: AuditLog,
     note_request: Callable[[str, int, float], None],
-    is_tls: bool = False,
 ) -> None:
     """Give every reply of `app` its headers, and log it; `access` is by the endpoint's name.
 
     `note_request` is called with the route, the status and the seconds of each request.
     """
-    safe = {**_SAFE, **({"Strict-Transport-Security": "max-age=31536000"} if is_tls else {})}
 
     @app.before_request
     def begin() -> None:
@@ -61,9 +46,6 @@ def log_requests(
     @app.after_request
     def end(response: Response) -> Response:
         response.headers[ID_HEADER] = request_id.get()
-        response.headers.extend(safe)
-        for name, value in _UNLESS_SET.items():
-            response.headers.setdefault(name, value)
         declared = access_of(request.endpoint, access)
         identity = caller_or_none()
         if identity and request.method == "POST" and declared.needs == "answer":

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from services.backend.codec import Message, error_from_json, from_json, to_json
 from services.backend.status import Counts, Room, Status
 from services.backend.types import GenerationRequest, Health, LoadSettings
 from services.engine.process.incoming import EngineChannel, IncomingGeneration
-from services.engine.process.polling import POLL_SECONDS, result_of
+from services.engine.process.polling import POLL_SECONDS, is_done_within, result_of
 from services.engine.process.socket import MessageSocket, frame, parse
 from services.engine.process.updates import Update, decode, is_updates
 from services.engine.process.watchdog import LONGEST_STEP, PING_SECONDS, Watchdog
@@ -198,7 +198,7 @@ class EngineConnection(EngineChannel):
         """Call as `call`, of a leased model. Loading that again is no delay, and the lease's `poll` is called meanwhile."""
         number, reply = self._ask(do, lease=lease.number, **fields)
         with self._awaited(number, gives_up=True):
-            while not lease.ready.done() and not wait([reply], POLL_SECONDS).done:
+            while not lease.ready.done() and not is_done_within(reply, POLL_SECONDS):
                 lease.poll()
             return self._in_time(number, reply, CALL_SECONDS)
 
@@ -216,7 +216,7 @@ class EngineConnection(EngineChannel):
                 self._replies.pop(number, None)
 
     def _in_time(self, number: int, reply: Future[Any], seconds: float) -> Any:
-        if wait([reply], seconds).done:
+        if is_done_within(reply, seconds):
             return reply.result()
         with self._lock:
             if number in self._replies:

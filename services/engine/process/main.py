@@ -176,6 +176,7 @@ class Child:
     def _lease(self, message: Message) -> Message:
         leased = self._leases[message["lease"]]
         settings = self._settings[message["like"]]
+        was_loaded = self._is_loaded(message)
         stack = ExitStack()
         model: Engine | LlamaEmbedder
         try:
@@ -186,7 +187,11 @@ class Child:
         except BaseException as error:
             leased.set_exception(error)
             raise
-        leased.set_result((stack, model))
+        else:
+            leased.set_result((stack, model))
+        finally:
+            if not was_loaded:
+                self._send_report(b"")
         return {"n_ctx": model.n_ctx, "chat_format": to_json(model.chat_format)}
 
     def _release(self, message: Message) -> None:
@@ -291,7 +296,7 @@ class Child:
 
 
 HANDLERS = {
-    "lease": Handler(Child._lease, Child._is_loaded, Child._register_lease, reports=True),
+    "lease": Handler(Child._lease, Child._is_loaded, Child._register_lease),
     "release": Handler(Child._release, answered=False),
     "tokenize_all": Handler(Child._tokenize_all, Child._has_short_prompts),
     "pieces": Handler(Child._pieces),

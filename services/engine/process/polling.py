@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -11,8 +12,17 @@ Result = TypeVar("Result")
 POLL_SECONDS = 0.25
 
 
+def is_done_within(future: Future[Result], seconds: float) -> bool:
+    """Wait until `future` is done, or for so many seconds; return whether it is."""
+    try:
+        future.exception(seconds)
+    except FutureTimeoutError:
+        return False
+    return True
+
+
 def result_of(future: Future[Result], poll: Callable[[], None]) -> Result:
     """Return the result of `future`; `poll` is called meanwhile, and gives up by raising. Raises the future's error too."""
-    while not wait([future], POLL_SECONDS).done:
+    while not is_done_within(future, POLL_SECONDS):
         poll()
     return future.result()

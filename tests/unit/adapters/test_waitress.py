@@ -21,7 +21,13 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from waitress.utilities import Error
 
 from services.server import waitress_internals
-from services.server.waitress_internals import WaitressChannel, WaitressDispatcher, WaitressListener, close_sockets
+from services.server.waitress_internals import (
+    WaitressChannel,
+    WaitressDispatcher,
+    WaitressListener,
+    WaitressTask,
+    close_sockets,
+)
 from tests.unit.adapters.signatures import check_signatures
 
 
@@ -183,6 +189,30 @@ def test_an_error_task_has_the_attributes_that_are_used(pair: tuple[WaitressChan
     task.set_close_on_finish()
     assert task.close_on_finish
     assert task.response_headers == [("Connection", "close")]
+
+
+def test_a_task_writes_the_header_with_the_first_piece(pair: tuple[WaitressChannel, socket.socket]) -> None:
+    channel, _ = pair
+    joined: list[bytes] = []
+
+    @contextlib.contextmanager
+    def joining() -> Iterator[None]:
+        begun = len(written)
+        yield
+        joined.append(b"".join(written[begun:]))
+
+    written: list[bytes] = []
+    channel.joined = joining
+    channel.write_soon = written.append  # type: ignore[method-assign, unused-ignore]
+    task = WaitressTask(channel, request(b"GET / HTTP/1.1\r\n\r\n"))
+    check_attributes(task, WaitressTask)
+    task.complete, task.status, task.content_length = True, "200 OK", 6
+    task.start()
+    task.write(b"abc")
+    task.write(b"def")
+    assert [piece[:12] for piece in joined] == [b"HTTP/1.1 200"]
+    assert joined[0].endswith(b"\r\n\r\nabc")
+    assert written[-1] == b"def"
 
 
 def test_the_dispatcher_takes_from_the_queue_that_it_is_given() -> None:
