@@ -14,6 +14,23 @@ from tests.support.serving import Server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 20_000
+# The list of suggestions below Chromium's own address bar, which nobody sees here, is a web page in two processes for each
+# window: more than half of what opening a page costs.
+UNSEEN = ("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup")
+# The last list wins: what Playwright turns off, as far as it matters to pages, stays off.
+OFF = (
+    "AvoidCorsURLLoaderRestartOnRedirect",
+    "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose",
+    "HttpsFirstBalancedModeAutoEnable",
+    "HttpsUpgrades",
+    "NetworkTimeServiceQuerying",
+    "OptimizationHints",
+    "PaintHolding",
+    "PreconnectToSearch",
+    "ThirdPartyStoragePartitioning",
+)
+FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", f"--disable-features={','.join(OFF + UNSEEN)}")
 
 
 @contextmanager
@@ -23,9 +40,7 @@ def chromium() -> Iterator[Browser]:
     assert found, "there is no Chromium: ./setup.sh test installs it"
     expect.set_options(timeout=SECONDS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield browser
         browser.close()
 
