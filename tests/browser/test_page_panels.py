@@ -410,7 +410,8 @@ def test_nothing_stands_in_the_way_of_anybody(
         else:
             if size is PHONE:
                 chat.button("Conversations").click()
-                _check(chat.page)
+                if panel == "Models":
+                    _check(chat.page)
             chat.button(panel).click()
         expect(chat.page.locator("#panel-body > *").nth(1)).to_be_attached()
         if panel == "Status":
@@ -433,7 +434,10 @@ def test_nothing_stands_in_the_way_of_anybody(
 def _check(page: Page) -> None:
     # Colours that are on their way to others are no colours yet.
     page.wait_for_timeout(250)
-    found = Axe().run(page).response["violations"]
+    # A page that has axe already need not read it again.
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
     told = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
     assert [each for each in told if each[1] in ("serious", "critical")] == []
 
