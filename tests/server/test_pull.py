@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.models.download import ARRIVING, begun
+from tests.support.commands import run_command
+from tests.support.forked import MAIN, Forked, fork
 from tests.support.hub import Hub
 from tests.support.serving import ROOT, Server, Stream
 from tests.support.splitting import split_model
@@ -49,21 +50,27 @@ def pull(hub: Hub, folder: Path, what: str, **options: Any) -> subprocess.Comple
         config.mkdir()
         (config / "config.json").write_bytes((ROOT / "data" / "config.example.json").read_bytes())
     flags = options.pop("flags", ())
-    command = [sys.executable, "main.py", "pull", what, "--models", str(folder), "--data", str(config), *flags]
     # What other programs keep on this machine is looked for in places of the test's own.
     home = {"HOME": str(folder.parent), "HF_HOME": str(folder.parent / "hf")}
-    env = {**os.environ, **home, **hub.env, **options.pop("env", {})}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=90, check=False, **options)
+    environ = {**home, **hub.env, **options.pop("env", {})}
+    return run_command("pull", what, "--models", folder, "--data", config, *flags, environ=environ, timeout=90, **options)
 
 
-def pulling(hub: Hub, folder: Path, what: str) -> subprocess.Popen[bytes]:
-    """`main.py pull` that has begun."""
+@contextmanager
+def pulling(hub: Hub, folder: Path, what: str) -> Iterator[Forked]:
+    """`main.py pull` that has begun; at the end it is killed."""
     config = folder.parent / "data"
     config.mkdir()
     (config / "config.json").write_bytes((ROOT / "data" / "config.example.json").read_bytes())
-    command = [sys.executable, "main.py", "pull", what, "--models", str(folder), "--data", str(config)]
-    env = {**os.environ, "HF_HOME": str(folder.parent / "hf"), **hub.env}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+    arguments = ["pull", what, "--models", str(folder), "--data", str(config)]
+    environ = {**os.environ, "HF_HOME": str(folder.parent / "hf"), **hub.env}
+    with Path(os.devnull).open("w") as nothing:
+        process = fork(MAIN, arguments, environ, nothing.fileno(), 2)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_file_is_pulled_and_checked(hub: Hub, folder: Path) -> None:
@@ -110,7 +117,6 @@ def test_an_ended_pull_goes_on_from_where_it_was(hub: Hub, folder: Path) -> None
             assert process.poll() is None
             time.sleep(0.05)
         assert notes[0] == {**notes[0], "file": NAME, "source": SOURCE, "size": len(DATA), "state": "arriving"}
-        process.kill()
     hub.pause.set()
     (left,) = begun(folder)
     assert left["state"] == "interrupted"
@@ -182,7 +188,6 @@ def test_a_model_in_several_files_is_gone_on_with(hub: Hub, folder: Path, parts:
         size = sum(map(len, parts.values()))
         source = f"hf:{REPO}/Q8_0/{first}"
         assert notes == [{**notes[0], "file": first, "source": source, "size": size, "state": "arriving"}]
-        process.kill()
     hub.pause.set()
     assert not list(folder.glob("*.gguf"))
     half = (folder / ARRIVING / f"{second}.part").stat().st_size
@@ -258,10 +263,7 @@ def test_too_large_a_file_is_refused_before_it_comes(hub: Hub, folder: Path) -> 
 
 
 def test_a_disk_that_fills_up_is_named_and_gone_on_from(hub: Hub, folder: Path) -> None:
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-
-    done = pull(hub, folder, SOURCE, preexec_fn=small_files)
+    done = pull(hub, folder, SOURCE, prefix=["prlimit", "--fsize=2000000"])
     assert done.returncode == 1
     assert f"{NAME} could not be written: File too large. What has arrived is kept" in done.stderr
     assert pull(hub, folder, SOURCE).returncode == 0
@@ -405,17 +407,15 @@ def test_a_hub_cannot_lead_to_what_only_this_machine_can_reach(hub: Hub, folder:
     other.close()
 
 
-def test_models_come_from_the_hosts_that_are_allowed(folder: Path) -> None:
+def test_models_come_from_the_hosts_that_are_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without HF_ENDPOINT the hub itself is one of them, and nothing is asked of a host that is not."""
     from services.models.hub_hosts import is_public
 
     config = folder.parent / "data"
     config.mkdir()
     (config / "config.json").write_bytes((ROOT / "data" / "config.example.json").read_bytes())
-    command = [sys.executable, "main.py", "pull", SOURCE, "--models", str(folder), "--data", str(config)]
-    env = {name: value for name, value in os.environ.items() if name != "HF_ENDPOINT"}
-    flags = ["--pull-hosts", "models.example"]
-    done = subprocess.run([*command, *flags], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    done = run_command("pull", SOURCE, "--models", folder, "--data", config, "--pull-hosts", "models.example")
     assert "models are fetched from models.example only" in done.stderr
     private = ("10.0.0.1", "127.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1")
     assert not any(map(is_public, (*private, "::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:0a00:0001::")))

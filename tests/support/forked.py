@@ -1,10 +1,10 @@
 """Servers that are forked from a process which has imported the server's modules: they start in a third of the time.
 
-`main.py` runs in them as in a process of its own; so do the parts of clusters, and, from another parent, their engines'
-processes and the probes of model files. A parent (`python -m tests.support.forked FD ENGINES MODULE …`, with the modules to
-import) receives a message for each: a JSON object with its arguments and its environment, and descriptors: standard output,
-standard error, and a socket for its process id and, at its end, its exit status. An engine gets its socket to the server as
-well, a probe its standard input. Who closes the third ends it.
+`main.py` runs in them as in a process of its own; so do scripts that start servers, the parts of clusters, and, from
+another parent, their engines' processes and the probes of model files. A parent (`python -m tests.support.forked FD ENGINES
+MODULE …`, with the modules to import) receives a message for each: a JSON object with its arguments and its environment, and
+descriptors: standard output, standard error, and a socket for its process id and, at its end, its exit status. An engine
+gets its socket to the server as well, a probe or a command its standard input. Who closes the third ends it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
+import gc
+import importlib
 import json
 import os
 import random
+import runpy
 import select
 import signal
 import socket
@@ -28,12 +31,15 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 _SERVER = ("services.app", "services.cli.serve", "services.cli.first_model", "services.server.waitress_server")
+_HUB = ("services.models.hub", "services.models.remote_header")
+_COMMANDS = tuple(f"services.cli.{name}" for name in ("doctor", "keys", "models", "pull", "run", "unload"))
 _CLUSTER = (*_SERVER, "services.cli.cluster", "services.cluster.node.node", "services.cluster.worker.worker")
 _ENGINE = ("-m", "services.engine.process.main")
+MAIN = ("main.py",)
 # By the program of a command line: what its parent imports, in this order.
 _IMPORTS = {
     _ENGINE: ("services.engine.process.main", "services.engine.process.probe"),
-    ("main.py",): _SERVER,
+    MAIN: (*_SERVER, *_COMMANDS, *_HUB),
     ("-m", "tests.support.quick_cluster"): ("tests.support.quick_cluster", *_CLUSTER),
 }
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,8 +48,8 @@ _MAX_MESSAGE = 1 << 20
 _PROBE = "probe"
 # The seconds that an engine pauses after each step, as if its model were larger.
 PAUSE = "HEARTH_TESTS_PAUSE"
-_READ_EARLY = ("HF_", "PYTHON", "XDG_", "OMP_", "GOMP_", "HOME", "LD_")
-# An engine sets the second for itself, also in the process of a test that imports it.
+_READ_EARLY = ("PYTHON", "OMP_", "GOMP_", "LD_")
+# A forked process obeys the first. An engine sets the second for itself, also in the process of a test that imports it.
 _HARMLESS = {"PYTHONUNBUFFERED", "GOMP_SPINCOUNT"}
 
 
@@ -51,7 +57,7 @@ class Forked:
     """A forked process, with the methods of `subprocess.Popen` that servers and tests use."""
 
     def __init__(self, parent: socket.socket, arguments: list[str], environ: dict[str, str], *descriptors: int) -> None:
-        """`descriptors` are for standard output and error, and for an engine its socket or for a probe its input."""
+        """`descriptors` are for standard output and error, and for an engine its socket, or standard input."""
         ours, theirs = socket.socketpair()
         stdout, stderr, *more = descriptors
         message = json.dumps({"arguments": arguments, "environ": environ}).encode()
@@ -118,9 +124,9 @@ def start(
     program: tuple[str, ...], arguments: list[str], environ: dict[str, str], stderr: IO[str]
 ) -> Forked | subprocess.Popen[str]:
     """Start a program in the project's folder: forked where that is possible, else as a new Python."""
-    if _can_fork(program, environ):
+    if can_fork(program, environ):
         reader, writer = os.pipe()
-        forked = Forked(_parent(program), [program[-1], *arguments], environ, writer, stderr.fileno())
+        forked = fork(program, arguments, environ, writer, stderr.fileno())
         os.close(writer)
         forked.stdout = os.fdopen(reader, encoding="utf-8")
         return forked
@@ -128,9 +134,17 @@ def start(
     return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
-def _can_fork(program: tuple[str, ...], environ: dict[str, str]) -> bool:
+def fork(program: tuple[str, ...], arguments: list[str], environ: dict[str, str], *descriptors: int) -> Forked:
+    """Fork a program, whose descriptors are standard output and error and, if it has any, standard input.
+
+    A program of an absolute path is a script, which runs in its own folder.
+    """
+    return Forked(_parent(program if program in _IMPORTS else MAIN), [program[-1], *arguments], environ, *descriptors)
+
+
+def can_fork(program: tuple[str, ...], environ: dict[str, str]) -> bool:
     """Return whether a program may be forked with this environment: some variables are read when modules are imported."""
-    if program not in _IMPORTS:
+    if program not in _IMPORTS and not Path(program[-1]).is_absolute():
         return False
     changed = {name for name in {*environ, *_began} if environ.get(name) != _began.get(name)}
     return not any(name.startswith(_READ_EARLY) for name in changed - _HARMLESS)
@@ -208,10 +222,17 @@ def _become(message: dict[str, Any], engines: socket.socket | None, *channel: in
     """Run the program in this process, which has been forked for it."""
     os.environ.clear()
     os.environ.update(message["environ"])
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        # The library reads the environment when this is imported.
+        importlib.reload(constants)
+    if "PYTHONUNBUFFERED" in os.environ:
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     time.tzset()
     sys.argv = message["arguments"]
     random.seed()
     if engines:
+        for stdin in channel:
+            os.dup2(stdin, 0)
         _become_server(engines)
     else:
         _become_engine(*channel)
@@ -235,7 +256,12 @@ def _become_server(engines: socket.socket) -> NoReturn:
             return Forked(engines, arguments, options["env"], 1, 2, *options["pass_fds"])
 
     vars(connection)["subprocess"] = vars(probe)["subprocess"] = Subprocess
-    sys.exit(main())
+    script = Path(sys.argv[0])
+    if script.is_absolute():
+        os.chdir(script.parent)
+        runpy.run_path(str(script), run_name="__main__")
+        _end(0)
+    _end(main())
 
 
 def _become_engine(channel: int) -> NoReturn:
@@ -260,11 +286,34 @@ def _become_engine(channel: int) -> NoReturn:
     if pause:
         Steps.step = paced  # type: ignore[method-assign]
     main.main()
-    sys.exit()
+    _end(0)
+
+
+_status: int | None = None
+"""The exit status of a forked process that has done its work."""
+
+
+def _end(status: int) -> NoReturn:
+    global _status
+    _status = status
+    sys.exit(status)
+
+
+def _leave() -> None:
+    """End a process whose threads and registered functions have ended: freeing all its memory would take longer."""
+    if _status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status)
 
 
 if __name__ == "__main__":
+    # The first to be registered runs last.
+    atexit.register(_leave)
     for name in sys.argv[3:]:
         __import__(name)
+    # What is imported stays: a forked process that looked for garbage among it would copy most of the memory.
+    gc.collect()
+    gc.freeze()
     mine, theirs = int(sys.argv[1]), int(sys.argv[2])
     _Parent(socket.socket(fileno=mine), socket.socket(fileno=theirs) if theirs != mine else None).serve()
