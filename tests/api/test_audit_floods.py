@@ -17,6 +17,7 @@ from auth.audit import LINES, AuditLog
 from auth.rate_limits import ACTIONS
 from auth.usage import as_csv
 from services.logs import visible
+from tests.support.commands import run_command
 from tests.support.in_process import Client
 from tests.support.serving import ROOT
 
@@ -117,8 +118,9 @@ def test_names_are_shown_written_out(client: Client) -> None:
     key, _ = client.mint(ODD, profiles=["Guide", ODD[:20]])
     client.ask("Hi", key=key, max_tokens=1)
     for command in (["list"], ["usage"], ["usage", "--csv"], ["usage", "--json"]):
-        run = [sys.executable, "main.py", "keys", *command, "--data", str(client.data)]
-        said = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        done = run_command("keys", *command, "--data", client.data)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
         assert not [each for each in said if visible(each) != each and each != "\n"], command
         if command != ["usage", "--json"]:
             assert "Ana" in said

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from tests.support.clustering import Cluster, running, talkative
+from tests.support.commands import run_command
 from tests.support.ports import free_port
 from tests.support.serving import ROOT, Server, Stream, wait_for
 
@@ -23,9 +24,8 @@ QUICK: dict[str, Any] = {"prompt": "Hi", "max_tokens": 3, "memory_k": 0}
 
 
 def main(cluster: Cluster, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, **cluster.environ("command"), **more}
-    command = [sys.executable, "main.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    # One of them is a new Python.
+    return run_command(*arguments, environ={**cluster.environ("command"), **more}, forks="--back" not in arguments)
 
 
 def test_the_overview_tells_who_is_there_and_how_busy(cluster: Cluster) -> None:
@@ -285,9 +285,7 @@ def test_flower_shows_the_workers(shared: Cluster) -> None:
 )
 def test_what_is_wrong_with_the_environment_is_named(variables: dict[str, str], named: str) -> None:
     for command in ("serve", "worker", "migrate"):
-        done = subprocess.run(
-            [sys.executable, "main.py", command], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
-        )
+        done = run_command(command, environ=variables)
         assert done.returncode == 1
         assert named in done.stderr
         assert "secret" not in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,22 +14,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.serving import ROOT, Server
+from tests.support.commands import run_command
+from tests.support.serving import Server
 
 
-def examined(data: Path, *flags: str, **environ: str) -> dict[str, dict[str, Any]]:
+def examined(data: Path, *flags: str) -> dict[str, dict[str, Any]]:
     """What doctor finds, by what it is about."""
-    command = [sys.executable, "main.py", "doctor", "--json", "--data", str(data), *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ or None)
+    done = run_command("doctor", "--json", "--data", data, *flags)
     assert done.stdout, done.stderr
     findings = {finding["about"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == any(finding["problem"] for finding in findings.values())
     return findings
 
 
-def problems(data: Path, *flags: str, **environ: str) -> dict[str, str]:
+def problems(data: Path, *flags: str) -> dict[str, str]:
     """The problems but for those of the machine itself, which differ from one to the next."""
-    found = examined(data, *flags, **environ)
+    found = examined(data, *flags)
     system = ("user", "open files", "core dumps", "what others may write")
     return {about: each["problem"] for about, each in found.items() if each["problem"] and about not in system}
 
@@ -132,8 +130,7 @@ def test_a_host_that_cannot_be_listened_on_is_told(tmp_path: Path) -> None:
 def test_names_do_not_reach_the_terminal_as_they_are(used: Server) -> None:
     used.mint("\x1b[2J\u202etxt")
     for flags in ((), ("--json",)):
-        command = [sys.executable, "main.py", "doctor", "--data", str(used.data), *flags]
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+        said = run_command("doctor", "--data", used.data, *flags, forks=bool(flags)).stdout
         assert "u202etxt" in said
         assert "\x1b" not in said
         assert "\u202e" not in said

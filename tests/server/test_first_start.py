@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from services.models.catalog import catalog, find
 from services.models.sources import HubFile, LocalFile, OllamaModel, PypiFile, parse_source
 from tests.server.test_readme import REAL, pieces, section, type_all
+from tests.support.commands import run_command
 from tests.support.ports import free_port
 from tests.support.real_models import smollm2
 from tests.support.serving import ROOT, Server
@@ -63,11 +63,8 @@ def config_of(server: Server) -> dict[str, Any]:
 
 def typed(server: Server, *arguments: str, stdin: str = "", columns: int = 200) -> subprocess.CompletedProcess[str]:
     """`main.py` with these arguments, over a server's folders."""
-    command = [sys.executable, "main.py", *arguments, "--data", str(server.data), "--models", str(server.models)]
-    environ = {**os.environ, "COLUMNS": str(columns)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environ, input=stdin, capture_output=True, text=True, timeout=120, check=False
-    )
+    folders = ("--data", server.data, "--models", server.models)
+    return run_command(*arguments, *folders, stdin=stdin, environ={"COLUMNS": str(columns)}, timeout=120)
 
 
 def test_the_first_start_fetches_a_model_and_selects_it(first: Server) -> None:

@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import requests
 
 from tests.api.test_langformers import StreamProcessor
 from tests.server.test_pull import write_ollama
+from tests.support.forked import start
 from tests.support.hub import Hub
 from tests.support.serving import ROOT
 from tests.support.tiny import GUIDE
@@ -33,14 +32,8 @@ class Script:
         (folder / "script.py").write_text(
             f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{lines}\nprint('the script goes on')\n"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "script.py"],
-            cwd=folder,
-            env={**os.environ, "HEARTH_DATA": str(folder / "data"), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1", "HEARTH_DATA": str(folder / "data"), **env}
+        self.process = start((str(folder / "script.py"),), [], environ)
         self.output = ""
         assert self.process.stdout
         for line in self.process.stdout:
@@ -48,7 +41,7 @@ class Script:
             if found := re.search(r"listens on (\S+)", line):
                 self.url = found[1]
                 return
-        self.process.communicate()
+        self.end()
         raise AssertionError(self.output)
 
     def generate(self, **headers: str) -> str:
@@ -56,11 +49,14 @@ class Script:
         client = StreamProcessor(headers={"Content-Type": "application/json", **headers})
         return "".join(client.process(f"{self.url}/api/generate", FRANCE))
 
-    def end(self) -> str:
-        """Ctrl+C; return all that it said."""
-        self.process.send_signal(signal.SIGINT)
-        output, _ = self.process.communicate(timeout=30)
-        return self.output + output
+    def end(self, number: int = signal.SIGINT) -> str:
+        """Ctrl+C, or another signal; return all that it said."""
+        self.process.send_signal(number)
+        assert self.process.stdout
+        with self.process.stdout as stdout:
+            self.output += stdout.read()
+        self.process.wait(30)
+        return self.output
 
 
 @pytest.fixture
@@ -70,15 +66,14 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     shutil.copy(ROOT / "data" / "config.example.json", data / "config.json")
     scripts = []
 
-    def start(lines: str, **env: str) -> Script:
+    def run_script(lines: str, **env: str) -> Script:
         scripts.append(Script(tmp_path, lines, env))
         return scripts[-1]
 
-    yield start
+    yield run_script
     for script in scripts:
         if script.process.poll() is None:
-            script.process.kill()
-            script.process.communicate()
+            script.end(signal.SIGKILL)
 
 
 def generator(arguments: str, port: int = 0) -> str:
@@ -244,5 +239,6 @@ def test_the_notebook_is_whole_and_its_host_starts(run: Callable[..., Script]) -
     found = re.search(r'-c "(.*)"', cells[-1])
     assert found
     # On a port of the test's own, and without the network that the tunnel needs.
-    script = run(found[1].replace("tunnel=True", "port=0"))
+    # With a variable of Python's own, it is not forked.
+    script = run(found[1].replace("tunnel=True", "port=0"), PYTHONNOUSERSITE="1")
     assert "Paris" in ask_host(script, script.output.splitlines()[0]).json()["answer"]["content"]

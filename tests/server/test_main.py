@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run_command
 from tests.support.serving import ROOT, Server
 
 Serve = Callable[..., Server]
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 def test_the_first_start_shows_the_master_key_once(serve: Serve) -> None:
@@ -53,7 +50,7 @@ def test_the_curl_line_that_it_shows_works(serve: Serve) -> None:
 def test_it_does_not_start_over_a_damaged_file(tmp_path: Path, name: str, text: str, says: str) -> None:
     shutil.copy(ROOT / "data" / "config.example.json", tmp_path / "config.json")
     (tmp_path / name).write_text(text)
-    done = run("--port", "0", "--data", tmp_path)
+    done = run_command("--port", "0", "--data", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Hearth cannot start:")
     assert re.search(says, done.stderr)
@@ -64,7 +61,7 @@ def test_it_does_not_start_over_a_damaged_file(tmp_path: Path, name: str, text: 
 def test_a_port_that_is_taken_is_named(server: Server, tmp_path: Path) -> None:
     shutil.copy(ROOT / "data" / "config.example.json", tmp_path / "config.json")
     port = server.url.rsplit(":", 1)[1]
-    done = run("--port", port, "--data", tmp_path)
+    done = run_command("--port", port, "--data", tmp_path)
     assert done.returncode == 1
     assert f"another program has port {port} of 127.0.0.1. Give another one with --port" in done.stderr
     assert "hearth-" not in done.stdout
@@ -80,7 +77,7 @@ def test_a_python_without_the_packages_is_told_what_to_type(tmp_path: Path) -> N
 
 def test_a_wrong_flag_is_named() -> None:
     for flags in (("--port", "x"), ("--nothing",)):
-        done = run(*flags)
+        done = run_command(*flags)
         assert done.returncode == 2
         assert flags[0] in done.stderr
 

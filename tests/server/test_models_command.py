@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from services.models.files import ModelFiles
 from services.models.gguf import read_gguf
 from services.models.profile import Profile
 from services.models.remote_header import BLOCK
+from tests.support.commands import run_command
 from tests.support.hub import Hub
 from tests.support.ports import free_port
 from tests.support.serving import ROOT, Server
@@ -53,9 +52,8 @@ def run(folder: Path, tmp_path: Path) -> Run:
     home = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "COLUMNS": "200"}
 
     def typed(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "main.py", "models", *arguments, *places]
-        environ = {**os.environ, **home, **env}
-        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        # One of them is a new Python.
+        return run_command("models", *arguments, *places, environ={**home, **env}, forks=arguments != ("list",))
 
     return typed
 

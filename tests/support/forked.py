@@ -2,7 +2,7 @@
 
 `main.py` runs in them as in a process of its own; so do scripts that start servers, the parts of clusters, and, from
 another parent, their engines' processes and the probes of model files. A parent (`python -m tests.support.forked FD ENGINES
-MODULE …`, with the modules to import) receives a message for each: a JSON object with its arguments and its environment, and
+MODULE …`, with the modules to import) receives a message for each: a JSON object with its arguments and environment, and
 descriptors: standard output, standard error, and a socket for its process id and, at its end, its exit status. An engine
 gets its socket to the server as well, a probe or a command its standard input. Who closes the third ends it.
 """
@@ -121,24 +121,25 @@ class ForkedProbe(Forked):
 
 
 def start(
-    program: tuple[str, ...], arguments: list[str], environ: dict[str, str], stderr: IO[str]
+    program: tuple[str, ...], arguments: list[str], environ: dict[str, str], stderr: IO[str] | None = None
 ) -> Forked | subprocess.Popen[str]:
-    """Start a program in the project's folder: forked where that is possible, else as a new Python."""
+    """Start a program: forked where that is possible, else as a new Python. Without `stderr`, its errors go to its output.
+
+    A program of an absolute path is a script, which runs in its own folder; others run in the project's folder.
+    """
     if can_fork(program, environ):
         reader, writer = os.pipe()
-        forked = fork(program, arguments, environ, writer, stderr.fileno())
+        forked = fork(program, arguments, environ, writer, stderr.fileno() if stderr else writer)
         os.close(writer)
         forked.stdout = os.fdopen(reader, encoding="utf-8")
         return forked
     command = [sys.executable, *program, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    folder, errors = (ROOT / program[-1]).parent, stderr or subprocess.STDOUT
+    return subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True)
 
 
 def fork(program: tuple[str, ...], arguments: list[str], environ: dict[str, str], *descriptors: int) -> Forked:
-    """Fork a program, whose descriptors are standard output and error and, if it has any, standard input.
-
-    A program of an absolute path is a script, which runs in its own folder.
-    """
+    """Fork a program, whose descriptors are standard output and error and, if it has any, standard input."""
     return Forked(_parent(program if program in _IMPORTS else MAIN), [program[-1], *arguments], environ, *descriptors)
 
 
