@@ -17,7 +17,6 @@ from services.cli.model_facts import (
     print_table,
     profile_facts,
 )
-from services.cli.unload import unload
 from services.engine.machine import all_memory, free_memory
 from services.errors import BadModelFile, InvalidRequest, NotFound
 from services.logs import visible
@@ -206,6 +205,8 @@ def _rm(known: _Models, given: argparse.Namespace) -> None:
 
 
 def _unload(_known: _Models, given: argparse.Namespace) -> None:
+    from services.cli.unload import unload
+
     freed = unload(given.url, given.key or os.environ.get("HEARTH_KEY", ""), given.name)
     print(visible(f"{freed} is in memory no longer."))
 

@@ -12,7 +12,6 @@ from services.backend.types import Adapter, CacheType, ChatFormat, LoadSettings,
 from services.errors import BadModelFile, HearthError, InvalidRequest
 from services.models.files import AvailableModels
 from services.models.sources import parse_source
-from services.prompts.chat_template import chat_template
 from services.validation import (
     AnswerPenalty,
     AnyNCtx,
@@ -119,6 +118,9 @@ class Profile(Strict):
     def _is_template(cls, text: str | None) -> str | None:
         if text is None or text.startswith(_FILE):
             return text if text is None else _FILE + _template_name(text)
+        # It needs Jinja, which a command about profiles without a template of their own does not.
+        from services.prompts.chat_template import chat_template
+
         try:
             chat_template(ChatFormat(text, "", "", ()))
         except HearthError as error:
