@@ -32,6 +32,13 @@ from services.models.split import read_model
 from tests.support.serving import ROOT
 from tests.support.tiny import GUIDE, write_hybrid_model, write_random_model
 
+# Threads of a small model wait for each other most of the time.
+THREADS: dict[str, Any] = {"n_threads": 1, "n_threads_batch": 1}
+
+
+def settings_of(model: Path, n_ctx: int, n_parallel: int = 1) -> LoadSettings:
+    return LoadSettings(model, n_ctx, n_parallel=n_parallel, **THREADS)
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -51,19 +58,19 @@ def test_the_new_file_is_the_same_model_in_another_type(model: Path) -> None:
     before, after = metadata_digests(model), metadata_digests(made)
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     assert changed <= {"general.file_type", "general.quantization_version"}
-    reference = Reference(LoadSettings(model, 512), model.parent)
-    assert reference.compare(LoadSettings(model, 512)).divergence < 1e-4
-    quality = reference.compare(LoadSettings(made, 512))
+    reference = Reference(settings_of(model, 512), model.parent)
+    assert reference.compare(settings_of(model, 512)).divergence < 1e-4
+    quality = reference.compare(settings_of(made, 512))
     assert 0.001 < quality.divergence < 1
     assert 0.5 < quality.agreement < 1
 
 
 def test_what_loses_more_diverges_more(model: Path) -> None:
-    reference, divergences = Reference(LoadSettings(model, 512), model.parent), []
+    reference, divergences = Reference(settings_of(model, 512), model.parent), []
     for kind in ("Q5_K_M", "Q4_0"):
         target = model.with_name(kind)
         quantizer.convert(model, target, kind, 2)
-        divergences.append(reference.compare(LoadSettings(target, 512)).divergence)
+        divergences.append(reference.compare(settings_of(target, 512)).divergence)
     assert 0 < divergences[0] < divergences[1] / 2
 
 
@@ -123,7 +130,7 @@ def test_of_a_large_file_a_sample_is_measured(tmp_path: Path, monkeypatch: pytes
     model = write_random_model(tmp_path / "large.gguf", dim=256, layers=8, ffn=256)
     monkeypatch.setattr(type_trials, "WHOLE", 1000)
     with workspace(model) as folder:
-        made = TypeTrials(LoadSettings(model, 256, n_parallel=2), read_model(model), folder, ("Q8_0",))
+        made = TypeTrials(settings_of(model, 256, n_parallel=2), read_model(model), folder, ("Q8_0",))
         own, q8 = list(made.run())
         assert made.sampled == "4 of its 8 layers"
         assert made.drift > 0
@@ -140,7 +147,7 @@ def test_an_architecture_that_cannot_be_sampled_is_measured_whole(tmp_path: Path
     monkeypatch.setattr(type_trials, "WHOLE", 1000)
     monkeypatch.setattr(type_trials, "_LEAST_LAYERS", 2)
     with workspace(model) as folder:
-        made = TypeTrials(LoadSettings(model, 256, n_parallel=2), read_model(model), folder, ("Q8_0",))
+        made = TypeTrials(settings_of(model, 256, n_parallel=2), read_model(model), folder, ("Q8_0",))
         own, q8 = list(made.run())
     assert made.sampled == ""
     assert own.speed
@@ -149,7 +156,7 @@ def test_an_architecture_that_cannot_be_sampled_is_measured_whole(tmp_path: Path
 
 def test_a_failed_conversion_is_a_row_of_the_table(model: Path) -> None:
     with workspace(model) as folder:
-        trials = list(TypeTrials(LoadSettings(model, 256, n_parallel=1), read_model(model), folder, ("Q9", "Q4_0")).run())
+        trials = list(TypeTrials(settings_of(model, 256, n_parallel=1), read_model(model), folder, ("Q9", "Q4_0")).run())
     assert "cannot become Q9" in trials[1].problem
     assert trials[1].speed is None
     assert trials[2].quality
@@ -212,7 +219,7 @@ def test_converting_sets_the_profile_which_then_answers(model: Path, tmp_path: P
     data.mkdir()
     profiles: dict[str, Any] = {
         "SelectedModel": "Mine",
-        "Mine": {"model": model.name, "n_ctx": 128, "n_parallel": 1, "source": "pypi:x==1/x.gguf"},
+        "Mine": {"model": model.name, "n_ctx": 128, "n_parallel": 1, "source": "pypi:x==1/x.gguf", **THREADS},
     }
     (data / "config.json").write_text(json.dumps(profiles))
     line, wide = command(model, data, "--convert", "q4_0"), {**os.environ, "COLUMNS": "200"}
@@ -232,7 +239,7 @@ def test_converting_sets_the_profile_which_then_answers(model: Path, tmp_path: P
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ending_it_leaves_nothing_behind(model: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "config.json").write_text(
-        json.dumps({"SelectedModel": "Mine", "Mine": {"model": model.name, "n_ctx": 128}})
+        json.dumps({"SelectedModel": "Mine", "Mine": {"model": model.name, "n_ctx": 128, **THREADS}})
     )
     before = (tmp_path / "config.json").read_text()
     process = subprocess.Popen(

@@ -30,6 +30,8 @@ def data(tmp_path: Path) -> Path:
     model = write_random_model(tmp_path / "tiny.gguf", dim=64, layers=2, ffn=64)
     for name in ("Guide", "Pirate"):
         config[name] |= {"n_ctx": 256, "n_parallel": 2, "model": model.name}
+        # Threads of a tiny model wait for each other most of the time.
+        config[name] |= {"n_threads": 1, "n_threads_batch": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 
