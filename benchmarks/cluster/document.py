@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
 from benchmarks.cluster.simulation import Habits, Service, median, quantile, share_within, waits, workers_needed
 from benchmarks.harness.machine import describe_machine
-from benchmarks.harness.plots import SETTINGS, new_figure, save_figure
+from benchmarks.harness.plots import new_figure, plot_settings, save_figure
 from benchmarks.harness.servers import ROOT
 
 PAGE = ROOT / "benchmarks" / "cluster" / "page.md"
@@ -28,7 +26,7 @@ def write_document(measured: Numbers, docs: Path) -> Path:
     needed = {(think, users): _needed(service, think, users) for think in THINKS for users in USERS}
     folder = docs / "scaling"
     folder.mkdir(exist_ok=True)
-    with mpl.rc_context(SETTINGS):
+    with plot_settings():
         _draw_needed(needed, folder / "workers.svg")
         _draw_waits(service, folder / "waits.svg")
         _draw_limits(measured, folder / "limits.svg")

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from benchmarks.harness.plots import SETTINGS, new_figure, save_figure
+from benchmarks.harness.plots import new_figure, plot_settings, save_figure
 from benchmarks.harness.servers import SYNTHETIC
 from benchmarks.single.bench import OURS, THEIRS, TUNED, Pair
-from benchmarks.single.figures import RATIO
-from benchmarks.single.figures import Figure as RowFigure
+from benchmarks.single.figures import RATIO, Figure
 from benchmarks.single.results import Results
 
 MODELS = (("#c4501b", "o"), ("#4a6a8a", "s"), ("#4a8a5a", "^"), ("#8a4a7a", "D"), ("#7a7a2a", "v"))
@@ -25,7 +21,7 @@ def draw_plots(results: Sequence[Results], folder: Path) -> None:
     """Draw the ratios of all models, and the details of the first model's rows, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     first = results[0]
-    with mpl.rc_context(SETTINGS):
+    with plot_settings():
         _draw_ratios(results, folder / "ratios.svg")
         if pairs := first.pairs("long-talk"):
             _draw_turns(pairs, "A long talk", folder / "long-talk.svg")
@@ -48,8 +44,7 @@ def _draw_ratios(results: Sequence[Results], path: Path) -> None:
     """Draw each model's ratios to llama-server, a line a figure; a bar where a ratio is a goal."""
     lines = [(each, line) for each in results for line in each.lines() if line.figure.of == RATIO and line.ratio]
     names = list(dict.fromkeys(_label(line.figure) for _, line in lines))
-    figure = Figure(figsize=(7, 1.2 + 0.26 * len(names)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(7, 1.2 + 0.26 * len(names))
     for number, each in enumerate(results):
         mine = [line for of, line in lines if of is each]
         at = [names.index(_label(line.figure)) for line in mine]
@@ -73,7 +68,7 @@ def _draw_ratios(results: Sequence[Results], path: Path) -> None:
     save_figure(figure, axes, path)
 
 
-def _label(figure: RowFigure) -> str:
+def _label(figure: Figure) -> str:
     return f"{figure.row}: {figure.key.replace('_', ' ')}"
 
 

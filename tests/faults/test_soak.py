@@ -17,11 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import requests
-from matplotlib.figure import Figure
 
-from benchmarks.harness.plots import SETTINGS
+from benchmarks.harness.plots import new_figure, plot_settings
 from tests.support.real_models import smollm2
 from tests.support.serving import Server, child_of
 from tests.support.tiny import GUIDE, write_hybrid_model, write_recurrent_model, write_window_model
@@ -134,16 +132,16 @@ def watch(server: Server, stop: threading.Event, seen: list[dict[str, float]]) -
 def draw(seen: list[dict[str, float]], path: Path) -> None:
     """Draw what was held about each minute, as three curves below each other."""
     points = seen[::60]
-    with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    with plot_settings():
+        figure, rows = new_figure(6.4, 5.4, n_axes=3)
         for axes, (name, unit) in zip(
-            figure.subplots(3, 1, sharex=True),
+            rows,
             (("megabytes", "memory (MB)"), ("threads", "threads"), ("files", "open files")),
             strict=True,
         ):
             axes.plot([point["minute"] for point in points], [point[name] for point in points], color="#c4501b")
             axes.set(ylabel=unit, ylim=(0, None))
-        axes.set(xlabel="minutes of mixed load; server and engine together")
+        rows[-1].set(xlabel="minutes of mixed load; server and engine together")
         figure.savefig(path, metadata={"Date": None})
 
 

@@ -10,8 +10,6 @@ from importlib import import_module
 import openai
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
-from langchain_core.tools import tool as langchain_tool
-from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from tests.support.families import GLM, GPT_OSS, LFM2, LLAMA, MINISTRAL, QWEN, Call, Family, scripted_server
@@ -82,9 +80,13 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for f
 
 @each_family
 def test_langchain(server: Server, family: Family) -> None:
+    # Imported here, since every process of pytest collects this file.
+    from langchain_core.tools import tool
+    from langchain_openai import ChatOpenAI
+
     llm = ChatOpenAI(base_url=f"{server.url}/v1", api_key=SecretStr(server.key), model=family.name, max_retries=0)
     library = Library()
-    bound = llm.bind_tools([langchain_tool(library.look_up)])
+    bound = llm.bind_tools([tool(library.look_up)])
     messages = [SystemMessage(RULES), HumanMessage(QUESTION)]
     for _ in range(STEPS):
         reply = bound.invoke(messages)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field, SecretStr
 
 from tests.support.serving import Server
+
+if TYPE_CHECKING:
+    from langchain_openai import ChatOpenAI
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -193,10 +196,19 @@ def test_errors_are_of_the_packages_classes(client: openai.OpenAI) -> None:
 
 
 @pytest.fixture
-def llm(server: Server) -> ChatOpenAI:
-    return ChatOpenAI(
-        base_url=f"{server.url}/v1", api_key=SecretStr(server.key), model="Guide", temperature=0, max_retries=0
+def new_llm(server: Server) -> Callable[[str], ChatOpenAI]:
+    """Makes LangChain's client with a key."""
+    # Imported here, since every process of pytest collects this file.
+    from langchain_openai import ChatOpenAI
+
+    return lambda key: ChatOpenAI(
+        base_url=f"{server.url}/v1", api_key=SecretStr(key), model="Guide", temperature=0, max_retries=0
     )
+
+
+@pytest.fixture
+def llm(server: Server, new_llm: Callable[[str], ChatOpenAI]) -> ChatOpenAI:
+    return new_llm(server.key)
 
 
 def test_langchain_asks_and_streams(llm: ChatOpenAI) -> None:
@@ -230,7 +242,6 @@ def test_langchain_has_forms_and_tools(llm: ChatOpenAI) -> None:
     assert called.tool_calls[0]["name"] == "City"
 
 
-def test_langchains_errors(server: Server) -> None:
-    wrong = ChatOpenAI(base_url=f"{server.url}/v1", api_key=SecretStr("wrong"), model="Guide", max_retries=0)
+def test_langchains_errors(new_llm: Callable[[str], ChatOpenAI]) -> None:
     with pytest.raises(openai.AuthenticationError):
-        wrong.invoke("x")
+        new_llm("wrong").invoke("x")
