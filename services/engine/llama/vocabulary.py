@@ -143,7 +143,7 @@ class Vocabulary:
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """Return the bytes of each token, special ones included. Raises InvalidRequest for ids that do not exist."""
         self.check(tokens, "tokens")
-        return [self._piece(token) for token in tokens]
+        return list(self._pieces(tokens))
 
     def check(self, tokens: Iterable[int], param: str) -> None:
         """Raise InvalidRequest, naming `param`, if one of them is not a token id."""
@@ -165,7 +165,7 @@ class Vocabulary:
         known = self._asked.get(token)
         if known is None:
             mark = self._marks.get(token)
-            written = self._piece(token)
+            [written] = self._pieces([token])
             piece = b"" if token in self._controls else written
             ends = bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
             known = self._asked[token] = TokenText(piece, written or (mark.encode() if mark else b""), mark, ends)
@@ -186,7 +186,7 @@ class Vocabulary:
     def continuation(self, text: str) -> list[int]:
         """Return tokens that write exactly `text` behind other text, none of them special; [] if none do."""
         tokens = [token for part in self._plain_parts(text) for token in self._tokenize_rest(part)]
-        return tokens if b"".join(map(self._piece, tokens)) == text.encode() else []
+        return tokens if b"".join(self._pieces(tokens)) == text.encode() else []
 
     def tag(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text that a model writes, special tokens among them; cached."""
@@ -205,18 +205,21 @@ class Vocabulary:
     def prefixes(self) -> PrefixTable:
         """The tokens by the beginnings of their bytes; made when it is first needed, since that takes a while."""
         marks = self._marks
-        written = (self._piece(token) or marks.get(token, "").encode() for token in range(self.size))
-        return PrefixTable(list(written))
+        pieces = enumerate(self._pieces(range(self.size)))
+        return PrefixTable([piece or marks.get(token, "").encode() for token, piece in pieces])
 
-    def _piece(self, token: int) -> bytes:
-        """The bytes of a token; of a control token those of its text."""
+    def _pieces(self, tokens: Iterable[int]) -> Iterator[bytes]:
+        """Yield the bytes of each token; of a control token those of its text."""
+        piece, pointer = llama_cpp.llama_token_to_piece, self.pointer
         size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length: int = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, size, 0, True)
-            if length >= 0:
-                return buffer.raw[:length]
-            size = -length
+        buffer = ctypes.create_string_buffer(size)
+        for token in tokens:
+            length: int = piece(pointer, token, buffer, size, 0, True)
+            if length < 0:
+                size = -length
+                buffer = ctypes.create_string_buffer(size)
+                length = piece(pointer, token, buffer, size, 0, True)
+            yield buffer.raw[:length]
 
     def _find_specials(self, prompt: Prompt) -> tuple[list[re.Match[str]], list[int]]:
         """The template's special tokens, and the positions of those that people typed, at least in part."""
@@ -275,7 +278,7 @@ class Vocabulary:
         """The tokens of a continued text, in front of which no space may be inserted."""
         tokens = self._tokenize(text, parse_special=False)
         for guard in _GUARDS:
-            if b"".join(map(self._piece, tokens)) == text.encode():
+            if b"".join(self._pieces(tokens)) == text.encode():
                 break
             before = self._tokenize(guard, parse_special=False)
             guarded = self._tokenize(guard + text, parse_special=False)
