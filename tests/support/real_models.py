@@ -15,12 +15,15 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
 from benchmarks.harness.peer import unpack_source
+from services.engine.llama.vocabulary import Vocabulary
+from services.engine.llama.vocabulary_file import load_vocabulary
 from tests.support.serving import ROOT
 
 FOLDER = ROOT / "tests" / ".models"
@@ -59,6 +62,13 @@ def vocabularies() -> list[Path]:
     """llama.cpp's vocabularies (ggml-vocab-*.gguf); beside most lie texts (.inp) and their token ids (.out)."""
     _fetch_source()
     return sorted(FOLDER.glob("ggml-vocab-*.gguf"))
+
+
+@cache
+def vocabulary(name: str) -> Vocabulary:
+    """One of llama.cpp's vocabularies, by what its file is called between `ggml-vocab-` and the ending; loaded once."""
+    [path] = [path for path in vocabularies() if path.name == f"ggml-vocab-{name}.gguf"]
+    return load_vocabulary(path)
 
 
 def chat_templates() -> dict[str, str]:

@@ -16,13 +16,12 @@ from services.backend.types import Constraint
 from services.engine.llama.constraint import Constraints
 from services.engine.llama.matcher import Matcher
 from services.engine.llama.vocabulary import Vocabulary
-from services.engine.llama.vocabulary_file import load_vocabulary
 from services.errors import InvalidRequest
 from tests.support import real_models
 
-BPE = "ggml-vocab-llama-bpe.gguf"
+BPE = "llama-bpe"
 # A smaller one, for tests of many texts.
-SMALL = "ggml-vocab-gpt-2.gguf"
+SMALL = "gpt-2"
 
 # What escapes and repetitions in JSON consist of.
 _PUSHED = [
@@ -132,16 +131,35 @@ class Writer:
         return b"".join(self.pieces[token] for token in tokens).decode(errors="strict" if is_complete else "replace")
 
 
-@functools.cache
 def writer(name: str = BPE) -> Writer:
-    """Return the writer with one of llama.cpp's vocabularies."""
-    [path] = [path for path in real_models.vocabularies() if path.name == name]
-    vocabulary = load_vocabulary(path)
+    """Return the writer with one of llama.cpp's vocabularies; see `real_models.vocabulary`. It is made once."""
+    return _writer(name)
+
+
+@functools.cache
+def _writer(name: str) -> Writer:
+    vocabulary = real_models.vocabulary(name)
     constraints = Constraints(vocabulary)
     pieces = constraints.matcher(Constraint("regex", "a"))._table.pieces
     special = {text.encode() for text in vocabulary.chat_format.specials}
     spelled = {piece: token for token, piece in enumerate(pieces) if piece and piece not in special}
     return Writer(vocabulary, constraints, pieces, spelled)
+
+
+def check_mask(here: Writer, matcher: Matcher, rng: random.Random, steps: int) -> None:
+    """Check in a text of up to `steps` random tokens that the matcher's check allows what its mask does."""
+    logits = np.zeros(here.vocabulary.size, np.float32)
+    for _ in range(steps):
+        logits[:] = 0
+        matcher.mask(logits)
+        allowed = np.flatnonzero(np.isfinite(logits))
+        for token in [*rng.sample(range(len(logits)), 200), *map(int, allowed[:50])]:
+            # A mask may name only the model's own way to write what has to come; the check takes all.
+            assert matcher.allows(token) or np.isneginf(logits[token])
+        token = int(allowed[rng.randrange(len(allowed))])
+        if here.vocabulary.ends_answer(token):
+            break
+        matcher.accept(token)
 
 
 def fits(schema: Any, text: str, draft: str = "draft2020-12") -> bool:

@@ -19,7 +19,7 @@ from services.replies.formats import format_of
 from tests.support.llama_replies import chat_format
 from tests.support.real_models import chat_templates
 from tests.support.replies import reply_of
-from tests.support.walks import Writer, fits, writer
+from tests.support.walks import SMALL, Writer, fits, writer
 
 
 class Note(BaseModel):
@@ -29,6 +29,8 @@ class Note(BaseModel):
     extra: dict[str, int] = {}
 
 
+# A vocabulary with several special tokens.
+MARKED = "starcoder"
 SCHEMAS: dict[str, Any] = {"note": Note.model_json_schema(), "free": {"type": "object"}}
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SCHEMAS.items()]
 # What a repetition is made of.
@@ -100,7 +102,7 @@ def test_tools_arguments_repeat_nothing_in_any_family_s_form(name: str) -> None:
         assert constraint is not None
         for _ in range(2):
             text = (constraint.triggers or ("",))[0]
-            text += pushed(writer(), writer().matcher("lark", constraint.source), rng)
+            text += pushed(writer(SMALL), writer(SMALL).matcher("lark", constraint.source), rng)
             reader = reply_format.reader(TOOLS, False)
             for call in reply_of([*reader.add(text), *reader.end()]).calls:
                 n_calls += 1
@@ -144,7 +146,7 @@ def grammar(text: str) -> str:
     ],
 )
 def test_each_schema_in_a_grammar_is_held(source: str, right: list[str], wrong: list[str]) -> None:
-    here = writer()
+    here = writer(SMALL)
     for text in right:
         assert here.accepts(here.matcher("lark", grammar(source)), text), text
     for text in wrong:
@@ -152,11 +154,11 @@ def test_each_schema_in_a_grammar_is_held(source: str, right: list[str], wrong: 
 
 
 def test_special_tokens_stand_around_schemas() -> None:
-    here = writer()
-    source = grammar('start: (<|start_header_id|> %unique "<|end_header_id|>")+')
+    here = writer(MARKED)
+    source = grammar('start: (<fim_prefix> %unique "<fim_suffix>")+')
     [begin], [end] = (
         [token for token in range(here.vocabulary.size) if here.pieces[token] == text.encode()]
-        for text in ("<|start_header_id|>", "<|end_header_id|>")
+        for text in ("<fim_prefix>", "<fim_suffix>")
     )
     for text, is_fine in (('["a","b"]', True), ('["a","a"]', False)):
         matcher = here.matcher("lark", source)
@@ -175,7 +177,7 @@ def test_special_tokens_stand_around_schemas() -> None:
 
 @pytest.mark.parametrize("name", JSON)
 def test_the_mask_forbids_what_the_check_does(name: str) -> None:
-    here, rng = writer(), random.Random(name)
+    here, rng = writer(SMALL), random.Random(name)
     telling = np.array([b'"' in piece or b"," in piece or len(piece) < 2 for piece in here.pieces])
     for _ in range(4):
         matcher = here.matcher("lark", grammar(f'start: "x" (%{name} ",")+'))
@@ -183,6 +185,10 @@ def test_the_mask_forbids_what_the_check_does(name: str) -> None:
         for _ in range(30):
             logits[:] = 0
             matcher.mask(logits)
+            if not np.isfinite(logits).any():
+                # That a list within a list repeats another one shows only behind it, where nothing fits any more.
+                assert name == "pairs"
+                break
             some = np.flatnonzero(np.isfinite(logits) & telling).tolist()
             for token in rng.sample(some, min(len(some), 60)):
                 assert matcher.allows(token), here.pieces[token]
@@ -194,16 +200,16 @@ def test_the_mask_forbids_what_the_check_does(name: str) -> None:
 
 
 def test_schemas_that_need_no_comparing_cost_nothing() -> None:
-    matcher = writer().matcher("lark", grammar('start: "x" %closed'))
+    matcher = writer(SMALL).matcher("lark", grammar('start: "x" %closed'))
     assert isinstance(matcher._grammar, GuidedGrammar)
-    assert not isinstance(writer().matcher("lark", grammar('start: "x" %open'))._grammar, GuidedGrammar)
+    assert not isinstance(writer(SMALL).matcher("lark", grammar('start: "x" %open'))._grammar, GuidedGrammar)
 
 
 def test_tokens_by_their_numbers_beside_such_schemas_are_refused() -> None:
     for source in ("start: <[5]> %unique", "start: <[*]> %open"):
         with pytest.raises(InvalidRequest, match="named by its text only"):
-            writer().matcher("lark", grammar(source))
-    writer().matcher("lark", grammar("start: <[5]> %closed"))
+            writer(SMALL).matcher("lark", grammar(source))
+    writer(SMALL).matcher("lark", grammar("start: <[5]> %closed"))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +233,7 @@ def test_an_error_names_the_tool_and_the_place_in_its_parameters(schema: Any, wh
         (f"{noted} //! response_format\n", "response_format", f"JSON schema cannot be kept to: {where}: "),
         (f"{noted} // a remark\n", "grammar", f"grammar cannot be kept to: {where}: "),
     ):
-        for check in (check_constraint, writer().constraints.matcher):
+        for check in (check_constraint, writer(SMALL).constraints.matcher):
             with pytest.raises(InvalidRequest) as caught:
                 check(Constraint("lark", source))
             assert caught.value.param == param
@@ -259,7 +265,7 @@ def listed(item: str, comma: str = '","') -> str:
     ],
 )
 def test_marked_lists_have_no_item_twice(source: str, right: list[str], wrong: list[str]) -> None:
-    here = writer()
+    here = writer(SMALL)
     for text in right:
         assert here.accepts(here.matcher("lark", grammar(f"start: {source}")), text), text
     for text in wrong:
@@ -268,7 +274,7 @@ def test_marked_lists_have_no_item_twice(source: str, right: list[str], wrong: l
 
 @pytest.mark.parametrize("item", [TEXT, NUMBER, CHOICE, INNER], ids=["text", "number", "choice", "list"])
 def test_the_mask_keeps_marked_lists_apart(item: str) -> None:
-    here, rng = writer(), random.Random(item)
+    here, rng = writer(SMALL), random.Random(item)
     parts = [here.spelled[part] for part in (b"a", b"b", b"'", b"','", b"1", b"2", b",", b"(", b")", b"red", b"]")]
     for _ in range(5):
         matcher = here.matcher("lark", f"start: {listed(item)}")

@@ -1,10 +1,16 @@
-"""Real vocabularies: the tokens are those of the models' makers, and what people type is never a special one."""
+"""Real vocabularies: the tokens are those of the models' makers, what people type is never a special one; forms are kept.
+
+Each vocabulary is loaded once for the whole file, which takes up to a second.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import mmap
 import re
 import shutil
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +26,9 @@ from services.engine.llama.vocabulary_file import load_vocabulary
 from services.engine.loop.text import TextAssembler
 from services.prompts.form import least_tokens
 from tests.support.real_models import gemma3, smollm2, vocabularies
+from tests.support.real_models import vocabulary as vocabulary_of
 from tests.support.tiny import GUIDE
+from tests.support.walks import Writer, check_mask, writer
 
 FILES = {path.name.removeprefix("ggml-vocab-").removesuffix(".gguf"): path for path in vocabularies()}
 TESTED = [name for name, path in FILES.items() if path.with_name(f"{path.name}.inp").exists()]
@@ -37,18 +45,9 @@ SCRIPTS = [
     "\u0915\u094d\u0937\u093f \u0e17\u0e35\u0e48",
 ]
 
-_loaded: dict[str, Vocabulary] = {}
-
 
 def text_of(vocabulary: Vocabulary, tokens: Sequence[int]) -> str:
     return b"".join(vocabulary.pieces(tokens)).decode("utf-8", "replace")
-
-
-def load(name: str) -> Vocabulary:
-    """A vocabulary, loaded once."""
-    if name not in _loaded:
-        _loaded[name] = load_vocabulary(FILES[name])
-    return _loaded[name]
 
 
 def typed(text: str) -> Prompt:
@@ -60,6 +59,11 @@ def written(vocabulary: Vocabulary, tokens: list[int]) -> str:
     """The text of tokens, without the space that some vocabularies put in front of it."""
     text = text_of(vocabulary, tokens)
     return text[1:] if text_of(vocabulary, vocabulary.tokenize(Prompt("x", bos=False))) == " x" else text
+
+
+def can_spell(here: Writer, text: str) -> bool:
+    """Whether a vocabulary has a token for each byte of a text."""
+    return all(bytes([code]) in here.spelled for code in text.encode())
 
 
 @functools.cache
@@ -80,7 +84,7 @@ def special_ids(vocabulary: Vocabulary) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", TESTED)
 def test_the_tokens_are_those_of_the_makers(name: str) -> None:
-    vocabulary, path = load(name), FILES[name]
+    vocabulary, path = vocabulary_of(name), FILES[name]
     # Format: llama.cpp's tests/test-tokenizer-0.cpp.
     border = "\n__ggml_vocab_test__\n"
     texts = path.with_name(f"{path.name}.inp").read_bytes().decode().removesuffix(border).split(border)
@@ -94,7 +98,7 @@ def test_the_tokens_are_those_of_the_makers(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITING)
 def test_no_text_that_people_type_becomes_a_special_token(name: str) -> None:
-    vocabulary = load(name)
+    vocabulary = vocabulary_of(name)
     specials = special_ids(vocabulary)
     assert specials
     for text in list(specials)[:: -(-len(specials) // MOST)]:
@@ -107,7 +111,7 @@ def test_no_text_that_people_type_becomes_a_special_token(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITING)
 def test_what_is_typed_leaves_the_tokens_around_it_as_they_are(name: str) -> None:
-    vocabulary = load(name)
+    vocabulary = vocabulary_of(name)
     specials = special_ids(vocabulary)
     names = list(specials)[:: -(-len(specials) // 4)]
     for forged in names:
@@ -136,7 +140,7 @@ def _fragment(tokens: list[int], specials: set[int], n_before: int) -> tuple[int
 @pytest.mark.parametrize("said", ["</s>", "<s>", "<|end|>", "Say </s>, please", "<|user|>\n"])
 def test_phi_3_keeps_the_template_whatever_is_typed(said: str) -> None:
     """Its template's tokens take the white space behind them along."""
-    vocabulary = load("phi-3")
+    vocabulary = vocabulary_of("phi-3")
     head = "<|system|>\nYou are helpful.<|end|>\n<|user|>\nHow are you?<|end|>\n<|assistant|>\nFine.<|end|>\n<|user|>\n"
     tail = "<|end|>\n<|assistant|>\n"
     tokens = vocabulary.tokenize(Prompt(f"{head}{said}{tail}", ((len(head), len(head) + len(said)),)))
@@ -150,7 +154,7 @@ def test_phi_3_keeps_the_template_whatever_is_typed(said: str) -> None:
 
 
 def test_gemma_4_roles_cannot_be_forged() -> None:
-    vocabulary = load("gemma-4")
+    vocabulary = vocabulary_of("gemma-4")
     for mark in ("<|channel>", "<|tool_call>", '<|"|>', "<|turn>"):
         [token] = vocabulary.tokenize(Prompt(mark, bos=False))
         assert mark in vocabulary.chat_format.specials
@@ -160,7 +164,7 @@ def test_gemma_4_roles_cannot_be_forged() -> None:
 
 
 def test_runs_of_white_space_are_the_tokens_that_they_are() -> None:
-    vocabulary = load("gpt-neox")
+    vocabulary = vocabulary_of("gpt-neox")
     spaces = " " * 24
     assert vocabulary.tokenize(typed(f"a{spaces}b")) == vocabulary.tokenize(Prompt(f"a{spaces}b"))
     assert len(vocabulary.tokenize(typed(f"a{spaces}b"))) < 5
@@ -182,14 +186,15 @@ def test_a_typed_mark_is_cut_without_a_space_where_a_vocabulary_puts_one_before_
     """Phi-3's vocabulary, of which two control tokens become marks that its makers added beside those."""
     made = tmp_path / "marks.gguf"
     shutil.copy(FILES["phi-3"], made)
-    reader = gguf.GGUFReader(made, "r+")
-    names, kinds = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"]
-    marks = {"<|placeholder1|>": -1, "<|user|>": -1}
-    for n, index in enumerate(names.data):
-        if (text := bytes(names.parts[index]).decode()) in marks:
-            kinds.parts[kinds.data[n]][0] = gguf.TokenType.USER_DEFINED
-            marks[text] = n
-    reader.data.flush()
+    specials = special_ids(vocabulary_of("phi-3"))
+    marks = {text: specials[text] for text in ("<|placeholder1|>", "<|user|>")}
+    key = b"tokenizer.ggml.token_type"
+    with made.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        # An array's kind, its items' kind and their number stand between the key and the items.
+        items = data.find(key) + len(key) + struct.calcsize("<IIQ")
+        for token in marks.values():
+            assert struct.unpack_from("<i", data, items + 4 * token) == (gguf.TokenType.CONTROL,)
+            struct.pack_into("<i", data, items + 4 * token, gguf.TokenType.USER_DEFINED)
     vocabulary = load_vocabulary(made)
     for mark, token in marks.items():
         assert token in vocabulary.tokenize(Prompt(f"a{mark}b", bos=False))
@@ -201,7 +206,7 @@ def test_a_typed_mark_is_cut_without_a_space_where_a_vocabulary_puts_one_before_
 
 @pytest.mark.parametrize("name", WRITING)
 def test_scripts_come_out_a_token_at_a_time_as_they_went_in(name: str) -> None:
-    vocabulary = load(name)
+    vocabulary = vocabulary_of(name)
     for text in SCRIPTS:
         tokens = vocabulary.tokenize(Prompt(text, bos=False))
         assembler = TextAssembler(())
@@ -222,7 +227,7 @@ def test_the_models_that_tests_run_on_do_so_too(path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_cutting_a_text_at_added_tokens_changes_no_token(name: str) -> None:
     """llama.cpp takes minutes to find thousands of them; what we give it piece by piece has the same tokens."""
-    vocabulary, random = load(name), Random(name)
+    vocabulary, random = vocabulary_of(name), Random(name)
     attributes = {token: llama_cpp.llama_vocab_get_attr(vocabulary.pointer, token) for token in range(vocabulary.size)}
     found = (
         llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -240,7 +245,7 @@ def test_cutting_a_text_at_added_tokens_changes_no_token(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_cutting_a_long_text_changes_no_token(name: str) -> None:
-    vocabulary, random = load(name), Random(name)
+    vocabulary, random = vocabulary_of(name), Random(name)
     letters = ["\n", "😀", "word ", "  ", "x", "\n\n", "\u0378", "é", "中", "\x07", "<"]
     for _ in range(3):
         text = "".join(random.choice(letters) for _ in range(9_000))
@@ -248,22 +253,38 @@ def test_cutting_a_long_text_changes_no_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRITING)
+def test_every_kind_of_vocabulary_keeps_to_a_form(name: str) -> None:
+    here = writer(name)
+    schema = {"type": "object", "properties": {"é": {"type": "string"}, "n": {"type": "number"}}, "required": ["é", "n"]}
+    for text in ('{"é": "naïve \U0001f600\\n", "n": -1.5}', '{"é":"","n":0}'):
+        if can_spell(here, text):
+            assert here.accepts(here.matcher("json_schema", schema), text)
+    matcher = here.matcher("json_schema", schema)
+    tokens = matcher.closing_tokens()
+    assert tokens is not None
+    assert here.text(tokens).replace(" ", "") == '{"é":"","n":1}'
+    for text, is_right in (("é2\U0001f600", True), ("yes", True), ("éé", False), ("maybe", False), ("", False)):
+        assert not can_spell(here, text) or here.accepts(here.matcher("regex", "é[0-9]\\u{1F600}|yes|no"), text) == is_right
+    check_mask(here, here.matcher("json_schema", json.dumps(schema)), Random(name), steps=6)
+
+
+@pytest.mark.parametrize("name", WRITING)
 def test_no_text_has_fewer_tokens_than_the_longest_one_allows(name: str) -> None:
-    vocabulary, random = load(name), Random(name)
+    vocabulary, random = vocabulary_of(name), Random(name)
     longest = vocabulary.chat_format.longest_token
     if not longest:
         pytest.skip("a vocabulary that leaves parts of a text out")
-    pieces = sorted(vocabulary.pieces(range(vocabulary.size)), key=len, reverse=True)
+    pieces = sorted(writer(name).pieces, key=len, reverse=True)
     for piece in [*pieces[:50], *random.sample(pieces, 100)]:
         text = piece.decode("utf-8", "ignore") * 20
         assert least_tokens(text, longest) <= len(vocabulary.tokenize(typed(text))), repr(text)
 
 
-def test_a_megabyte_of_special_tokens_takes_no_minutes() -> None:
+def test_half_a_megabyte_of_special_tokens_takes_no_minutes() -> None:
     """Bounds that only what grows with the square of its length goes past."""
-    vocabulary = load("phi-3")
-    for text in ("<|end|>" * 140_000, "<|end|>x" * 120_000, "\n" * 400_000, "😀" * 200_000):
+    vocabulary = vocabulary_of("phi-3")
+    for text in ("<|end|>" * 70_000, "<|end|>x" * 60_000, "\n" * 200_000, "😀" * 100_000):
         for prompt in (Prompt(text, bos=False), typed(text)):
             began = time.thread_time()
-            assert len(vocabulary.tokenize(prompt)) > 100_000
-            assert time.thread_time() - began < 10
+            assert len(vocabulary.tokenize(prompt)) > 50_000
+            assert time.thread_time() - began < 2.5
