@@ -31,7 +31,8 @@ class Model:
     """A model's file, a conversation of `n_windows` windows, others and edits of it, and what is computed cold."""
 
     def __init__(self, file: Path, window: int, n_windows: int) -> None:
-        self.settings = LoadSettings(file, 2048, n_parallel=1, swa_full=True)
+        # A second thread would mostly wait for the first one.
+        self.settings = LoadSettings(file, 2048, n_parallel=1, n_threads=1, swa_full=True)
         words = iter(load_vocabulary(file).tokenize(Prompt((ROOT / "LICENSE").read_text(encoding="utf-8"), bos=False)))
 
         def tokens(n: int) -> tuple[int, ...]:
@@ -42,18 +43,19 @@ class Model:
         self.late = self.long[:-20] + tokens(5)
         self.early = self.long[: len(self.long) // 2] + tokens(5)
         self.longer = self.long + tokens(20)
-        self.cold: dict[tuple[int, ...], Logprobs] = {}
-        self.noise = 0.0
-        for prompt in (self.late, self.early, self.longer):
-            shapes = [self._alone(prompt, n_batch) for n_batch in (128, 96, 17)]
-            self.cold[prompt] = shapes[0]
-            self.noise = max([self.noise, *(distance(shapes[0], other) for other in shapes[1:])])
+        # A batch that takes all of each prompt is one shape, however large.
+        shapes = [self._alone(n_batch) for n_batch in (128, 96, 17) if n_batch < len(self.longer) or n_batch == 128]
+        self.cold = shapes[0]
+        self.noise = max(distance(self.cold[prompt], other[prompt]) for other in shapes[1:] for prompt in self.cold)
 
-    def _alone(self, prompt: tuple[int, ...], n_batch: int) -> Logprobs:
-        engine = Engine.open(replace(self.settings, n_batch=n_batch))
-        said, finish = ask(engine, prompt)
+    def _alone(self, n_batch: int) -> dict[tuple[int, ...], Logprobs]:
+        """What each prompt gives that follows nothing."""
+        engine, said = Engine.open(replace(self.settings, n_batch=n_batch)), {}
+        for prompt in (self.late, self.early, self.longer):
+            said[prompt], finish = ask(engine, prompt, "1")
+            assert finish.cached_tokens == 0
+            engine.forget("a", "1")
         engine.close()
-        assert finish.cached_tokens == 0
         return said
 
     def settings_of(self, **changes: object) -> LoadSettings:
