@@ -213,7 +213,7 @@ def test_a_long_prompt_is_read_beside_a_stream(endless: Engine) -> None:
     stream = endless.submit(request(endless, "Go on", max_tokens=3000, owner="a"))
     chunks = stream.chunks(lambda: None)
     next(chunks)
-    reading = endless.submit(request(endless, "Go on and on. " * 400, max_tokens=1, owner="b"))
+    reading = endless.submit(request(endless, "Go on and on. " * 150, max_tokens=1, owner="b"))
     before = stream.sequence.n_generated
     list(reading.chunks(lambda: None))
     assert reading.finish
