@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -71,7 +71,8 @@ def vocabulary(name: str) -> Vocabulary:
     return load_vocabulary(path)
 
 
-def chat_templates() -> dict[str, str]:
+@cache
+def chat_templates() -> Mapping[str, str]:
     """The chat templates of real models that llama.cpp tests with, by their files' names without the ending."""
     _fetch_source()
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted((FOLDER / "templates").glob("*.jinja"))}

@@ -33,8 +33,7 @@ class Conversation:
     continues: bool = False
 
 
-@cache
-def templates() -> dict[str, str]:
+def templates() -> Mapping[str, str]:
     return chat_templates()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import lru_cache
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
@@ -33,8 +34,13 @@ def text_format(template: str) -> ReplyFormat:
 
 def matcher_of(constraint: Constraint) -> LLMatcher:
     """Return a matcher over bytes of a grammar in Lark."""
-    matcher = LLMatcher(_BYTES, LarkSource(constraint.source).text({}), log_level=0)
-    assert not matcher.is_error(), matcher.get_error() + constraint.source
+    return _compiled(constraint.source).deep_copy()
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> LLMatcher:
+    matcher = LLMatcher(_BYTES, LarkSource(source).text({}), log_level=0)
+    assert not matcher.is_error(), matcher.get_error() + source
     return matcher
 
 
