@@ -38,7 +38,8 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def endless(random_model: Path) -> Iterator[Engine]:
-    made = Engine.open(LoadSettings(random_model, 4096))
+    # Beside other processes a second thread would mostly wait for the first one.
+    made = Engine.open(LoadSettings(random_model, 4096, n_threads=1))
     yield made
     made.close()
 
@@ -46,7 +47,7 @@ def endless(random_model: Path) -> Iterator[Engine]:
 @pytest.fixture
 def single(random_model: Path) -> Iterator[Engine]:
     """One that computes one answer at a time, so that one which is not cancelled holds up the next."""
-    made = Engine.open(LoadSettings(random_model, 4096, n_parallel=1))
+    made = Engine.open(LoadSettings(random_model, 4096, n_parallel=1, n_threads=1))
     yield made
     made.close()
 

@@ -25,7 +25,7 @@ THOUGHTS = Thoughts("<|part|>analysis<|text|>", "<|stop|>")
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     path = tmp_path_factory.mktemp("scripted") / "scripted.gguf"
-    made = Engine.open(LoadSettings(write_marked_model(path, SAID, CONTROLS, MARKS), 1024, n_parallel=1))
+    made = Engine.open(LoadSettings(write_marked_model(path, SAID, CONTROLS, MARKS), 1024, n_parallel=1, n_threads=1))
     yield made
     made.close()
 
@@ -37,7 +37,7 @@ def scripted(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
 
     def open_(*said: str) -> Engine:
         path = write_marked_model(tmp_path / f"{len(opened)}.gguf", said, CONTROLS, MARKS)
-        opened.append(Engine.open(LoadSettings(path, 1024, n_parallel=1)))
+        opened.append(Engine.open(LoadSettings(path, 1024, n_parallel=1, n_threads=1)))
         return opened[-1]
 
     yield open_

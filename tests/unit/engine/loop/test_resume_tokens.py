@@ -24,7 +24,7 @@ SCHEMA = json.dumps({"type": "object", "properties": FIELDS, "required": ["name"
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     # One slot: what stands beside it changes the last digits of what is computed.
-    made = Engine.open(LoadSettings(GUIDE, 2048, n_parallel=1))
+    made = Engine.open(LoadSettings(GUIDE, 2048, n_parallel=1, n_threads=1))
     yield made
     made.close()
 
