@@ -15,7 +15,7 @@ from tests.support.fake_backend import FakeBackend
 from tests.support.tiny import GUIDE
 
 PROMPT = "You are the guide of this server.\n\n\nHuman: Count to 9.\nAI:"
-ONE_SLOT = LoadSettings(GUIDE, 1024, n_parallel=1)
+ONE_SLOT = LoadSettings(GUIDE, 1024, n_parallel=1, n_threads=1)
 
 
 def never() -> None:

@@ -54,7 +54,7 @@ class Row:
 
 @pytest.fixture(scope="module")
 def row() -> Iterator[Row]:
-    runner = Runner(LoadSettings(GUIDE, 512, n_parallel=1))
+    runner = Runner(LoadSettings(GUIDE, 512, n_parallel=1, n_threads=1))
     tokens = tuple(runner.vocabulary.tokenize(Prompt("Human: Tell me about yourself.\nAI: I")))
     [number] = runner.decode([Run(0, 0, tokens, True)])
     sampler = runner.sampler(GenerationRequest(tokens, 10, WIDE))

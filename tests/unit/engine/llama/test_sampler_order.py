@@ -55,7 +55,7 @@ class Row:
 
 @pytest.fixture(scope="module")
 def row() -> Iterator[Row]:
-    runner = Runner(LoadSettings(GUIDE, 512, n_parallel=1))
+    runner = Runner(LoadSettings(GUIDE, 512, n_parallel=1, n_threads=1))
     yield Row(runner)
     runner.close()
 

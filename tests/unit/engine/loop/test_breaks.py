@@ -29,7 +29,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     def open_(*said: str) -> Engine:
         if said not in opened:
             path = write_marked_model(folder / f"{len(opened)}.gguf", said, CONTROLS, MARKS)
-            opened[said] = Engine.open(LoadSettings(path, 512, n_parallel=1))
+            opened[said] = Engine.open(LoadSettings(path, 512, n_parallel=1, n_threads=1))
         return opened[said]
 
     yield open_

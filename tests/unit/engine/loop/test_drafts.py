@@ -74,14 +74,14 @@ def test_the_queue_has_an_end() -> None:
 
 @pytest.fixture(scope="module", params=[1, 3])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    made = Engine.open(LoadSettings(GUIDE, 2048, n_parallel=request.param))
+    made = Engine.open(LoadSettings(GUIDE, 2048, n_parallel=request.param, n_threads=1))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Engine]:
-    made = Engine.open(LoadSettings(GUIDE, 2048, n_parallel=1), prefetches=False)
+    made = Engine.open(LoadSettings(GUIDE, 2048, n_parallel=1, n_threads=1), prefetches=False)
     yield made
     made.close()
 

@@ -26,7 +26,7 @@ def open_engine() -> Iterator[Open]:
     made: list[Engine] = []
 
     def open_one(file: Path = GUIDE, store: StateStore | None = None, **settings: int) -> Engine:
-        made.append(Engine.open(LoadSettings(file, 2048, **settings), store))  # type: ignore[arg-type]
+        made.append(Engine.open(LoadSettings(file, 2048, n_threads=1, **settings), store))  # type: ignore[arg-type]
         return made[-1]
 
     yield open_one
@@ -179,7 +179,7 @@ def test_a_forgotten_session_is_computed_anew(open_engine: Open) -> None:
 
 
 def test_a_session_that_is_forgotten_right_after_hanging_up_leaves_no_state(random_model: Path) -> None:
-    engine = Engine.open(LoadSettings(random_model, 2048, n_parallel=2))
+    engine = Engine.open(LoadSettings(random_model, 2048, n_parallel=2, n_threads=1))
     tokens = tuple(engine.tokenize(Prompt("Go on and on. " * 40)))
     for _ in range(5):
         generation = engine.submit(GenerationRequest(tokens, 1000, GREEDY, owner="a", session="1"))

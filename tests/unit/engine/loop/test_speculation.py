@@ -234,7 +234,7 @@ def test_smollm2_repeats_its_prompt_as_without(monkeypatch: pytest.MonkeyPatch) 
     asked = f"<|im_start|>user\nSay twice: {verse}<|im_end|>\n<|im_start|>assistant\n{verse}\n{verse[:24]}"
     said = {}
     for speculation in (True, False):
-        engine = Engine.open(LoadSettings(smollm2(), 512, n_parallel=1, speculation=speculation))
+        engine = Engine.open(LoadSettings(smollm2(), 512, n_parallel=1, n_threads=1, speculation=speculation))
         said[speculation] = answered(engine, tuple(engine.tokenize(Prompt(asked))), 24)
         engine.close()
     assert said[True][:2] == said[False][:2]
