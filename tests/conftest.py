@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -11,7 +12,7 @@ import pytest
 from flask import Flask
 
 from tests.support.clock import Clock
-from tests.support.clustering import QUICK, Cluster, Rabbit, Redis
+from tests.support.clustering import QUICK, Cluster, Rabbit, Redis, shared_rabbit
 from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
 from tests.support.serving import ENDLESS, Server, endless_server
@@ -155,11 +156,11 @@ def redis_url(redis: Redis) -> str:
 
 @pytest.fixture(scope="session")
 def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
-    """A RabbitMQ of the tests' own."""
-    made = Rabbit(tmp_path_factory.mktemp("rabbit"))
-    made.start()
-    yield made
-    made.close()
+    """A RabbitMQ of the tests' own, which pytest's processes share: a start takes three seconds of a core."""
+    base = tmp_path_factory.getbasetemp()
+    # Each of several processes has a folder in that of the run.
+    with shared_rabbit((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "rabbit") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -10,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,11 @@ QUICK = ("-m", "tests.support.quick_cluster")
 class Service:
     """A server of somebody else's, as a process with a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        """`port` is that of a server which runs already."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -86,8 +89,8 @@ class Redis(Service):
 class Rabbit(Service):
     """A RabbitMQ, with ports and files of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        super().__init__(folder, port)
         self._others = free_port(), free_port()
 
     @property
@@ -99,17 +102,21 @@ class Rabbit(Service):
 
     def environ(self) -> dict[str, str]:
         folder, (between, mapper) = self.folder, self._others
-        config = f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.file = {folder}/rabbit.log\n"
-        (folder / "rabbitmq.conf").write_text(config)
         for name in ("env.conf", "enabled"):
             (folder / name).touch()
+        # Without plugins and without a rabbitmq.conf, whose schemas it would load, it starts in two thirds of the time.
+        (folder / "plugins").mkdir(exist_ok=True)
         local = "-kernel inet_dist_use_interface {127,0,0,1} +S 1"
         return {
             **os.environ,
             "HOME": str(folder),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_PLUGINS_DIR": str(folder / "plugins"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled"),
+            "RABBITMQ_LOGS": str(folder / "rabbit.log"),
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(folder),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
@@ -139,6 +146,28 @@ class Rabbit(Service):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def shared_rabbit(folder: Path) -> Iterator[Rabbit]:
+    """A RabbitMQ that several pytest processes share: the first starts it in `folder`, and ends it when none uses it."""
+    folder.mkdir(exist_ok=True)
+    known = folder / "port"
+    with (folder / "starting").open("w") as starting, (folder / "using").open("w") as using:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        fcntl.flock(using, fcntl.LOCK_SH)
+        if known.exists():
+            fcntl.flock(starting, fcntl.LOCK_UN)
+            yield Rabbit(folder, int(known.read_text()))
+            return
+        made = Rabbit(folder)
+        made.start()
+        known.write_text(str(made.port))
+        fcntl.flock(starting, fcntl.LOCK_UN)
+        yield made
+        fcntl.flock(using, fcntl.LOCK_EX)
+        known.unlink()
+        made.close()
 
 
 class Worker:
