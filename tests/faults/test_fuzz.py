@@ -1,7 +1,8 @@
 """The published OpenAPI, fuzzed: no server error, and no status that it does not name.
 
 HEARTH_FUZZ=2000 tests/faults/test_fuzz.py tries about so many cases; the suite has a short version, without the coverage
-phase for answers: it walks their hundreds of fields, as tests/unit/api/test_openai_fields.py does.
+phase for answers: it walks their hundreds of fields, as tests/unit/api/test_openai_fields.py does. The chat messages of
+/api and /chat_completion are those of /tokenize, where that phase walks them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tests.support.serving import ROOT, Server
 CASES = int(os.environ.get("HEARTH_FUZZ", "150"))
 SHORT = """
 [[operations]]
-include-path-regex = "^(/v1/(chat/)?completions|/answer|/answer/.*/draft|/jobs)$"
+include-path-regex = "^(/v1/(chat/)?completions|/api|/chat_completion|/answer|/answer/.*/draft|/jobs)$"
 phases.coverage.enabled = false
 """
 DOCUMENTED = [route for route in ROUTES if route.tag]

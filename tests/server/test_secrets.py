@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import requests
 
 from tests.support.serving import Server
 
@@ -13,8 +16,14 @@ Serve = Callable[..., Server]
 
 def test_neither_keys_nor_prompts_are_ever_written(serve: Serve) -> None:
     """Mint keys, drive every endpoint with good bodies and bad, and read all that was written and said."""
+
+    def send(method: str, path: str, key: str, **arguments: Any) -> requests.Response:
+        # On one connection: there are two thousand.
+        headers = {"Authorization": key}
+        return server.http.request(method, server.url + path, headers=headers, timeout=60, **arguments)
+
     server = serve("--log-level", "DEBUG", "--log-format", "json", forks=False)
-    keys = [server.key, *(server.mint(name)[0] for name in ("Ana", "Bob"))]
+    keys = [server.key, server.mint("Ana")[0]]
     rotated = server.post(f"/auth/key/{server.mint()[1]}/rotate", {}).json()["key"]
     expired, _ = server.mint(expires="1s")
     word = "marzipan-quokka"
@@ -34,11 +43,11 @@ def test_neither_keys_nor_prompts_are_ever_written(serve: Serve) -> None:
                 {"source": key, "model": key, "model_config": key},
                 [word],
             ):
-                reply = server.post(filled, body, key=key)
+                reply = send("POST", filled, key, json=body)
                 if reply.status_code >= 400:
                     said.append(reply.text)
             for method in ("GET", "DELETE", "PATCH"):
-                reply = server.request(method, filled, key=key, params={"q": word}, json={"name": "x"})
+                reply = send(method, filled, key, params={"q": word}, json={"name": "x"})
                 if reply.status_code >= 400 or "/auth" in path:
                     said.append(reply.text)
     titles = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if is_ours(path, server))
