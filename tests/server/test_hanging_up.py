@@ -12,6 +12,9 @@ import requests
 from services.server.channel import HALF_CLOSE_SECONDS
 from tests.support.serving import Server, Stream, child_of, wait_for
 
+# Seconds; a client that leaves sooner is taken for a half-closed one, for ten seconds.
+LEAVES_AFTER = HALF_CLOSE_SECONDS + 0.2
+
 
 def test_hanging_up_on_a_stream_frees_the_engine(shared_endless: Server) -> None:
     stream = shared_endless.stream("Go on", session_id=1)
@@ -27,7 +30,7 @@ def test_hanging_up_without_a_stream_frees_the_engine(shared_endless: Server) ->
             f"{shared_endless.url}/answer",
             json={"prompt": "Go on"},
             headers={"Authorization": shared_endless.key},
-            timeout=0.7,
+            timeout=LEAVES_AFTER,
         )
     assert shared_endless.ask("Hi", max_tokens=1, memory_k=0)["timings"]["queued_ms"] < 3000
 
@@ -40,7 +43,7 @@ def test_hanging_up_while_waiting_for_the_session_leaves_the_other_alone(shared_
             f"{shared_endless.url}/answer",
             json={"prompt": "And me?", "session_id": 2},
             headers={"Authorization": shared_endless.key},
-            timeout=0.3,
+            timeout=LEAVES_AFTER,
         )
     assert first.rest()[-1] == "[DONE]"
     time.sleep(0.5)
@@ -67,13 +70,11 @@ def test_a_client_that_hangs_up_frees_the_engine(shared_endless: Server) -> None
 def test_what_nobody_waits_for_is_computed_no_more(server: Server) -> None:
     # Minutes of work, within the time that an answer may take.
     texts = ["The capital of France is Paris. " * 60] * 200
-    # A client that leaves sooner is taken for a half-closed one, for ten seconds.
-    seconds = HALF_CLOSE_SECONDS + 0.2
     for _ in range(3):
         with pytest.raises(requests.Timeout):
             body = {"model": "Guide", "input": texts}
             headers = {"Authorization": server.key}
-            requests.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=(5, seconds))
+            requests.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=(5, LEAVES_AFTER))
 
     def idle() -> bool:
         before = cpu_seconds(child_of(server.process))
