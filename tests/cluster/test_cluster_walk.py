@@ -36,9 +36,15 @@ def plain(text: str) -> str:
 
 
 def wait_for_workers(cluster: Cluster) -> None:
-    """Wait until the node lists exactly the workers that run."""
+    """Wait until the node lists exactly the workers that run, and no answer: it says so a little later."""
     n_running = sum(worker.process.poll() is None for worker in cluster.workers)
-    wait_for(lambda: len(cluster.nodes[0].get("/cluster").json()["workers"]) == n_running)
+
+    def is_told() -> bool:
+        told = cluster.nodes[0].get("/cluster").json()
+        is_quiet = not any(node["answers"] or node["waiting"] for node in told["nodes"])
+        return len(told["workers"]) == n_running and is_quiet
+
+    wait_for(is_told)
 
 
 def test_the_walk_works_as_written(cluster: Cluster, tmp_path: Path) -> None:
