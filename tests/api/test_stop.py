@@ -129,14 +129,14 @@ def test_a_request_with_a_name_stops_too(endless: Server) -> None:
 
 
 def test_openais_clients_see_an_end_that_they_know(endless: Server) -> None:
-    client = openai.OpenAI(base_url=f"{endless.url}/v1", api_key=endless.key)
     said: list[Any] = [{"role": "user", "content": "Go on"}]
-    stream = client.chat.completions.create(model="Random", messages=said, stream=True, extra_body={"session_id": 9})
     reasons = []
-    for n, chunk in enumerate(stream):
-        reasons += [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
-        if n == 5:
-            assert stop(endless, 9)
+    with openai.OpenAI(base_url=f"{endless.url}/v1", api_key=endless.key) as client:
+        stream = client.chat.completions.create(model="Random", messages=said, stream=True, extra_body={"session_id": 9})
+        for n, chunk in enumerate(stream):
+            reasons += [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
+            if n == 5:
+                assert stop(endless, 9)
     assert reasons == ["length"]
     assert len(messages(endless, 9)) == 2
 

@@ -38,9 +38,9 @@ def test_a_model_made_for_embeddings_makes_them_and_answers_nothing(serve: Calla
 
 
 def test_openais_client_gets_vectors(server: Server) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
-    # It asks for base64, and decodes that.
-    reply = client.embeddings.create(model="Guide", input=["The capital of France", "Count to 9."])
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0) as client:
+        # It asks for base64, and decodes that.
+        reply = client.embeddings.create(model="Guide", input=["The capital of France", "Count to 9."])
     one, two = (entry.embedding for entry in reply.data)
     assert reply.usage.prompt_tokens > 6
     plain = server.post("/v1/embeddings", {"model": "Guide", "input": "The capital of France"}).json()["data"][0]
