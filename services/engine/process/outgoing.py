@@ -18,6 +18,8 @@ from services.errors import HearthError
 
 # An eye sees no steps between texts that come so soon after each other.
 PAUSE = 0.05
+# The first tokens of an answer, which people wait for, are sent at once: blanks and markers, which are not shown, come first.
+EAGER_TOKENS = 8
 
 
 class Outbox:
@@ -89,9 +91,8 @@ class OutgoingGeneration(EngineGeneration):
     @override
     def flush(self) -> None:
         if self._pieces:
-            # The first token is what people wait for.
-            is_first = not self._n_tokens
-            self._outbox.put(self._update(), is_first)
+            is_urgent = self._n_tokens < EAGER_TOKENS
+            self._outbox.put(self._update(), is_urgent)
 
     @override
     def leave(self) -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.backend.types import Finish, Mark, Spent, TokenChoice
+from services.backend.types import Finish, GenerationRequest, Mark, Sampling, Spent, TokenChoice
+from services.engine.loop.sequence import Sequence
 from services.engine.process import outgoing
 from services.engine.process.connection import EngineConnection
 from services.engine.process.socket import MessageSocket, frame, framed
@@ -127,6 +128,18 @@ def test_only_urgent_updates_are_sent_soon_after_others(monkeypatch: pytest.Monk
         taken.get(timeout=0.2)
     outbox.put(updates[2], is_urgent=True)
     assert taken.get(timeout=30) == updates[1:3]
+
+
+def test_the_first_words_are_sent_at_once_though_a_blank_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "PAUSE", 3600.0)
+    outbox = outgoing.Outbox()
+    generation = outgoing.OutgoingGeneration(Sequence(GenerationRequest((1,), 99, Sampling())), lambda: None, 7, outbox)
+    for number, text in enumerate(["\n", "Hello", ","]):
+        generation.tokens.append(number)
+        generation.put(text)
+        generation.flush()
+        [update] = outbox.take()
+        assert (update.number, update.pieces) == (7, [(text, 0)])
 
 
 def test_text_that_waits_is_sent_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
