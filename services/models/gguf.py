@@ -22,6 +22,9 @@ from services.models.gguf_types import FILE_TYPES, TENSOR_TYPES
 NO_TEMPLATE = "no chat template: goes on with a text"
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_STRING_LENGTH = struct.Struct("<Q")
+# Bytes of strings that are read in one go.
+_BLOCK = 2**16
 _MAX_DIMS = 4
 _MAX_NAME = 65_535
 # More than any model has: without limits a large file could keep the reader busy for hours.
@@ -167,8 +170,7 @@ class _Header:
         length = self._count(f"the length of {key}", least_each=8 if kind == _STRING else 1, most=_MAX_LENGTH)
         self._lengths[key] = length
         if kind == _STRING:
-            for _ in range(length):
-                self._skip(self._number("Q", key), key)
+            self._skip_strings(length, key)
             return None
         layout = f"<{length}{self._code(kind, key)}"
         if length > min(_KEPT_ARRAY, _KEPT_ELEMENTS - self._n_kept):
@@ -249,6 +251,18 @@ class _Header:
     def _skip(self, length: int, what: str) -> None:
         self._check_room(length, what)
         self._file.seek(length, os.SEEK_CUR)
+
+    def _skip_strings(self, n_strings: int, key: str) -> None:
+        # In blocks, since vocabularies hold hundreds of thousands.
+        while n_strings:
+            block, at = self._file.read(_BLOCK), 0
+            while n_strings and at + _STRING_LENGTH.size <= len(block):
+                at += _STRING_LENGTH.size + _STRING_LENGTH.unpack_from(block, at)[0]
+                n_strings -= 1
+            if not at:
+                raise BadGguf(f"it is cut short: it ends within {key}")
+            self._check_room(at, key)
+            self._file.seek(at - len(block), os.SEEK_CUR)
 
     def _check_room(self, length: int, what: str) -> None:
         if length > self._size - self._at:

@@ -18,7 +18,7 @@ from services.errors import HearthError
 
 # An eye sees no steps between texts that come so soon after each other.
 PAUSE = 0.05
-# The first tokens of an answer, which people wait for, are sent at once: blanks and markers, which are not shown, come first.
+# The first tokens of an answer are sent at once: before the first word come blanks and markers, which are not shown.
 EAGER_TOKENS = 8
 
 
