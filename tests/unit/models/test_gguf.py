@@ -66,6 +66,23 @@ def test_the_metadata_is_kept_as_far_as_it_is_short(tmp_path: Path) -> None:
     }
 
 
+def test_what_follows_texts_of_any_length_is_read(tmp_path: Path) -> None:
+    path, rng = tmp_path / "texts.gguf", random.Random(0)
+    texts = struct.pack("<II", 9, 8)
+    weights = tensor("t") + bytes(4096)
+    for _ in range(40):
+        lengths = [
+            rng.choice((0, 1, 20, 65_519, 65_528, 65_536, 200_000)) + rng.randrange(4) for _ in range(rng.randrange(9))
+        ]
+        many = string("some") + texts + struct.pack("<Q", len(lengths)) + b"".join(string("x" * each) for each in lengths)
+        after = string("general.name") + struct.pack("<I", 8) + string("Ana")
+        path.write_bytes(header(tensors=1, entries=3) + ARCHITECTURE + many + after + weights)
+        assert read_gguf(path).name == "Ana"
+        path.write_bytes(header(tensors=1, entries=3) + ARCHITECTURE + many[:-1])
+        with pytest.raises(BadGguf, match="cut short"):
+            read_gguf(path)
+
+
 def test_no_header_makes_it_keep_more_than_a_little(tmp_path: Path) -> None:
     arrays = [string(f"llama.a{n}") + struct.pack("<IIQ", 9, 4, 4096) + bytes(4 * 4096) for n in range(20)]
     path = tmp_path / "x.gguf"
