@@ -19,6 +19,9 @@ STEP = 512
 NEAR, FAR = 16, 64
 # Special tokens that are so close together belong to one border: <|im_end|>, a line end, <|im_start|>, a role.
 _SAME_BORDER = 8
+# So many tokens before its end is a checkpoint of a prompt in which no message ends shortly before, as where a template has
+# no special tokens: the next prompt goes on behind it, and its text may cut the last tokens otherwise.
+TAIL = 4
 # The most checkpoints of a state.
 MOST = 64
 
@@ -49,11 +52,14 @@ def message_borders(tokens: Sequence[int], marks: Container[int]) -> list[int]:
 def checkpoint_positions(borders: Iterable[int], n_tokens: int, start: int) -> list[int]:
     """Return where reading a prompt of `n_tokens` from `start` on pauses for checkpoints, ascending.
 
-    These are `borders` and multiples of STEP, less those that follow another too closely.
+    These are `borders` and multiples of STEP, less those that follow another too closely, and one shortly before the end.
     """
     positions: list[int] = []
     last = start
-    for position in sorted({*borders, *range(STEP, n_tokens, STEP)}):
+    wanted = {*borders, *range(STEP, n_tokens, STEP)}
+    if not any(n_tokens - 2 * NEAR < position < n_tokens for position in wanted):
+        wanted.add(n_tokens - TAIL)
+    for position in sorted(wanted):
         if position >= n_tokens:
             break
         if position - last >= (NEAR if n_tokens - position <= STEP else FAR):

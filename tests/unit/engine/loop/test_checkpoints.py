@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt, Sampling
-from services.engine.kv.checkpoints import STEP, Checkpoint, checkpoint_positions, message_borders, thinned
+from services.engine.kv.checkpoints import STEP, TAIL, Checkpoint, checkpoint_positions, message_borders, thinned
 from services.engine.kv.store import StateStore
 from services.engine.llama.runner import Interrupted
 from services.engine.llama.vocabulary_file import load_vocabulary
@@ -296,6 +296,19 @@ def test_a_checkpoint_of_another_text_would_be_seen(talk: Talk, start: Callable[
     assert max(differences) > talk.most or not slots[0].checkpoints
 
 
+def test_a_prompt_without_marks_is_gone_on_with_near_its_end(talk: Talk) -> None:
+    plain = tuple(token for token in talk.long if token != talk.long[0])
+    longer = (*plain, *talk.other[1:40])
+    engine = Engine.open(talk.settings)
+    cold, _ = ask(engine, longer, "cold")
+    engine.forget("a", "cold")
+    ask(engine, plain, "talk")
+    said, finish = ask(engine, longer, "talk")
+    engine.close()
+    assert len(plain) - TAIL <= finish.cached_tokens <= len(plain)
+    assert distance(said, cold) <= talk.most
+
+
 def test_borders_are_where_messages_end() -> None:
     # <|im_start|>user\n … <|im_end|>\n<|im_start|>assistant\n …
     message = [1, 50, 51, *[7] * 20, 2, 51]
@@ -309,9 +322,12 @@ def test_reading_pauses_often_near_the_end_and_rarely_before() -> None:
     assert positions[0] == 80
     assert [b - a for a, b in itertools.pairwise(each for each in positions if each > 1000)] == [20] * 23
     assert min(b - a for a, b in itertools.pairwise(each for each in positions if each < 980)) >= 52
-    assert checkpoint_positions([], 1500, 0) == [512, 1024]
-    assert checkpoint_positions([], 1500, 500) == [1024]
-    assert checkpoint_positions([90, 1500], 1500, 80) == [512, 1024]
+    assert checkpoint_positions([], 1500, 0) == [512, 1024, 1496]
+    assert checkpoint_positions([], 1500, 500) == [1024, 1496]
+    assert checkpoint_positions([90, 1500], 1500, 80) == [512, 1024, 1496]
+    assert checkpoint_positions([1490], 1500, 80) == [512, 1024, 1490]
+    assert checkpoint_positions([], 20, 0) == [16]
+    assert checkpoint_positions([], 19, 0) == []
 
 
 def test_many_checkpoints_thin_out_towards_the_beginning() -> None:
