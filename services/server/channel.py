@@ -39,6 +39,8 @@ _PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
 _BLOCK = 2**16
 # Bytes read ahead while a request is answered: without reading, a disconnect would not be noticed.
 _READ_AHEAD = 2**14
+# Seconds in which a worker sends a piece of an answer, mostly.
+_SENDING = 0.001
 # Bytes of one body between two checks that all bodies together fit into memory: smaller ones always fit.
 _CHECK_EVERY = 2**16
 
@@ -200,7 +202,7 @@ class Channel(RefusingChannel, Connection):
         if self.requests and self.total_outbufs_len:
             if not self.outbuf_lock.acquire(blocking=False):
                 # The worker is sending. Polling at once for what it has not sent yet would keep it from going on.
-                self.server.loop.poll_soon()
+                self.server.loop.poll_within(_SENDING)
                 return False
             self.outbuf_lock.release()
         has_more = not self.requests and (self._unparsed or self._is_half_closed)

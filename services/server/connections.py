@@ -86,6 +86,8 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
+        self.n_parked = 0
+        """Accepted connections that wait for room, of all listeners."""
         self._all: set[Connection] = set()
         self._by_source: defaultdict[str, set[Connection]] = defaultdict(set)
         self._worst: dict[tuple[str, str], list[tuple[float, Connection]]] = {}

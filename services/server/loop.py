@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 _ROUND = 0.02
 # Seconds without an event after which a round ends, so that the connections' times are checked.
 _WAIT = 1.0
-# The same, while a worker is about to change what there is to poll for.
-_SOON = 0.001
 
 
 class Loop:
@@ -30,6 +28,8 @@ class Loop:
         """The map of waitress, in the order in which the sockets are served."""
         self.drained_at = 0.0
         """Monotonic time at which no socket that was polled for reading had unread data."""
+        self.is_behind = False
+        """True if the last round ended before all sockets that were ready were served."""
         self._wait = _WAIT
 
     def run(self, take_connections: Sequence[Callable[[], None]]) -> None:
@@ -40,9 +40,9 @@ class Loop:
                 take()
             self._round()
 
-    def poll_soon(self) -> None:
-        """Ask all sockets anew in a moment. For a socket that cannot say yet whether it is writable."""
-        self._wait = _SOON
+    def poll_within(self, seconds: float) -> None:
+        """End this round's wait after so many seconds. For a socket's `readable` and `writable`, which cannot say yet."""
+        self._wait = min(self._wait, seconds)
 
     def dispatch(self, ready: Any, events: int) -> None:
         """Have a socket handle poll(2)'s events. An exception is logged and ends that socket only."""
@@ -75,5 +75,6 @@ class Loop:
                 # Served sockets go to the end.
                 self.sockets[number] = self.sockets.pop(number)
             if time.monotonic() > now + _ROUND:
+                self.is_behind = True
                 return
-        self.drained_at = now
+        self.drained_at, self.is_behind = now, False

@@ -43,6 +43,8 @@ _PAUSE = 1.0
 # Accepted connections that may wait for room, and the seconds that they may. While so many wait, the next ones stay in the
 # system's queue; if the first has waited longer than _QUEUE_SECONDS, more than short answers take, they are refused.
 _PARKED, _PARK_SECONDS, _QUEUE_SECONDS = 128, 2.0, 0.5
+# Seconds after which room is looked for again.
+_LOOK_AGAIN = 0.01
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
     b'{"message": "the server has as many connections as it may, and answers on all of them"}\n'
@@ -85,7 +87,9 @@ class Listener(WaitressListener):
                 self.maintenance(now)
             for _ in range(len(self._parked)):
                 self._take(*self._parked.popleft())
-            if self._has_waiting and now >= self._paused_until:
+                # Only now: a worker that ends an answer meanwhile wakes this thread.
+                self.connections.n_parked -= 1
+            if (self._has_waiting or self.loop.is_behind) and now >= self._paused_until:
                 self._accept()
         except Exception:
             # An exception would end the thread that serves all connections.
@@ -94,6 +98,8 @@ class Listener(WaitressListener):
     @override
     def readable(self) -> bool:
         """Return whether to poll for new connections."""
+        if self._parked:
+            self.loop.poll_within(_LOOK_AGAIN)
         return time.monotonic() >= self._paused_until
 
     @override
@@ -115,7 +121,7 @@ class Listener(WaitressListener):
         """Wake the server's thread; it need not be woken at the end of an answer that has been sent as a whole."""
         channel = getattr(self._serving, "channel", None)
         # Parked connections wait for the end of an answer.
-        if channel is None or channel.needs_server or self._parked:
+        if channel is None or channel.needs_server or self.connections.n_parked:
             super().pull_trigger()
 
     @override
@@ -158,6 +164,7 @@ class Listener(WaitressListener):
                 # All are being answered, so there will be room soon.
                 if len(self._parked) < _PARKED and time.monotonic() < deadline:
                     self._parked.append((connection, address, deadline))
+                    self.connections.n_parked += 1
                 else:
                     self._refuse(connection)
                 return

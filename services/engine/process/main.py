@@ -176,22 +176,22 @@ class Child:
     def _lease(self, message: Message) -> Message:
         leased = self._leases[message["lease"]]
         settings = self._settings[message["like"]]
-        was_loaded = self._is_loaded(message)
         stack = ExitStack()
         model: Engine | LlamaEmbedder
         try:
+            was_loaded = self._is_loaded(message)
             if message["embeds"]:
                 model = stack.enter_context(self._pool.lease_embedder(settings))
             else:
                 model = stack.enter_context(self._pool.lease(settings))
         except BaseException as error:
+            self._send_report(b"")
             leased.set_exception(error)
             raise
-        else:
-            leased.set_result((stack, model))
-        finally:
-            if not was_loaded:
-                self._send_report(b"")
+        if not was_loaded:
+            # First: with the result, the messages go on that wait for it.
+            self._send_report(b"")
+        leased.set_result((stack, model))
         return {"n_ctx": model.n_ctx, "chat_format": to_json(model.chat_format)}
 
     def _release(self, message: Message) -> None:
