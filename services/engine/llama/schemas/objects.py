@@ -33,12 +33,15 @@ def plain(
         name: simplifier.schema(each, inside(where, "properties", name), base, inner)
         for name, each in mapping(schema, "properties", where).items()
     }
-    patterns = {
-        anchored(pattern_of(pattern, inside(where, "patternProperties", pattern), simplifier.effort)): simplifier.schema(
-            each, inside(where, "patternProperties", pattern), base, inner
-        )
+    by_pattern = {
+        pattern: simplifier.schema(each, inside(where, "patternProperties", pattern), base, inner)
         for pattern, each in mapping(schema, "patternProperties", where).items()
     }
+    patterns = {
+        anchored(pattern_of(pattern, inside(where, "patternProperties", pattern), simplifier.effort)): each
+        for pattern, each in by_pattern.items()
+    }
+    properties = _beside_patterns(properties, by_pattern, schema, where)
     further = None
     if "additionalProperties" in schema:
         further = simplifier.schema(schema["additionalProperties"], inside(where, "additionalProperties"), base, inner)
@@ -59,6 +62,30 @@ def plain(
     if required:
         kept["required"] = required
     return kept | _counted(schema, where, kept)
+
+
+def _beside_patterns(
+    properties: dict[str, Any], by_pattern: Mapping[str, Any], schema: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the named properties' schemas, with those of the patterns where `_counted` may leave these out."""
+    if schema.keys().isdisjoint(("minProperties", "maxProperties")):
+        return properties
+    return {name: _with_patterns(name, each, by_pattern, where) for name, each in properties.items()}
+
+
+def _with_patterns(name: str, schema: Any, by_pattern: Mapping[str, Any], where: str) -> Any:
+    """Return the schema of a named property together with those of the patterns that its name matches."""
+    parts = [schema]
+    for pattern, each in by_pattern.items():
+        try:
+            parts += [each] if re.search(pattern, name, re.ASCII) else []
+        except re.error:
+            here = inside(where, "patternProperties", pattern)
+            raise SchemaError(here, "beside bounds of the number of properties it cannot be kept to") from None
+    parts = [part for part in parts if part is not True]
+    if False in parts:
+        return False
+    return True if not parts else parts[0] if len(parts) == 1 else {"allOf": parts}
 
 
 def _required(schema: Mapping[str, Any], where: str) -> list[str]:

@@ -187,6 +187,25 @@ def test_what_is_no_schema_is_refused(source: str) -> None:
         writer(SMALL).constraints.matcher(Constraint("json_schema", source))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "right", "wrong"),
+    [
+        (False, ['{"b": 1}', "{}"], ['{"a": null}']),
+        ({"const": 2}, ['{"b": 1}'], ['{"a": null}']),
+        (True, ['{"a": null}'], []),
+    ],
+)
+def test_a_property_keeps_to_the_patterns_of_its_name_where_properties_are_counted(
+    pattern: Any, right: list[str], wrong: list[str]
+) -> None:
+    named = {"a": {"type": "null"}, "b": {"type": "integer"}}
+    schema = {"type": "object", "properties": named, "patternProperties": {"^a": pattern}, "maxProperties": 1}
+    for text in right:
+        assert writer(SMALL).accepts(writer(SMALL).matcher("json_schema", schema), text)
+    for text in wrong:
+        assert not writer(SMALL).accepts(writer(SMALL).matcher("json_schema", schema), text)
+
+
 def test_a_client_cannot_set_the_library_s_options() -> None:
     schema = {"type": "string", "format": "iri", "x-guidance": {"lenient": True}}
     with pytest.raises(InvalidRequest):
