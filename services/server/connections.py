@@ -20,7 +20,7 @@ _FEW = 24
 # The most bytes of memory that all arriving and waiting requests may take.
 MAX_HELD = 2**27
 # Seconds before the next search for a connection to drop, after one that found none.
-_SEARCH_AGAIN = 0.01
+SEARCH_AGAIN = 0.01
 
 
 class Connection(Protocol):
@@ -165,7 +165,7 @@ class Connections:
                 # The better half is measured again before one of them is dropped.
                 del worst[: len(worst) // 2]
             if not worst:
-                self._search_at[limit] = now + _SEARCH_AGAIN
+                self._search_at[limit] = now + SEARCH_AGAIN
                 break
             spent, found = worst.pop()
             if found in self._all:

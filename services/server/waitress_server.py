@@ -17,7 +17,7 @@ from typing_extensions import override
 from auth.addresses import source_of
 from services.api.http.bodies import MAX_BODY
 from services.server.channel import MAX_BUFFERED, Channel
-from services.server.connections import ConnectionLimits, Connections, allow_connections
+from services.server.connections import SEARCH_AGAIN, ConnectionLimits, Connections, allow_connections
 from services.server.dispatcher import FairDispatcher
 from services.server.listening import listening_sockets
 from services.server.loop import Loop
@@ -43,8 +43,6 @@ _PAUSE = 1.0
 # Accepted connections that may wait for room, and the seconds that they may. While so many wait, the next ones stay in the
 # system's queue; if the first has waited longer than _QUEUE_SECONDS, more than short answers take, they are refused.
 _PARKED, _PARK_SECONDS, _QUEUE_SECONDS = 128, 2.0, 0.5
-# Seconds after which room is looked for again.
-_LOOK_AGAIN = 0.01
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
     b'{"message": "the server has as many connections as it may, and answers on all of them"}\n'
@@ -99,7 +97,7 @@ class Listener(WaitressListener):
     def readable(self) -> bool:
         """Return whether to poll for new connections."""
         if self._parked:
-            self.loop.poll_within(_LOOK_AGAIN)
+            self.loop.poll_within(SEARCH_AGAIN)
         return time.monotonic() >= self._paused_until
 
     @override

@@ -26,7 +26,7 @@ _UNLESS_SET = {
 def add_safe_headers(app: Flask, is_tls: bool = False) -> None:
     """Give every reply of `app` the headers that keep browsers from misusing it.
 
-    They are added below Flask, whose own headers take ten times as long.
+    They are added below Flask, which checks and copies each header that it is given.
     """
     inner, always = app.wsgi_app, [*_ALWAYS, *([_TLS] if is_tls else [])]
 

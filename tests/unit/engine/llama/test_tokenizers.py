@@ -62,7 +62,7 @@ def written(vocabulary: Vocabulary, tokens: list[int]) -> str:
 
 
 def can_spell(here: Writer, text: str) -> bool:
-    """Whether a vocabulary has a token for each byte of a text."""
+    """Return whether a vocabulary has a token for each byte of a text."""
     return all(bytes([code]) in here.spelled for code in text.encode())
 
 

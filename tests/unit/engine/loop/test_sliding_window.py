@@ -49,7 +49,7 @@ class Model:
         self.noise = max(distance(self.cold[prompt], other[prompt]) for other in shapes[1:] for prompt in self.cold)
 
     def _alone(self, n_batch: int) -> dict[tuple[int, ...], Logprobs]:
-        """What each prompt gives that follows nothing."""
+        """Return the answer to each prompt when nothing is computed before."""
         engine, said = Engine.open(replace(self.settings, n_batch=n_batch)), {}
         for prompt in (self.late, self.early, self.longer):
             said[prompt], finish = ask(engine, prompt, "1")
