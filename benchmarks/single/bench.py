@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.harness.scratch import scratch_folder
 from benchmarks.harness.servers import SYNTHETIC, Hearth, LlamaServer, Server
 from benchmarks.harness.talk import Talk
 
@@ -60,7 +60,7 @@ class Bench:
         `chat`: a chat template, or OWN for that of the file; `profile`: more keys for Hearth's; `flags`: more flags for
         llama-server.
         """
-        with TemporaryDirectory(prefix="hearth-benchmark-", ignore_cleanup_errors=True) as name:
+        with scratch_folder() as name:
             folder = Path(name)
             server: Server
             if side == OURS:

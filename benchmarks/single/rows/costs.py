@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from statistics import median
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from benchmarks.harness.scratch import scratch_folder
 from benchmarks.harness.servers import ROOT, Hearth, Server
 from benchmarks.harness.talk import Talk
 from benchmarks.harness.words import make_text
@@ -37,7 +37,7 @@ AT_ONCE = 8
 
 def overhead(bench: Bench, number: int) -> Pair:
     """Hearth alone, with the small guide model: requests that need no model, and the time that /answer adds."""
-    with TemporaryDirectory(prefix="hearth-benchmark-", ignore_cleanup_errors=True) as name:
+    with scratch_folder() as name:
         server = Hearth(ROOT / "models" / "guide.gguf", Path(name))
         try:
             server.start()
@@ -146,7 +146,7 @@ def _call(connection: http.client.HTTPConnection, method: str, path: str, header
 
 def _store_ms(size: int, rng: Random) -> float:
     """Return the median milliseconds for storing one turn with `size` stored sessions, each turn in another session."""
-    with TemporaryDirectory(prefix="hearth-benchmark-", ignore_cleanup_errors=True) as name:
+    with scratch_folder() as name:
         path = Path(name) / "sessions.json"
         path.write_text(json.dumps(stored_sessions(size, rng)), encoding="utf-8")
         sessions = Sessions(path)
