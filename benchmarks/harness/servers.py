@@ -22,6 +22,7 @@ from typing_extensions import override
 from benchmarks.harness.clients import Flight, Reply
 from benchmarks.harness.talk import CHAT_TEMPLATE, TEMPLATE, WINDOW, Talk
 from benchmarks.harness.words import make_text
+from services.models.gguf import read_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOTS = 8
@@ -57,8 +58,11 @@ class Server(ABC):
         return make_text(words, rng, english=not self.is_synthetic)
 
     def template_of(self, chat: str | None) -> str:
-        """Return the chat template that the server has to be given; "" for that of the model's file."""
-        return chat or (CHATML if self.is_synthetic else OWN)
+        """Return the chat template that the server has to be given; OWN for that of the model's file.
+
+        A file without one is prompted by ChatML, so that both servers read the same text.
+        """
+        return chat or (OWN if read_gguf(self.model).chat_template else CHATML)
 
     def start(self) -> Server:
         """Start the process, and wait until it is ready to answer. Raises RuntimeError if it does not become ready."""

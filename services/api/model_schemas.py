@@ -72,7 +72,8 @@ class CatalogModel(BaseModel):
     """A model that can be fetched: `size` in bytes, `context` in tokens, and the abilities that it has beside chatting.
 
     `machine_gb` is the memory of the smallest machine on which it is comfortable, in GB, and `needs_bytes` the free memory:
-    where this machine has that, it `fits`, and the largest such is the `best`. `here`: its file is in the models folder.
+    where this machine has that, it `fits`, and the largest such is the `best`. `here`: its file is in the
+    models folder. `fast_on`: the instruction sets on which llama.cpp has fast kernels for its type (DOTPROD is ARM's).
     """
 
     name: str
@@ -84,6 +85,8 @@ class CatalogModel(BaseModel):
     machine_gb: int
     can: list[Literal["think", "tools"]]
     about: str
+    quantization: str
+    fast_on: list[str]
     needs_bytes: int
     fits: bool
     best: bool

@@ -111,13 +111,26 @@ def _catalog(known: _Models, _given: argparse.Namespace) -> None:
         fit_here = "fits" if told["fits"] else f"needs {gb(told['needs_bytes'])} free"
         notes = ["the best that fits" if told["best"] else fit_here, *(["here"] if told["here"] else [])]
         can = ", ".join(told["can"])
-        row = (told["name"], gb(told["size"]), told["licence"], can, f"{told['machine_gb']} GB", ", ".join(notes))
+        row = (
+            told["name"],
+            gb(told["size"]),
+            told["quantization"],
+            told["licence"],
+            can,
+            f"{told['machine_gb']} GB",
+            ", ".join(notes),
+        )
         rows.append(row)
-    print_table(("name", "size", "licence", "can", "machine", "this machine"), rows)
+    print_table(("name", "size", "type", "licence", "can", "machine", "this machine"), rows)
     total = all_memory()
     print(
         f"This machine has {gb(total)} of memory, and {gb(free)} are free." if total else f"{gb(free)} of memory are free."
     )
+    # Loads llama.cpp, which the other commands do without.
+    from services.engine.conversion import fast_types
+
+    if best := fast_types():
+        print(f"Types of weights that llama.cpp computes fast on this CPU: {', '.join(best)}.")
     print("To fetch one, and chat with it: python3 main.py run NAME. All about one: python3 main.py models show NAME")
 
 

@@ -7,11 +7,13 @@ import os
 import re
 from pathlib import Path
 
+from services.engine.llama.features import cpu_features
 from services.engine.llama.quantizer import FILE_TYPES, convert
 from services.engine.machine import usable_cores
 from services.engine.type_trials import expected_size
 from services.errors import BadModelFile, InvalidRequest, StorageFailed
 from services.models.disk import check_room
+from services.models.fast_types import best_types
 from services.models.gguf import BadGguf, metadata_digests
 from services.models.split import model_stem, read_model
 from services.storage.json_file import sync_folder
@@ -20,6 +22,11 @@ from services.storage.json_file import sync_folder
 _TYPE = re.compile(r"[-._](I?Q\d(_[A-Z0-9]+)*|B?F(16|32))$", re.IGNORECASE)
 # What a conversion changes of the metadata: the type's number, and that the model was in several files.
 _CHANGED = ("general.file_type", "general.quantization_version", "split.")
+
+
+def fast_types() -> list[str]:
+    """Return the types that llama.cpp has fast kernels for on this CPU, the best first."""
+    return best_types(cpu_features())
 
 
 def type_named(text: str) -> str:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from services.models.best_file import quantization_of
+from services.models.fast_types import fast_on
 from services.models.gguf import GgufInfo
 from services.models.kv_shape import kv_shape
 from services.models.memory import Fit, fit, keeps_windows, longest_chunk
@@ -65,6 +67,11 @@ class CatalogEntry(Strict):
         """The model file's name."""
         return self.source.rpartition("/")[2]
 
+    @property
+    def quantization(self) -> str:
+        """The type of its weights, as the file's name has it: Q4_K_M."""
+        return quantization_of(self.file).removeprefix("UD-")
+
     def profile_values(self) -> dict[str, Any]:
         """The values of a new profile, by the config file's keys; the chat template stays the model file's own."""
         sampling = self.profile.model_dump(exclude_unset=True)
@@ -116,7 +123,8 @@ def fits(entry: CatalogEntry, free: int) -> bool:
 def proposals(here: Collection[str], free: int) -> list[dict[str, Any]]:
     """The catalog as GET /models lists it, for a machine with `free` bytes of memory and the model files `here`.
 
-    `needs_bytes` is the memory in which an entry is comfortable. The last that `fits` is the `best`.
+    `needs_bytes` is the memory in which an entry is comfortable. The last that `fits` is the `best`. `fast_on` names the
+    instruction sets on which llama.cpp has fast kernels for its `quantization`.
     """
     best = next((entry for entry in reversed(catalog()) if fits(entry, free)), None)
     shown = {"name", "source", "size", "licence", "context", "machine_gb", "can", "about"}
@@ -124,6 +132,8 @@ def proposals(here: Collection[str], free: int) -> list[dict[str, Any]]:
         {
             **entry.model_dump(mode="json", include=shown),
             "file": entry.file,
+            "quantization": entry.quantization,
+            "fast_on": fast_on(entry.quantization),
             "needs_bytes": entry.needs,
             "fits": fits(entry, free),
             "best": entry is best,

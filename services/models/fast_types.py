@@ -17,10 +17,22 @@ FAST_TYPES: dict[str, tuple[str, ...]] = {
 }
 
 
+def fast_on(quantization: str) -> list[str]:
+    """Return the instruction sets, keys of FAST_TYPES, on which a file of this type has a fast kernel."""
+    return [feature for feature, kinds in FAST_TYPES.items() if _is_among(quantization, kinds)]
+
+
+def best_types(features: Collection[str]) -> list[str]:
+    """Return the types with a fast kernel on a CPU with these features, the best first; none where that is not known."""
+    return list(dict.fromkeys(kind for feature, kinds in FAST_TYPES.items() if feature in features for kind in kinds))
+
+
 def is_slow(quantization: str, features: Collection[str]) -> bool:
     """Return whether a file's type has no fast kernel on a CPU with these features; False where that is not known."""
-    fast = [kind for feature, kinds in FAST_TYPES.items() if feature in features for kind in kinds]
+    fast = best_types(features)
+    return bool(fast and quantization) and not _is_among(quantization, fast)
+
+
+def _is_among(quantization: str, kinds: Collection[str]) -> bool:
     # Q4_K_M is mostly Q4_K.
-    return bool(fast and quantization) and not any(
-        quantization == kind or quantization.startswith(f"{kind}_") for kind in fast
-    )
+    return any(quantization == kind or quantization.startswith(f"{kind}_") for kind in kinds)

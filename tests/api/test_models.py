@@ -133,6 +133,9 @@ def test_the_catalog_is_told_with_what_fits_this_machine_and_what_is_here(open_c
     fitting = [each["name"] for each in told if each["fits"]]
     assert [each["name"] for each in told if each["best"]] == fitting[-1:]
     assert told[1]["source"] == catalog()[1].source
+    assert [told[0][key] for key in ("quantization", "fast_on")] == ["Q4_1", []]
+    # All others are fast on every CPU that is known.
+    assert {tuple(each["fast_on"]) for each in told[1:]} == {("AVX2", "DOTPROD")}
     assert (told[2]["can"], told[2]["machine_gb"]) == (list(catalog()[2].can), catalog()[2].machine_gb)
 
 

@@ -14,9 +14,11 @@ import pytest
 
 from services.backend.types import LoadSettings
 from services.cli.model_facts import fit_of, gb
+from services.engine.llama.features import cpu_features
 from services.engine.llama.runner import Runner
 from services.engine.machine import free_memory
 from services.models.catalog import catalog
+from services.models.fast_types import best_types
 from services.models.files import ModelFiles
 from services.models.gguf import read_gguf
 from services.models.profile import Profile
@@ -107,13 +109,16 @@ def test_the_catalog_says_what_fits_and_what_is_here(run: Run, folder: Path) -> 
     done = run("catalog")
     for each in catalog():
         row = row_of(done, each.name)
-        assert row[:5] == [each.name, gb(each.size), each.licence, ", ".join(each.can), f"{each.machine_gb} GB"]
+        told = [gb(each.size), each.quantization, each.licence, ", ".join(each.can), f"{each.machine_gb} GB"]
+        assert row[:6] == [each.name, *told]
         # What is free changes meanwhile, if by less than this.
         if abs(each.needs - free_memory()) > 2**30:
-            assert row[5].startswith(("fits", "the best that fits") if each.needs < free_memory() else "needs"), each.name
-    assert row_of(done, entry.name)[5].endswith(", here")
+            assert row[6].startswith(("fits", "the best that fits") if each.needs < free_memory() else "needs"), each.name
+    assert row_of(done, entry.name)[6].endswith(", here")
     assert done.stdout.count("the best that fits") == 1
     assert "of memory" in done.stdout
+    best = best_types(cpu_features())
+    assert not best or f"fast on this CPU: {', '.join(best)}." in done.stdout
 
 
 def test_a_file_is_shown_with_what_it_takes(run: Run) -> None:
