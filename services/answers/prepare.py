@@ -178,6 +178,7 @@ def generation_request(
     stop = chosen.profile.stop if asked.stop is None else asked.stop
     return GenerationRequest(
         tokens=fitted.tokens,
+        borders=fitted.borders,
         max_tokens=fitted.max_tokens,
         sampling=sampling,
         stop=tuple(dict.fromkeys([*stop, *form_stop])),

@@ -177,6 +177,8 @@ class Prompt:
     """The prompt as token ids, instead of the text."""
     bos: bool = True
     """True if the model's BOS token comes first, where it has one."""
+    borders: tuple[int, ...] = ()
+    """Where messages begin in the text, in characters, ascending, as far as that is known."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,10 @@ class GenerationRequest:
     n_head: int = 0
     background: bool = False
     """True if nobody waits for it, so that other requests go first."""
+    borders: tuple[int, ...] = field(default=(), repr=False)
+    """Where messages begin in the prompt's text, in bytes of UTF-8, ascending, and behind them the text's length.
+
+    () where that is not known."""
     resume_tokens: tuple[int, ...] = field(default=(), repr=False)
     delivered: int = 0
     """Of an answer that another engine has begun: its tokens so far, and how many characters are delivered already.

@@ -12,6 +12,7 @@ from itertools import takewhile
 from services.backend.protocols import Model
 from services.backend.types import Prompt
 from services.errors import PromptTooLong, TemplateTooSlow
+from services.prompts.borders import in_bytes
 from services.prompts.form import (
     FEWEST_MARKS,
     LONGEST_TOKEN,
@@ -43,7 +44,8 @@ _TAIL = 200
 class FittedPrompt:
     """A prompt that fits: its token ids, the most tokens of the answer, and the number of tokens before any person's text.
 
-    `start` is the number of the conversation's exchanges that it leaves out, `tail` the last characters of its text.
+    `start` is the number of the conversation's exchanges that it leaves out, `tail` the last characters of its text, and
+    `borders` are as in `GenerationRequest`.
     """
 
     tokens: tuple[int, ...]
@@ -51,6 +53,7 @@ class FittedPrompt:
     n_head: int
     start: int
     tail: str = field(default="", repr=False)
+    borders: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class PromptFitter:
         if left < min(self.max_tokens, 1):
             raise PromptTooLong(len(tokens), self.n_ctx)
         n_head = len(common_beginning([tokens, filled.beside]))
-        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), n_head, start, filled.tail(start))
+        prompt = filled.prompt(start)
+        borders = in_bytes(prompt.text, prompt.borders) if prompt.borders else ()
+        return FittedPrompt(tuple(tokens), min(self.max_tokens, left), n_head, start, prompt.text[-_TAIL:], borders)
 
     def head(self) -> tuple[int, ...]:
         """Return the tokens before any person's text."""
@@ -162,7 +167,7 @@ class _Filled:
         self.beside: list[int] = []
         """The tokens of the prompt that was tokenized with the first of them."""
         self._made: dict[int, list[int]] = {}
-        self._tails: dict[int, str] = {}
+        self._prompts: dict[int, Prompt] = {}
 
     def tokens(self, start: int) -> list[int]:
         """The tokens of the prompt that begins with the exchange `start`.
@@ -179,12 +184,12 @@ class _Filled:
             more = [self._beside] if self._beside and self._beside.text and not self._made else []
             tokens, *rest = self._fitter.tokenize_all([prompt, *more])
             self.beside = rest[0] if rest else self.beside
-            self._made[start], self._tails[start] = tokens, prompt.text[-_TAIL:]
+            self._made[start], self._prompts[start] = tokens, prompt
         return self._made[start]
 
-    def tail(self, start: int) -> str:
-        """The last characters of the prompt that begins with the exchange `start`, once its tokens are made."""
-        return self._tails[start]
+    def prompt(self, start: int) -> Prompt:
+        """The prompt that begins with the exchange `start`, once its tokens are made."""
+        return self._prompts[start]
 
     def fits(self, start: int, room: int, is_last: bool = False) -> bool:
         """Return whether the prompt takes no more than `room`. One that is too slow to render does not; the last raises."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from services.backend.types import Prompt
+from services.prompts.borders import message_starts
 from services.prompts.form import PROBE, Exchange, Form
 
 _FIELD = re.compile(r"\{(input|chat_history)\}")
@@ -56,4 +57,7 @@ def fill_template(template: str, window: Sequence[Exchange], words: str) -> Prom
         length += len(value)
         at = found.end()
     pieces.append(template[at:])
-    return Prompt("".join(pieces), tuple(span for span in typed if span[0] < span[1]))
+    text = "".join(pieces)
+    contents = [content for exchange in window for content in (exchange.human, exchange.ai)]
+    borders = message_starts(text, [*contents, words])
+    return Prompt(text, tuple(span for span in typed if span[0] < span[1]), borders=borders)

@@ -6,8 +6,10 @@ alone, laid over the whole state, lets a prompt go on from where it was made; th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 # A bytearray or a memoryview over one: writable, so that ctypes can hand it on without copying it.
 Buffer = bytearray | memoryview
@@ -49,6 +51,18 @@ def message_borders(tokens: Sequence[int], marks: Container[int]) -> list[int]:
     return borders
 
 
+def message_starts(sizes: Sequence[int], borders: Sequence[int]) -> list[int]:
+    """Return the positions of tokens at which messages begin.
+
+    `sizes` are the tokens' bytes, `borders` as in GenerationRequest. Where tokens stand for other bytes than the text's, as
+    with a vocabulary that drops spaces, a position is before the message rather than in it.
+    """
+    ends = list(accumulate(sizes))
+    *starts, n_bytes = borders
+    missing = max(n_bytes - ends[-1], 0)
+    return sorted({bisect_right(ends, start - missing) for start in starts} - {0})
+
+
 def checkpoint_positions(borders: Iterable[int], n_tokens: int, start: int) -> list[int]:
     """Return where reading a prompt of `n_tokens` from `start` on pauses for checkpoints, ascending.
 
@@ -57,7 +71,7 @@ def checkpoint_positions(borders: Iterable[int], n_tokens: int, start: int) -> l
     positions: list[int] = []
     last = start
     wanted = {*borders, *range(STEP, n_tokens, STEP)}
-    if not any(n_tokens - 2 * NEAR < position < n_tokens for position in wanted):
+    if not any(n_tokens - NEAR < position < n_tokens for position in wanted):
         wanted.add(n_tokens - TAIL)
     for position in sorted(wanted):
         if position >= n_tokens:

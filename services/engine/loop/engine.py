@@ -19,7 +19,7 @@ from typing_extensions import override
 from services.backend.protocols import Model
 from services.backend.status import Counts
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
-from services.engine.kv.checkpoints import message_borders
+from services.engine.kv.checkpoints import message_borders, message_starts
 from services.engine.kv.slots import Slots
 from services.engine.kv.state import pack
 from services.engine.kv.store import StateStore
@@ -156,7 +156,7 @@ class Engine(Model):
                 self._store.fetch(self._model, request.owner, prompt, rule=self._runner.cut_rule, spare=1)
                 sequence = Sequence(request)
                 if self._runner.cut_rule.has_partial:
-                    sequence.borders = message_borders(sequence.tokens, self._runner.vocabulary.marks)
+                    sequence.borders = self._borders(request)
                 if self._speculates and request.max_tokens >= LEAST_TOKENS:
                     sequence.ngrams = NGrams(sequence.tokens)
                 made = make(index, sequence, self._wake) if make else EngineGeneration(sequence, self._wake)
@@ -174,6 +174,15 @@ class Engine(Model):
                     generation.sequence.sampler.close()
             raise
         return generations
+
+    def _borders(self, request: GenerationRequest) -> list[int]:
+        """Return the positions in a prompt's tokens at which its messages begin, and the last one ends, if known."""
+        known = self._runner.vocabulary.known
+        ends = message_borders(request.tokens, self._runner.vocabulary.marks)
+        if not request.borders:
+            return ends
+        starts = message_starts([len(known(token).written) for token in request.tokens], request.borders)
+        return starts + [end for end in ends[-1:] if not starts or end > starts[-1]]
 
     def _is_over(self, generation: EngineGeneration) -> bool:
         """Return whether what another engine has begun is complete already, and then deliver its end."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from services.engine.kv.store import StateStore
 from services.engine.llama.runner import Interrupted
 from services.engine.llama.vocabulary_file import load_vocabulary
 from services.engine.loop.engine import Engine
+from services.prompts.fit import common_beginning
 from tests.support.real_models import gemma3
 from tests.support.serving import ROOT
 from tests.support.tiny import (
@@ -311,6 +314,25 @@ def test_a_prompt_without_marks_is_gone_on_with_near_its_end(talk: Talk) -> None
     assert distance(said, cold) <= talk.most
 
 
+def test_an_edit_goes_on_at_its_message_in_a_vocabulary_without_marks(talk: Talk) -> None:
+    words = [
+        f"{person} walked along the river and counted {n} boats." for n, person in enumerate(("Ana", "Bo", "Cy", "Di"))
+    ]
+    text = "".join(f"Person: {each * 3}\nAnswer: {each}\n" for each in words)
+    edited = text.replace("Cy", "Ed")
+    starts = [found.end() for found in re.finditer("Person: |Answer: ", text)]
+    with closing(Engine.open(talk.settings)) as engine:
+        tokens, other = (tuple(engine.tokenize(Prompt(each, ((0, len(each)),)))) for each in (text, edited))
+        same = len(common_beginning([tokens, other]))
+        cold, _ = ask(engine, other, "cold")
+        engine.forget("a", "cold")
+        ask(engine, tokens, "talk", borders=(*starts, len(text)))
+        said, finish = ask(engine, other, "talk")
+        # The space before the name may be a part of its token.
+        assert same - 2 <= finish.cached_tokens <= same
+    assert distance(said, cold) <= talk.most
+
+
 def test_borders_are_where_messages_end() -> None:
     # <|im_start|>user\n … <|im_end|>\n<|im_start|>assistant\n …
     message = [1, 50, 51, *[7] * 20, 2, 51]
@@ -322,12 +344,13 @@ def test_reading_pauses_often_near_the_end_and_rarely_before() -> None:
     borders = list(range(20, 1500, 20))
     positions = checkpoint_positions(borders, 1500, 0)
     assert positions[0] == 80
-    assert [b - a for a, b in itertools.pairwise(each for each in positions if each > 1000)] == [20] * 23
+    assert [b - a for a, b in itertools.pairwise(each for each in positions if each > 1000)] == [*[20] * 23, 16]
     assert min(b - a for a, b in itertools.pairwise(each for each in positions if each < 980)) >= 52
     assert checkpoint_positions([], 1500, 0) == [512, 1024, 1496]
     assert checkpoint_positions([], 1500, 500) == [1024, 1496]
     assert checkpoint_positions([90, 1500], 1500, 80) == [512, 1024, 1496]
     assert checkpoint_positions([1490], 1500, 80) == [512, 1024, 1490]
+    assert checkpoint_positions([1480], 1500, 80) == [512, 1024, 1480, 1496]
     assert checkpoint_positions([], 20, 0) == [16]
     assert checkpoint_positions([], 19, 0) == []
 

@@ -71,9 +71,12 @@ class Model:
         assert distance(said, self.cold[prompt]) <= 2 * self.noise
 
 
-def ask(engine: Engine, prompt: tuple[int, ...], session: str = "") -> tuple[Logprobs, Finish]:
+def ask(
+    engine: Engine, prompt: tuple[int, ...], session: str = "", borders: tuple[int, ...] = ()
+) -> tuple[Logprobs, Finish]:
     """The logarithms of probability of the likeliest next tokens, each known by its bytes."""
-    generation = engine.submit(GenerationRequest(prompt, 1, Sampling(temperature=0, n_top=50), owner="a", session=session))
+    sampling = Sampling(temperature=0, n_top=50)
+    generation = engine.submit(GenerationRequest(prompt, 1, sampling, owner="a", session=session, borders=borders))
     list(generation.chunks(lambda: None))
     assert generation.finish
     [choice] = generation.choices

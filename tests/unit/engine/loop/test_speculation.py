@@ -230,12 +230,16 @@ def test_no_draft_leaps_over_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_smollm2_repeats_its_prompt_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    verse = "Seven grey herons stood beside the mill, and each of them had caught a silver fish before the bell rang twice."
-    asked = f"<|im_start|>user\nSay twice: {verse}<|im_end|>\n<|im_start|>assistant\n{verse}\n{verse[:24]}"
+    # Said twice already, it is gone on with by every kernel; a draft is made once half of it has come true.
+    verse = (
+        "Seven grey herons stood beside the mill, and each of them had caught a silver fish before the bell rang twice. "
+        "Then all of them flew over the hill, while the miller closed his door and lit the lamp."
+    )
+    asked = f"{verse}\n{verse}\n{verse[:23]}"
     said = {}
     for speculation in (True, False):
         engine = Engine.open(LoadSettings(smollm2(), 512, n_parallel=1, n_threads=1, speculation=speculation))
-        said[speculation] = answered(engine, tuple(engine.tokenize(Prompt(asked))), 24)
+        said[speculation] = answered(engine, tuple(engine.tokenize(Prompt(asked))), 36)
         engine.close()
     assert said[True][:2] == said[False][:2]
     assert said[True][2].timings["draft_n_accepted"] >= 10
