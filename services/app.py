@@ -71,7 +71,9 @@ def build_application(
     metrics.registry.register(Now(answers, stores.usage))
     parts = ComputeParts(answers, stores.files, pulls, audit)
     computed = {
-        route.name: Computation(route.paths[0], route, route.computed.body, route.computed.function(parts))
+        route.name: Computation(
+            route.paths[0], route, route.computed.body, route.computed.function(parts), route.error_shape
+        )
         for route in ROUTES
         if route.computed
     }
@@ -119,7 +121,7 @@ def create_app(application: Application) -> Flask:
     application.draining.refuse_requests(app, {route.name for route in ROUTES if route.while_draining})
     guard(app, stores.keys, stores.meter, routes, application.gates, settings.cors_origins)
     share_threads(app, application.answers.admission, stores.meter.account)
-    handle_errors(app)
+    handle_errors(app, {route.name: route.error_shape for route in ROUTES})
     add_safe_headers(app, is_tls=settings.cert is not None)
     api = _Api(app)
     for route in ROUTES:

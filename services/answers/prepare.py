@@ -84,6 +84,7 @@ class PreparedAnswer:
             self.chosen.name,
             trims=self.asked.trims,
             trims_start=not self.asked.continues,
+            n_prompt=len(self.request.tokens),
         )
 
     def _is_stored(self, reply: Reply, is_whole: bool) -> bool:

@@ -44,7 +44,16 @@ def stored_answer(sessions: Sessions, client: Client, session_id: int | None, po
     summary = {"result": text, "session_id": session_id, **told}
     reader = _StoredReader(Reply(told.get("reasoning", ""), text))
     profile = str(told["profile"])
-    return Answer(_StoredGeneration(told), reader, poll, lambda *_: summary, ExitStack(), profile, trims=False)
+    return Answer(
+        _StoredGeneration(told),
+        reader,
+        poll,
+        lambda *_: summary,
+        ExitStack(),
+        profile,
+        trims=False,
+        n_prompt=summary["usage"]["prompt_tokens"],
+    )
 
 
 def is_answered(sessions: Sessions, key: JobKey, request: JobRequest) -> bool:

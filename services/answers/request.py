@@ -26,6 +26,8 @@ class ThinkingWish:
     """The most tokens of thoughts."""
     param: str = ""
     """The field of the request by which thoughts were asked for."""
+    is_optional: bool = False
+    """True if a model that has no thoughts answers without them, instead of refusing."""
 
     @property
     def is_off(self) -> bool:

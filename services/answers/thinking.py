@@ -75,7 +75,7 @@ def template_variables(template: ChatTemplate, wish: ThinkingWish) -> dict[str, 
 
 def check_wish(asked: ThinkingWish, reply_format: ReplyFormat | None) -> None:
     """Raise InvalidRequest if a request wants thoughts of a model that has none; `reply_format` None: it writes no chat."""
-    if not asked.is_on or (reply_format and reply_format.thoughts):
+    if not asked.is_on or asked.is_optional or (reply_format and reply_format.thoughts):
         return
     param = asked.param or ("reasoning_effort" if asked.effort else "thinking")
     why = "the model's chat template has no thoughts" if reply_format else "no chat template writes this prompt"

@@ -14,6 +14,7 @@ from auth.audit import AuditLog
 from services.answers.service import Answers
 from services.api.application import Application
 from services.api.http.computation import Compute
+from services.api.http.errors import ErrorShape, usual_shape
 from services.models.downloads import Pulls
 from services.models.files import AvailableModels
 
@@ -69,5 +70,7 @@ class Route(Access):
     """The header or the body's field by which a POST is computed once, however often it is sent."""
     streams: Streams = "never"
     """Whether a POST's reply is server-sent events: never, where the body asks for it, or always."""
+    error_shape: ErrorShape = usual_shape
+    """The shape of its errors."""
     while_draining: bool = False
     """Whether it still answers while the server stops."""

@@ -24,6 +24,9 @@ from services.api.answer import (
     StopResource,
     compute_answer,
 )
+from services.api.anthropic.errors import anthropic_shape, shape_by_client
+from services.api.anthropic.resources import CountTokensResource, MessagesResource, compute_message
+from services.api.anthropic.schemas import MessagesRequest
 from services.api.application import Application
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
 from services.api.cluster import ClusterResource
@@ -44,6 +47,7 @@ from services.api.docs import SHELL as DOCS_SHELL
 from services.api.docs import ApiDocument, DocsResource, DocumentResource
 from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
 from services.api.http.computation import Compute, Reply
+from services.api.http.errors import ErrorShape, usual_shape
 from services.api.http.idempotency import IDEMPOTENCY_KEY
 from services.api.http.schemas import AnswerBody
 from services.api.http.static import StaticFiles
@@ -53,8 +57,6 @@ from services.api.openai.embeddings import EmbeddingsResource, compute_embedding
 from services.api.openai.resources import (
     ChatCompletionsResource,
     CompletionsResource,
-    OpenAIModelResource,
-    OpenAIModelsResource,
     compute_chat,
     compute_completion,
 )
@@ -75,9 +77,11 @@ from services.api.route import (
 )
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
+from services.api.v1_models import V1ModelResource, V1ModelsResource
 
 _ANSWERS = Tag("Answers", "Prompts, sessions and streams.")
 _OPENAI = Tag("OpenAI", "OpenAI's API.")
+_ANTHROPIC = Tag("Anthropic", "Anthropic's API.")
 _OTHERS = Tag("Other clients", "The APIs of Langformers, API Host and ProtoLLM.")
 _MODELS = Tag("Models", "The model files, and switching between them.")
 _KEYS = Tag("Keys", "Keys, their terms and usage.")
@@ -179,6 +183,7 @@ def _computed(
     once_by: OnceBy = IDEMPOTENCY_KEY,
     streams: Streams = "never",
     key_in_body: bool = False,
+    error_shape: ErrorShape = usual_shape,
 ) -> Route:
     """Return the route of an endpoint whose resource does nothing but respond with what a function computes."""
 
@@ -196,6 +201,7 @@ def _computed(
         once_by=once_by,
         streams=streams,
         key_in_body=key_in_body,
+        error_shape=error_shape,
     )
 
 
@@ -237,8 +243,42 @@ ROUTES: tuple[Route, ...] = (
     _computed(
         "embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI, _with_answers(EmbeddingsRequest, compute_embeddings)
     ),
-    Route("openai_models", ("/v1/models",), OpenAIModelsResource, _OPENAI, _files, needs="models:read"),
-    Route("openai_model", ("/v1/models/<path:name>",), OpenAIModelResource, _OPENAI, _files, needs="models:read"),
+    Route(
+        "v1_models",
+        ("/v1/models",),
+        V1ModelsResource,
+        _OPENAI,
+        _files,
+        needs="models:read",
+        error_shape=shape_by_client,
+    ),
+    Route(
+        "v1_model",
+        ("/v1/models/<path:name>",),
+        V1ModelResource,
+        _OPENAI,
+        _files,
+        needs="models:read",
+        error_shape=shape_by_client,
+    ),
+    _computed(
+        "messages",
+        "/v1/messages",
+        MessagesResource,
+        _ANTHROPIC,
+        _with_answers(MessagesRequest, compute_message),
+        streams=IF_ASKED,
+        error_shape=anthropic_shape,
+    ),
+    Route(
+        "count_tokens",
+        ("/v1/messages/count_tokens",),
+        CountTokensResource,
+        _ANTHROPIC,
+        _answers,
+        needs="answer",
+        error_shape=anthropic_shape,
+    ),
     Route("tokenize", ("/tokenize",), TokenizeResource, _OPENAI, _answers, needs="answer"),
     Route("detokenize", ("/detokenize",), DetokenizeResource, _OPENAI, _answers, needs="answer"),
     _computed("apihost", "/api", ApiHostResource, _OTHERS, Computed(HostBody, _apihost), key_in_body=True),

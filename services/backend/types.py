@@ -287,6 +287,8 @@ class Finish:
     timings: dict[str, float] = field(default_factory=dict)
     was_closed: bool = False
     """True if what a constraint had opened was closed by force: the end of the text is not the model's own."""
+    stop_string: str = ""
+    """The stop string that ended the text; "" if none did."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ NEEDS = {
     **dict.fromkeys(("/auth", "/auth/me", "/auth/usage", "/status"), ANY),
     **dict.fromkeys(("/answer", "/answer/<number>", "/answer/<owner>/<number>", "/answer/<number>/prompt"), "answer"),
     **dict.fromkeys(("/answer/<number>/draft", "/answer/<number>/stop", "/sessions", "/tokenize", "/detokenize"), "answer"),
+    **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), "answer"),
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"), "answer"),
     **dict.fromkeys(("/api", "/api/generate", "/generate", "/chat_completion", "/jobs", "/jobs/<path:job_id>"), "answer"),
     **dict.fromkeys(("/models", "/v1/models", "/v1/models/<path:name>"), "models:read"),

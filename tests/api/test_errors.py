@@ -29,7 +29,7 @@ def test_the_tree_is_drawn_whole() -> None:
 
 def test_an_unforeseen_error_tells_the_caller_nothing_and_the_log_all(caplog: pytest.LogCaptureFixture) -> None:
     app = Flask("test")
-    handle_errors(app)
+    handle_errors(app, {})
 
     @app.get("/")
     def fail() -> str:

@@ -116,6 +116,7 @@ class FakeGeneration(Generation):
         self.request = request
         self.begun = threading.Event()
         self.stopped = threading.Event()
+        self._text: TextAssembler | None = None
         self.cancelled = threading.Event()
         self.thinks_no_more = threading.Event()
         self.n_cached = 0
@@ -179,7 +180,7 @@ class FakeGeneration(Generation):
     def _say(self, poll: Callable[[], None]) -> Generator[str, None, FinishReason]:
         """Yield the answer's pieces, and "" now and then while it waits; return why it ended."""
         request = self.request
-        text = TextAssembler(request.stop, request.marks)
+        text = self._text = TextAssembler(request.stop, request.marks)
         reason: FinishReason | None = None if request.max_tokens > 0 else "length"
         for word in self._steered(self._words(poll)) if reason is None else ():
             pieces = self._choose(text, word) if word else [""]
@@ -278,7 +279,9 @@ class FakeGeneration(Generation):
             "total_ms": now - clock["submitted"],
         }
         timings = {name: round(seconds * 1000, 1) for name, seconds in spans.items()}
-        self.finish = Finish(reason, len(self.request.tokens), self.n_cached, self.n_said, self.n_thoughts, timings)
+        counts = len(self.request.tokens), self.n_cached, self.n_said, self.n_thoughts
+        stop_string = self._text.stop_string if self._text else ""
+        self.finish = Finish(reason, *counts, timings, stop_string=stop_string)
 
 
 class FakeModel(Model):

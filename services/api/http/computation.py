@@ -17,7 +17,7 @@ from auth.identity import Identity
 from auth.keys import KeyStore
 from services.answers.admission import Poll, Slot
 from services.answers.client import Client
-from services.api.http.errors import body_of, status_of, unforeseen_body
+from services.api.http.errors import ErrorShape, body_of, status_of, unforeseen_body, usual_shape
 from services.api.http.schemas import validated
 from services.api.http.sse import CONTENT_TYPE, EventStream, Failure
 from services.errors import HearthError, NotAuthenticated, NotFound, Unavailable
@@ -36,12 +36,16 @@ Compute = Callable[[Any, Client], Reply]
 
 @dataclass(frozen=True)
 class Computation:
-    """An endpoint whose POSTs are computed by a function: its path, its access, the model of its body, and the function."""
+    """An endpoint whose POSTs are computed by a function.
+
+    Its path, its access, the model of its body, the function, and the shape of its errors.
+    """
 
     path: str
     access: Access
     body: type[BaseModel]
     compute: Compute
+    error_shape: ErrorShape = usual_shape
 
 
 class JobRunner:
@@ -55,8 +59,10 @@ class JobRunner:
 
     def __call__(self, key: JobKey, asked: JobRequest, poll: Poll, background: bool) -> Running:
         """Begin to compute a job, as `Perform`. An error becomes the reply that tells it."""
+        computation = self._computations.get(asked.path)
+        shape = computation.error_shape if computation else usual_shape
         try:
-            reply = self._compute(key, asked, poll, background)
+            reply = self._compute(computation, key, asked, poll, background)
             if isinstance(reply, EventStream):
                 return _RunningJob(200, {"Content-Type": CONTENT_TYPE}, reply.guarded(), reply.close)
             return _whole(200, reply)
@@ -64,16 +70,18 @@ class JobRunner:
             status = status_of(error)
             if status >= 500 and not isinstance(error, Unavailable):
                 log.error("POST %s: %s", asked.path, error.message)
-            return _whole(status, body_of(error), error.retry_after if isinstance(error, Unavailable) else None)
+            retry_after = error.retry_after if isinstance(error, Unavailable) else None
+            return _whole(status, shape(status, body_of(error)), retry_after)
         except Exception as error:
             log.error("POST %s failed", asked.path, exc_info=error)
-            return _whole(500, unforeseen_body())
+            return _whole(500, shape(500, unforeseen_body()))
 
-    def _compute(self, key: JobKey, asked: JobRequest, poll: Poll, background: bool) -> Reply:
+    def _compute(
+        self, computation: Computation | None, key: JobKey, asked: JobRequest, poll: Poll, background: bool
+    ) -> Reply:
         identity = self._keys.identity(key.owner)
         if identity is None:
             raise NotAuthenticated("the key that sent this job has been revoked")
-        computation = self._computations.get(asked.path)
         if computation is None:
             # It was stored by a server of another version.
             raise NotFound(f"there is nothing at {asked.path}")

@@ -1,8 +1,12 @@
-"""One JSON shape for every error: `{"message", "error": {"message", "type", "param", "code"}}`."""
+"""One JSON shape for every error: `{"message", "error": {"message", "type", "param", "code"}}`.
+
+The APIs of others whose clients read another have an `ErrorShape` in their route.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
@@ -32,6 +36,15 @@ STATUSES: dict[type[errors.HearthError], int] = {
     errors.RateLimitExceeded: 429,
 }
 
+ErrorShape = Callable[[int, dict[str, Any]], dict[str, Any]]
+"""Returns an API's own body of an error, given its HTTP status and the usual body."""
+
+
+def usual_shape(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the usual body: most clients read it."""
+    return body
+
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -59,15 +72,20 @@ def status_of(error: errors.HearthError) -> int:
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
-def handle_errors(app: Flask) -> None:
-    """Make `app` reply to every error in the one shape."""
+def handle_errors(app: Flask, shapes: Mapping[str, ErrorShape]) -> None:
+    """Make `app` reply to every error; `shapes` are those of endpoints by their names."""
+
+    def response_of(status: int, body: dict[str, Any]) -> Response:
+        response = jsonify(shapes.get(request.endpoint or "", usual_shape)(status, body))
+        response.status_code = status
+        return response
 
     @app.errorhandler(errors.HearthError)
     def ours(error: errors.HearthError) -> Response:
         status = status_of(error)
         if status >= 500 and not isinstance(error, errors.Unavailable):
             log.error("%s %s: %s", request.method, request.url_rule, error.message)
-        response = _response(status, body_of(error))
+        response = response_of(status, body_of(error))
         if status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, errors.Unavailable) and error.retry_after is not None:
@@ -78,7 +96,7 @@ def handle_errors(app: Flask) -> None:
     def http(error: HTTPException) -> Response:
         status = error.code or 500
         code = error.name.lower().replace(" ", "_")
-        response = _response(status, error_body(status, _explain(error), code=code))
+        response = response_of(status, error_body(status, _explain(error), code=code))
         # A 405 says what is allowed, a 3xx where to go.
         for name, value in error.get_headers():
             if name not in ("Content-Type", "Content-Length"):
@@ -88,7 +106,7 @@ def handle_errors(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unforeseen(error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url_rule, exc_info=error)
-        return _response(500, unforeseen_body())
+        return response_of(500, unforeseen_body())
 
 
 def _explain(error: HTTPException) -> str:
@@ -99,9 +117,3 @@ def _explain(error: HTTPException) -> str:
     if error.code == 405:
         return f"{request.method} does not work on {request.path}"
     return str(error.description or error.name)
-
-
-def _response(status: int, body: dict[str, Any]) -> Response:
-    response = jsonify(body)
-    response.status_code = status
-    return response

@@ -21,6 +21,8 @@ from services.logs import request_id
 log = logging.getLogger("hearth.requests")
 
 ID_HEADER = "X-Request-Id"
+# As Anthropic's clients read it.
+ANTHROPIC_ID_HEADER = "Request-Id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")
 _REFUSED = (401, 403, 421, 429)
 
@@ -45,7 +47,7 @@ def log_requests(
 
     @app.after_request
     def end(response: Response) -> Response:
-        response.headers[ID_HEADER] = request_id.get()
+        response.headers[ID_HEADER] = response.headers[ANTHROPIC_ID_HEADER] = request_id.get()
         declared = access_of(request.endpoint, access)
         identity = caller_or_none()
         if identity and request.method == "POST" and declared.needs == "answer":

@@ -292,10 +292,12 @@ class Replies(Response):
         return responses
 
 
-def replies(body: type[BaseModel] | None, *errors: int, good: int = 200, text: str = "") -> Replies:
+def replies(
+    body: type[BaseModel] | None, *errors: int, good: int = 200, text: str = "", error: type[BaseModel] = ErrorBody
+) -> Replies:
     """Describe the replies of a resource's method: `body` with the status `good`, errors of these statuses and the usual.
 
-    `text` is the media type of a reply in plain text, beside `body` or in its place.
+    `text` is the media type of a reply in plain text, beside `body` or in its place; `error` is the body of errors.
     """
     statuses = sorted({*_USUAL_ERRORS, *errors})
-    return Replies(text, **{f"HTTP_{good}": body}, **{f"HTTP_{status}": ErrorBody for status in statuses})
+    return Replies(text, **{f"HTTP_{good}": body}, **{f"HTTP_{status}": error for status in statuses})

@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flask import Response
 
 from services.answers.stream import Answer
-from services.api.http.errors import body_of, unforeseen_body
+from services.api.http.errors import ErrorShape, body_of, status_of, unforeseen_body, usual_shape
 from services.errors import ClientDisconnected, HearthError
 from services.replies.events import CallArguments, CallBegun, Content, Event, Reasoning
 
@@ -66,10 +66,15 @@ class Shaper(Protocol):
 
 @dataclass(frozen=True)
 class EventStream:
-    """A reply that comes as events. `close` is due at its end, however it ends, even if it never begins."""
+    """A reply that comes as events. `close` is due at its end, however it ends, even if it never begins.
+
+    `write` writes the event of an error, which has this `error_shape`.
+    """
 
     events: Iterable[str]
     close: Callable[[], None]
+    error_shape: ErrorShape = usual_shape
+    write: Callable[[Data], str] = field(default=lambda data: event(data))
 
     def guarded(self) -> Iterator[str]:
         """Yield the events; where one cannot be had, the last is a `Failure` that tells the error."""
@@ -78,26 +83,35 @@ class EventStream:
         except ClientDisconnected:
             return
         except HearthError as error:
-            yield Failure(event(body_of(error)))
+            yield self._failure(status_of(error), body_of(error))
         except Exception as error:
             log.error("a stream failed", exc_info=error)
-            yield Failure(event(unforeseen_body()))
+            yield self._failure(500, unforeseen_body())
+
+    def _failure(self, status: int, body: Data) -> Failure:
+        return Failure(self.write(self.error_shape(status, body)))
 
 
 class Failure(str):
     """The event that ends a stream which failed."""
 
 
-def written(shapers: Iterable[Shaper], ending: Callable[[], Iterable[Data]] = tuple, done: str = DONE) -> Iterator[str]:
+def written(
+    shapers: Iterable[Shaper],
+    ending: Callable[[], Iterable[Data]] = tuple,
+    done: str = DONE,
+    write: Callable[[Data], str] | None = None,
+) -> Iterator[str]:
     """Write the answers of `shapers`, one after the other, as events, with comments in their silences.
 
-    The data of `ending` come after the last answer, then `done`.
+    The data of `ending` come after the last answer, then `done`. `write` writes one event, `event` if it is None.
     """
+    write = write or event
     silences = _Silences()
     for shaper in shapers:
-        yield from map(event, shaper.begin())
+        yield from map(write, shaper.begin())
         for read in shaper.answer.events():
-            if told := [event(data) for data in _shaped(shaper, read)]:
+            if told := [write(data) for data in shaped(shaper, read)]:
                 silences.interrupt()
                 yield from told
                 continue
@@ -105,14 +119,15 @@ def written(shapers: Iterable[Shaper], ending: Callable[[], Iterable[Data]] = tu
             queue_position = shaper.answer.queue_position
             if comment := silences.comment(queue_position):
                 yield comment
-                yield from map(event, shaper.queued(queue_position or 0))
-        yield from map(event, shaper.end())
-    yield from map(event, ending())
+                yield from map(write, shaper.queued(queue_position or 0))
+        yield from map(write, shaper.end())
+    yield from map(write, ending())
     if done:
         yield done
 
 
-def _shaped(shaper: Shaper, read: Event | None) -> Iterable[Data]:
+def shaped(shaper: Shaper, read: Event | None) -> Iterable[Data]:
+    """Return the events for a piece of an answer."""
     if isinstance(read, Content):
         return shaper.text(read.text)
     if isinstance(read, Reasoning):
@@ -123,6 +138,11 @@ def _shaped(shaper: Shaper, read: Event | None) -> Iterable[Data]:
 def event(data: Data) -> str:
     """Return one event that carries a JSON object on one line."""
     return f"data: {_encode(data)}\n\n"
+
+
+def named_event(data: Data) -> str:
+    """Return the same as an event that is called as its object's `type` is."""
+    return f"event: {data['type']}\n{event(data)}"
 
 
 class _Silences:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
-from services.api.openai.nulls import without_nulls
-from services.api.openai.open_body import Open, undeclared
+from services.api.http.nulls import without_nulls
+from services.api.http.open_body import Open, undeclared
 from services.backend.types import Constraint
 from services.storage.json_text import read_json_text
 

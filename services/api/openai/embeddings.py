@@ -13,8 +13,8 @@ from services.answers.client import Client
 from services.answers.service import Answers
 from services.api.http.computation import Reply
 from services.api.http.idempotency import Respond
+from services.api.http.request_fields import telling_ignored
 from services.api.http.schemas import replies, spec
-from services.api.openai.ignored import telling_ignored
 from services.api.openai.replies import Embeddings
 from services.api.openai.schemas import EmbeddingsRequest, prompts_of
 from services.backend.protocols import Embedder

@@ -1,21 +1,15 @@
 """Every field that clients of /v1 send: honoured, accepted without effect, or refused by name.
 
 The fields are those of OpenAI's reference (the types of its `openai` package), llama-server (llama.cpp's
-tools/server/README.md), vLLM and SGLang (their protocol.py), Ollama's /v1 and OpenRouter. A nested field has a dotted
-name, in which a list's items have no index. The models of `schemas.py` declare the honoured ones; a field that is not
-listed is passed over, and the header `X-Hearth-Ignored` names it.
+tools/server/README.md), vLLM and SGLang (their protocol.py), Ollama's /v1 and OpenRouter. The models of `schemas.py`
+declare the honoured ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
-from services.api.openai.open_body import Path, undeclared
-from services.errors import InvalidRequest
+from services.api.http.request_fields import RequestField
 
 Endpoint = Literal["chat", "completions", "embeddings"]
 ALL: tuple[Endpoint, ...] = ("chat", "completions", "embeddings")
@@ -23,36 +17,6 @@ BOTH: tuple[Endpoint, ...] = ("chat", "completions")
 CHAT: tuple[Endpoint, ...] = ("chat",)
 COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
 EMBEDDINGS: tuple[Endpoint, ...] = ("embeddings",)
-
-# The most names that a reply's header tells, and the most characters of one.
-_MOST_NAMES, _LONGEST_NAME = 32, 128
-
-
-@dataclass(frozen=True)
-class RequestField:
-    """A field that clients send. `about` says what it does, why it has no effect, or why it is refused.
-
-    A refused field may have one of the `harmless` values, which ask for nothing; null always is, and a negative number
-    where `or_negative`.
-    """
-
-    name: str
-    effect: Literal["honoured", "no effect", "refused"]
-    about: str
-    endpoints: tuple[Endpoint, ...] = BOTH
-    harmless: tuple[Any, ...] = ()
-    or_negative: bool = False
-
-    def allows(self, value: Any) -> bool:
-        """Return whether the field may have this value."""
-        if self.or_negative and isinstance(value, int | float) and value < 0:
-            return True
-        # 1 is no true, and 0 no false.
-        return (
-            self.effect != "refused"
-            or value is None
-            or any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.harmless)
-        )
 
 
 def _honoured(endpoints: tuple[Endpoint, ...], **about: str) -> tuple[RequestField, ...]:
@@ -240,7 +204,7 @@ _REFUSED = (
     *_refused("suffix", "this server does not fill in the middle", "", endpoints=COMPLETIONS),
     *_refused("prompt_embeds", "a prompt is text or token ids", endpoints=COMPLETIONS),
     *_refused("thinking_token_budget", "a plain text has no thoughts: use /v1/chat/completions", -1, endpoints=COMPLETIONS),
-    RequestField("adaptive_target", "refused", "this sampler is not there", or_negative=True),
+    RequestField("adaptive_target", "refused", "this sampler is not there", BOTH, or_negative=True),
     *_refused("tfs tfs_z encoder_repetition_penalty guidance_scale num_beams", "this sampler is not there", 1),
     *_refused(
         "top_a epsilon_cutoff eta_cutoff smoothing_factor skew penalty_alpha no_repeat_ngram_size",
@@ -315,39 +279,3 @@ FIELDS = _HONOURED + _WITHOUT_EFFECT + _REFUSED
 def known_fields(endpoint: Endpoint) -> dict[str, RequestField]:
     """Return the fields that an endpoint knows, by their dotted names."""
     return {field.name: field for field in FIELDS if endpoint in field.endpoints}
-
-
-def check_fields(body: BaseModel, endpoint: Endpoint) -> None:
-    """Raise InvalidRequest, naming the field, if the body has one that is refused."""
-    known = known_fields(endpoint)
-    for path, value in undeclared(body):
-        field = known.get(_without_indices(path))
-        if field and not field.allows(value):
-            name = _dotted(path)
-            raise InvalidRequest(f"{name} cannot be honoured: {field.about}", param=name, code="unsupported_parameter")
-
-
-def ignored_fields(body: BaseModel, endpoint: Endpoint) -> list[str]:
-    """Return the dotted names of the fields in a body that nobody knows, as a header may hold them."""
-    known = known_fields(endpoint)
-    names = [_dotted(path) for path, value in undeclared(body) if _without_indices(path) not in known and value is not None]
-    shown = [_printable(name) for name in dict.fromkeys(names)]
-    return shown if len(shown) <= _MOST_NAMES else [*shown[:_MOST_NAMES], f"and {len(shown) - _MOST_NAMES} more"]
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path))
-
-
-def _without_indices(path: Path) -> str:
-    return ".".join(part for part in path if isinstance(part, str))
-
-
-def _printable(name: str) -> str:
-    """Return a name that clients chose as a header's value may hold it: no separators, and ASCII alone."""
-    return "".join(_characters(name))[:_LONGEST_NAME]
-
-
-def _characters(name: str) -> Iterator[str]:
-    for character in name:
-        yield character if "!" <= character <= "~" and character != "," else "?"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from services.api.openai.open_body import Open
+from services.api.http.open_body import Open
 from services.validation import at_most
 
 # Messages of one request (a template may look at all earlier ones at each), and parts of one of them.

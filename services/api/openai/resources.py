@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from flask_restful import Resource
 
-from auth.authentication import caller
 from services.answers.client import Client
 from services.answers.request import AnswerRequest
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http.computation import Reply
+from services.api.http.faults import Form, as_of_request
 from services.api.http.idempotency import Respond
+from services.api.http.request_fields import telling_ignored
 from services.api.http.schemas import replies, spec
 from services.api.http.sse import EventStream
 from services.api.openai.echo import Echo
-from services.api.openai.faults import Form, of_form
-from services.api.openai.ignored import telling_ignored
-from services.api.openai.replies import ChatCompletion, Completion, OpenAIModel, OpenAIModels
+from services.api.openai.replies import ChatCompletion, Completion
 from services.api.openai.requests import chat_requests, completion_requests
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating
 from services.api.openai.writers import ChatWriter, CompletionWriter, Writer, streamed_reply, whole_reply
-from services.errors import InvalidRequest, NotFound, PromptTooLong
-from services.models.config import Profiles
-from services.models.files import AvailableModels
 
 
 class ChatCompletionsResource(Resource):
@@ -64,42 +60,10 @@ class CompletionsResource(Resource):
         return telling_ignored(self._respond(json), json)
 
 
-class OpenAIModelsResource(Resource):
-    """The names that `model` may have."""
-
-    def __init__(self, files: AvailableModels, profiles: Profiles) -> None:
-        self._files = files
-        self._profiles = profiles
-
-    @spec.validate(resp=replies(OpenAIModels))
-    def get(self) -> Any:
-        """List the profiles that have their model file, the selected one first, and the files."""
-        return {"object": "list", "data": [_model(name, created) for name, created in self._names().items()]}
-
-    def _names(self) -> dict[str, int]:
-        config = self._profiles.config()
-        files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info and not file.info.adapter}
-        usable = {name: files[profile.model] for name, profile in config.profiles.items() if profile.model in files}
-        first = {config.selected: usable[config.selected]} if config.selected in usable else {}
-        return {name: created for name, created in {**first, **usable, **files}.items() if caller().may_use(name)}
-
-
-class OpenAIModelResource(OpenAIModelsResource):
-    """One name that `model` may have."""
-
-    @spec.validate(resp=replies(OpenAIModel, 404))
-    def get(self, name: str) -> Any:
-        """Describe a model."""
-        names = self._names()
-        if name not in names:
-            raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
-        return _model(name, names[name])
-
-
 def compute_chat(answers: Answers, body: ChatRequest, client: Client) -> Reply:
     """Compute the reply to POST /v1/chat/completions. Raises as `Answers.open_all` does."""
     requests = chat_requests(body)
-    with _openai_errors("messages", _forms(body, requests[0])):
+    with as_of_request("messages", _forms(body, requests[0])):
         opened = answers.open_all(client, requests)
     return _reply(ChatWriter(body), body, opened)
 
@@ -108,7 +72,7 @@ def compute_completion(answers: Answers, body: CompletionRequest, client: Client
     """Compute the reply to POST /v1/completions. Raises as `Answers.open_all` does."""
     requests = completion_requests(body)
     echoes = [Echo(request) for request in requests] if body.echo else []
-    with _openai_errors("prompt", _forms(body, requests[0])):
+    with as_of_request("prompt", _forms(body, requests[0])):
         opened = answers.open_all(client, [echo.request for echo in echoes] or requests)
     return _reply(CompletionWriter(body, echoes), body, opened)
 
@@ -133,18 +97,3 @@ def _reply(writer: Writer, body: Generating, opened: Sequence[Answer]) -> Reply:
         if body.stream:
             return EventStream(streamed_reply(writer, body, opened), stack.pop_all().close)
         return whole_reply(writer, body, opened)
-
-
-@contextmanager
-def _openai_errors(prompt: str, forms: Sequence[Form]) -> Iterator[None]:
-    """Raise errors anew as OpenAI's clients know them; `prompt` and `forms` are what may be at fault."""
-    try:
-        yield
-    except PromptTooLong as error:
-        raise InvalidRequest(error.message, param=prompt, code=error.code) from error
-    except InvalidRequest as error:
-        raise of_form(error, forms) from error
-
-
-def _model(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "hearth"}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from services.answers.request import sampling_of
-from services.api.openai.open_body import Open, Whole
+from services.api.http.open_body import Open, Whole
 from services.api.openai.samplers import sampler_names
 from services.api.openai.thinking_fields import agreed
 from services.storage.json_text import read_json_text

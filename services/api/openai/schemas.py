@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
+from services.api.http.open_body import Lenient, Open, Whole
+from services.api.http.request_fields import Listed
 from services.api.openai.constraint_fields import (
     Choices,
     Grammar,
@@ -17,9 +19,8 @@ from services.api.openai.constraint_fields import (
     constraints_of,
     schema_of,
 )
-from services.api.openai.fields import Endpoint, check_fields, ignored_fields
+from services.api.openai.fields import known_fields
 from services.api.openai.messages import MOST_MESSAGES, CallOfAssistant, ChatMessage, ChatMessages, Name
-from services.api.openai.open_body import Lenient, Open, Whole
 from services.api.openai.sampling_fields import AnyMaxTokens, Count, SamplingFields
 from services.api.openai.thinking_fields import ThinkingFields
 from services.api.openai.tool_fields import FunctionChoice, Functions, ToolChoice, Tools, check_choice, check_names, chosen
@@ -45,22 +46,6 @@ __all__ = [
 # Answers that one request may ask for: as many as the queue holds by default.
 MOST_ANSWERS = 32
 Top = Annotated[int, Field(ge=0, le=20), Whole]
-
-
-class Listed(Open):
-    """A body whose fields `fields.py` lists."""
-
-    endpoint: ClassVar[Endpoint]
-
-    @model_validator(mode="after")
-    def _is_honoured(self) -> Listed:
-        check_fields(self, self.endpoint)
-        return self
-
-    @property
-    def ignored(self) -> list[str]:
-        """The names of the fields that nobody knows, for the reply's header."""
-        return ignored_fields(self, self.endpoint)
 
 
 class StreamOptions(Open):
@@ -139,7 +124,7 @@ class Generating(Listed, SamplingFields):
 class ChatRequest(Generating, ThinkingFields):
     """The body of POST /v1/chat/completions."""
 
-    endpoint: ClassVar[Endpoint] = "chat"
+    listed = known_fields("chat")
 
     messages: ChatMessages
     max_completion_tokens: AnyMaxTokens | None = None
@@ -255,7 +240,7 @@ def _kind(item: object) -> str:
 class CompletionRequest(Generating):
     """The body of POST /v1/completions."""
 
-    endpoint: ClassVar[Endpoint] = "completions"
+    listed = known_fields("completions")
 
     prompt: Annotated[AnyTexts, _texts(MOST_ANSWERS)]
     logprobs: Top | None = None
@@ -284,7 +269,7 @@ class CompletionRequest(Generating):
 class EmbeddingsRequest(Listed):
     """The body of POST /v1/embeddings."""
 
-    endpoint: ClassVar[Endpoint] = "embeddings"
+    listed = known_fields("embeddings")
 
     input: Annotated[AnyTexts, _texts(MOST_INPUTS)]
     model: Name | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from services.api.openai.open_body import Open, Whole
+from services.api.http.open_body import Open, Whole
 from services.validation import Effort, TemplateKwargs
 
 # -1: no limit.

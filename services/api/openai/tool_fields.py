@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from services.api.http.nulls import without_nulls
+from services.api.http.open_body import Open
 from services.api.openai.messages import Name
-from services.api.openai.nulls import without_nulls
-from services.api.openai.open_body import Open
 from services.validation import at_most
 
 MOST_TOOLS = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from typing_extensions import override
 
@@ -106,7 +107,7 @@ class EngineGeneration(Delivery):
             for part in self.sequence.rest:
                 self._deliver(self._text.add(part.data, part.mark, False))
             self._deliver(self._text.flush())
-        self.put(finish)
+        self.put(replace(finish, stop_string=self._text.stop_string) if finish.reason == "stop" else finish)
 
     def move(self, queue_position: int) -> None:
         """Take note of the queue position, 0 once the sequence has a slot."""

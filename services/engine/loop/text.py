@@ -26,7 +26,9 @@ class TextAssembler:
         `keeps_stop`: the stop string that has come is part of the text.
         """
         self._keeps_stop = keeps_stop
-        self._stop = self._forms = tuple(stop)
+        self._stop = tuple(stop)
+        self._forms = {each: each for each in stop}
+        """What is searched for, and the stop string that each stands for."""
         self._gives_marks = marks
         self._signs: dict[Mark, str] = {}
         """Of each special token that has come, the character that stands for it."""
@@ -34,6 +36,8 @@ class TextAssembler:
         self._pending = ""
         self.stopped = False
         """True if a stop string has come; the text ends before it, or with it."""
+        self.stop_string = ""
+        """The stop string that has come; "": none."""
 
     def add(self, piece: bytes, mark: Mark | None = None, searches: bool = True) -> list[str]:
         """Add one token's bytes; return the text that is certain by now, and special tokens as `Mark` in their places.
@@ -65,10 +69,10 @@ class TextAssembler:
         if not self._forms or not searches:
             self._pending = ""
             return self._pieces(text)
-        found = [(at, at + len(stop)) for stop in self._forms if (at := text.find(stop)) >= 0]
+        found = [(at, at + len(form), stop) for form, stop in self._forms.items() if (at := text.find(form)) >= 0]
         if found:
             self.stopped, self._pending = True, ""
-            start, end = min(found)
+            start, end, self.stop_string = min(found)
             return self._pieces(text[: end if self._keeps_stop else start])
         certain = len(text) - max(_overlap(text, stop) for stop in self._forms)
         self._pending = text[certain:]
@@ -93,7 +97,7 @@ class TextAssembler:
             taken = {*self._signs.values(), *"".join(self._stop)}
             numbers = range(_FIRST_SIGN, _LAST_SIGN + 1)
             self._signs[mark] = next(sign for sign in map(chr, numbers) if sign not in taken)
-            self._forms = (*self._stop, *dict.fromkeys(each for stop in self._stop if (each := self._form(stop)) != stop))
+            self._forms = {each: stop for stop in self._stop for each in (stop, self._form(stop))}
         return self._signs[mark]
 
     def _form(self, stop: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.api.http.faults import Form, of_form
 from services.api.http.schemas import validated
-from services.api.openai.faults import Form, of_form
 from services.api.openai.requests import chat_requests, completion_requests
 from services.api.openai.samplers import sampler_names
 from services.api.openai.schemas import ChatRequest, CompletionRequest

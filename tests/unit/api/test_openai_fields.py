@@ -13,8 +13,9 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import ValidationError
 
+from services.api.http.request_fields import RequestField
 from services.api.http.schemas import validated
-from services.api.openai.fields import FIELDS, Endpoint, RequestField, known_fields
+from services.api.openai.fields import FIELDS, Endpoint, known_fields
 from services.api.openai.requests import chat_requests, completion_requests
 from services.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest, Listed
 from services.errors import InvalidRequest

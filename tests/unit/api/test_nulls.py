@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.api.openai.nulls import without_nulls
+from services.api.http.nulls import without_nulls
 
 
 def test_keywords_that_are_null_are_left_out_and_values_stay() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, PromptTooLong
 
 # What the engine calls the form of an answer, whatever field of the request asks for it.
 CONSTRAINTS = ("response_format", "json_schema", "regex", "gbnf", "lark", "grammar", "constraint")
@@ -37,6 +38,17 @@ class Form:
             else:
                 return False
         return True
+
+
+@contextmanager
+def as_of_request(prompt: str, forms: Sequence[Form]) -> Iterator[None]:
+    """Raise errors anew in the request's words; its fields `prompt` and `forms` are what may be at fault."""
+    try:
+        yield
+    except PromptTooLong as error:
+        raise InvalidRequest(error.message, param=prompt, code=error.code) from error
+    except InvalidRequest as error:
+        raise of_form(error, forms) from error
 
 
 def of_form(error: InvalidRequest, forms: Sequence[Form]) -> InvalidRequest:

@@ -1,0 +1,104 @@
+"""/v1/models: the names that `model` may have, as OpenAI's clients read them, and as Anthropic's do."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+from flask_restful import Resource
+from pydantic import BeforeValidator, Field, RootModel
+
+from auth.authentication import caller
+from services.api.anthropic.errors import is_anthropic
+from services.api.anthropic.replies import AnthropicModel, AnthropicModels
+from services.api.http.schemas import Query, replies, spec
+from services.api.openai.replies import OpenAIModel, OpenAIModels
+from services.errors import InvalidRequest, NotFound
+from services.models.config import Profiles
+from services.models.files import AvailableModels
+
+Limit = Annotated[int, Field(ge=1, le=1000), BeforeValidator(int)]
+
+
+class AnyModel(RootModel[OpenAIModel | AnthropicModel]):
+    """A profile, or a file of the models folder, in the client's own shape."""
+
+
+class AnyModels(RootModel[OpenAIModels | AnthropicModels]):
+    """All profiles and files that the key may use, or a page of them."""
+
+
+class Page(Query):
+    """The part of the list that Anthropic's clients ask for: `limit` models after or before the one of an id."""
+
+    limit: Limit = 20
+    after_id: str | None = None
+    before_id: str | None = None
+
+
+class V1ModelsResource(Resource):
+    """The names that `model` may have."""
+
+    def __init__(self, files: AvailableModels, profiles: Profiles) -> None:
+        self._files = files
+        self._profiles = profiles
+
+    @spec.validate(query=Page, resp=replies(AnyModels))
+    def get(self, query: Page) -> Any:
+        """List the profiles that have their model file, the selected one first, and the files.
+
+        With the header `anthropic-version` the list has Anthropic's shape, in pages.
+        """
+        names = self._names()
+        if is_anthropic():
+            return _page(names, query)
+        return {"object": "list", "data": [_openai(name, created) for name, created in names.items()]}
+
+    def _names(self) -> dict[str, int]:
+        config = self._profiles.config()
+        files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info and not file.info.adapter}
+        usable = {name: files[profile.model] for name, profile in config.profiles.items() if profile.model in files}
+        first = {config.selected: usable[config.selected]} if config.selected in usable else {}
+        return {name: created for name, created in {**first, **usable, **files}.items() if caller().may_use(name)}
+
+
+class V1ModelResource(V1ModelsResource):
+    """One name that `model` may have."""
+
+    @spec.validate(resp=replies(AnyModel, 404))
+    def get(self, name: str) -> Any:
+        """Describe a model."""
+        names = self._names()
+        if name not in names:
+            raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
+        return (_anthropic if is_anthropic() else _openai)(name, names[name])
+
+
+def _openai(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "hearth"}
+
+
+def _anthropic(name: str, created: int) -> dict[str, Any]:
+    moment = datetime.fromtimestamp(created, timezone.utc).isoformat().replace("+00:00", "Z")
+    return {"type": "model", "id": name, "display_name": name, "created_at": moment, "lifecycle": "active"}
+
+
+def _page(names: dict[str, int], query: Page) -> dict[str, Any]:
+    listed = list(names)
+    start, end = 0, len(listed)
+    for field in ("after_id", "before_id"):
+        if (given := getattr(query, field)) is not None and given not in names:
+            raise InvalidRequest(f'{field}: there is no model "{given}"', param=field)
+    if query.after_id is not None:
+        start = listed.index(query.after_id) + 1
+    if query.before_id is not None:
+        end = listed.index(query.before_id)
+    # Backwards from its end where only that is given.
+    backwards = query.before_id is not None and query.after_id is None
+    shown = listed[start:end][-query.limit :] if backwards else listed[start:end][: query.limit]
+    return {
+        "data": [_anthropic(name, names[name]) for name in shown],
+        "has_more": len(shown) < end - start,
+        "first_id": shown[0] if shown else None,
+        "last_id": shown[-1] if shown else None,
+    }
