@@ -178,7 +178,7 @@ class Prompt:
     bos: bool = True
     """True if the model's BOS token comes first, where it has one."""
     borders: tuple[int, ...] = ()
-    """Where messages begin in the text, in characters, ascending, as far as that is known."""
+    """Where messages begin in the text, and the last one ends, in characters, ascending; as far as that is known."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class GenerationRequest:
     background: bool = False
     """True if nobody waits for it, so that other requests go first."""
     borders: tuple[int, ...] = field(default=(), repr=False)
-    """Where messages begin in the prompt's text, in bytes of UTF-8, ascending, and behind them the text's length.
+    """Where messages begin in the prompt's text, and the last one ends, in bytes of UTF-8, ascending; then its length.
 
     () where that is not known."""
     resume_tokens: tuple[int, ...] = field(default=(), repr=False)

@@ -1,4 +1,4 @@
-"""The places in a prompt's text at which messages begin: an edited prompt, or another answer to it, departs there."""
+"""The places in a prompt's text at which messages begin: an edited prompt, or another answer to it, forks there."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 _BEGINNING = 100
 
 
-def message_starts(text: str, contents: Iterable[str]) -> tuple[int, ...]:
-    """Return the positions in `text` at which messages with these contents begin, ascending; in characters.
+def message_borders(text: str, contents: Iterable[str]) -> tuple[int, ...]:
+    """Return the positions in `text` at which messages with these contents begin, and the last one ends; in characters.
 
-    A message that the text does not hold as it is has none, and one without text neither.
+    They are ascending. A message that the text does not hold as it is has none, and one without text neither.
     """
     starts, at = [], 0
     for content in contents:
-        beginning = content.strip()[:_BEGINNING]
+        whole = content.strip()
+        beginning = whole[:_BEGINNING]
         found = text.find(beginning, at) if beginning else -1
         if found >= 0:
             starts.append(found)
-            at = found + len(beginning)
-    return tuple(starts)
+            at = found + len(whole if text.startswith(whole, found) else beginning)
+    return (*starts, at) if starts else ()
 
 
 def contents_of(messages: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from services.backend.types import Prompt
 from services.errors import BadModelFile, InvalidRequest
 from services.prompts.abilities import Message
-from services.prompts.borders import contents_of, message_starts
+from services.prompts.borders import contents_of, message_borders
 from services.prompts.chat_template import ChatTemplate
 from services.prompts.form import FEWEST_MARKS, PROBE, Exchange, Form, Pause, least_tokens
 from services.prompts.shaping import count_system
@@ -102,7 +102,7 @@ class ChatForm(Form):
     def _render(self, messages: Sequence[Message]) -> Prompt:
         messages = [*self._profile_system, *self.messages[: self._n_system], *messages]
         prompt = self.template.render(messages, self.tools, self.generation_prompt, self.pause, self.kwargs, self.continues)
-        return replace(prompt, borders=message_starts(prompt.text, contents_of(messages)))
+        return replace(prompt, borders=message_borders(prompt.text, contents_of(messages)))
 
 
 def words_of(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from services.backend.types import Prompt
-from services.prompts.borders import message_starts
+from services.prompts.borders import message_borders
 from services.prompts.form import PROBE, Exchange, Form
 
 _FIELD = re.compile(r"\{(input|chat_history)\}")
@@ -59,5 +59,5 @@ def fill_template(template: str, window: Sequence[Exchange], words: str) -> Prom
     pieces.append(template[at:])
     text = "".join(pieces)
     contents = [content for exchange in window for content in (exchange.human, exchange.ai)]
-    borders = message_starts(text, [*contents, words])
+    borders = message_borders(text, [*contents, words])
     return Prompt(text, tuple(span for span in typed if span[0] < span[1]), borders=borders)

@@ -233,10 +233,10 @@ def write_long_hybrid_model(path: Path) -> Path:
     return made.write()
 
 
-def write_hybrid_model(path: Path) -> Path:
+def write_hybrid_model(path: Path, *, n_ctx: int = 2048) -> Path:
     """An LFM2 of random weights: layers with a KV cache, and others whose state, of a fixed size, is of two tokens."""
     dim, ffn, kernel, heads_kv = 256, 256, 3, [0, 2, 0, 2]
-    made = _Weights(path, "lfm2", dim=dim, layers=4, n_ctx=2048)
+    made = _Weights(path, "lfm2", dim=dim, layers=4, n_ctx=n_ctx)
     made.numbers(feed_forward_length=ffn, attention__head_count=4, attention__head_count_kv=heads_kv)
     made.numbers(shortconv__l_cache=kernel)
     made.ones(token_embd_norm=dim)

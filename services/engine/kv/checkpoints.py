@@ -51,16 +51,16 @@ def message_borders(tokens: Sequence[int], marks: Container[int]) -> list[int]:
     return borders
 
 
-def message_starts(sizes: Sequence[int], borders: Sequence[int]) -> list[int]:
-    """Return the positions of tokens at which messages begin.
+def borders_in_tokens(sizes: Sequence[int], borders: Sequence[int]) -> list[int]:
+    """Return the positions in tokens of the borders between messages, ascending.
 
     `sizes` are the tokens' bytes, `borders` as in GenerationRequest. Where tokens stand for other bytes than the text's, as
-    with a vocabulary that drops spaces, a position is before the message rather than in it.
+    with a vocabulary that drops spaces, a position is before its border rather than behind it.
     """
     ends = list(accumulate(sizes))
-    *starts, n_bytes = borders
+    *places, n_bytes = borders
     missing = max(n_bytes - ends[-1], 0)
-    return sorted({bisect_right(ends, start - missing) for start in starts} - {0})
+    return sorted({bisect_right(ends, place - missing) for place in places} - {0})
 
 
 def checkpoint_positions(borders: Iterable[int], n_tokens: int, start: int) -> list[int]:

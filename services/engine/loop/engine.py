@@ -19,7 +19,7 @@ from typing_extensions import override
 from services.backend.protocols import Model
 from services.backend.status import Counts
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
-from services.engine.kv.checkpoints import message_borders, message_starts
+from services.engine.kv.checkpoints import borders_in_tokens, message_borders
 from services.engine.kv.slots import Slots
 from services.engine.kv.state import pack
 from services.engine.kv.store import StateStore
@@ -176,13 +176,11 @@ class Engine(Model):
         return generations
 
     def _borders(self, request: GenerationRequest) -> list[int]:
-        """Return the positions in a prompt's tokens at which its messages begin, and the last one ends, if known."""
-        known = self._runner.vocabulary.known
-        ends = message_borders(request.tokens, self._runner.vocabulary.marks)
-        if not request.borders:
-            return ends
-        starts = message_starts([len(known(token).written) for token in request.tokens], request.borders)
-        return starts + [end for end in ends[-1:] if not starts or end > starts[-1]]
+        """Return the positions in a prompt's tokens of the borders between its messages, as far as they are known."""
+        vocabulary = self._runner.vocabulary
+        if request.borders:
+            return borders_in_tokens([len(vocabulary.known(token).written) for token in request.tokens], request.borders)
+        return message_borders(request.tokens, vocabulary.marks)
 
     def _is_over(self, generation: EngineGeneration) -> bool:
         """Return whether what another engine has begun is complete already, and then deliver its end."""

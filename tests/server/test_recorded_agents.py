@@ -1,0 +1,151 @@
+"""The requests of coding agents, one after the other: how much of each prompt is read anew.
+
+They are written down here as Claude Code sends them: a long system prompt behind a line for billing that changes each time,
+many tools, a growing conversation with results of tools, small requests of another kind in between, and a compaction.
+`python -m tests.server.test_recorded_agents` prints the share of each request.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.words import make_text
+from tests.support.real_models import chat_templates
+from tests.support.serving import Server
+from tests.support.tiny import write_hybrid_model, write_random_model
+
+# Words of the system prompt, which are more than 10,000 tokens, and the calls of tools.
+RULES, CALLS = 3800, 12
+# The share of a prompt that a request which only goes on may read anew.
+MOST = 0.03
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "plain": lambda path: write_random_model(path, dim=128, layers=2, ffn=256, n_ctx=32768),
+    "hybrid": lambda path: write_hybrid_model(path, n_ctx=32768),
+}
+TOOLS = ["Bash", "Read", "Edit", "Write", "Glob", "Grep", "Task", "TodoWrite", "WebFetch", "NotebookEdit"]
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with agents_server(tmp_path, request.param) as running:
+        yield running
+
+
+class _Running:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def __enter__(self) -> Server:
+        return self._server.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+
+
+def agents_server(folder: Path, kind: str) -> _Running:
+    """A server whose model of this kind has room for the conversation."""
+    models = folder / "models"
+    models.mkdir()
+    KINDS[kind](models / "agent.gguf")
+    server = Server(folder / "data", models=models)
+    profile = {"model": "agent.gguf", "n_ctx": 32768, "n_parallel": 2, "n_threads": 1, "temperature": 0}
+    server.edit_config("Agent", **profile, chat_template=chat_templates()["Qwen-Qwen3-0.6B"])
+    server.select("Agent")
+    return _Running(server)
+
+
+class Recording:
+    """Sends one session's requests, and notes of each how many tokens its prompt has, and how many were read."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._rng = Random(1)
+        self._n_sent = 0
+        self.rules = self.text(RULES)
+        self.tools = [
+            {
+                "name": name,
+                "description": self.text(60),
+                "input_schema": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+            }
+            for name in TOOLS
+        ]
+        self.read: list[tuple[str, int, int]] = []
+
+    def text(self, words: int) -> str:
+        return make_text(words, self._rng, english=True)
+
+    def send(self, name: str, messages: list[dict[str, Any]], *, system: str | None = None, tools: bool = True) -> None:
+        self._n_sent += 1
+        billing = f"x-anthropic-billing-header: cc_version=2.1.{self._n_sent}; cc_entrypoint=cli; cch={self._n_sent:05x};"
+        body = {
+            "model": "Agent",
+            "max_tokens": 4,
+            "system": [
+                {"type": "text", "text": billing},
+                {"type": "text", "text": system or self.rules, "cache_control": {"type": "ephemeral"}},
+            ],
+            "messages": messages,
+            "metadata": {"user_id": "user_1_account__session_2"},
+            "thinking": {"type": "disabled"},
+            **({"tools": self.tools} if tools else {}),
+        }
+        reply = self._server.post("/v1/messages", body)
+        assert reply.status_code == 200, reply.text
+        usage = reply.json()["usage"]
+        self.read.append((name, usage["input_tokens"], usage["input_tokens"] + usage["cache_read_input_tokens"]))
+
+    def play(self) -> None:
+        """Send the whole session: a task in twelve calls, titles in between, a compaction, and the work after it."""
+        talk: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": self.text(40)}]}]
+        self.send("first", talk)
+        for step in range(CALLS):
+            talk = [*talk, *self._call(step)]
+            self.send(f"call {step}", talk)
+            if step % 4 == 1:
+                title = [{"role": "user", "content": self.text(30)}]
+                self.send("title", title, system="Give this talk a title of five words.", tools=False)
+        summary = "Summarize the conversation so far, with all that is needed to go on."
+        self.send("compaction", [*talk, {"role": "assistant", "content": "Done."}, {"role": "user", "content": summary}])
+        talk = [{"role": "user", "content": f"This session goes on from another, in short: {self.text(100)}"}]
+        self.send("after it", talk)
+        self.send("call 12", [*talk, *self._call(12)])
+
+    def _call(self, step: int) -> list[dict[str, Any]]:
+        use = {"type": "tool_use", "id": f"toolu_{step:04}", "name": "Read", "input": {"path": f"notes/{step}.txt"}}
+        # The mark of what may be cached moves to the last message each time.
+        result = {"type": "tool_result", "tool_use_id": use["id"], "content": self.text(40)}
+        return [
+            {"role": "assistant", "content": [{"type": "text", "text": self.text(10)}, use]},
+            {"role": "user", "content": [{**result, "cache_control": {"type": "ephemeral"}}]},
+        ]
+
+
+def test_a_session_of_claude_code_reads_what_is_new(server: Server) -> None:
+    recording = Recording(server)
+    recording.play()
+    shares = {name: read / n_prompt for name, read, n_prompt in recording.read}
+    assert recording.read[0][2] > 10_000
+    assert {name: share for name, share in shares.items() if name.startswith(("call", "compaction")) and share > MOST} == {}
+    # The system prompt and the tools are the same as before.
+    assert shares["after it"] < 0.05
+
+
+def _main() -> None:
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as folder, agents_server(Path(folder), kind) as running:
+            recording = Recording(running)
+            recording.play()
+            print(kind)
+            for name, read, n_prompt in recording.read:
+                print(f"  {name:12} {read:6} of {n_prompt:6} tokens: {100 * read / n_prompt:5.1f} %")
+
+
+if __name__ == "__main__":
+    _main()
