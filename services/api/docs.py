@@ -120,5 +120,5 @@ def _completed(operation: dict[str, Any], route: Route) -> dict[str, Any]:
         content = whole["responses"]["200"]["content"]
         if route.streams == ALWAYS:
             content.clear()
-        content["text/event-stream"] = _EVENTS
+        content |= dict.fromkeys(route.stream_types, _EVENTS)
     return whole

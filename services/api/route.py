@@ -69,7 +69,9 @@ class Route(Access):
     once_by: OnceBy | None = None
     """The header or the body's field by which a POST is computed once, however often it is sent."""
     streams: Streams = "never"
-    """Whether a POST's reply is server-sent events: never, where the body asks for it, or always."""
+    """Whether a POST's reply comes as events: never, where the body asks for it, or always."""
+    stream_types: tuple[str, ...] = ("text/event-stream",)
+    """The media types of such replies."""
     error_shape: ErrorShape = usual_shape
     """The shape of its errors."""
     while_draining: bool = False

@@ -31,7 +31,6 @@ from services.api.application import Application
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
 from services.api.cluster import ClusterResource
 from services.api.compat.apihost import ApiHost, ApiHostResource, HostBody
-from services.api.compat.langformers import GenerateBody, LangformersResource, compute_langformers
 from services.api.compat.protollm import (
     ChatBody,
     ChatCompletionResource,
@@ -45,6 +44,9 @@ from services.api.compat.protollm import compute_chat as compute_chat_job
 from services.api.docs import FILES as DOCS_FILES
 from services.api.docs import SHELL as DOCS_SHELL
 from services.api.docs import ApiDocument, DocsResource, DocumentResource
+from services.api.generate import AnyGenerate
+from services.api.generate import GenerateResource as AnyGenerateResource
+from services.api.generate import compute as compute_any_generate
 from services.api.health import HealthResource, LivenessResource, ReadinessResource, StatusResource
 from services.api.http.computation import Compute, Reply
 from services.api.http.errors import ErrorShape, usual_shape
@@ -53,6 +55,17 @@ from services.api.http.schemas import AnswerBody
 from services.api.http.static import StaticFiles
 from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
+from services.api.ollama.errors import ollama_shape, shape_by_body
+from services.api.ollama.models import LoadedResource, ShowResource, TagsResource, VersionResource
+from services.api.ollama.resources import (
+    OllamaChatResource,
+    OllamaEmbeddingResource,
+    OllamaEmbedResource,
+    compute_embed,
+    compute_embedding,
+)
+from services.api.ollama.resources import compute_chat as compute_ollama_chat
+from services.api.ollama.schemas import OllamaChat, OllamaEmbed, OllamaEmbedding
 from services.api.openai.embeddings import EmbeddingsResource, compute_embeddings
 from services.api.openai.resources import (
     ChatCompletionsResource,
@@ -82,7 +95,10 @@ from services.api.v1_models import V1ModelResource, V1ModelsResource
 _ANSWERS = Tag("Answers", "Prompts, sessions and streams.")
 _OPENAI = Tag("OpenAI", "OpenAI's API.")
 _ANTHROPIC = Tag("Anthropic", "Anthropic's API.")
-_OTHERS = Tag("Other clients", "The APIs of Langformers, API Host and ProtoLLM.")
+_OLLAMA = Tag("Ollama", "Ollama's API; /api/generate is Langformers' as well.")
+_OTHERS = Tag("Other clients", "The APIs of API Host and ProtoLLM.")
+
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 _MODELS = Tag("Models", "The model files, and switching between them.")
 _KEYS = Tag("Keys", "Keys, their terms and usage.")
 _SERVER = Tag("Server", "Health, load, metrics, and this document.")
@@ -118,6 +134,10 @@ def _files(parts: Application) -> Arguments:
 
 def _models(parts: Application) -> Arguments:
     return parts.stores.files, parts.stores.profiles, parts.backend, parts.pulls, parts.free_memory
+
+
+def _ollama_models(parts: Application) -> Arguments:
+    return parts.stores.files, parts.stores.profiles, parts.backend
 
 
 def _pull(parts: Application) -> Arguments:
@@ -184,6 +204,7 @@ def _computed(
     streams: Streams = "never",
     key_in_body: bool = False,
     error_shape: ErrorShape = usual_shape,
+    stream_types: tuple[str, ...] = (EVENTS,),
 ) -> Route:
     """Return the route of an endpoint whose resource does nothing but respond with what a function computes."""
 
@@ -202,6 +223,7 @@ def _computed(
         streams=streams,
         key_in_body=key_in_body,
         error_shape=error_shape,
+        stream_types=stream_types,
     )
 
 
@@ -283,13 +305,53 @@ ROUTES: tuple[Route, ...] = (
     Route("detokenize", ("/detokenize",), DetokenizeResource, _OPENAI, _answers, needs="answer"),
     _computed("apihost", "/api", ApiHostResource, _OTHERS, Computed(HostBody, _apihost), key_in_body=True),
     _computed(
-        "langformers",
+        "any_generate",
         "/api/generate",
-        LangformersResource,
-        _OTHERS,
-        _with_answers(GenerateBody, compute_langformers),
-        streams=ALWAYS,
+        AnyGenerateResource,
+        _OLLAMA,
+        _with_answers(AnyGenerate, compute_any_generate),
+        streams=IF_ASKED,
+        error_shape=shape_by_body,
+        stream_types=(LINES, EVENTS),
     ),
+    _computed(
+        "ollama_chat",
+        "/api/chat",
+        OllamaChatResource,
+        _OLLAMA,
+        _with_answers(OllamaChat, compute_ollama_chat),
+        streams=IF_ASKED,
+        error_shape=ollama_shape,
+        stream_types=(LINES,),
+    ),
+    _computed(
+        "ollama_embed",
+        "/api/embed",
+        OllamaEmbedResource,
+        _OLLAMA,
+        _with_answers(OllamaEmbed, compute_embed),
+        error_shape=ollama_shape,
+    ),
+    _computed(
+        "ollama_embedding",
+        "/api/embeddings",
+        OllamaEmbeddingResource,
+        _OLLAMA,
+        _with_answers(OllamaEmbedding, compute_embedding),
+        error_shape=ollama_shape,
+    ),
+    Route("tags", ("/api/tags",), TagsResource, _OLLAMA, _ollama_models, needs="models:read", error_shape=ollama_shape),
+    Route(
+        "ollama_loaded",
+        ("/api/ps",),
+        LoadedResource,
+        _OLLAMA,
+        _ollama_models,
+        needs="models:read",
+        error_shape=ollama_shape,
+    ),
+    Route("show", ("/api/show",), ShowResource, _OLLAMA, _ollama_models, needs="models:read", error_shape=ollama_shape),
+    Route("ollama_version", ("/api/version",), VersionResource, _OLLAMA, needs=ANY_KEY, error_shape=ollama_shape),
     _computed(
         "generate",
         "/generate",

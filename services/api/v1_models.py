@@ -13,6 +13,7 @@ from services.api.anthropic.errors import is_anthropic
 from services.api.anthropic.replies import AnthropicModel, AnthropicModels
 from services.api.http.schemas import Query, replies, spec
 from services.api.openai.replies import OpenAIModel, OpenAIModels
+from services.api.served_models import served_models
 from services.errors import InvalidRequest, NotFound
 from services.models.config import Profiles
 from services.models.files import AvailableModels
@@ -55,11 +56,9 @@ class V1ModelsResource(Resource):
         return {"object": "list", "data": [_openai(name, created) for name, created in names.items()]}
 
     def _names(self) -> dict[str, int]:
-        config = self._profiles.config()
-        files = {file.name: file.stamp[0] // 10**9 for file in self._files.list() if file.info and not file.info.adapter}
-        usable = {name: files[profile.model] for name, profile in config.profiles.items() if profile.model in files}
-        first = {config.selected: usable[config.selected]} if config.selected in usable else {}
-        return {name: created for name, created in {**first, **usable, **files}.items() if caller().may_use(name)}
+        """Return the names, and when their files were written, in seconds since 1970."""
+        served = served_models(self._files, self._profiles, caller())
+        return {name: file.stamp[0] // 10**9 for name, file in served.items()}
 
 
 class V1ModelResource(V1ModelsResource):

@@ -87,6 +87,13 @@ def vocabulary_of(path: Path) -> bytes:
         return b"".join(pieces)
 
 
+def chat_template_of(path: Path) -> str:
+    """Return the chat template in the file at `path`, a model's first; "" if it has none. Raises BadGguf, OSError."""
+    with path.open("rb") as file:
+        template = _Header(file, os.fstat(file.fileno()).st_size).metadata().get("tokenizer.chat_template")
+        return template if isinstance(template, str) else ""
+
+
 def metadata_digests(path: Path) -> dict[str, str]:
     """Return a digest of each metadata entry's type and value, by its key. Raises BadGguf, OSError."""
     with path.open("rb") as file:
@@ -117,7 +124,7 @@ class _Header:
             raise BadGguf(f"GGUF version {version} cannot be read: versions 2 and 3 can")
         n_tensors = self._count("the count of tensors", least_each=24, most=_MAX_TENSORS)
         n_entries = self._count("the count of metadata entries", least_each=13, most=_MAX_ENTRIES)
-        metadata = self._metadata(n_entries)
+        metadata = self._known = self._metadata(n_entries)
         self._version = version
         architecture = metadata.get("general.architecture", "")
         # Of a model in several files the first has the metadata, and the others have the tensors.
@@ -143,6 +150,11 @@ class _Header:
             chat_template=isinstance(template, str) and bool(template.strip()),
             metadata=_kept(metadata, architecture),
         )
+
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata, but for long lists. Raises as `read_gguf` does."""
+        self.read()
+        return self._known
 
     def entries(self) -> tuple[int, list[tuple[str, int, int]]]:
         """The version, and each metadata entry's key and where it begins and ends, in bytes."""

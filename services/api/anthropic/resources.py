@@ -66,7 +66,7 @@ def compute_message(answers: Answers, body: MessagesRequest, client: Client) -> 
         writer = MessageWriter(body, answer)
         if not body.stream:
             return writer.whole()
-        return sse.EventStream(writer.events(), stack.pop_all().close, anthropic_shape, sse.named_event)
+        return sse.EventStream(writer.events(), stack.pop_all().close, sse.NAMED_EVENTS, anthropic_shape)
 
 
 def _forms(body: MessagesRequest) -> list[Form]:

@@ -83,7 +83,7 @@ class MessageWriter:
 
     def events(self) -> Iterator[str]:
         """Return the events of a stream. Raises as `Answer.events` does."""
-        return sse.written([_StreamShaper(self)], done="", write=sse.named_event)
+        return sse.written([_StreamShaper(self)], done="", form=sse.NAMED_EVENTS)
 
 
 class _BlockShaper(sse.Shaper):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
-from flask_restful import Resource
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
@@ -14,8 +13,6 @@ from services.answers.request import AnswerRequest, sampling_of
 from services.answers.service import Answers
 from services.answers.stream import Answer
 from services.api.http import sse
-from services.api.http.idempotency import Respond
-from services.api.http.schemas import replies, spec
 from services.validation import Keep, MaxTokens, Prompt, SessionId, Share, Strict
 
 _TOLD = ("finish_reason", "usage", "timings", "messages_in_prompt", "messages_left_out")
@@ -43,22 +40,6 @@ class Chunk(BaseModel):
     """The data of one event."""
 
     chunk: str
-
-
-class LangformersResource(Resource):
-    """A conversation."""
-
-    def __init__(self, respond: Respond) -> None:
-        self._respond = respond
-
-    @spec.validate(json=GenerateBody, resp=replies(Chunk, 400, 413, 422, 500, 503))
-    def post(self, json: GenerateBody) -> Any:
-        """Go on with the caller's conversation, or with the session of that id; another system prompt begins it anew.
-
-        The reply is text/event-stream: `data: {"chunk": …}` for each piece. The last event has an empty chunk, and
-        beside it how the answer ended and its counts of tokens; an error on the way is an event of its own, and the last.
-        """
-        return self._respond(json)
 
 
 def compute_langformers(answers: Answers, body: GenerateBody, client: Client) -> sse.EventStream:

@@ -19,7 +19,7 @@ from services.answers.admission import Poll, Slot
 from services.answers.client import Client
 from services.api.http.errors import ErrorShape, body_of, status_of, unforeseen_body, usual_shape
 from services.api.http.schemas import validated
-from services.api.http.sse import CONTENT_TYPE, EventStream, Failure
+from services.api.http.sse import EventStream, Failure
 from services.errors import HearthError, NotAuthenticated, NotFound, Unavailable
 from services.jobs.job import Running
 from services.jobs.store import JobKey, JobRequest
@@ -64,7 +64,7 @@ class JobRunner:
         try:
             reply = self._compute(computation, key, asked, poll, background)
             if isinstance(reply, EventStream):
-                return _RunningJob(200, {"Content-Type": CONTENT_TYPE}, reply.guarded(), reply.close)
+                return _RunningJob(200, {"Content-Type": reply.form.content_type}, reply.guarded(), reply.close)
             return _whole(200, reply)
         except HearthError as error:
             status = status_of(error)

@@ -97,7 +97,7 @@ def _follow(job: Job | Reply, deadline: Deadline, stack: ExitStack) -> Response:
     stack.callback(job.leave)
     status, headers = job.head(deadline.check)
     deadline.slot.begin()
-    if headers.get("Content-Type", "").startswith(sse.MIMETYPE):
+    if form := sse.FORMS.get(headers.get("Content-Type", "")):
         events = map(bytes.decode, job.parts(deadline.check))
-        return sse.respond(sse.EventStream(events, stack.pop_all().close))
+        return sse.respond(sse.EventStream(events, stack.pop_all().close, form))
     return Response(b"".join(job.parts(deadline.check)), status, headers=dict(headers))

@@ -245,9 +245,14 @@ class StrictFlask(FlaskPlugin):
 
 
 def validated(model: type[Body], data: Any) -> Body:
-    """Return `data` as a body of this model. Raises InvalidRequest, naming the field at fault."""
+    """Return `data` as a body of this model. Raises InvalidRequest, naming the field at fault.
+
+    Of a model with a `member`, that tells of which of its members the body is, and the body is one of that.
+    """
     if not isinstance(data, dict):
         raise InvalidRequest("the body should be a JSON object: { … }", code="malformed_json")
+    if member := getattr(model, "member", None):
+        model = member(data)
     try:
         return model.model_validate(data)
     except ValidationError as error:

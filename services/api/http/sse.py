@@ -1,4 +1,8 @@
-"""Server-sent events, as the HTML standard defines them: `data: …` and an empty line for each. One writer for all APIs."""
+"""Replies that come as events, one writer for all APIs.
+
+Most are server-sent events, as the HTML standard defines them: `data: …` and an empty line for each. Ollama's are lines of
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flask import Response
@@ -32,6 +36,37 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 Data = dict[str, Any]
 """One event's JSON object."""
+
+
+@dataclass(frozen=True)
+class StreamForm:
+    """The form of a stream: its Content-Type, how one event is written, and whether comments may stand between events."""
+
+    content_type: str
+    write: Callable[[Data], str]
+    has_comments: bool = True
+
+
+def event(data: Data) -> str:
+    """Return one event that carries a JSON object on one line."""
+    return f"data: {_encode(data)}\n\n"
+
+
+def named_event(data: Data) -> str:
+    """Return the same as an event that is called as its object's `type` is."""
+    return f"event: {data['type']}\n{event(data)}"
+
+
+def line(data: Data) -> str:
+    """Return a JSON object as a line."""
+    return f"{_encode(data)}\n"
+
+
+EVENTS = StreamForm(CONTENT_TYPE, event)
+NAMED_EVENTS = StreamForm(CONTENT_TYPE, named_event)
+LINES = StreamForm("application/x-ndjson", line, has_comments=False)
+# The forms by their Content-Type; those of one type differ in how they name events.
+FORMS = {form.content_type: form for form in (EVENTS, LINES)}
 
 
 class Shaper(Protocol):
@@ -66,15 +101,12 @@ class Shaper(Protocol):
 
 @dataclass(frozen=True)
 class EventStream:
-    """A reply that comes as events. `close` is due at its end, however it ends, even if it never begins.
-
-    `write` writes the event of an error, which has this `error_shape`.
-    """
+    """A reply that comes as events. `close` is due at its end, however it ends, even if it never begins."""
 
     events: Iterable[str]
     close: Callable[[], None]
+    form: StreamForm = EVENTS
     error_shape: ErrorShape = usual_shape
-    write: Callable[[Data], str] = field(default=lambda data: event(data))
 
     def guarded(self) -> Iterator[str]:
         """Yield the events; where one cannot be had, the last is a `Failure` that tells the error."""
@@ -89,7 +121,7 @@ class EventStream:
             yield self._failure(500, unforeseen_body())
 
     def _failure(self, status: int, body: Data) -> Failure:
-        return Failure(self.write(self.error_shape(status, body)))
+        return Failure(self.form.write(self.error_shape(status, body)))
 
 
 class Failure(str):
@@ -100,13 +132,13 @@ def written(
     shapers: Iterable[Shaper],
     ending: Callable[[], Iterable[Data]] = tuple,
     done: str = DONE,
-    write: Callable[[Data], str] | None = None,
+    form: StreamForm = EVENTS,
 ) -> Iterator[str]:
     """Write the answers of `shapers`, one after the other, as events, with comments in their silences.
 
-    The data of `ending` come after the last answer, then `done`. `write` writes one event, `event` if it is None.
+    The data of `ending` come after the last answer, then `done`.
     """
-    write = write or event
+    write = form.write
     silences = _Silences()
     for shaper in shapers:
         yield from map(write, shaper.begin())
@@ -118,7 +150,8 @@ def written(
             # There is nothing yet, or nothing that the client knows.
             queue_position = shaper.answer.queue_position
             if comment := silences.comment(queue_position):
-                yield comment
+                if form.has_comments:
+                    yield comment
                 yield from map(write, shaper.queued(queue_position or 0))
         yield from map(write, shaper.end())
     yield from map(write, ending())
@@ -133,16 +166,6 @@ def shaped(shaper: Shaper, read: Event | None) -> Iterable[Data]:
     if isinstance(read, Reasoning):
         return shaper.reasoning(read.text)
     return () if read is None else shaper.call(read)
-
-
-def event(data: Data) -> str:
-    """Return one event that carries a JSON object on one line."""
-    return f"data: {_encode(data)}\n\n"
-
-
-def named_event(data: Data) -> str:
-    """Return the same as an event that is called as its object's `type` is."""
-    return f"event: {data['type']}\n{event(data)}"
 
 
 class _Silences:
@@ -171,7 +194,7 @@ class _Silences:
 
 def respond(stream: EventStream) -> Response:
     """Return a response that sends the events of a stream as they come, and an error on the way as the last event."""
-    response = Response(stream.guarded(), mimetype=MIMETYPE)
+    response = Response(stream.guarded(), content_type=stream.form.content_type)
     response.headers["Cache-Control"] = "no-cache"
     # nginx would collect the events.
     response.headers["X-Accel-Buffering"] = "no"

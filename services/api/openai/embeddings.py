@@ -17,10 +17,7 @@ from services.api.http.request_fields import telling_ignored
 from services.api.http.schemas import replies, spec
 from services.api.openai.replies import Embeddings
 from services.api.openai.schemas import EmbeddingsRequest, prompts_of
-from services.backend.protocols import Embedder
-from services.backend.types import Prompt, Spent
-from services.errors import ClientDisconnected, InvalidRequest, NotAuthenticated, Unavailable, input_too_long
-from services.prompts.form import least_tokens
+from services.api.vectors import vectors_of
 
 
 class EmbeddingsResource(Resource):
@@ -39,43 +36,14 @@ class EmbeddingsResource(Resource):
 
 
 def compute_embeddings(answers: Answers, body: EmbeddingsRequest, client: Client) -> Reply:
-    """Compute the reply to POST /v1/embeddings. Raises as `Answers.lease_embedder` and `Embedder.embed` do.
-
-    Raises InvalidRequest if vectors of another length are wanted than the model's.
-    """
-    prompts, data = prompts_of(body.input), []
-    with answers.lease_embedder(client, body.model) as leased:
-        embedder, ticket, deadline = leased.embedder, leased.ticket, leased.deadline
-        texts = []
-        with answers.working(deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
-            for prompt in prompts:
-                pause()
-                texts.append(_tokens(embedder, prompt))
-        n_tokens = sum(map(len, texts))
-        ticket.reserve(n_tokens, 0)
-        deadline.slot.begin()
-        for index, tokens in enumerate(texts):
-            deadline.poll()
-            try:
-                vector, spent = embedder.embed(tokens, deadline.poll)
-            except (ClientDisconnected, NotAuthenticated, Unavailable):
-                # It was broken off, and has cost something by then.
-                ticket.add(Spent(prompt_tokens=len(tokens)))
-                raise
-            ticket.add(spent)
-            if body.dimensions not in (None, len(vector)):
-                what = f"dimensions: this model's vectors have {len(vector)} and are not shortened"
-                raise InvalidRequest(what, param="dimensions", code="unsupported_parameter")
-            data.append({"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)})
+    """Compute the reply to POST /v1/embeddings. Raises as `vectors_of` does."""
+    name, vectors, n_tokens = vectors_of(answers, client, body.model, prompts_of(body.input), body.dimensions)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
+        for index, vector in enumerate(vectors)
+    ]
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
-    return {"object": "list", "model": leased.name, "data": data, "usage": usage}
-
-
-def _tokens(embedder: Embedder, prompt: Prompt) -> list[int]:
-    """Return a text's tokens. Raises InvalidRequest, without tokenizing, where they are certainly too many."""
-    if (least := least_tokens(prompt.text, embedder.chat_format.longest_token)) > embedder.n_ctx:
-        raise input_too_long(least, embedder.n_ctx, at_least=True)
-    return embedder.tokenize(prompt)
+    return {"object": "list", "model": name, "data": data, "usage": usage}
 
 
 def _encoded(vector: Sequence[float], encoding: str | None) -> Any:
