@@ -8,7 +8,7 @@ past a limit by their own length.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -104,10 +104,10 @@ class Quotas:
         for account in chain:
             most, most_mb = (account.limits.sessions or self._usual[0]), (account.limits.storage_mb or self._usual[1])
             family = self._family(account.id)
-            sessions = sum((self._sessions.kept(each) for each in family), Kept())
+            sessions = self._kept(family)
             whose = "this key" if account is chain[0] else "the key that minted this one"
             if most and is_new:
-                count = sessions.count + sum(key.owner in family and not self._is_there(key) for key in reserved)
+                count = self._count(family, reserved)
                 if count >= most:
                     what = f"{whose} may keep {most:,} sessions, and has {count:,}: delete some (DELETE /answer/NUMBER)"
                     raise NotPermitted(what, param="limits.sessions", code="sessions_limit")
@@ -121,6 +121,18 @@ class Quotas:
                     param="limits.storage_mb",
                     code="storage_limit",
                 )
+
+    def _kept(self, family: Set[str]) -> Kept:
+        return sum((self._sessions.kept(each) for each in family), Kept())
+
+    def _count(self, family: Set[str], reserved: Iterable[SessionKey]) -> int:
+        """Return how many sessions there are, with the reserved ones that are not stored yet."""
+        while True:
+            count = self._kept(family).count
+            coming = sum(key.owner in family and not self._is_there(key) for key in reserved)
+            # One that was stored in between is in neither.
+            if self._kept(family).count == count:
+                return count + coming
 
     def _is_there(self, key: SessionKey) -> bool:
         return self._sessions.history(key).exists
