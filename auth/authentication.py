@@ -14,8 +14,12 @@ from auth.guests import check_page, check_type
 from auth.identity import Identity, Terms
 from auth.keys import KeyStore
 from auth.rate_limits import Meter
+from services.door import DOOR
 from services.errors import NotAuthenticated, NotPermitted, Unavailable
 from services.storage.json_text import read_json_text
+
+# What may be done by the second address: keys and models are changed with a key.
+_AT_DOOR = ("answer", "models:read")
 
 
 def generate_api_key(name: str | None = None) -> str:
@@ -55,7 +59,10 @@ def guard(
         declared = access_of(request.endpoint, access)
         if declared.needs == PUBLIC or (origins and _is_preflight()):
             return
-        identity = authenticator.identify(declared.key_in_body, gates.get(request.endpoint or ""))
+        if DOOR in request.environ:
+            identity = authenticator.identify_at_door(declared.needs)
+        else:
+            identity = authenticator.identify(declared.key_in_body, gates.get(request.endpoint or ""))
         if not identity.is_guest:
             keys.note_use(identity.id)
         g.identity = identity
@@ -114,6 +121,22 @@ class _Authenticator:
         if identity is None:
             what = "this key is not valid" if key else "a key is needed: send it as the header Authorization: KEY"
             raise NotAuthenticated(what, param="Authorization")
+        return identity
+
+    def identify_at_door(self, needs: str) -> Identity:
+        """Return the identity of a request by the second address, which counts as one key's whatever key it sends.
+
+        `needs` is what the endpoint asks for. Raises Forbidden for a web page of another origin, NotPermitted where a key
+        has to be sent, and NotAuthenticated where the key is no more.
+        """
+        headers = request.headers
+        check_page(headers.get("Origin"), headers.get("Sec-Fetch-Site"), headers.get("Host", ""), self.origins)
+        check_type(request.mimetype, bool(request.content_length))
+        identity = self.keys.identity(request.environ[DOOR])
+        if identity is None:
+            raise NotAuthenticated("the key of this address is no more: see --ollama", param="Authorization")
+        if needs not in _AT_DOOR:
+            raise NotPermitted("this cannot be done without a key: send it to the server's own address", code="key_needed")
         return identity
 
     def _checked(self, key: str, is_gated: bool) -> Identity | None:

@@ -8,6 +8,8 @@ from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from services.door import Door, parse_door
+
 HOME = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +45,8 @@ class Settings:
     """Host names of the server, beside localhost, this machine's and the address that it listens on."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://NAME) whose pages may send requests from a browser."""
+    ollama: str = "none"
+    """A second address, for clients that cannot send a key: ADDRESS:PORT=KEY_ID; "none": there is none."""
     pull_hosts: tuple[str, ...] = ("huggingface.co", "*.huggingface.co", "hf.co", "*.hf.co")
     """Hosts that models may be fetched from; that of HF_ENDPOINT is one of them."""
     cert: Path | None = None
@@ -77,6 +81,11 @@ class Settings:
     """Whether Cloudflare's program gives the server a public address."""
 
     @property
+    def door(self) -> Door | None:
+        """The second address; None if there is none. Raises ValueError."""
+        return None if self.ollama == "none" else parse_door(self.ollama)
+
+    @property
     def max_answers(self) -> int:
         """Return how many answers may be open at once, waiting ones included; more get 503."""
         return max(1, self.threads - self.reserve)
@@ -99,6 +108,7 @@ _HELP = {
     "think_ahead": "on or off: read the next prompt's beginning while the person is still thinking",
     "allowed_hosts": "names under which it may be asked, with commas between; * for any",
     "cors_origins": "origins whose pages may ask from a browser, with commas between (none)",
+    "ollama": "ADDRESS:PORT=KEY_ID: an address of this machine whose requests count as that key's, for Ollama's clients",
     "pull_hosts": "hosts that models may be fetched from, with commas between",
     "cert": "TLS certificate chain (PEM); with --key it serves https",
     "cert_key": "the certificate's private key (PEM)",
@@ -181,6 +191,8 @@ def _convert(given: str, kind: type, source: str) -> object:
 
 
 def _check(settings: Settings) -> None:
+    # Raises ValueError.
+    _ = settings.door
     if not 0 <= settings.port <= 65_535:
         raise ValueError(f"the port should be from 0 to 65535, not {settings.port}")
     for name, least in _LEAST.items():

@@ -351,7 +351,7 @@ ROUTES: tuple[Route, ...] = (
         error_shape=ollama_shape,
     ),
     Route("show", ("/api/show",), ShowResource, _OLLAMA, _ollama_models, needs="models:read", error_shape=ollama_shape),
-    Route("ollama_version", ("/api/version",), VersionResource, _OLLAMA, needs=ANY_KEY, error_shape=ollama_shape),
+    Route("ollama_version", ("/api/version",), VersionResource, _OLLAMA, needs=PUBLIC, error_shape=ollama_shape),
     _computed(
         "generate",
         "/generate",

@@ -22,7 +22,7 @@ from services.settings import Settings
 if TYPE_CHECKING:
     # The engine's process starts while these are imported.
     from auth.external import Gate
-    from auth.keys import MintedKey
+    from auth.keys import KeyStore, MintedKey
     from services.answers.models import Models
     from services.cluster.node.backend import ClusterBackend
     from services.cluster.node.node import Node
@@ -42,6 +42,8 @@ def serve(settings: Settings, gates: Mapping[str, Gate] | None = None, preferred
     try:
         # Before anything is loaded; bound again once all is ready to serve.
         check_free(settings.host, settings.port)
+        if settings.door:
+            check_free(settings.door.host, settings.door.port, "--ollama")
     except OSError as error:
         return refuse("start", str(error.strerror))
     if cluster := read_cluster(os.environ):
@@ -119,7 +121,10 @@ def _serve(
             # Others of the cluster are on other machines.
             node.announce((addresses[1:] or addresses)[0], lambda: answers.n_open)
         application.jobs.start(takes_up=bool(node) or lock_data(settings.data, closing))
-        _introduce(addresses, stores.keys.mint_master(), introduction(stores.profiles.config(), stores.files))
+        master = stores.keys.mint_master()
+        if settings.door and server.door_port:
+            _introduce_door(urls("http", settings.door.host, server.door_port)[0], settings.door.key_id, stores.keys)
+        _introduce(addresses, master, introduction(stores.profiles.config(), stores.files))
         engine.add_restart_listener(lambda: _warm_up(models))
         if settings.tunnel:
             _open_tunnel(addresses[0], closing, application.hosts.add)
@@ -161,6 +166,14 @@ def _introduce(addresses: Sequence[str], master: MintedKey | None, model: str) -
     print(f"Hearth listens on {url} (Ctrl+C stops it). Open it in a browser to chat.", flush=True)
     if others:
         print(f"Other machines of the network open {' or '.join(others)}.", flush=True)
+
+
+def _introduce_door(url: str, key_id: str, keys: KeyStore) -> None:
+    """Print where clients without a key are served, and whose key that is."""
+    if not keys.chain(key_id):
+        print(f"Nobody is let in at {url}: there is no key with the id {key_id} (--ollama).", file=sys.stderr, flush=True)
+        return
+    print(f"Ollama's clients find it at {url}, as the key {key_id}, without a key of their own.", flush=True)
 
 
 def _warm_up(models: Models) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Sequence
 
@@ -41,10 +42,16 @@ def listening_sockets(host: str, port: int) -> list[socket.socket]:
     raise AssertionError
 
 
-def check_free(host: str, port: int) -> None:
-    """Raise as `listening_sockets` where the address cannot be listened on."""
-    for tried in listening_sockets(host, port):
-        tried.close()
+def check_free(host: str, port: int, flag: str = "") -> None:
+    """Raise as `listening_sockets` where the address cannot be listened on; `flag` names the setting if it is another."""
+    try:
+        for tried in listening_sockets(host, port):
+            tried.close()
+    except OSError as error:
+        if not flag:
+            raise
+        what = f"{flag}: port {port} of {host} cannot be listened on: {os.strerror(error.errno or 0)}"
+        raise OSError(error.errno, what) from error
 
 
 def urls(scheme: str, host: str, port: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from auth.addresses import source_of
 from services.api.http.bodies import MAX_BODY
+from services.door import through_door
 from services.server.channel import MAX_BUFFERED, Channel
 from services.server.connections import SEARCH_AGAIN, ConnectionLimits, Connections, allow_connections
 from services.server.dispatcher import FairDispatcher
@@ -189,8 +190,12 @@ class Listener(WaitressListener):
 class Server:
     """A listening server. One thread, mostly the main one, calls its methods."""
 
-    def __init__(self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher) -> None:
+    def __init__(
+        self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher, door_port: int | None = None
+    ) -> None:
         self.port = int(listeners[0].effective_port)
+        self.door_port = door_port
+        """The port of the second address; None if there is none."""
         self._loop = loop
         self._listeners = listeners
         self._dispatcher = dispatcher
@@ -234,9 +239,19 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         settings.address_handshakes,
     )
     dispatcher, connections, loop = FairDispatcher(), Connections(limits), Loop()
-    listeners = [
-        Listener(app, bound, dispatcher, adjustments, loop, connections, certificate)
-        for bound in listening_sockets(settings.host, settings.port)
-    ]
+    with contextlib.ExitStack() as stack:
+        bound = _bound(settings.host, settings.port, stack)
+        door = settings.door
+        at_door = _bound(door.host, door.port, stack) if door else []
+        stack.pop_all()
+    listeners = [Listener(app, each, dispatcher, adjustments, loop, connections, certificate) for each in bound]
+    if door:
+        served = through_door(app, door)
+        listeners += [Listener(served, each, dispatcher, adjustments, loop, connections, None) for each in at_door]
     dispatcher.set_thread_count(settings.threads)
-    return Server(loop, listeners, dispatcher)
+    return Server(loop, listeners, dispatcher, at_door[0].getsockname()[1] if at_door else None)
+
+
+def _bound(host: str, port: int, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Return the listening sockets of an address, which `stack` closes."""
+    return [stack.enter_context(each) for each in listening_sockets(host, port)]

@@ -28,7 +28,7 @@ NEEDS = {
     **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), "answer"),
     **dict.fromkeys(("/api/chat", "/api/embed", "/api/embeddings"), "answer"),
     **dict.fromkeys(("/api/tags", "/api/ps", "/api/show"), "models:read"),
-    "/api/version": ANY,
+    "/api/version": PUBLIC,
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"), "answer"),
     **dict.fromkeys(("/api", "/api/generate", "/generate", "/chat_completion", "/jobs", "/jobs/<path:job_id>"), "answer"),
     **dict.fromkeys(("/models", "/v1/models", "/v1/models/<path:name>"), "models:read"),

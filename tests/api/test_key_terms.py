@@ -60,7 +60,7 @@ def test_every_route_needs_a_key_but_for_the_public_ones(client: Client) -> None
                 status = client.http.request(method, client.url + path).status_code
                 assert (status == 401) != (route.needs == PUBLIC), f"{method} {path}: {status}"
     public = sorted(route.name for route in ROUTES if route.needs == PUBLIC)
-    assert public == ["docs", "docs_file", "document", "health", "healthz", "page", "page_file", "readyz"]
+    assert public == ["docs", "docs_file", "document", "health", "healthz", "ollama_version", "page", "page_file", "readyz"]
 
 
 def test_an_expired_key_is_told_so(client: Client, clock: Clock) -> None:
