@@ -44,7 +44,7 @@ class Generator:
         if not self._asks:
             print("No dependency was given: whoever reaches this address may use /api/generate without a key.", flush=True)
         settings = replace(self._settings, host=host, port=port)
-        if serve(settings, {"langformers": self._gate}, self.chosen):
+        if serve(settings, {"any_generate": self._gate}, self.chosen):
             raise OSError(f"the server could not be started on {host}:{port}")
 
 

@@ -54,6 +54,7 @@ def build_application(
 
     Raises DamagedFile where one of the stores' files is broken.
     """
+    assert set(gates or ()) <= {route.name for route in ROUTES}, "a gate is no endpoint's"
     metrics = Metrics()
     pulls = Pulls(settings.models, settings.pull_hosts)
     audit = AuditLog(settings.data / "audit.jsonl")

@@ -7,6 +7,7 @@ from typing import Any
 from flask_restful import Resource
 from pydantic import BaseModel, RootModel
 
+from auth.authentication import caller
 from services.answers.client import Client
 from services.answers.service import Answers
 from services.api.compat.langformers import Chunk, GenerateBody, compute_langformers
@@ -17,6 +18,7 @@ from services.api.http.schemas import replies, spec
 from services.api.ollama.replies import OllamaGenerateReply
 from services.api.ollama.resources import compute_generate
 from services.api.ollama.schemas import OllamaGenerate
+from services.errors import NotPermitted
 
 
 class AnyGenerate(RootModel[OllamaGenerate | GenerateBody]):
@@ -48,8 +50,12 @@ class GenerateResource(Resource):
         beside it how the answer ended and its counts of tokens; an error on the way is an event of its own, and the last.
         """
         body: Any = json
-        reply = self._respond(body)
-        return telling_ignored(reply, body) if isinstance(body, OllamaGenerate) else reply
+        if not isinstance(body, OllamaGenerate):
+            return self._respond(body)
+        if caller().is_guest:
+            what = "model: without a key of this server its own model answers: leave this field out"
+            raise NotPermitted(what, param="model", code="key_needed")
+        return telling_ignored(self._respond(body), body)
 
 
 def compute(answers: Answers, body: OllamaGenerate | GenerateBody, client: Client) -> Reply:

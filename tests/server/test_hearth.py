@@ -85,6 +85,8 @@ def test_a_generator_serves_a_profile_or_a_file(run: Callable[..., Script], mode
     script = run(generator(f"'gguf', {model!r}"))
     assert "Paris" in script.generate()
     assert "whoever reaches this address may use /api/generate" in script.output
+    named = requests.post(f"{script.url}/api/generate", json={**FRANCE, "model": "guide.gguf"}, timeout=10)
+    assert (named.status_code, list(named.json())) == (403, ["error"])
     # Everything else asks for a key, as always.
     assert requests.get(f"{script.url}/answer", timeout=10).status_code == 401
     output = script.end()
