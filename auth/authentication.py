@@ -14,12 +14,12 @@ from auth.guests import check_page, check_type
 from auth.identity import Identity, Terms
 from auth.keys import KeyStore
 from auth.rate_limits import Meter
-from services.door import DOOR
 from services.errors import NotAuthenticated, NotPermitted, Unavailable
+from services.keyless import KEYLESS
 from services.storage.json_text import read_json_text
 
 # What may be done by the second address: keys and models are changed with a key.
-_AT_DOOR = ("answer", "models:read")
+_WITHOUT_KEY = ("answer", "models:read")
 
 
 def generate_api_key(name: str | None = None) -> str:
@@ -59,8 +59,8 @@ def guard(
         declared = access_of(request.endpoint, access)
         if declared.needs == PUBLIC or (origins and _is_preflight()):
             return
-        if DOOR in request.environ:
-            identity = authenticator.identify_at_door(declared.needs)
+        if KEYLESS in request.environ:
+            identity = authenticator.identify_keyless(declared.needs)
         else:
             identity = authenticator.identify(declared.key_in_body, gates.get(request.endpoint or ""))
         if not identity.is_guest:
@@ -123,7 +123,7 @@ class _Authenticator:
             raise NotAuthenticated(what, param="Authorization")
         return identity
 
-    def identify_at_door(self, needs: str) -> Identity:
+    def identify_keyless(self, needs: str) -> Identity:
         """Return the identity of a request by the second address, which counts as one key's whatever key it sends.
 
         `needs` is what the endpoint asks for. Raises Forbidden for a web page of another origin, NotPermitted where a key
@@ -132,10 +132,10 @@ class _Authenticator:
         headers = request.headers
         check_page(headers.get("Origin"), headers.get("Sec-Fetch-Site"), headers.get("Host", ""), self.origins)
         check_type(request.mimetype, bool(request.content_length))
-        identity = self.keys.identity(request.environ[DOOR])
+        identity = self.keys.identity(request.environ[KEYLESS])
         if identity is None:
             raise NotAuthenticated("the key of this address is no more: see --ollama", param="Authorization")
-        if needs not in _AT_DOOR:
+        if needs not in _WITHOUT_KEY:
             raise NotPermitted("this cannot be done without a key: send it to the server's own address", code="key_needed")
         return identity
 

@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from services.door import Door, parse_door
+from services.keyless import KeylessAddress, parse_keyless
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -81,9 +81,9 @@ class Settings:
     """Whether Cloudflare's program gives the server a public address."""
 
     @property
-    def door(self) -> Door | None:
+    def keyless(self) -> KeylessAddress | None:
         """The second address; None if there is none. Raises ValueError."""
-        return None if self.ollama == "none" else parse_door(self.ollama)
+        return None if self.ollama == "none" else parse_keyless(self.ollama)
 
     @property
     def max_answers(self) -> int:
@@ -192,7 +192,7 @@ def _convert(given: str, kind: type, source: str) -> object:
 
 def _check(settings: Settings) -> None:
     # Raises ValueError.
-    _ = settings.door
+    _ = settings.keyless
     if not 0 <= settings.port <= 65_535:
         raise ValueError(f"the port should be from 0 to 65535, not {settings.port}")
     for name, least in _LEAST.items():

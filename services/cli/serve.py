@@ -42,8 +42,8 @@ def serve(settings: Settings, gates: Mapping[str, Gate] | None = None, preferred
     try:
         # Before anything is loaded; bound again once all is ready to serve.
         check_free(settings.host, settings.port)
-        if settings.door:
-            check_free(settings.door.host, settings.door.port, "--ollama")
+        if keyless := settings.keyless:
+            check_free(keyless.host, keyless.port, "--ollama")
     except OSError as error:
         return refuse("start", str(error.strerror))
     if cluster := read_cluster(os.environ):
@@ -122,8 +122,8 @@ def _serve(
             node.announce((addresses[1:] or addresses)[0], lambda: answers.n_open)
         application.jobs.start(takes_up=bool(node) or lock_data(settings.data, closing))
         master = stores.keys.mint_master()
-        if settings.door and server.door_port:
-            _introduce_door(urls("http", settings.door.host, server.door_port)[0], settings.door.key_id, stores.keys)
+        if (keyless := settings.keyless) and server.keyless_port:
+            _introduce_keyless(urls("http", keyless.host, server.keyless_port)[0], keyless.key_id, stores.keys)
         _introduce(addresses, master, introduction(stores.profiles.config(), stores.files))
         engine.add_restart_listener(lambda: _warm_up(models))
         if settings.tunnel:
@@ -168,7 +168,7 @@ def _introduce(addresses: Sequence[str], master: MintedKey | None, model: str) -
         print(f"Other machines of the network open {' or '.join(others)}.", flush=True)
 
 
-def _introduce_door(url: str, key_id: str, keys: KeyStore) -> None:
+def _introduce_keyless(url: str, key_id: str, keys: KeyStore) -> None:
     """Print where clients without a key are served, and whose key that is."""
     if not keys.chain(key_id):
         print(f"Nobody is let in at {url}: there is no key with the id {key_id} (--ollama).", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from auth.addresses import source_of
 from services.api.http.bodies import MAX_BODY
-from services.door import through_door
+from services.keyless import keyless_app
 from services.server.channel import MAX_BUFFERED, Channel
 from services.server.connections import SEARCH_AGAIN, ConnectionLimits, Connections, allow_connections
 from services.server.dispatcher import FairDispatcher
@@ -191,10 +191,10 @@ class Server:
     """A listening server. One thread, mostly the main one, calls its methods."""
 
     def __init__(
-        self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher, door_port: int | None = None
+        self, loop: Loop, listeners: Sequence[Listener], dispatcher: FairDispatcher, keyless_port: int | None = None
     ) -> None:
         self.port = int(listeners[0].effective_port)
-        self.door_port = door_port
+        self.keyless_port = keyless_port
         """The port of the second address; None if there is none."""
         self._loop = loop
         self._listeners = listeners
@@ -241,15 +241,15 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
     dispatcher, connections, loop = FairDispatcher(), Connections(limits), Loop()
     with contextlib.ExitStack() as stack:
         bound = _bound(settings.host, settings.port, stack)
-        door = settings.door
-        at_door = _bound(door.host, door.port, stack) if door else []
+        second = settings.keyless
+        keyless_sockets = _bound(second.host, second.port, stack) if second else []
         stack.pop_all()
     listeners = [Listener(app, each, dispatcher, adjustments, loop, connections, certificate) for each in bound]
-    if door:
-        served = through_door(app, door)
-        listeners += [Listener(served, each, dispatcher, adjustments, loop, connections, None) for each in at_door]
+    if second:
+        served = keyless_app(app, second)
+        listeners += [Listener(served, each, dispatcher, adjustments, loop, connections, None) for each in keyless_sockets]
     dispatcher.set_thread_count(settings.threads)
-    return Server(loop, listeners, dispatcher, at_door[0].getsockname()[1] if at_door else None)
+    return Server(loop, listeners, dispatcher, keyless_sockets[0].getsockname()[1] if keyless_sockets else None)
 
 
 def _bound(host: str, port: int, stack: contextlib.ExitStack) -> list[socket.socket]:

@@ -81,7 +81,7 @@ LAYERS = (
     ("services.patterns",),
     ("services.validation",),
     ("services.settings",),
-    ("services.logs", "services.errors", "services.door"),
+    ("services.logs", "services.errors", "services.keyless"),
 )
 
 # The imports that run upwards all the same, and why.
