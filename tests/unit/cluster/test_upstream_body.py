@@ -13,7 +13,7 @@ from services.errors import InvalidRequest
 
 PLAIN = GenerationRequest(tuple(map(ord, "Hello")), 20, Sampling())
 # What the upstream needs not know: computed states and shares, thoughts and marks, which are read from the text that comes.
-OWN = {"owner", "session", "n_head", "background", "account", "delivered", "thoughts", "marks"}
+OWN = {"owner", "session", "borders", "n_head", "background", "account", "delivered", "thoughts", "marks"}
 SAMPLING: dict[str, Any] = {
     "temperature": 0.1,
     "top_p": 0.1,
