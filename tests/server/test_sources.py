@@ -360,7 +360,7 @@ def test_pip_ends_with_whoever_asked_for_it(folder: Path, tmp_path: Path) -> Non
                     ["pgrep", "-f", "pip download", "-P", str(process.pid)], capture_output=True, text=True, check=False
                 ).stdout.split()
                 process.send_signal(signal.SIGINT)
-                assert process.wait(timeout=20) == 130
+                assert process.wait(timeout=60) == 130
                 deadline = time.monotonic() + 10
                 while Path(f"/proc/{pip}").exists():
                     assert time.monotonic() < deadline
