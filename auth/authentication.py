@@ -108,8 +108,7 @@ class _Authenticator:
         identity = self.keys.known(key) if key else None
         if identity is None and (key or gate):
             # Before its key is looked at any closer: what a page of elsewhere sends is not its visitor's.
-            headers = request.headers
-            check_page(headers.get("Origin"), headers.get("Sec-Fetch-Site"), headers.get("Host", ""), self.origins)
+            self._check_page()
         if gate:
             if identity is None:
                 check_type(request.mimetype, bool(request.content_length))
@@ -129,8 +128,7 @@ class _Authenticator:
         `needs` is what the endpoint asks for. Raises Forbidden for a web page of another origin, NotPermitted where a key
         has to be sent, and NotAuthenticated where the key is no more.
         """
-        headers = request.headers
-        check_page(headers.get("Origin"), headers.get("Sec-Fetch-Site"), headers.get("Host", ""), self.origins)
+        self._check_page()
         check_type(request.mimetype, bool(request.content_length))
         identity = self.keys.identity(request.environ[KEYLESS])
         if identity is None:
@@ -138,6 +136,10 @@ class _Authenticator:
         if needs not in _WITHOUT_KEY:
             raise NotPermitted("this cannot be done without a key: send it to the server's own address", code="key_needed")
         return identity
+
+    def _check_page(self) -> None:
+        headers = request.headers
+        check_page(headers.get("Origin"), headers.get("Sec-Fetch-Site"), headers.get("Host", ""), self.origins)
 
     def _checked(self, key: str, is_gated: bool) -> Identity | None:
         """Return whose key it is. Raises as `KeyStore.check` does, except where a gate lets in requests without a key."""

@@ -15,6 +15,7 @@ from services.answers.service import Answers
 from services.api.application import Application
 from services.api.http.computation import Compute
 from services.api.http.errors import ErrorShape, usual_shape
+from services.api.http.sse import MIMETYPE
 from services.models.downloads import Pulls
 from services.models.files import AvailableModels
 
@@ -70,7 +71,7 @@ class Route(Access):
     """The header or the body's field by which a POST is computed once, however often it is sent."""
     streams: Streams = "never"
     """Whether a POST's reply comes as events: never, where the body asks for it, or always."""
-    stream_types: tuple[str, ...] = ("text/event-stream",)
+    stream_types: tuple[str, ...] = (MIMETYPE,)
     """The media types of such replies."""
     error_shape: ErrorShape = usual_shape
     """The shape of its errors."""

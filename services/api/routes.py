@@ -52,6 +52,7 @@ from services.api.http.computation import Compute, Reply
 from services.api.http.errors import ErrorShape, usual_shape
 from services.api.http.idempotency import IDEMPOTENCY_KEY
 from services.api.http.schemas import AnswerBody
+from services.api.http.sse import LINES, MIMETYPE
 from services.api.http.static import StaticFiles
 from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
@@ -97,8 +98,6 @@ _OPENAI = Tag("OpenAI", "OpenAI's API.")
 _ANTHROPIC = Tag("Anthropic", "Anthropic's API.")
 _OLLAMA = Tag("Ollama", "Ollama's API; /api/generate is Langformers' as well.")
 _OTHERS = Tag("Other clients", "The APIs of API Host and ProtoLLM.")
-
-EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 _MODELS = Tag("Models", "The model files, and switching between them.")
 _KEYS = Tag("Keys", "Keys, their terms and usage.")
 _SERVER = Tag("Server", "Health, load, metrics, and this document.")
@@ -204,7 +203,7 @@ def _computed(
     streams: Streams = "never",
     key_in_body: bool = False,
     error_shape: ErrorShape = usual_shape,
-    stream_types: tuple[str, ...] = (EVENTS,),
+    stream_types: tuple[str, ...] = (MIMETYPE,),
 ) -> Route:
     """Return the route of an endpoint whose resource does nothing but respond with what a function computes."""
 
@@ -312,7 +311,7 @@ ROUTES: tuple[Route, ...] = (
         _with_answers(AnyGenerate, compute_any_generate),
         streams=IF_ASKED,
         error_shape=shape_by_body,
-        stream_types=(LINES, EVENTS),
+        stream_types=(LINES.content_type, MIMETYPE),
     ),
     _computed(
         "ollama_chat",
@@ -322,7 +321,7 @@ ROUTES: tuple[Route, ...] = (
         _with_answers(OllamaChat, compute_ollama_chat),
         streams=IF_ASKED,
         error_shape=ollama_shape,
-        stream_types=(LINES,),
+        stream_types=(LINES.content_type,),
     ),
     _computed(
         "ollama_embed",

@@ -6,26 +6,14 @@ The fields are those of the types of Anthropic's `anthropic` package (MessageCre
 
 from __future__ import annotations
 
-from typing import Any
-
 from services.api.anthropic.errors import NO_THREADS
-from services.api.http.request_fields import RequestField
+from services.api.http.request_fields import FieldLists, RequestField, fields_of
 
 MESSAGES, COUNT = "messages", "count_tokens"
 _BOTH = (MESSAGES, COUNT)
 
-
-def _idle(names: str, about: str) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "no effect", about, _BOTH) for name in names.split())
-
-
-def _refused(names: str, about: str, *harmless: Any) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "refused", about, _BOTH, harmless) for name in names.split())
-
-
-def _honoured(endpoints: tuple[str, ...], **about: str) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "honoured", text, endpoints) for name, text in about.items())
-
+_lists = FieldLists(_BOTH)
+_honoured, _idle, _refused = _lists.honoured, _lists.idle, _lists.refused
 
 FIELDS = (
     *_honoured(
@@ -75,4 +63,4 @@ FIELDS = (
 
 def known_fields(endpoint: str) -> dict[str, RequestField]:
     """Return the fields that an endpoint knows, by their dotted names."""
-    return {field.name: field for field in FIELDS if endpoint in field.endpoints}
+    return fields_of(FIELDS, endpoint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -44,6 +44,33 @@ class RequestField:
             or value is None
             or any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.harmless)
         )
+
+
+@dataclass(frozen=True)
+class FieldLists:
+    """Makes lists of fields that are treated alike; `endpoints` are the ones that know them, where no others are named."""
+
+    endpoints: tuple[str, ...]
+
+    def honoured(self, endpoints: tuple[str, ...], **about: str) -> tuple[RequestField, ...]:
+        """Return honoured fields, each with what it does."""
+        return tuple(RequestField(name, "honoured", text, endpoints) for name, text in about.items())
+
+    def idle(self, names: str, about: str, endpoints: tuple[str, ...] | None = None) -> tuple[RequestField, ...]:
+        """Return fields without effect, whose names have spaces between."""
+        return tuple(RequestField(name, "no effect", about, endpoints or self.endpoints) for name in names.split())
+
+    def refused(
+        self, names: str, about: str, *harmless: Any, endpoints: tuple[str, ...] | None = None
+    ) -> tuple[RequestField, ...]:
+        """Return refused fields, whose names have spaces between, with the values that they may have."""
+        known = endpoints or self.endpoints
+        return tuple(RequestField(name, "refused", about, known, harmless) for name in names.split())
+
+
+def fields_of(fields: Iterable[RequestField], endpoint: str) -> dict[str, RequestField]:
+    """Return those of the fields that an endpoint knows, by their dotted names."""
+    return {field.name: field for field in fields if endpoint in field.endpoints}
 
 
 class Listed(Open):

@@ -6,26 +6,14 @@ The fields are those of the types of Ollama's `ollama` package and of its refere
 
 from __future__ import annotations
 
-from typing import Any
-
-from services.api.http.request_fields import RequestField
+from services.api.http.request_fields import FieldLists, RequestField, fields_of
 
 CHAT, GENERATE, EMBED, EMBEDDINGS = "chat", "generate", "embed", "embeddings"
 _BOTH, _VECTORS = (CHAT, GENERATE), (EMBED, EMBEDDINGS)
 _ALL = (*_BOTH, *_VECTORS)
 
-
-def _idle(names: str, about: str, endpoints: tuple[str, ...] = _BOTH) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "no effect", about, endpoints) for name in names.split())
-
-
-def _refused(names: str, about: str, *harmless: Any, endpoints: tuple[str, ...] = _BOTH) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "refused", about, endpoints, harmless) for name in names.split())
-
-
-def _honoured(endpoints: tuple[str, ...], **about: str) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "honoured", text, endpoints) for name, text in about.items())
-
+_lists = FieldLists(_BOTH)
+_honoured, _idle, _refused = _lists.honoured, _lists.idle, _lists.refused
 
 FIELDS = (
     *_honoured(_ALL, model="a profile, or a file of the models folder; `NAME:latest` is `NAME`"),
@@ -71,4 +59,4 @@ FIELDS = (
 
 def known_fields(endpoint: str) -> dict[str, RequestField]:
     """Return the fields that an endpoint knows, by their dotted names."""
-    return {field.name: field for field in FIELDS if endpoint in field.endpoints}
+    return fields_of(FIELDS, endpoint)

@@ -7,9 +7,9 @@ declare the honoured ones.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from services.api.http.request_fields import RequestField
+from services.api.http.request_fields import FieldLists, RequestField, fields_of
 
 Endpoint = Literal["chat", "completions", "embeddings"]
 ALL: tuple[Endpoint, ...] = ("chat", "completions", "embeddings")
@@ -18,18 +18,8 @@ CHAT: tuple[Endpoint, ...] = ("chat",)
 COMPLETIONS: tuple[Endpoint, ...] = ("completions",)
 EMBEDDINGS: tuple[Endpoint, ...] = ("embeddings",)
 
-
-def _honoured(endpoints: tuple[Endpoint, ...], **about: str) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "honoured", text, endpoints) for name, text in about.items())
-
-
-def _idle(names: str, about: str, endpoints: tuple[Endpoint, ...] = BOTH) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "no effect", about, endpoints) for name in names.split())
-
-
-def _refused(names: str, about: str, *harmless: Any, endpoints: tuple[Endpoint, ...] = BOTH) -> tuple[RequestField, ...]:
-    return tuple(RequestField(name, "refused", about, endpoints, harmless) for name in names.split())
-
+_lists = FieldLists(BOTH)
+_honoured, _idle, _refused = _lists.honoured, _lists.idle, _lists.refused
 
 _HONOURED = (
     *_honoured(ALL, model="a profile, or a file of the models folder; without it the selected profile"),
@@ -278,4 +268,4 @@ FIELDS = _HONOURED + _WITHOUT_EFFECT + _REFUSED
 
 def known_fields(endpoint: Endpoint) -> dict[str, RequestField]:
     """Return the fields that an endpoint knows, by their dotted names."""
-    return {field.name: field for field in FIELDS if endpoint in field.endpoints}
+    return fields_of(FIELDS, endpoint)
