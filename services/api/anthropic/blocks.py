@@ -18,7 +18,7 @@ _MEDIA = {"image": "images", "document": "documents other than plain text", "con
 
 
 class Source(Open):
-    """Where a document or an image comes from: `text` alone can be read."""
+    """The source of a document or an image: `text` alone can be read."""
 
     type: str
     data: str | None = None

@@ -55,7 +55,7 @@ class CountedTokens(BaseModel):
 
 
 class AnthropicErrorDetails(BaseModel):
-    """What went wrong."""
+    """The type and the message of an error."""
 
     type: str
     message: str

@@ -60,7 +60,7 @@ class ToolChoice(Open):
 
 
 class ThinkingConfig(Open):
-    """Whether and how much the model thinks. `display` "omitted": the reply leaves the thoughts out."""
+    """The model's thinking. `display` "omitted": the reply leaves the thoughts out."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), Whole] | None = None
@@ -75,7 +75,7 @@ class JsonFormat(Open):
 
 
 class OutputConfig(Open):
-    """How much the model thinks, and the form of its answer."""
+    """The effort of the model's thinking, and the form of its answer."""
 
     effort: Effort | None = None
     format: JsonFormat | None = None

@@ -30,7 +30,7 @@ class MessageWriter:
         self._stops = body.stop_sequences or ()
         choice = body.tool_choice
         self.most_calls = 1 if choice and choice.disable_parallel_tool_use else None
-        """How many calls an answer may have; the model writes the others again when it has the first one's result."""
+        """The most calls of an answer; the model writes the others again when it has the first one's result."""
         self.shows_thoughts = not (body.thinking and body.thinking.display == "omitted")
 
     def whole(self) -> dict[str, Any]:

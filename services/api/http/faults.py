@@ -42,7 +42,7 @@ class Form:
 
 @contextmanager
 def as_of_request(prompt: str, forms: Sequence[Form]) -> Iterator[None]:
-    """Raise errors anew in the request's words; its fields `prompt` and `forms` are what may be at fault."""
+    """Raise errors with the request's own field names; `prompt` and `forms` are the fields that may be at fault."""
     try:
         yield
     except PromptTooLong as error:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 class _Ending(BaseModel):
-    """How an answer ended: in its last line, or in a whole reply."""
+    """The end of an answer: in its last line, or in a whole reply."""
 
     model: str
     created_at: str
@@ -52,7 +52,7 @@ class OllamaError(BaseModel):
 
 
 class OllamaDetails(BaseModel):
-    """What a model is."""
+    """The facts of a model."""
 
     parent_model: str
     format: Literal["gguf"]

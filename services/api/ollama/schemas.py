@@ -33,7 +33,7 @@ Format = Annotated[Literal["json"] | dict[str, Any] | None, BeforeValidator(_for
 
 
 class Options(SamplingFields):
-    """How tokens are chosen, and how many."""
+    """The sampling of tokens, and their number."""
 
     num_predict: Annotated[int, Field(ge=-2, le=UNLIMITED), Whole] | None = None
     num_ctx: Annotated[NCtx, Whole] | None = None
