@@ -1,4 +1,4 @@
-"""Quotas: how many sessions, and how many megabytes of sessions and jobs, each key may keep.
+"""Quotas: how many sessions, and how many megabytes of sessions, responses and jobs, each key may keep.
 
 What a key keeps counts for every key of its chain, those by which it was minted; what a revoked key has left still counts
 for them. Room is reserved before an answer is computed, so that no answer is lost for want of it: answers in flight may go
@@ -16,6 +16,7 @@ from auth.identity import MASTER, Identity
 from services.errors import NotPermitted
 from services.jobs.store import JobTable
 from services.sessions.history import SessionKey
+from services.sessions.responses import ResponseTable
 from services.sessions.service import Sessions
 from services.sessions.table import Kept
 from services.storage.json_file import JsonTable, SchemaError
@@ -48,7 +49,14 @@ class Quotas:
     """
 
     def __init__(
-        self, keys: Keys, sessions: Sessions, jobs: JobTable, charged: JsonTable, key_sessions: int, key_storage_mb: int
+        self,
+        keys: Keys,
+        sessions: Sessions,
+        jobs: JobTable,
+        responses: ResponseTable,
+        charged: JsonTable,
+        key_sessions: int,
+        key_storage_mb: int,
     ) -> None:
         """`charged` keeps the ids of a key's chain for when the key is no more: `{KEY: [MINTED BY, THAT ONE BY, …]}`.
 
@@ -57,6 +65,7 @@ class Quotas:
         self._keys = keys
         self._sessions = sessions
         self._jobs = jobs
+        self._responses = responses
         self._charged = charged
         self._usual = key_sessions, key_storage_mb
         self._lock = threading.Lock()
@@ -83,13 +92,19 @@ class Quotas:
             with self._lock:
                 self._reserved.pop(key, None)
 
-    def check_job(self, owner: str, n_bytes: int) -> None:
-        """Raise NotPermitted where an owner may not keep one more job, of `n_bytes`."""
+    def check_response(self, owner: str, n_bytes: int) -> None:
+        """Raise NotPermitted where an owner may not keep one more response, of `n_bytes`."""
         if owner == MASTER:
             return
         with self._lock:
             reserved = dict(self._reserved)
         self._check(owner, n_bytes, False, reserved)
+
+    def check_job(self, owner: str, n_bytes: int) -> None:
+        """Raise NotPermitted where an owner may not keep one more job, of `n_bytes`."""
+        if owner == MASTER:
+            return
+        self.check_response(owner, n_bytes)
         if (count := self._jobs.kept(owner).count) >= MOST_JOBS:
             what = f"{count:,} jobs and replies of this key are kept, as many as may be: delete some, or wait for a day"
             raise NotPermitted(what, code="jobs_limit")
@@ -111,13 +126,16 @@ class Quotas:
                 if count >= most:
                     what = f"{whose} may keep {most:,} sessions, and has {count:,}: delete some (DELETE /answer/NUMBER)"
                     raise NotPermitted(what, param="limits.sessions", code="sessions_limit")
-            jobs = sum((self._jobs.kept(each) for each in family), Kept())
+            others = sum((self._jobs.kept(each) + self._responses.kept(each) for each in family), Kept())
             coming = sum(size for key, size in reserved.items() if key.owner in family)
-            used = sessions.n_bytes + jobs.n_bytes + coming
+            used = sessions.n_bytes + others.n_bytes + coming
             if most_mb and used + n_bytes > most_mb * _MB:
-                what = f"{whose} may keep {most_mb:,} MB of sessions and jobs, and has {used / _MB:,.1f} MB"
+                what = f"{whose} may keep {most_mb:,} MB of sessions, responses and jobs, and has {used / _MB:,.1f} MB"
+                how = (
+                    "delete sessions (DELETE /answer/NUMBER), responses (DELETE /v1/responses/ID) or jobs (DELETE /jobs/ID)"
+                )
                 raise NotPermitted(
-                    f"{what}: delete sessions (DELETE /answer/NUMBER) or jobs (DELETE /jobs/ID)",
+                    f"{what}: {how}",
                     param="limits.storage_mb",
                     code="storage_limit",
                 )
@@ -147,7 +165,8 @@ class Quotas:
             names = self._keys.names()
             with self._charged.edit() as data:
                 for gone in data.keys() - names.keys():
-                    if not (self._sessions.kept(gone).count or self._jobs.kept(gone).count):
+                    tables = (self._sessions, self._jobs, self._responses)
+                    if not any(table.kept(gone).count for table in tables):
                         del data[gone]
                 data[key] = by
 

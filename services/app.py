@@ -70,7 +70,7 @@ def build_application(
         metrics.note_answer,
     )
     metrics.registry.register(Now(answers, stores.usage))
-    parts = ComputeParts(answers, stores.files, pulls, audit)
+    parts = ComputeParts(answers, stores.files, pulls, audit, stores.responses, stores.quotas.check_response)
     computed = {
         route.name: Computation(
             route.paths[0], route, route.computed.body, route.computed.function(parts), route.error_shape

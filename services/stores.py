@@ -13,6 +13,7 @@ from services.jobs.store import JobStore, JobTable
 from services.models.config import Profiles
 from services.models.files import AvailableModels, ModelFiles
 from services.models.profile import Chosen
+from services.sessions.responses import ResponseStore, ResponseTable
 from services.sessions.service import Sessions
 from services.settings import Settings
 from services.storage.database import NAME
@@ -30,6 +31,7 @@ class Stores:
     usage: UsageTable
     meter: Meter
     jobs: JobTable
+    responses: ResponseTable
     quotas: Quotas
 
 
@@ -40,6 +42,7 @@ def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
     last_use = LocalLastUse(database)
     keys = KeyStore(settings.data / "api_keys.json", max_keys=settings.max_keys, last_use=last_use)
     usage, sessions, jobs = UsageStore(database), Sessions(settings.data / "sessions.json"), JobStore(database)
+    responses = ResponseStore(database)
     # Opened while all have the same file: should it be removed, a new one beside its WAL would be damaged.
     last_use.read()
     charged = JsonFile(settings.data / "charged.json", check_charged, private=True)
@@ -51,5 +54,6 @@ def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
         usage=usage,
         meter=Meter(keys, usage, settings.limits_store),
         jobs=jobs,
-        quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
+        responses=responses,
+        quotas=Quotas(keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb),
     )

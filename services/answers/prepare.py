@@ -19,7 +19,7 @@ from services.answers.request import AnswerRequest
 from services.answers.stream import Answer, summary
 from services.backend.protocols import Generation, Model
 from services.backend.types import Finish, GenerationRequest, PrefetchRequest
-from services.errors import HearthError
+from services.errors import HearthError, PromptTooLong
 from services.models.profile import Chosen
 from services.prompts.fit import FittedPrompt, PromptFitter, fitter_of
 from services.prompts.form import Exchange, Form
@@ -38,7 +38,7 @@ class PreparedAnswer:
     conversation: Conversation
     fitter: PromptFitter
     start: int
-    """How many of the conversation's exchanges the prompt leaves out."""
+    """How many of the conversation's exchanges the prompt leaves out; of the request's history, where it has one."""
     request: GenerationRequest
     reading: Reading
     ticket: Ticket
@@ -63,14 +63,15 @@ class PreparedAnswer:
         self.end.callback(generation.cancel)
 
         # Now: what is stored at the end counts no more.
-        counts = self.conversation.counts(self.start)
+        start = 0 if self.asked.history else self.start
+        counts = self.conversation.counts(start)
 
         def finished(reply: Reply, finish: Finish) -> dict[str, Any]:
             self.on_finish(finish)
             told = {**summary(reply, self.asked.session_id, self.chosen, finish), **counts}
             if self._is_stored(reply, is_whole=finish.reason != "cancelled"):
                 exchange = Exchange(self.asked.prompt, reply.content, reply.reasoning)
-                forgotten = self.conversation.store(exchange, self.start, stored_summary(told))
+                forgotten = self.conversation.store(exchange, start, stored_summary(told))
                 # When the answer is out and closed: the client waits for nothing of it.
                 self.end.callback(self._prefetch_next, exchange, forgotten)
             return told
@@ -85,6 +86,7 @@ class PreparedAnswer:
             trims=self.asked.trims,
             trims_start=not self.asked.continues,
             n_prompt=len(self.request.tokens),
+            n_left_out=self.start - start,
         )
 
     def _is_stored(self, reply: Reply, is_whole: bool) -> bool:
@@ -154,7 +156,10 @@ def fitted_prompt(
     longest = ticket.cap(asked.longest(chosen.profile))
     n_ctx = asked.context(chosen.profile, model.n_ctx)
     fitter = fitter_of(form, model, n_ctx, longest, pause)
-    fitted = fitter.fit(conversation.exchanges, asked.prompt, conversation.start)
+    exchanges = [*conversation.exchanges, *asked.history]
+    fitted = fitter.fit(exchanges, asked.prompt, asked.history_start if asked.history else conversation.start)
+    if fitted.start and not asked.slides:
+        raise PromptTooLong(n_ctx + 1, n_ctx, at_least=True)
     return fitter, replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from services.backend.types import Constraint, Prompt, Sampling
 from services.models.profile import Profile
+from services.prompts.form import Exchange
 from services.replies.events import Reply
 
 # Fields of `Sampling` that are no plain fields of a request's body.
@@ -77,6 +78,12 @@ class AnswerRequest:
     """Which of the caller's conversations it is where it is no session."""
     messages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The chat to answer, of which `prompt` is the last user's message; (): the prompt alone."""
+    history: tuple[Exchange, ...] = field(default=(), repr=False)
+    """The turns before `messages`, of which the prompt leaves out the first ones where they do not fit."""
+    history_start: int = 0
+    """How many of these the conversation's last prompt has left out."""
+    slides: bool = True
+    """False if a prompt that leaves out exchanges is refused."""
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The tools that the model may call, as chat templates take them."""
     tool_choice: str = "auto"

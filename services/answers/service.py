@@ -281,7 +281,9 @@ def _never() -> None:
 def _size(request: AnswerRequest, conversation: Conversation) -> int:
     """Return about how many characters a prompt may be made of."""
     texts = [request.prompt, request.messages, request.tools]
-    exchanges = sum(len(each.human) + len(each.ai) + 2 * _PER_MESSAGE for each in conversation.exchanges)
+    exchanges = sum(
+        len(each.human) + len(each.ai) + 2 * _PER_MESSAGE for each in (*conversation.exchanges, *request.history)
+    )
     return exchanges + sum(map(_length, texts)) + (len(request.text.text) if request.text else 0)
 
 

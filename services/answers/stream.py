@@ -33,14 +33,16 @@ class Answer:
         trims: bool = True,
         trims_start: bool = True,
         n_prompt: int = 0,
+        n_left_out: int = 0,
     ) -> None:
         """`finished` is called with the whole reply and how it ended, and returns the summary.
 
         `end` releases everything that is held. `model` is the profile's name, or the file's where none is used.
         `trims`: white space at the ends is left out, at the content's beginning only if `trims_start`. `n_prompt` is the
-        number of the prompt's tokens.
+        number of the prompt's tokens, `n_left_out` that of the turns of `AnswerRequest.history` which it leaves out.
         """
         self.n_prompt = n_prompt
+        self.n_left_out = n_left_out
         self.model = model
         self._generation = generation
         self._reader = reader

@@ -42,6 +42,7 @@ from services.errors import InvalidRequest, NotFound
 from services.jobs.jobs import Jobs
 from services.sessions.history import SessionKey
 from services.sessions.records import parse_number
+from services.sessions.responses import ResponseTable
 from services.sessions.service import Sessions
 from services.storage.json_text import read_json_text
 
@@ -108,10 +109,11 @@ class SessionsResource(Resource):
 class SessionResource(Resource):
     """One session. The master key may put the owner's key id before the number, as GET /answer lists it."""
 
-    def __init__(self, answers: Answers, sessions: Sessions, jobs: Jobs) -> None:
+    def __init__(self, answers: Answers, sessions: Sessions, jobs: Jobs, responses: ResponseTable) -> None:
         self._answers = answers
         self._sessions = sessions
         self._jobs = jobs
+        self._responses = responses
 
     @spec.validate(resp=replies(ConversationBody, 404))
     def get(self, number: str, owner: str | None = None) -> Any:
@@ -129,6 +131,7 @@ class SessionResource(Resource):
         """Forget a conversation."""
         key = _session_key(number, owner)
         self._answers.forget(current_client(), key)
+        self._responses.remove_session(key.owner, str(key.number))
         self._jobs.forget_session(key.owner, str(key.number))
         return {"deleted": True}
 

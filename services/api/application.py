@@ -53,5 +53,6 @@ class Application:
             stores.sessions.close,
             stores.keys.close,
             self.jobs.release,
+            stores.responses.close,
             stores.usage.close,
         )

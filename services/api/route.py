@@ -18,6 +18,7 @@ from services.api.http.errors import ErrorShape, usual_shape
 from services.api.http.sse import MIMETYPE
 from services.models.downloads import Pulls
 from services.models.files import AvailableModels
+from services.sessions.responses import ResponseTable
 
 Arguments = tuple[Any, ...]
 """The arguments of a resource's constructor."""
@@ -36,6 +37,9 @@ class ComputeParts:
     files: AvailableModels
     pulls: Pulls
     audit: AuditLog
+    responses: ResponseTable
+    check_response: Callable[[str, int], None]
+    """Raises NotPermitted where a key may not keep one more response of so many bytes."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,16 @@ from services.api.openai.resources import (
     compute_chat,
     compute_completion,
 )
+from services.api.openai.responses.resources import PATH as RESPONSES
+from services.api.openai.responses.resources import (
+    CancelResource,
+    CountInputResource,
+    InputItemsResource,
+    ResponseResource,
+    ResponsesResource,
+    compute_response,
+)
+from services.api.openai.responses.schemas import CreateResponse
 from services.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from services.api.page import SHELL as PAGE_SHELL
 from services.api.page import FileResource, PageResource, page_files
@@ -112,7 +122,23 @@ def _answer(parts: Application) -> Arguments:
 
 
 def _session(parts: Application) -> Arguments:
-    return parts.answers, parts.stores.sessions, parts.jobs
+    return parts.answers, parts.stores.sessions, parts.jobs, parts.stores.responses
+
+
+def _new_response(parts: Application) -> Arguments:
+    return parts.responds["responses"], parts.jobs, parts.stores.responses
+
+
+def _response(parts: Application) -> Arguments:
+    return parts.jobs, parts.stores.responses
+
+
+def _stored(parts: Application) -> Arguments:
+    return (parts.stores.responses,)
+
+
+def _input_tokens(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.responses
 
 
 def _sessions(parts: Application) -> Arguments:
@@ -192,6 +218,10 @@ def _apihost(parts: ComputeParts) -> Compute:
     return ApiHost(parts.answers, parts.files, parts.pulls, parts.audit).compute
 
 
+def _responses(parts: ComputeParts) -> Compute:
+    return partial(compute_response, parts.answers, parts.responses, parts.check_response)
+
+
 def _computed(
     name: str,
     path: str,
@@ -264,6 +294,21 @@ ROUTES: tuple[Route, ...] = (
     _computed(
         "embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI, _with_answers(EmbeddingsRequest, compute_embeddings)
     ),
+    Route(
+        "responses",
+        (RESPONSES,),
+        ResponsesResource,
+        _OPENAI,
+        _new_response,
+        needs="answer",
+        computed=Computed(CreateResponse, _responses),
+        once_by=IDEMPOTENCY_KEY,
+        streams=IF_ASKED,
+    ),
+    Route("input_tokens", (f"{RESPONSES}/input_tokens",), CountInputResource, _OPENAI, _input_tokens, needs="answer"),
+    Route("response", (f"{RESPONSES}/<id_>",), ResponseResource, _OPENAI, _response, needs="answer"),
+    Route("cancel_response", (f"{RESPONSES}/<id_>/cancel",), CancelResource, _OPENAI, _response, needs="answer"),
+    Route("input_items", (f"{RESPONSES}/<id_>/input_items",), InputItemsResource, _OPENAI, _stored, needs="answer"),
     Route(
         "v1_models",
         ("/v1/models",),

@@ -119,6 +119,9 @@ def last_user(messages: Sequence[Mapping[str, Any]]) -> int | None:
 def _messages_of(window: Sequence[Exchange]) -> list[Message]:
     messages: list[Message] = []
     for exchange in window:
+        if exchange.messages:
+            messages += map(dict, exchange.messages)
+            continue
         thought = {"reasoning_content": exchange.reasoning} if exchange.reasoning else {}
         messages += [
             {"role": "user", "content": exchange.human},

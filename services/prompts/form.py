@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.backend.types import Prompt
 
@@ -20,6 +20,8 @@ class Exchange:
     human: str = field(repr=False)
     ai: str = field(repr=False)
     reasoning: str = field(default="", repr=False)
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """All messages of the turn as chat templates take them, where there are others than these two."""
 
 
 # Bounds for rough estimates: no text has longer tokens on average (characters), and no template adds fewer tokens to a

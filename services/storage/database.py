@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.storage.schema import MADE, TABLES
+from services.storage.schema import MADE, NEWEST, TABLES
 from services.storage.sqlite_file import SqliteFile
 from services.storage.takeover import take_over
 
@@ -33,12 +33,12 @@ def open_database(path: Path, patience: float = _OPENING) -> SqliteFile:
     file = SqliteFile(path, "database of Hearth", _SET_UP, _OPENING)
     try:
         with file.explained():
-            if file.db.execute("PRAGMA user_version").fetchone()[0] < MADE:
+            if not file.columns(NEWEST):
                 with file.transaction():
+                    for statement in TABLES:
+                        file.db.execute(statement)
                     # Another process may have made the tables meanwhile, and more.
                     if file.db.execute("PRAGMA user_version").fetchone()[0] < MADE:
-                        for statement in TABLES:
-                            file.db.execute(statement)
                         file.db.execute(f"PRAGMA user_version={MADE}")
             take_over(file, path.parent)
             file.db.execute(f"PRAGMA busy_timeout={round(1000 * patience)}")

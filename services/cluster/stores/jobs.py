@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from services.cluster.redis_client import RedisClient, is_away, reached
 from services.cluster.registry import Liveness
+from services.cluster.stores.counted import Counted
 from services.jobs.store import KEPT_FOR, JobKey, JobRequest, JobTable, Reply, StoredJob
 from services.sessions.table import Kept
 
@@ -28,25 +29,6 @@ local now = redis.call('GET', KEYS[1])
 if now and now ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
-"""
-# KEYS: an owner's jobs by the time at which they are forgotten, their sizes, and the sum of these. ARGV: the time now, and
-# of one job its name, when it is forgotten ("": now), and its size. Jobs whose time is over are taken out first.
-_COUNT = """
-local function drop(id)
-  redis.call('ZREM', KEYS[1], id)
-  redis.call('DECRBY', KEYS[3], redis.call('HGET', KEYS[2], id) or 0)
-  redis.call('HDEL', KEYS[2], id)
-end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])) do drop(id) end
-if ARGV[2] then
-  drop(ARGV[2])
-  if ARGV[3] ~= '' then
-    redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2])
-    redis.call('HSET', KEYS[2], ARGV[2], ARGV[4])
-    redis.call('INCRBY', KEYS[3], ARGV[4])
-  end
-end
-return {redis.call('ZCARD', KEYS[1]), tonumber(redis.call('GET', KEYS[3]) or '0')}
 """
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -67,7 +49,7 @@ class RedisJobTable(JobTable):
         self._node = node
         self._claim = self._redis.register_script(_CLAIM)
         self._release = self._redis.register_script(_RELEASE)
-        self._count = self._redis.register_script(_COUNT)
+        self._counted = Counted(client, "jobs")
         self._lock = threading.Lock()
         self._claimed: set[JobKey] = set()
         self._lost_listeners: list[Callable[[JobKey], object]] = []
@@ -121,9 +103,8 @@ class RedisJobTable(JobTable):
                 pipe.zremrangebyscore(of_session, "-inf", now - 2 * KEPT_FOR)
                 pipe.expire(of_session, int(2 * KEPT_FOR))
             pipe.execute()
-            n_bytes = len(reply.body if reply else b"") + len(job.request.body if job.finished is None else b"")
-            until = "+inf" if job.finished is None else str(time.time() + KEPT_FOR)
-            self._count(self._counts(job.key.owner), [time.time(), job.key.id, until, n_bytes])
+        n_bytes = len(reply.body if reply else b"") + len(job.request.body if job.finished is None else b"")
+        self._counted.note(job.key.owner, job.key.id, None if job.finished is None else KEPT_FOR, n_bytes)
 
     @override
     def remove(self, key: JobKey) -> None:
@@ -132,7 +113,7 @@ class RedisJobTable(JobTable):
             pipe.unlink(self._name(key))
             pipe.srem(self._client.key("jobs"), _member(key))
             pipe.execute()
-            self._count(self._counts(key.owner), [time.time(), key.id, ""])
+        self._counted.drop(key.owner, key.id)
         self.release(key)
 
     @override
@@ -144,8 +125,7 @@ class RedisJobTable(JobTable):
 
     @override
     def kept(self, owner: str) -> Kept:
-        with reached():
-            return Kept(*self._count(self._counts(owner), [time.time()]))
+        return self._counted.kept(owner)
 
     @override
     def tidy(self) -> None:
@@ -188,10 +168,6 @@ class RedisJobTable(JobTable):
 
     def _name(self, key: JobKey) -> str:
         return self._client.key("job", key.owner, key.id)
-
-    def _counts(self, owner: str) -> list[str]:
-        """Return the names in Redis that the counting script takes."""
-        return [self._client.key(name, owner) for name in ("jobs_until", "jobs_sizes", "jobs_bytes")]
 
     def _claim_of(self, key: JobKey) -> str:
         return self._client.key("job_claim", key.owner, key.id)

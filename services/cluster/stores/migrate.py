@@ -21,6 +21,7 @@ from auth.usage import UsageRow, UsageStore, UsageTable, Used
 from services.cluster.redis_client import RedisClient
 from services.cluster.stores.jobs import RedisJobTable
 from services.cluster.stores.last_use import RedisLastUse
+from services.cluster.stores.responses import RedisResponseTable
 from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.stores import cluster_keys
 from services.cluster.stores.table import RedisTable
@@ -30,6 +31,7 @@ from services.jobs.store import JobStore, StoredJob
 from services.sessions.file_table import SessionTable
 from services.sessions.history import stored_messages
 from services.sessions.records import check_sessions, key_of
+from services.sessions.responses import ResponseStore, ResponseTable
 from services.settings import Settings
 from services.storage.database import NAME
 from services.storage.json_file import JsonFile, JsonTable
@@ -68,7 +70,7 @@ class Copied:
 
 
 def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> Copied:
-    """Copy the files' sessions, keys, usage and jobs into Redis. `replace`: entries that differ there are replaced.
+    """Copy the files' sessions, keys, usage, jobs and responses into Redis; with `replace` over entries that differ there.
 
     Raises DamagedFile, StorageFailed, Unavailable.
     """
@@ -93,6 +95,9 @@ def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> C
     usage.close()
     store.close()
     _copy_jobs(settings, RedisJobTable(client, "migrate"), copied)
+    responses = ResponseStore(settings.data / NAME)
+    _copy_responses(responses, RedisResponseTable(client), copied)
+    responses.close()
     return copied
 
 
@@ -118,6 +123,9 @@ def migrate_back(settings: Settings, client: RedisClient, replace: bool = False)
     for job in RedisJobTable(client, "migrate").everything():
         _copy_job(job, jobs.get(job.key), jobs.add, copied)
     jobs.close()
+    responses = ResponseStore(settings.data / NAME)
+    _copy_responses(RedisResponseTable(client), responses, copied)
+    responses.close()
     return copied
 
 
@@ -195,6 +203,16 @@ def _copy_jobs(settings: Settings, table: RedisJobTable, copied: Copied) -> None
     for job in store.everything():
         _copy_job(job, table.get(job.key), table.add, copied)
     store.close()
+
+
+def _copy_responses(source: ResponseTable, target: ResponseTable, copied: Copied) -> None:
+    """Copy responses; one that is finished replaces one that is not."""
+    for each in source.everything():
+        found = target.get(each.owner, each.id)
+        if copied.note("responses", each.id, found and found.body, each.body):
+            if found:
+                target.remove(each.owner, each.id)
+            target.add(each)
 
 
 def _copy_job(job: StoredJob, found: StoredJob | None, add: Callable[[StoredJob], None], copied: Copied) -> None:

@@ -17,6 +17,7 @@ from services.cluster.stores.jobs import RedisJobTable
 from services.cluster.stores.last_use import RedisLastUse
 from services.cluster.stores.locks import RedisSessionLocks
 from services.cluster.stores.profiles import ClusterProfiles
+from services.cluster.stores.responses import RedisResponseTable
 from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.table import RedisTable
 from services.cluster.stores.unsaved import RedisUnsavedConversations
@@ -41,10 +42,11 @@ def cluster_stores(
     Its profiles are in a file of its own, `preferred` the one to begin with. Raises DamagedFile, Unavailable.
     """
     keys, usage, liveness = cluster_keys(client, settings.max_keys), RedisUsage(client), Liveness(registry)
-    locks, in_flight, jobs = (
+    locks, in_flight, jobs, responses = (
         RedisSessionLocks(client, node, liveness),
         RedisInFlight(client),
         RedisJobTable(client, node, liveness),
+        RedisResponseTable(client),
     )
     sessions = Sessions(Path(), RedisSessionTable(client), locks, RedisUnsavedConversations(client))
     charged = RedisTable(client, Path("charged.json"), check_charged)
@@ -56,7 +58,8 @@ def cluster_stores(
         usage=usage,
         meter=Meter(keys, usage, client.url, in_flight, client.key("limits")),
         jobs=jobs,
-        quotas=Quotas(keys, sessions, jobs, charged, settings.key_sessions, settings.key_storage_mb),
+        responses=responses,
+        quotas=Quotas(keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb),
     )
     return stores, [
         Heartbeat("session locks", intervals.locks, locks.renew),

@@ -10,14 +10,16 @@ from auth.keys import KeyStore
 from auth.quotas import Quotas, check_charged
 from services.jobs.store import JobStore
 from services.sessions.history import SessionKey
+from services.sessions.responses import ResponseStore
 from services.sessions.service import Sessions
 from services.storage.json_file import JsonFile
 
 
 def test_room_in_a_session_waits_for_no_job(tmp_path: Path) -> None:
     keys, jobs = KeyStore(tmp_path / "api_keys.json"), JobStore(tmp_path / "hearth.sqlite")
+    responses = ResponseStore(tmp_path / "hearth.sqlite")
     charged = JsonFile(tmp_path / "charged.json", check_charged)
-    quotas = Quotas(keys, Sessions(tmp_path / "sessions.json"), jobs, charged, 10, 10)
+    quotas = Quotas(keys, Sessions(tmp_path / "sessions.json"), jobs, responses, charged, 10, 10)
     owner, done = keys.mint(Terms()).id, threading.Event()
 
     def keep() -> None:

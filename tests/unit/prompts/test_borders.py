@@ -43,7 +43,7 @@ def test_each_message_of_a_chat_has_its_beginning(name: str) -> None:
 
 
 def test_each_message_in_a_profiles_template_has_its_beginning() -> None:
-    window = [Exchange(*TALK[:2]), Exchange(*TALK[2:4])]
+    window = [Exchange(TALK[0], TALK[1]), Exchange(TALK[2], TALK[3])]
     prompt = fill_template("Answer.\n{chat_history}\nHuman: {input}\nAI:", window, TALK[4])
     assert [prompt.text[at:].startswith(content) for at, content in zip(prompt.borders[:-1], TALK, strict=True)] == [
         True

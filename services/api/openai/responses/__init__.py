@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: responses that are stored, and go on from each other."""

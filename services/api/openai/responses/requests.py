@@ -1,0 +1,187 @@
+"""From the bodies of the Responses API to the requests of the answers' service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.answers.request import AnswerRequest, ThinkingWish, sampling_of
+from services.api.openai.responses.items import Item, messages_of, read_items
+from services.api.openai.responses.schemas import CreateResponse, Responding
+from services.api.openai.responses.tools import callable_tools
+from services.api.openai.sampling_fields import UNLIMITED
+from services.errors import InvalidRequest
+from services.prompts.chat import last_user, words_of
+from services.prompts.form import Exchange
+from services.sessions.responses import ResponseTable, StoredResponse, chain_of
+
+# The length of an id's digits behind its prefix, and what an item's id has behind those of its response.
+_DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Before:
+    """The stored responses from which a request goes on, the first one first, and the items of its own input."""
+
+    chain: Sequence[StoredResponse]
+    items: Sequence[Item]
+
+    @property
+    def previous(self) -> str:
+        """The id of the last one; "" for none."""
+        return self.chain[-1].id if self.chain else ""
+
+    @property
+    def n_left_out(self) -> int:
+        """The number of first turns that the last prompt left out."""
+        return self.chain[-1].left_out if self.chain else 0
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return everything as the messages that chat templates take."""
+        stored = [item for each in self.chain for item in read_items([*each.items, *each.output])]
+        return messages_of([*stored, *self.items])
+
+
+def before_of(body: Responding, table: ResponseTable, owner: str) -> Before:
+    """Return what a request goes on from. Raises InvalidRequest where something is not stored that it refers to."""
+    chain = chain_of(table, owner, body.previous_response_id or "")
+    if body.session is not None:
+        last = table.last_of(owner, str(body.session))
+        # A session keeps exchanges of words: calls without an answer so far stand before their outputs.
+        chain = chain_of(table, owner, last.id) if last and _is_pending(last) else []
+    return Before(chain, list(_resolved(_items(body), table, owner)))
+
+
+def response_request(body: CreateResponse, before: Before) -> AnswerRequest:
+    """Return the request for a response's answer. Raises InvalidRequest."""
+    messages = _messages(body, before)
+    words = words_of(messages)
+    session = body.session
+    if session is not None:
+        _check_session(messages, words)
+    choice, tools = callable_tools(body.own_tools, body.tool_choice)
+    history, rest = _turns(messages) if body.truncation == "auto" and session is None else ((), messages)
+    return AnswerRequest(
+        words,
+        model=body.model,
+        session_id=session,
+        memory_k=body.memory_k if session is not None else 0,
+        max_tokens=UNLIMITED if body.max_output_tokens is None else body.max_output_tokens,
+        stop=None if body.stop is None else tuple(body.stop),
+        sampling=sampling_of(body),
+        messages=tuple(rest),
+        history=history,
+        history_start=before.n_left_out,
+        slides=body.truncation != "disabled",
+        tools=tuple(tools),
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        thinking=_thinking(body),
+        template_kwargs=body.chat_template_kwargs or {},
+        constraint=body.constraint,
+        n_top=body.n_top,
+    )
+
+
+def counted_request(body: Responding, before: Before) -> AnswerRequest:
+    """Return a request whose prompt is counted, and not answered."""
+    messages = _messages(body, before)
+    choice, tools = callable_tools(body.own_tools, body.tool_choice)
+    return AnswerRequest(
+        words_of(messages),
+        model=body.model,
+        session_id=body.session,
+        memory_k=None if body.session is not None else 0,
+        max_tokens=0,
+        messages=tuple(messages),
+        tools=tuple(tools),
+        tool_choice=choice,
+        thinking=_thinking(body),
+        template_kwargs=body.chat_template_kwargs or {},
+    )
+
+
+def item_id(prefix: str, response_id: str, n: int) -> str:
+    """Return the id of a response's item `n`, by which `response_of` finds it."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}{n:04x}"
+
+
+def response_of(item: str) -> str:
+    """Return the id of the response that has the item of this id."""
+    return f"resp_{item.partition('_')[2][:_DIGITS]}"
+
+
+def with_ids(items: Iterable[Item], response_id: str) -> list[dict[str, Any]]:
+    """Return the items of a request's input as they are stored: each has an id."""
+    # Behind those of the output, of which there are fewer.
+    return [{"id": item_id("item", response_id, 0x8000 + n), **item.stored()} for n, item in enumerate(items)]
+
+
+def _messages(body: Responding, before: Before) -> list[dict[str, Any]]:
+    instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    messages = [*instructions, *before.messages()]
+    if not messages:
+        raise InvalidRequest("input: there is no text in it", param="input")
+    return messages
+
+
+def _items(body: Responding) -> list[Item]:
+    if isinstance(body.input, str):
+        return [Item(type="message", role="user", content=body.input)] if body.input else []
+    return body.input or []
+
+
+def _resolved(items: Iterable[Item], table: ResponseTable, owner: str) -> Iterable[Item]:
+    """Yield items, each reference as the stored item that it names. Raises InvalidRequest where that is not stored."""
+    for n, item in enumerate(items):
+        if item.kind != "item_reference":
+            yield item
+            continue
+        found = table.get(owner, response_of(str(item.id)))
+        stored: list[Mapping[str, Any]] = [*found.items, *found.output] if found else []
+        known = next((each for each in stored if each.get("id") == item.id), None)
+        if known is None:
+            what = f'input.{n}.id: there is no stored item "{item.id}"'
+            raise InvalidRequest(what, param=f"input.{n}.id", code="item_not_found")
+        yield from read_items([known])
+
+
+def _is_pending(response: StoredResponse) -> bool:
+    """Return whether a response of a session ended in calls, so that its exchange goes on."""
+    return any(item["type"].endswith("_call") for item in response.output)
+
+
+def _check_session(messages: list[dict[str, Any]], words: str) -> None:
+    if not any(message["role"] == "user" for message in messages) or not words.strip():
+        what = "input: a conversation goes on with what its user says, and there is no message of the user"
+        raise InvalidRequest(what, param="input")
+    if messages[-1]["role"] == "assistant":
+        what = "input: a conversation keeps its own answers: the last message cannot be the assistant's"
+        raise InvalidRequest(what, param="input")
+
+
+def _turns(messages: list[dict[str, Any]]) -> tuple[tuple[Exchange, ...], list[dict[str, Any]]]:
+    """Split messages into earlier turns, each from a message of the user on, and those that every prompt holds.
+
+    The latter are the system messages at the beginning, and the last turn.
+    """
+    n_system = next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
+    last = last_user(messages)
+    if last is None:
+        return (), messages
+    begins = [n for n in range(n_system, last) if messages[n]["role"] == "user" or n == n_system]
+    turns = [messages[start:end] for start, end in zip(begins, [*begins[1:], last], strict=True)]
+    return tuple(map(_turn, turns)), [*messages[:n_system], *messages[last:]]
+
+
+def _turn(messages: list[dict[str, Any]]) -> Exchange:
+    rest = "".join(str(each["content"]) for each in messages[1:])
+    return Exchange(str(messages[0]["content"]), rest, messages=tuple(messages))
+
+
+def _thinking(body: Responding) -> ThinkingWish:
+    # Clients send an effort whatever the model: one without thoughts spends none.
+    effort = body.reasoning.effort if body.reasoning else None
+    enabled = None if effort is None else effort != "none"
+    return ThinkingWish(enabled, None if effort == "none" else effort, None, "reasoning.effort", is_optional=True)

@@ -1,0 +1,131 @@
+"""The tools of a response: functions and custom tools. Those that a server would run are left out, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from services.api.http.nulls import without_nulls
+from services.api.http.open_body import Open
+from services.api.openai.custom_tools import CustomFormat, function_of
+from services.api.openai.messages import Name
+from services.api.openai.tool_fields import check_names
+from services.validation import at_most
+
+MOST_TOOLS = 512
+_OWN = ("function", "custom")
+
+
+class ResponseTool(Open):
+    """A tool. One of another type than `function` and `custom` would be the server's."""
+
+    type: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    format: CustomFormat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_own_fields(cls, data: Any) -> Any:
+        """Leave out the fields of a tool that is not the client's: whatever they are, they are not used."""
+        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in _OWN:
+            return {"type": data["type"]}
+        return data
+
+    @field_validator("parameters")
+    @classmethod
+    def _has_no_nulls(cls, parameters: dict[str, Any] | None) -> Any:
+        return without_nulls(parameters)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ResponseTool:
+        if self.is_own and not self.name:
+            raise ValueError("name is missing")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """True if the client runs it."""
+        return self.type in _OWN
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """The tool as the function that the model knows."""
+        if self.type == "custom":
+            return function_of(str(self.name), self.description, self.format)
+        given = {"description": self.description, "parameters": self.parameters}
+        return {"name": self.name, **{name: value for name, value in given.items() if value is not None}}
+
+    def echoed(self) -> dict[str, Any]:
+        """Return the tool as the reply tells it."""
+        if self.type == "custom":
+            return self.model_dump(exclude_none=True)
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": bool(self.strict),
+        }
+
+
+ResponseTools = Annotated[list[ResponseTool], Field(max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
+
+
+class ToolName(Open):
+    """A tool by its name."""
+
+    type: Literal["function", "custom"]
+    name: Name
+
+
+class AllowedToolNames(Open):
+    """The tools that the model may call (`auto`), or one of which it has to call (`required`)."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolName], Field(min_length=1, max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
+
+
+ResponseToolChoice = Literal["none", "auto", "required"] | ToolName | AllowedToolNames
+
+
+def callable_tools(tools: Iterable[ResponseTool], choice: ResponseToolChoice | None) -> tuple[str, list[dict[str, Any]]]:
+    """Return the choice ("none", "auto", "required" or a tool's name), and the tools that the model may call."""
+    functions = [tool.function for tool in tools]
+    if choice == "none":
+        return choice, []
+    if isinstance(choice, AllowedToolNames):
+        names = [tool.name for tool in choice.tools]
+        return choice.mode, _described(each for each in functions if each["name"] in names)
+    # A tool that has to be called is shown among the others: they may belong to the conversation.
+    return choice.name if isinstance(choice, ToolName) else choice or "auto", _described(functions)
+
+
+def check_tools(tools: Iterable[ResponseTool], choice: ResponseToolChoice | None) -> None:
+    """Raise ValueError if two tools have one name, or the choice names one that is not there, or requires one of none."""
+    kinds = [(str(tool.name), tool.type) for tool in tools]
+    check_names("tools", [name for name, _ in kinds])
+    if choice == "required" and not kinds:
+        raise ValueError("tool_choice: there are no tools to require")
+    wanted = choice.tools if isinstance(choice, AllowedToolNames) else [choice] if isinstance(choice, ToolName) else []
+    for each in wanted:
+        if (each.name, each.type) not in kinds:
+            raise ValueError(f"tool_choice: there is no {each.type} tool {each.name}")
+
+
+def left_out(tools: Iterable[ResponseTool]) -> Iterator[str]:
+    """Yield the place of each tool that is not the client's, and of each grammar to which no model is held."""
+    for n, tool in enumerate(tools):
+        if not tool.is_own:
+            yield f"tools.{n}.{tool.type}"
+        elif tool.format and not tool.format.is_kept:
+            yield f"tools.{n}.format.lark"
+
+
+def _described(functions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": each} for each in functions]

@@ -1,0 +1,230 @@
+"""Stored responses of OpenAI's Responses API: a tree, in which each one may go on from any other of its key.
+
+They are kept in data/hearth.sqlite for 30 days after their last use; a cluster keeps them in Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from typing_extensions import override
+
+from services.errors import InvalidRequest
+from services.sessions.table import Kept
+from services.storage.database import open_database
+
+# Seconds for which a response is kept after its last use.
+KEPT_FOR = 30 * 24 * 3600.0
+# The most responses that one may go on from, one after the other.
+LONGEST_CHAIN = 2000
+UNFINISHED = ("queued", "in_progress")
+
+_PATIENCE = 2.0
+# Expired rows that are removed at once.
+_ROWS = 200
+_SIZE = "length(items) + length(body)"
+_COLUMNS = "owner, id, previous, session, status, used, items, body, left_out"
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """One response, and the items that it answers.
+
+    `previous` is the id of the response from which it goes on, `session` the number of its session; "": none.
+    `left_out` is the number of the conversation's first turns that its prompt left out. `used` is in seconds since 1970.
+    """
+
+    owner: str
+    id: str
+    previous: str = ""
+    session: str = ""
+    status: str = "completed"
+    items: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    left_out: int = 0
+    used: float = 0.0
+
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        """The items that the model wrote."""
+        return list(self.body.get("output") or [])
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its items and its body, as they are stored."""
+        return len(encoded(list(self.items))) + len(encoded(self.body))
+
+
+class ResponseTable(Protocol):
+    """All stored responses. Any thread may call it. All raise StorageFailed, or Unavailable in a cluster."""
+
+    def get(self, owner: str, id_: str) -> StoredResponse | None:
+        """Return a response; None if it is not stored, or has expired."""
+        ...
+
+    def add(self, response: StoredResponse) -> None:
+        """Store a response durably, unless one of this id is stored and finished, as one that was cancelled meanwhile."""
+        ...
+
+    def touch(self, owner: str, ids: Sequence[str]) -> None:
+        """Note that responses are used, so that they are kept longer."""
+        ...
+
+    def last_of(self, owner: str, session: str) -> StoredResponse | None:
+        """Return the last response of a session; None if there is none."""
+        ...
+
+    def remove(self, owner: str, id_: str) -> bool:
+        """Forget a response, and leave no trace of it; return False if there is none."""
+        ...
+
+    def remove_session(self, owner: str, session: str) -> None:
+        """Forget all responses of a session, and leave no trace of them."""
+        ...
+
+    def kept(self, owner: str) -> Kept:
+        """Return the number and the bytes of an owner's responses; cheap."""
+        ...
+
+    def everything(self) -> list[StoredResponse]:
+        """Return all responses."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+def chain_of(table: ResponseTable, owner: str, id_: str) -> list[StoredResponse]:
+    """Return a response and those from which it goes on, the first one first; "" is none.
+
+    Raises InvalidRequest, naming `previous_response_id`, where one is not stored or did not come to its end.
+    """
+    chain: list[StoredResponse] = []
+    while id_:
+        found = table.get(owner, id_)
+        if found is None:
+            what = f'previous response with id "{id_}" not found: it was deleted, not stored, or is another key\'s'
+            raise InvalidRequest(what, param="previous_response_id", code="previous_response_not_found")
+        if found.status not in ("completed", "incomplete"):
+            what = f'previous_response_id: "{id_}" has no answer to go on from: it is {found.status}'
+            raise InvalidRequest(what, param="previous_response_id")
+        chain.append(found)
+        if len(chain) > LONGEST_CHAIN:
+            what = f"previous_response_id: a conversation may have at most {LONGEST_CHAIN:,} responses"
+            raise InvalidRequest(what, param="previous_response_id")
+        id_ = found.previous
+    if chain:
+        table.touch(owner, [each.id for each in chain])
+    return chain[::-1]
+
+
+class ResponseStore(ResponseTable):
+    """The responses of one server. Any thread may call it; `_lock` lets one statement run at a time, and change `_kept`."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the database. Raises DamagedFile where it is none, StorageFailed where it cannot be used."""
+        self._lock = threading.Lock()
+        self._file = open_database(path, _PATIENCE)
+        self._db = self._file.db
+        with self._file.explained():
+            rows = self._db.execute(f"SELECT owner, count(*), sum({_SIZE}) FROM responses GROUP BY owner")  # noqa: S608
+            self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
+
+    @override
+    def get(self, owner: str, id_: str) -> StoredResponse | None:
+        return next(iter(self._select("owner = ? AND id = ?", owner, id_)), None)
+
+    @override
+    def add(self, response: StoredResponse) -> None:
+        row = (
+            *(response.owner, response.id, response.previous, response.session, response.status, time.time()),
+            *(encoded(list(response.items)), encoded(response.body), response.left_out),
+        )
+        with self._lock, self._file.explained(), self._file.transaction():
+            query = f"SELECT status, {_SIZE} FROM responses WHERE owner = ? AND id = ?"  # noqa: S608
+            had = self._db.execute(query, row[:2]).fetchone()
+            if had and had[0] not in UNFINISHED:
+                return
+            places = ", ".join("?" * len(row))
+            self._db.execute(f"INSERT OR REPLACE INTO responses ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
+            self._count(response.owner, 0 if had else 1, len(row[6]) + len(row[7]) - (had[1] if had else 0))
+            expired = f"rowid IN (SELECT rowid FROM responses WHERE used < ? LIMIT {_ROWS})"  # noqa: S608
+            self._delete(expired, time.time() - KEPT_FOR)
+
+    @override
+    def touch(self, owner: str, ids: Sequence[str]) -> None:
+        with self._lock, self._file.explained(), self._file.transaction():
+            query = "UPDATE responses SET used = ? WHERE owner = ? AND id = ?"
+            self._db.executemany(query, [(time.time(), owner, id_) for id_ in ids])
+
+    @override
+    def last_of(self, owner: str, session: str) -> StoredResponse | None:
+        return next(iter(self._select("owner = ? AND session = ? ORDER BY rowid DESC LIMIT 1", owner, session)), None)
+
+    @override
+    def remove(self, owner: str, id_: str) -> bool:
+        with self._lock, self._file.explained():
+            n_deleted = self._delete("owner = ? AND id = ?", owner, id_)
+            self._empty_wal()
+        return n_deleted > 0
+
+    @override
+    def remove_session(self, owner: str, session: str) -> None:
+        with self._lock, self._file.explained():
+            if self._delete("owner = ? AND session = ?", owner, session):
+                self._empty_wal()
+
+    @override
+    def kept(self, owner: str) -> Kept:
+        # Without the lock, which may be held for as long as the disk takes: it is one value, whole at any moment.
+        return self._kept.get(owner, Kept())
+
+    @override
+    def everything(self) -> list[StoredResponse]:
+        return self._select("1 ORDER BY rowid")
+
+    @override
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _select(self, where: str, *values: str) -> list[StoredResponse]:
+        with self._lock, self._file.explained():
+            query = f"SELECT {_COLUMNS} FROM responses WHERE {where}"  # noqa: S608
+            rows = self._db.execute(query, values).fetchall()
+        found = [
+            StoredResponse(owner, id_, previous, session, status, json.loads(items), json.loads(body), left_out, used)
+            for owner, id_, previous, session, status, used, items, body, left_out in rows
+        ]
+        return [each for each in found if each.used > time.time() - KEPT_FOR]
+
+    def _delete(self, where: str, *values: str | float) -> int:
+        """Delete rows; return their number."""
+        rows = self._db.execute(f"DELETE FROM responses WHERE {where} RETURNING owner, {_SIZE}", values).fetchall()  # noqa: S608
+        for owner, n_bytes in rows:
+            self._count(owner, -1, -n_bytes)
+        return len(rows)
+
+    def _count(self, owner: str, count: int, n_bytes: int) -> None:
+        self._kept[owner] = self._kept.get(owner, Kept()) + Kept(count, n_bytes)
+
+    def _empty_wal(self) -> None:
+        """Empty the WAL, which may hold deleted rows; while another connection reads it, a later change has to."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def encoded(value: Any) -> bytes:
+    """Return a JSON value as it is stored."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def finished(response: StoredResponse, status: str, body: Mapping[str, Any]) -> StoredResponse:
+    """Return a response that has come to its end."""
+    return replace(response, status=status, body={**body, "status": status})
