@@ -12,6 +12,8 @@ export CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_OPEN
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # pip 23.1 and newer take a wheel that was built here before from their cache, hashes or not.
 PIP_VERSION=26.3
+# Packages of npm that the tests run, and their lock file.
+NPM_CLIENTS=tests/server/npm
 TTY=""
 [[ ! -t 1 ]] || TTY=1
 
@@ -44,6 +46,9 @@ has_browser() { has chromium || has chromium-browser || has google-chrome; }
 # Debian keeps it where only root looks.
 has_rabbitmq() { has rabbitmq-server || [[ -x /usr/sbin/rabbitmq-server ]]; }
 
+# Programs that the tests cannot do without.
+has_test_tools() { has_browser && has redis-server && has_rabbitmq && has node && has npm; }
+
 # Debian's packages for what is lacking, by apt-get; through sudo where that is needed.
 install_system_packages() {
     local missing=() python
@@ -62,6 +67,8 @@ install_system_packages() {
     [[ $command != test ]] || has redis-server || missing+=(redis-server)
     [[ $command != test ]] || has_rabbitmq || missing+=(rabbitmq-server)
     [[ $command != test ]] || has strace || missing+=(strace)
+    [[ $command != test ]] || has node || missing+=(nodejs)
+    [[ $command != test ]] || has npm || missing+=(npm)
     [[ ${#missing[@]} -gt 0 ]] || return 0
 
     local as_root=()
@@ -143,6 +150,18 @@ install_clients() {
     stamp_of requirements-clients.txt >"$VENV/requirements-clients.txt.installed"
 }
 
+# Those of npm, in a folder beside the scripts that import them.
+install_npm_clients() {
+    say "Installing the packages of $NPM_CLIENTS/package-lock.json"
+    (cd "$NPM_CLIENTS" && npm ci --ignore-scripts --no-audit --no-fund) >"$LOG" 2>&1 || fail
+    cp "$NPM_CLIENTS/package-lock.json" "$VENV/npm-clients.installed"
+}
+
+npm_clients_are_installed() {
+    [[ -d $NPM_CLIENTS/node_modules && -f $VENV/npm-clients.installed ]] &&
+        [[ $(<"$VENV/npm-clients.installed") == "$(<"$NPM_CLIENTS/package-lock.json")" ]]
+}
+
 # show_progress PID: until it ends, what pip is at, from its log; give its exit status.
 show_progress() {
     local pid=$1 line shown=""
@@ -190,7 +209,7 @@ esac
 wanted=requirements.txt
 [[ $command != cluster ]] || wanted=requirements-cluster.txt
 [[ $command != test ]] || wanted=requirements-dev.txt
-if ! is_installed "$wanted" || { [[ $command == test ]] && ! { has_browser && has redis-server && has_rabbitmq; }; }; then
+if ! is_installed "$wanted" || { [[ $command == test ]] && ! has_test_tools; }; then
     install_system_packages
 fi
 if ! is_installed "$wanted"; then
@@ -198,6 +217,7 @@ if ! is_installed "$wanted"; then
     install_requirements "$wanted"
 fi
 [[ $command != test ]] || is_installed requirements-clients.txt || install_clients
+[[ $command != test ]] || npm_clients_are_installed || install_npm_clients
 case $command in
     cluster) say "Everything for a cluster is set up: docs/cluster.md goes on from here." ;;
     setup) say "Everything is set up. Type ./setup.sh run (or: source .venv/bin/activate; python3 main.py) to serve on port 5000." ;;

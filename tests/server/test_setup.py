@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support.serving import ROOT
 
+NPM_CLIENTS = "tests/server/npm"
 NEEDED = ("basename", "bash", "cat", "dirname", "env", "setpriv")
 
 
@@ -68,11 +70,13 @@ def test_missing_packages_are_installed_by_apt_get(bare: Path) -> None:
     assert "build-essential" not in done.stdout
     # The tests need a browser, and a cluster's servers.
     assert "Installing system packages: cmake chromium redis-server" in run(bare, "test").stdout
-    for tool in ("google-chrome", "redis-server"):
+    assert " strace nodejs npm\n" in run(bare, "test").stdout
+    for tool in ("google-chrome", "redis-server", "node"):
         (bare / "bin" / tool).symlink_to("/bin/true")
     said = run(bare, "test").stdout
     assert "chromium" not in said
     assert "redis" not in said
+    assert " strace npm\n" in said
 
 
 def test_a_system_without_apt_get_is_told_what_it_needs(bare: Path) -> None:
@@ -91,7 +95,8 @@ def ready(bare: Path) -> Path:
     scripts = {".venv/bin/python": python, "scripts/check": '#!/usr/bin/env bash\necho "checked $*"\n'}
     for name, text in {
         **scripts,
-        **{f"bin/{tool}": "" for tool in ("chromium", "redis-server", "rabbitmq-server", "strace")},
+        **{f"bin/{tool}": "" for tool in ("chromium", "redis-server", "rabbitmq-server", "strace", "node")},
+        "bin/npm": '#!/usr/bin/env bash\nmkdir node_modules 2>/dev/null\necho "npm $*" >>calls\n',
     }.items():
         (bare / name).write_text(text)
         (bare / name).chmod(0o755)
@@ -100,6 +105,9 @@ def ready(bare: Path) -> Path:
     for name in ("requirements.txt", "requirements-dev.txt", "requirements-clients.txt"):
         (bare / name).touch()
         subprocess.run(["bash", "-c", f"{stamp_of} {name} >.venv/{name}.installed"], cwd=bare, check=True)
+    (bare / NPM_CLIENTS / "node_modules").mkdir(parents=True)
+    for name in (f"{NPM_CLIENTS}/package-lock.json", ".venv/npm-clients.installed"):
+        (bare / name).write_text("{}\n")
     return bare
 
 
@@ -120,6 +128,22 @@ def test_the_tests_models_are_fetched_before_they_run(ready: Path) -> None:
     assert "could not be fetched" in done.stderr
 
 
+def test_packages_of_npm_are_installed_anew_where_their_lock_file_has_changed(ready: Path) -> None:
+    folder = ready / NPM_CLIENTS
+
+    def calls() -> str:
+        assert run(ready, "test", path=f"{ready}/bin:{os.environ['PATH']}").returncode == 0
+        return (folder / "calls").read_text() if (folder / "calls").exists() else ""
+
+    install = "npm ci --ignore-scripts --no-audit --no-fund\n"
+    assert calls() == ""
+    (folder / "package-lock.json").write_text('{"lockfileVersion": 3}\n')
+    assert calls() == install
+    assert calls() == install
+    (folder / "node_modules").rmdir()
+    assert calls() == 2 * install
+
+
 def test_everything_that_runs_is_pinned_with_hashes() -> None:
     for name in ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"):
         lines = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
@@ -127,3 +151,9 @@ def test_everything_that_runs_is_pinned_with_hashes() -> None:
         assert len(pins) > 20
         assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
         assert not [line for line in lines if "index-url" in line or "://" in line.split("#")[0]]
+    lock = json.loads((ROOT / NPM_CLIENTS / "package-lock.json").read_text(encoding="utf-8"))
+    asked, *packages = lock["packages"].values()
+    assert all(version[0].isdigit() for version in asked["dependencies"].values())
+    assert len(packages) > 10
+    # Without addresses, so that the registry is the one that npm is configured for.
+    assert all(package["integrity"].startswith("sha512-") and "resolved" not in package for package in packages)
