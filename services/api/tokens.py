@@ -14,6 +14,7 @@ from services.api.http.client import current_client
 from services.api.http.schemas import replies, spec
 from services.api.openai.replies import Text, Tokens
 from services.api.openai.schemas import prompts_of
+from services.api.openai.tool_fields import own_functions
 from services.api.token_schemas import DetokenizeRequest, TokenizeRequest
 from services.backend.protocols import Model
 from services.backend.types import Prompt
@@ -39,7 +40,8 @@ class TokenizeResource(Resource):
             raise InvalidRequest("content: give either content or messages", param="content")
         if json.messages:
             messages = tuple(message.plain() for message in json.messages)
-            tools = tuple(tool.model_dump(exclude_none=True) for tool in json.tools or ())
+            functions = own_functions(json.tools)
+            tools = tuple({"type": "function", "function": each.model_dump(exclude_none=True)} for each in functions)
             words = words_of(messages)
             request = AnswerRequest(words, memory_k=0, model=json.model, messages=messages, tools=tools)
             with self._answers.written(current_client(), request) as written:

@@ -161,7 +161,7 @@ def test_models_are_profiles_and_files(model_folder: Path, open_client: Callable
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "session_id": 1},
             "messages",
         ),
-        ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "retrieval"}]}, "tools.0.type"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "custom"}]}, "tools.0"),
         ({"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )

@@ -229,3 +229,58 @@ def test_a_thought_is_continued(client: Client, backend: FakeBackend) -> None:
         assert prompt_of(backend).endswith("<think>\nThe user")
         assert (message["reasoning_content"].strip(), message["content"]) == ("asks.", "Paris.")
     assert refused(client, messages=talk, continue_final_message="content")["param"] == "continue_final_message"
+
+
+SHOUT = {"type": "custom", "custom": {"name": "shout", "description": "Say it.", "format": {"type": "text"}}}
+
+
+def test_a_custom_tool_takes_a_text(client: Client, backend: FakeBackend) -> None:
+    talk: list[dict[str, Any]] = [{"role": "user", "content": FRANCE}]
+    backend.reply("I shout.", *call("shout", '{"input": "Hey\\n!"}'), *call())
+    message = chat(client, talk, tools=[SHOUT, WEATHER])["choices"][0]["message"]
+    shouted, called = message["tool_calls"]
+    assert shouted == {"id": shouted["id"], "type": "custom", "custom": {"name": "shout", "input": "Hey\n!"}}
+    assert called["type"] == "function"
+    talk += [message, *({"role": "tool", "tool_call_id": each["id"], "content": "ok"} for each in (shouted, called))]
+    backend.reply("Done.")
+    chat(client, talk, tools=[SHOUT, WEATHER], tool_choice="none")
+    assert '{"name": "shout", "arguments": {"input": "Hey\\n!"}}' in prompt_of(backend)
+
+
+def test_a_custom_tools_call_is_streamed(client: Client, backend: FakeBackend) -> None:
+    backend.reply(*call(), *call("shout", '{"input": "Hey!"}'))
+    messages = [{"role": "user", "content": FRANCE}]
+    *chunks, _ = stream(client, "/v1/chat/completions", messages=messages, tools=[SHOUT, WEATHER])
+    pieces = [piece for chunk in chunks for piece in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    assert "".join(piece["function"]["arguments"] for piece in pieces if piece["index"] == 0) == ARGUMENTS
+    begun, text = [piece for piece in pieces if piece["index"] == 1]
+    assert (begun["type"], begun["custom"], text["custom"]) == ("custom", {"name": "shout", "input": ""}, {"input": "Hey!"})
+
+
+def test_the_tools_that_are_held_to_a_form(client: Client, backend: FakeBackend) -> None:
+    regex = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[A-Z]+"}}
+    tool = {"type": "custom", "custom": {"name": "shout", "format": regex}}
+    backend.reply(*call("shout", '{"input": "HEY"}'))
+    chat(client, FRANCE, tools=[tool], tool_choice={"type": "custom", "custom": {"name": "shout"}})
+    constraint = backend.requests[-1].sampling.constraint
+    assert constraint
+    assert "^(?:[A-Z]+)$" in constraint.source
+    wrong = {"type": "function", "function": {"name": "shout"}}
+    messages = [{"role": "user", "content": FRANCE}]
+    assert refused(client, messages=messages, tools=[WEATHER], tool_choice=wrong)["param"] == "tool_choice"
+
+
+def test_tools_that_a_server_would_run_are_left_out_and_named(client: Client, backend: FakeBackend) -> None:
+    lark = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /x/"}}
+    tools = [
+        {"type": "web_search", "filters": {"x": 1}},
+        WEATHER,
+        {"type": "custom", "custom": {"name": "f", "format": lark}},
+    ]
+    body = {"model": "Guide", "messages": [{"role": "user", "content": FRANCE}], "tools": tools}
+    for fields in ({}, {"stream": True}):
+        reply = client.post("/v1/chat/completions", {**body, **fields})
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["X-Hearth-Ignored"] == "tools.0.web_search, tools.2.custom.format.lark"
+    assert "web_search" not in prompt_of(backend)
+    assert "start: /x/" in prompt_of(backend)

@@ -24,7 +24,7 @@ def chat_request(body: OllamaChat) -> AnswerRequest:
         what = "messages: a session goes on with what its user says, and keeps its own answers"
         raise InvalidRequest(what, param="messages")
     tools = tuple(
-        {"type": "function", "function": tool.function.model_dump(exclude_none=True)} for tool in body.tools or ()
+        {"type": "function", "function": function.model_dump(exclude_none=True)} for function in body.own_functions
     )
     return _request(body, words_of(messages), messages, tools=tools, continues=continues, generation_prompt=not continues)
 

@@ -71,7 +71,7 @@ def compute_chat(answers: Answers, body: OllamaChat, client: Client) -> Reply:
     """Compute the reply to POST /api/chat. Raises as `Answers.open` does."""
     if not body.messages:
         return _loaded(answers, body, client, {"message": {"role": "assistant", "content": ""}})
-    tools = [Form("tools", tool.function.name, tool.function.parameters) for tool in body.tools or ()]
+    tools = [Form("tools", function.name, function.parameters) for function in body.own_functions]
     return _reply(answers, body, client, chat_request(body), OllamaChatWriter, tools)
 
 

@@ -13,7 +13,7 @@ from services.api.ollama.fields import CHAT, EMBED, EMBEDDINGS, GENERATE, known_
 from services.api.openai.messages import MOST_MESSAGES, ChatMessage, Name
 from services.api.openai.sampling_fields import UNLIMITED, SamplingFields
 from services.api.openai.schemas import MOST_INPUTS
-from services.api.openai.tool_fields import Tools, check_names
+from services.api.openai.tool_fields import WithTools, check_names
 from services.validation import Effort, MemoryK, NCtx, SessionId, at_most
 
 _LATEST = ":latest"
@@ -102,17 +102,16 @@ class _Generating(Listed):
         return self.keep_alive is not None and str(self.keep_alive).rstrip("smh") in ("0", "0.0")
 
 
-class OllamaChat(_Generating):
+class OllamaChat(_Generating, WithTools):
     """The body of POST /api/chat."""
 
     listed = known_fields(CHAT)
 
     messages: Annotated[list[OllamaMessage] | None, Field(max_length=MOST_MESSAGES), at_most(MOST_MESSAGES)] = None
-    tools: Tools | None = None
 
     @model_validator(mode="after")
     def _has_its_tools(self) -> OllamaChat:
-        check_names("tools", [tool.function.name for tool in self.tools or ()])
+        check_names("tools", [function.name for function in self.own_functions])
         return self
 
 

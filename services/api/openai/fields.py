@@ -94,8 +94,8 @@ _HONOURED = (
         max_completion_tokens="as `max_tokens`",
         logprobs="true: each token's logprob",
         top_logprobs="the likeliest tokens at each position, 20 at most",
-        tools="functions that the model may call",
-        tool_choice="`none`, `auto`, `required` (also `any`), a function, or `allowed_tools`",
+        tools="functions and custom tools; tools that a server would run are left out, and the header names them",
+        tool_choice="`none`, `auto`, `required` (also `any`), a function, a custom tool, or `allowed_tools`",
         parallel_tool_calls="false: one call at most",
         functions="the older form of `tools`: the reply has `function_call`",
         function_call="the older form of `tool_choice`",
@@ -136,6 +136,7 @@ _WITHOUT_EFFECT = (
         "computed state is reused by itself, and never between keys that do not share it",
     ),
     *_idle("prediction", "it would only make the answer faster", CHAT),
+    *_idle("verbosity", "it is a hint that models here do not know: ask for it in a message", CHAT),
     *_idle("id_slot backend_sampling stream_interval sse_ping_interval", "the engine chooses"),
     *_idle("guided_decoding_backend", "there is one engine for constraints"),
     *_idle(
@@ -168,7 +169,6 @@ _REFUSED = (
     *_refused("audio", "this server does not speak", endpoints=CHAT),
     *_refused("web_search_options", "this server does not search the web", endpoints=CHAT),
     *_refused("moderation", "this server does not moderate"),
-    *_refused("verbosity", "models have no such setting: ask for it in a message", "medium", endpoints=CHAT),
     *_refused(
         "documents", "put them into a message, or into chat_template_kwargs if the template takes them", [], endpoints=CHAT
     ),

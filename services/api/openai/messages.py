@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from services.api.http.open_body import Open
+from services.api.openai.custom_tools import arguments_of
 from services.validation import at_most
 
 # Messages of one request (a template may look at all earlier ones at each), and parts of one of them.
@@ -69,12 +70,34 @@ class FunctionCall(Open):
     arguments: Annotated[str, BeforeValidator(_arguments, json_schema_input_type=str | dict[str, Any] | None)] = "{}"
 
 
+class CustomCall(Open):
+    """A custom tool's name and its text."""
+
+    name: Name
+    input: str
+
+
 class CallOfAssistant(Open):
     """A call that the assistant made earlier."""
 
     id: str | None = None
-    type: Literal["function"] = "function"
-    function: FunctionCall
+    type: Literal["function", "custom"] = "function"
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> CallOfAssistant:
+        if getattr(self, self.type) is None:
+            raise ValueError(f"{self.type} is missing")
+        return self
+
+    @property
+    def called(self) -> FunctionCall:
+        """The function that is called: of a custom tool, the one that stands for it."""
+        if self.type == "custom" and self.custom:
+            return FunctionCall(name=self.custom.name, arguments=arguments_of(self.custom.input))
+        assert self.function
+        return self.function
 
 
 class ChatMessage(Open):
@@ -137,7 +160,7 @@ class ChatMessage(Open):
         return self.reasoning_content or self.reasoning or self.thinking or thoughts
 
     def _calls(self) -> list[dict[str, Any]]:
-        calls = [(call.id, call.function) for call in self.tool_calls or ()]
+        calls = [(call.id, call.called) for call in self.tool_calls or ()]
         if self.function_call:
             calls.append((None, self.function_call))
         return [

@@ -90,7 +90,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 def callable_tools(body: ChatRequest) -> tuple[str, list[dict[str, Any]]]:
     """Return the choice ("none", "auto", "required" or a tool's name), and the tools that the model may call."""
-    functions: Sequence[FunctionOfTool] = [tool.function for tool in body.tools or ()] or body.functions or ()
+    functions: Sequence[FunctionOfTool] = body.own_functions or body.functions or ()
     choice, names = chosen(body.tool_choice if body.functions is None else body.function_call)
     if choice == "none":
         return choice, []

@@ -23,7 +23,16 @@ from services.api.openai.fields import known_fields
 from services.api.openai.messages import MOST_MESSAGES, CallOfAssistant, ChatMessage, ChatMessages, Name
 from services.api.openai.sampling_fields import AnyMaxTokens, Count, SamplingFields
 from services.api.openai.thinking_fields import ThinkingFields
-from services.api.openai.tool_fields import FunctionChoice, Functions, ToolChoice, Tools, check_choice, check_names, chosen
+from services.api.openai.tool_fields import (
+    FunctionChoice,
+    Functions,
+    ToolChoice,
+    Tools,
+    WithTools,
+    check_choice,
+    check_names,
+    chosen,
+)
 from services.backend.types import Constraint, Prompt
 from services.validation import MemoryK, SessionId
 
@@ -121,7 +130,7 @@ class Generating(Listed, SamplingFields):
         return next((name for name, _ in constraints_of(self)), "")
 
 
-class ChatRequest(Generating, ThinkingFields):
+class ChatRequest(Generating, ThinkingFields, WithTools):
     """The body of POST /v1/chat/completions."""
 
     listed = known_fields("chat")
@@ -130,7 +139,6 @@ class ChatRequest(Generating, ThinkingFields):
     max_completion_tokens: AnyMaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Top | None = None
-    tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Functions | None = None
@@ -142,7 +150,7 @@ class ChatRequest(Generating, ThinkingFields):
 
     @model_validator(mode="after")
     def _choice_fits(self) -> ChatRequest:
-        names = [tool.function.name for tool in self.tools or ()]
+        names = [function.name for function in self.own_functions]
         if self.functions is not None and self.tools is not None:
             raise ValueError("functions cannot be given beside tools, which are the newer form of the same")
         check_names("tools", names)
@@ -157,7 +165,7 @@ class ChatRequest(Generating, ThinkingFields):
     @model_validator(mode="after")
     def _is_text_or_call(self) -> ChatRequest:
         choice, _ = chosen(self.tool_choice if self.functions is None else self.function_call)
-        calls = choice != "none" and bool(self.tools or self.functions)
+        calls = choice != "none" and bool(self.own_functions or self.functions)
         if calls and self.constraint and self.constraint.kind != "json_schema":
             raise ValueError(f"{self.constraint_field}: an answer in this form cannot call tools: leave one of them out")
         return self

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from services.answers.stream import Answer
+from services.api.openai.custom_tools import text_of
 from services.api.openai.offsets import Offsets
 from services.backend.types import TokenChoice
-from services.replies.events import CallArguments, CallBegun, Reply
+from services.replies.events import CallArguments, CallBegun, Reply, ToolCall
 
 # Minus infinity is no JSON; OpenAI's reference has this number for tokens that are as good as impossible.
 LEAST = -9999.0
@@ -60,18 +61,23 @@ def usage_of(answers: Sequence[Answer], n: int = 1) -> dict[str, Any]:
 
 
 def message_of(
-    reply: Reply, with_thoughts: bool = True, is_older: bool = False, most_calls: int | None = None
+    reply: Reply,
+    with_thoughts: bool = True,
+    is_older: bool = False,
+    most_calls: int | None = None,
+    custom: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the assistant's message. Its content is None where there are calls alone.
 
-    `is_older`: the client knows one call, as `function_call`. `most_calls`: how many it may have; None: all.
+    `is_older`: the client knows one call, as `function_call`. `most_calls`: how many it may have; None: all. `custom` are
+    the names of custom tools.
     """
     message: dict[str, Any] = {"role": "assistant", "content": reply.content, "refusal": None}
     if with_thoughts and reply.reasoning:
         message |= thoughts_of(reply.reasoning)
     if reply.calls:
         message["content"] = reply.content or None
-        calls = [call.described() for call in reply.calls[:most_calls]]
+        calls = [_called(call, custom) for call in reply.calls[:most_calls]]
         message |= {"function_call": calls[0]["function"]} if is_older else {"tool_calls": calls}
     return message
 
@@ -81,11 +87,20 @@ def thoughts_of(text: str) -> dict[str, Any]:
     return {"reasoning_content": text, "reasoning": text}
 
 
-def call_delta(event: CallBegun | CallArguments, is_older: bool = False) -> dict[str, Any]:
+def _called(call: ToolCall, custom: Collection[str]) -> dict[str, Any]:
+    if call.name not in custom:
+        return call.described()
+    return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text_of(call.arguments)}}
+
+
+def call_delta(event: CallBegun | CallArguments, is_older: bool = False, is_custom: bool = False) -> dict[str, Any]:
     """Return a call's beginning, or a piece of its arguments, as a piece of a streamed message."""
     if isinstance(event, CallArguments):
         piece = {"arguments": event.text}
         return {"function_call": piece} if is_older else {"tool_calls": [{"index": event.index, "function": piece}]}
+    if is_custom:
+        custom = {"name": event.name, "input": ""}
+        return {"tool_calls": [{"index": event.index, "id": event.id, "type": "custom", "custom": custom}]}
     function = {"name": event.name, "arguments": ""}
     if is_older:
         return {"function_call": function}

@@ -6,20 +6,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import override
 
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open
+from services.api.http.request_fields import Listed, ignored_fields, printable
+from services.api.openai.custom_tools import CustomFormat, function_of
 from services.api.openai.messages import Name
 from services.validation import at_most
 
 MOST_TOOLS = 128
+_OWN = ("function", "custom")
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 
 
 class FunctionOfTool(Open):
     """A function that the model may call; `parameters` is a JSON schema."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
@@ -29,22 +34,83 @@ class FunctionOfTool(Open):
         return without_nulls(parameters)
 
 
+class CustomOfTool(Open):
+    """A custom tool: its call has one text."""
+
+    name: ToolName
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
 class Tool(Open):
-    """A tool: a function, the only kind that is honoured."""
+    """A tool: a function or a custom tool. One of another type would be the server's."""
 
-    type: str = "function"
-    function: FunctionOfTool
+    type: Annotated[str, Field(min_length=1, max_length=128)] = "function"
+    function: FunctionOfTool | None = None
+    custom: CustomOfTool | None = None
 
-    @field_validator("type")
+    @model_validator(mode="before")
     @classmethod
-    def _is_function(cls, kind: str) -> str:
-        if kind != "function":
-            raise ValueError(f'should be "function": this server has no tools of the type {kind[:64]!r}')
-        return kind
+    def _has_its_own_fields(cls, data: Any) -> Any:
+        """Leave out the fields of a tool that is not the client's: whatever they are, they are not used."""
+        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in _OWN:
+            return {"type": data["type"]}
+        return data
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Tool:
+        if self.is_own and getattr(self, self.type) is None:
+            raise ValueError(f"{self.type} is missing")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """True if the client runs it."""
+        return self.type in _OWN
+
+    @property
+    def described(self) -> FunctionOfTool:
+        """The tool as the function that the model knows."""
+        if self.type == "custom" and self.custom:
+            custom = self.custom
+            return FunctionOfTool.model_validate(function_of(custom.name, custom.description, custom.format))
+        assert self.function
+        return self.function
 
 
 Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
 Functions = Annotated[list[FunctionOfTool], Field(max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
+
+
+class WithTools(Listed):
+    """A body that may have tools. Those that are not the client's are left out, and named."""
+
+    tools: Tools | None = None
+
+    @property
+    def own_functions(self) -> list[FunctionOfTool]:
+        """The tools that the client runs, as the functions that the model knows."""
+        return own_functions(self.tools)
+
+    @property
+    def custom_names(self) -> set[str]:
+        """The names of the custom tools."""
+        return {tool.custom.name for tool in self.tools or () if tool.custom and tool.type == "custom"}
+
+    @property
+    @override
+    def ignored(self) -> list[str]:
+        tools = self.tools or ()
+        others = {f"tools.{n}.": tool.type for n, tool in enumerate(tools) if not tool.is_own}
+        names = [name for name in ignored_fields(self, self.listed) if not name.startswith(tuple(others))]
+        forms = ((n, tool.custom.format) for n, tool in enumerate(tools) if tool.custom)
+        unkept = [f"tools.{n}.custom.format.lark" for n, form in forms if form and not form.is_kept]
+        return printable([*names, *(f"{place}{kind}" for place, kind in others.items()), *unkept])
+
+
+def own_functions(tools: Sequence[Tool] | None) -> list[FunctionOfTool]:
+    """Return those of the tools that the client runs, as the functions that the model knows."""
+    return [tool.described for tool in tools or () if tool.is_own]
 
 
 class NamedFunction(Open):
@@ -56,8 +122,22 @@ class NamedFunction(Open):
 class NamedTool(Open):
     """A tool by its name: in `tool_choice`, the one that the model has to call."""
 
-    type: Literal["function"] = "function"
-    function: NamedFunction
+    type: Literal["function", "custom"] = "function"
+    function: NamedFunction | None = None
+    custom: NamedFunction | None = None
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> NamedTool:
+        if getattr(self, self.type) is None:
+            raise ValueError(f"{self.type} is missing")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The tool's name."""
+        named = self.custom if self.type == "custom" else self.function
+        assert named
+        return named.name
 
 
 class AllowedTools(Open):
@@ -81,9 +161,9 @@ FunctionChoice = Literal["none", "auto"] | NamedFunction
 def chosen(choice: ToolChoice | FunctionChoice | None) -> tuple[str, list[str]]:
     """Return "none", "auto", "required" or a tool's name, and the names of the tools that may be called; []: all."""
     if isinstance(choice, AllowedToolsChoice):
-        return choice.allowed_tools.mode, [tool.function.name for tool in choice.allowed_tools.tools]
+        return choice.allowed_tools.mode, [tool.name for tool in choice.allowed_tools.tools]
     if isinstance(choice, NamedTool):
-        return choice.function.name, [choice.function.name]
+        return choice.name, [choice.name]
     if isinstance(choice, NamedFunction):
         return choice.name, [choice.name]
     return {"any": "required", None: "auto"}.get(choice, choice or "auto"), []

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from services.answers.stream import Answer
 from services.api.http import sse
+from services.api.openai.custom_tools import text_of
 from services.api.openai.echo import Echo
 from services.api.openai.offsets import Offsets
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating
@@ -25,6 +26,7 @@ from services.api.openai.shapes import (
 )
 from services.backend.types import TokenChoice
 from services.replies.events import CallArguments, CallBegun
+from services.storage.json_text import read_json_text
 
 
 class Writer(Protocol):
@@ -60,6 +62,8 @@ class ChatWriter(Writer):
         self.shows_thoughts = body.shows_thoughts
         self.is_older = body.functions is not None
         """True if the client knows one call only, as `function_call`."""
+        self.custom = body.custom_names
+        """The names of the tools whose calls have a text instead of arguments."""
         self.most_calls = 1 if self.is_older or body.parallel_tool_calls is False else None
         """How many calls an answer may have; the model writes the others again when it has the first one's result."""
 
@@ -67,7 +71,7 @@ class ChatWriter(Writer):
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         return {
             "index": index,
-            "message": message_of(answer.reply, self.shows_thoughts, self.is_older, self.most_calls),
+            "message": message_of(answer.reply, self.shows_thoughts, self.is_older, self.most_calls, self.custom),
             "logprobs": chat_logprobs(with_top(answer.choices, self._n_top)) if self.logprobs else None,
             "finish_reason": self.reason(answer),
         }
@@ -167,6 +171,8 @@ class _ChatShaper(sse.Shaper):
         self._shape = shape
         self._writer = writer
         self._choices = _NewChoices(answer)
+        self._custom: tuple[int, list[str]] | None = None
+        """The number of the custom tool's call that is being written, and its arguments so far."""
 
     @override
     def begin(self) -> Iterable[sse.Data]:
@@ -174,6 +180,7 @@ class _ChatShaper(sse.Shaper):
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
+        yield from self._custom_text()
         yield self._piece({"content": chunk})
 
     @override
@@ -183,14 +190,29 @@ class _ChatShaper(sse.Shaper):
 
     @override
     def call(self, event: CallBegun | CallArguments) -> Iterable[sse.Data]:
-        if self._writer.most_calls is None or event.index < self._writer.most_calls:
-            yield self._piece(call_delta(event, self._writer.is_older))
+        if self._writer.most_calls is not None and event.index >= self._writer.most_calls:
+            return
+        if isinstance(event, CallArguments) and self._custom:
+            self._custom[1].append(event.text)
+            return
+        if isinstance(event, CallBegun):
+            yield from self._custom_text()
+            if event.name in self._writer.custom:
+                self._custom = event.index, []
+        yield self._piece(call_delta(event, self._writer.is_older, self._custom is not None))
 
     @override
     def end(self) -> Iterable[sse.Data]:
+        yield from self._custom_text()
         # Of tokens that have come to no text of their own, too: those of a stop string, or of a call's end.
         choice = self._choice({}, self._logprobs(), self._writer.reason(self.answer))
         yield {**self._shape.chunk(choice), **window_of(self.answer)}
+
+    def _custom_text(self) -> Iterable[sse.Data]:
+        """The text of a custom tool's call, which is known when its arguments are whole."""
+        custom, self._custom = self._custom, None
+        if custom and read_json_text(arguments := "".join(custom[1])) is not None:
+            yield self._piece({"tool_calls": [{"index": custom[0], "custom": {"input": text_of(arguments)}}]})
 
     def _piece(self, delta: dict[str, Any]) -> sse.Data:
         return self._shape.chunk(self._choice(delta, self._logprobs()))
