@@ -54,6 +54,7 @@ from services.api.http.idempotency import IDEMPOTENCY_KEY
 from services.api.http.schemas import AnswerBody
 from services.api.http.sse import LINES, MIMETYPE
 from services.api.http.static import StaticFiles
+from services.api.llama_server import ApplyTemplateResource, PropsResource
 from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
 from services.api.ollama.errors import ollama_shape, shape_by_body
@@ -153,8 +154,8 @@ def _keys(parts: Application) -> Arguments:
     return (parts.stores.keys,)
 
 
-def _files(parts: Application) -> Arguments:
-    return parts.stores.files, parts.stores.profiles
+def _v1_models(parts: Application) -> Arguments:
+    return parts.stores.files, parts.stores.profiles, parts.free_memory
 
 
 def _models(parts: Application) -> Arguments:
@@ -314,7 +315,7 @@ ROUTES: tuple[Route, ...] = (
         ("/v1/models",),
         V1ModelsResource,
         _OPENAI,
-        _files,
+        _v1_models,
         needs="models:read",
         error_shape=shape_by_client,
     ),
@@ -323,7 +324,7 @@ ROUTES: tuple[Route, ...] = (
         ("/v1/models/<path:name>",),
         V1ModelResource,
         _OPENAI,
-        _files,
+        _v1_models,
         needs="models:read",
         error_shape=shape_by_client,
     ),
@@ -347,6 +348,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("tokenize", ("/tokenize",), TokenizeResource, _OPENAI, _answers, needs="answer"),
     Route("detokenize", ("/detokenize",), DetokenizeResource, _OPENAI, _answers, needs="answer"),
+    Route("props", ("/props",), PropsResource, _OPENAI, _answers, needs="answer"),
+    Route("apply_template", ("/apply-template",), ApplyTemplateResource, _OPENAI, _answers, needs="answer"),
     _computed("apihost", "/api", ApiHostResource, _OTHERS, Computed(HostBody, _apihost), key_in_body=True),
     _computed(
         "any_generate",

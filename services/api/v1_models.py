@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
@@ -12,11 +13,12 @@ from auth.authentication import caller
 from services.api.anthropic.errors import is_anthropic
 from services.api.anthropic.replies import AnthropicModel, AnthropicModels
 from services.api.http.schemas import Query, replies, spec
+from services.api.model_facts import abilities_of, context_of
 from services.api.openai.replies import OpenAIModel, OpenAIModels
 from services.api.served_models import served_models
 from services.errors import InvalidRequest, NotFound
 from services.models.config import Profiles
-from services.models.files import AvailableModels
+from services.models.files import AvailableModels, ModelFile
 
 Limit = Annotated[int, Field(ge=1, le=1000), BeforeValidator(int)]
 
@@ -40,9 +42,11 @@ class Page(Query):
 class V1ModelsResource(Resource):
     """The names that `model` may have."""
 
-    def __init__(self, files: AvailableModels, profiles: Profiles) -> None:
+    def __init__(self, files: AvailableModels, profiles: Profiles, free: Callable[[], int]) -> None:
+        """`free` returns how many bytes of this machine's memory are free."""
         self._files = files
         self._profiles = profiles
+        self._free = free
 
     @spec.validate(query=Page, resp=replies(AnyModels))
     def get(self, query: Page) -> Any:
@@ -50,15 +54,31 @@ class V1ModelsResource(Resource):
 
         With the header `anthropic-version` the list has Anthropic's shape, in pages.
         """
-        names = self._names()
+        served = self.served()
         if is_anthropic():
-            return _page(names, query)
-        return {"object": "list", "data": [_openai(name, created) for name, created in names.items()]}
+            return _page({name: _created(file) for name, file in served.items()}, query)
+        return {"object": "list", "data": [self.described(name, file) for name, file in served.items()]}
 
-    def _names(self) -> dict[str, int]:
-        """Return the names, and when their files were written, in seconds since 1970."""
-        served = served_models(self._files, self._profiles, caller())
-        return {name: file.stamp[0] // 10**9 for name, file in served.items()}
+    def served(self) -> dict[str, ModelFile]:
+        """Return the model file behind each name that the key may use."""
+        return served_models(self._files, self._profiles, caller())
+
+    def described(self, name: str, file: ModelFile) -> dict[str, Any]:
+        """Return a model as OpenAI's clients read it, with what those of llama-server, vLLM and OpenRouter look for."""
+        profile, info = self._profiles.config().profiles.get(name), file.info
+        assert info is not None
+        n_ctx = context_of(profile, file, self._free())
+        meta = {"n_vocab": info.vocabulary, "n_ctx_train": info.context_length, "n_ctx": n_ctx}
+        return {
+            "id": name,
+            "object": "model",
+            "created": _created(file),
+            "owned_by": "hearth",
+            "context_length": n_ctx,
+            "max_model_len": n_ctx,
+            "capabilities": abilities_of(self._files, file, profile),
+            "meta": {**meta, "n_params": info.weights, "size": info.size},
+        }
 
 
 class V1ModelResource(V1ModelsResource):
@@ -67,14 +87,16 @@ class V1ModelResource(V1ModelsResource):
     @spec.validate(resp=replies(AnyModel, 404))
     def get(self, name: str) -> Any:
         """Describe a model."""
-        names = self._names()
-        if name not in names:
+        served = self.served()
+        if name not in served:
             raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
-        return (_anthropic if is_anthropic() else _openai)(name, names[name])
+        file = served[name]
+        return _anthropic(name, _created(file)) if is_anthropic() else self.described(name, file)
 
 
-def _openai(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "hearth"}
+def _created(file: ModelFile) -> int:
+    """Return when a file was written, in seconds since 1970."""
+    return file.stamp[0] // 10**9
 
 
 def _anthropic(name: str, created: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from services.cli.model_facts import (
     catalog_facts,
     file_facts,
-    fit_of,
     gb,
     memory_facts,
     print_facts,
@@ -23,6 +22,7 @@ from services.logs import visible
 from services.models.catalog import CatalogEntry, catalog, find, proposals
 from services.models.config import EXAMPLE, Config, Profiles
 from services.models.files import ModelFile, ModelFiles, remove_model
+from services.models.fitting import fit_of
 from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.profile import Profile
 from services.models.sources import FORMS, parse_source

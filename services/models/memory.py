@@ -17,6 +17,8 @@ WINDOW_STEP_TOKENS = 128
 UBATCH = 512
 # The fewest tokens of a context that is chosen by the free memory.
 LEAST_CONTEXT = 512
+# The most tokens of a text that is embedded, if the profile leaves the context open: its memory grows with the length.
+LONGEST_TEXT = 8192
 # Contexts up to so many windows are kept whole by default: a window, and the checkpoints that make up for the rest, would
 # take as much memory.
 FULL_WINDOWS = 4

@@ -93,7 +93,11 @@ def test_models_are_profiles_and_files(model_folder: Path, open_client: Callable
     listed = client.get("/v1/models").json()
     assert (listed["object"], listed["data"][0]["id"]) == ("list", "Guide")
     assert {"Guide", "Pirate", "guide.gguf", "random.gguf"} <= {model["id"] for model in listed["data"]}
-    assert client.get("/v1/models/random.gguf").json()["object"] == "model"
+    random = client.get("/v1/models/random.gguf").json()
+    assert random["object"] == "model"
+    # As clients of OpenRouter, vLLM and llama-server look for it.
+    assert random["context_length"] == random["max_model_len"] == random["meta"]["n_ctx"] > 0
+    assert random["capabilities"] == ["completion"]
     assert client.get("/v1/models/nope").status_code == 404
     assert chat(client, FRANCE, model="guide")["model"] == "Guide"
     assert chat(client, "Hi", model="random.gguf", max_tokens=2)["model"] == "random.gguf"

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from services.backend.types import LoadSettings
-from services.cli.model_facts import fit_of, gb
+from services.cli.model_facts import gb
 from services.engine.llama.features import cpu_features
 from services.engine.llama.runner import Runner
 from services.engine.machine import free_memory
 from services.models.catalog import catalog
 from services.models.fast_types import best_types
 from services.models.files import ModelFiles
+from services.models.fitting import fit_of
 from services.models.gguf import read_gguf
 from services.models.profile import Profile
 from services.models.remote_header import BLOCK

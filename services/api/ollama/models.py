@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,24 +12,22 @@ from pydantic import model_validator
 from auth.authentication import caller
 from services.api.http.open_body import Lenient
 from services.api.http.schemas import replies, spec
+from services.api.model_facts import abilities_of, template_of
 from services.api.ollama.replies import OllamaError, OllamaLoaded, OllamaShown, OllamaTags, OllamaVersion
 from services.api.ollama.schemas import ModelName
 from services.api.served_models import served_models
 from services.backend.protocols import Backend
-from services.backend.types import ChatFormat
-from services.errors import BadModelFile, HearthError, NotFound
+from services.errors import NotFound
 from services.models.config import Profiles
 from services.models.files import AvailableModels, ModelFile
-from services.models.gguf import BadGguf, chat_template_of
 from services.models.profile import Profile
-from services.prompts.chat_template import chat_template
-from services.replies.formats import format_of
 
 # The version of Ollama whose API this is: clients ask for one that has what they need (VS Code for 0.6.4).
 VERSION = "0.12.0"
 # Models stay in memory while it suffices; Ollama tells a time as far as this for such a model.
 NEVER = "2318-01-01T00:00:00Z"
-_SPECIAL = re.compile(r"<[|｜]?[^<>\s]{1,40}?[|｜]?>|\[[A-Z_/]{2,20}\]")
+# Abilities that Ollama calls otherwise.
+_NAMES = {"embeddings": "embedding"}
 
 
 class ShowBody(Lenient):
@@ -89,7 +86,7 @@ class ShowResource(_OfModels):
         if name not in served:
             raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
         file, profile = served[name], self.profiles.config().profiles.get(name)
-        template = self._template(file, profile)
+        template = template_of(self.files, file, profile)
         info = file.info
         assert info is not None
         return {
@@ -104,18 +101,9 @@ class ShowResource(_OfModels):
                 "general.parameter_count": info.weights,
                 **({f"{info.architecture}.context_length": info.context_length} if info.context_length else {}),
             },
-            "capabilities": _abilities(file, template),
+            "capabilities": [_NAMES.get(each, each) for each in abilities_of(self.files, file, profile)],
             "modified_at": _time(file),
         }
-
-    def _template(self, file: ModelFile, profile: Profile | None) -> str:
-        """Return the chat template of a profile, or else of the file; "" if there is none, or it is on another machine."""
-        try:
-            if profile and profile.chat_template:
-                return profile.chat_template_text(self.files.templates)
-            return chat_template_of(self.files.check(file.name).path)
-        except (HearthError, BadGguf, OSError):
-            return ""
 
 
 class VersionResource(Resource):
@@ -157,21 +145,3 @@ def _parameters(profile: Profile) -> str:
     names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "seed")
     told = [(name, getattr(profile, name, None)) for name in names]
     return "\n".join(f"{name:30} {value}" for name, value in told if value is not None)
-
-
-def _abilities(file: ModelFile, template: str) -> list[str]:
-    """Return what a model can: one that is made for vectors writes nothing."""
-    assert file.info is not None
-    if f"{file.info.architecture}.pooling_type" in file.info.metadata:
-        return ["embedding"]
-    return ["completion", *(_of_template(template) if template else ())]
-
-
-def _of_template(template: str) -> list[str]:
-    """Return what a chat template is made for, beside chats."""
-    chat_format = ChatFormat(template, "", "", tuple(sorted(set(_SPECIAL.findall(template)), key=len, reverse=True)))
-    try:
-        tools = bool(chat_template(chat_format).abilities.tools)
-        return ["tools"] * tools + ["thinking"] * (format_of(chat_format).thoughts is not None)
-    except BadModelFile:
-        return []

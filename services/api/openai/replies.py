@@ -143,13 +143,30 @@ class Embeddings(BaseModel):
     usage: EmbeddingsUsage
 
 
+class ModelMeta(BaseModel):
+    """The facts of a model's file, and its context, in tokens, weights and bytes."""
+
+    n_vocab: int | None
+    n_ctx_train: int | None
+    n_ctx: int
+    n_params: int
+    size: int
+
+
 class OpenAIModel(BaseModel):
-    """A profile, or a file of the models folder."""
+    """A profile, or a file of the models folder. Its context counts tokens.
+
+    `capabilities` are `completion` with `tools` and `thinking`, or else `embeddings`, or `rerank`.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    context_length: int
+    max_model_len: int
+    capabilities: list[str]
+    meta: ModelMeta
 
 
 class OpenAIModels(BaseModel):

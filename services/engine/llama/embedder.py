@@ -24,6 +24,7 @@ from services.engine.llama.vocabulary import Vocabulary
 from services.engine.loop.step_clock import StepClock
 from services.engine.machine import usable_cores
 from services.errors import BadModelFile, EngineFailure, InvalidRequest, Unavailable, input_too_long
+from services.models.memory import LONGEST_TEXT
 
 # llama.h, enum llama_pooling_type.
 _NONE, _MEAN, _CLS, _LAST, _RANK = 0, 1, 2, 3, 4
@@ -33,8 +34,6 @@ PIECE, LEAST_PIECE = 128, 16
 MOST_LOGITS = 2**23
 # Seconds between two polls of a caller that waits for another's text.
 _POLL_SECONDS = 0.25
-# The most tokens of a text if the profile leaves the context open: a model's whole training context may be too large.
-LONGEST_CHOSEN = 8192
 
 
 class LlamaEmbedder(Embedder):
@@ -56,7 +55,7 @@ class LlamaEmbedder(Embedder):
             self._vocabulary = Vocabulary(self._model)
             self.chat_format = self._vocabulary.chat_format
             trained = llama_cpp.llama_model_n_ctx_train(self._model)
-            self.n_ctx = min(settings.n_ctx or LONGEST_CHOSEN, trained or LONGEST_CHOSEN)
+            self.n_ctx = min(settings.n_ctx or LONGEST_TEXT, trained or LONGEST_TEXT)
             size = self._vocabulary.size
             self._piece = min(self.n_ctx, PIECE, max(LEAST_PIECE, MOST_LOGITS // size))
             # A small context reveals the model's pooling.

@@ -16,14 +16,14 @@ from services.cluster.registry import ServedModel
 from services.engine.kv.state import FILE_PART
 from services.engine.llama import log as native_log
 from services.engine.llama import runner as runner_module
-from services.engine.llama.embedder import LONGEST_CHOSEN, LlamaEmbedder
+from services.engine.llama.embedder import LlamaEmbedder
 from services.engine.llama.loading import context_params, fingerprint, load_model
 from services.engine.llama.runner import Runner
 from services.engine.machine import used_memory
 from services.errors import BadModelFile
 from services.models.gguf import GgufInfo, read_gguf
 from services.models.kv_shape import KvShape, kv_shape
-from services.models.memory import Fit, fit, ubatch
+from services.models.memory import LONGEST_TEXT, Fit, fit, ubatch
 from tests.support.real_models import gemma3, smollm2
 from tests.support.tiny import (
     GUIDE,
@@ -269,7 +269,7 @@ def test_an_embedder_chooses_a_context_too(tmp_path: Path) -> None:
     assert len(embedder.embed(embedder.tokenize(Prompt("w1 w2")))[0]) == 64
     embedder.close()
     guide = LlamaEmbedder(LoadSettings(GUIDE, 0))
-    assert guide.n_ctx == 2048 < LONGEST_CHOSEN
+    assert guide.n_ctx == 2048 < LONGEST_TEXT
     guide.close()
 
 
