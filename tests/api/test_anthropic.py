@@ -17,6 +17,7 @@ from tests.support.openai_api import CLOCK, FRANCE, WEATHER
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 FUNCTIONS: list[Any] = [WEATHER["function"], CLOCK["function"]]
 TOOLS = [{"name": each["name"], "input_schema": each.get("parameters", {"type": "object"})} for each in FUNCTIONS]
+THINKS = {"type": "adaptive"}
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 2}
 
 
@@ -83,7 +84,7 @@ def test_a_whole_reply(client: Client, backend: FakeBackend) -> None:
 
 def test_thoughts_text_and_calls_are_blocks_in_their_order(client: Client, backend: FakeBackend) -> None:
     backend.reply(*THOUGHT, "I look.\n", *call(), "\n", *call("clock", "{}"))
-    told = message(client, tools=TOOLS)
+    told = message(client, tools=TOOLS, thinking=THINKS)
     thought, text, first, second = told["content"]
     assert (thought["thinking"], bool(thought["signature"])) == ("The user asks.", True)
     assert text == {"type": "text", "text": "I look."}
@@ -93,16 +94,16 @@ def test_thoughts_text_and_calls_are_blocks_in_their_order(client: Client, backe
     assert 0 < told["usage"]["output_tokens_details"]["thinking_tokens"] < told["usage"]["output_tokens"]
     backend.reply(*THOUGHT, "I look.\n", *call(), "\n", *call("clock", "{}"))
     alone = message(client, tools=TOOLS, tool_choice={"type": "auto", "disable_parallel_tool_use": True})
-    assert [block["type"] for block in alone["content"]] == ["thinking", "text", "tool_use"]
-    backend.reply(*THOUGHT, "Paris.")
-    assert message(client, thinking={"type": "adaptive", "display": "omitted"})["content"] == [
-        {"type": "text", "text": "Paris."}
-    ]
+    # Nobody asked for the thoughts.
+    assert [block["type"] for block in alone["content"]] == ["text", "tool_use"]
+    for fields in ({"thinking": {"type": "adaptive", "display": "omitted"}}, {}):
+        backend.reply(*THOUGHT, "Paris.")
+        assert message(client, **fields)["content"] == [{"type": "text", "text": "Paris."}]
 
 
 def test_a_stream_has_its_events_in_order(client: Client, backend: FakeBackend) -> None:
     backend.reply(*THOUGHT, "I look.\n", *call())
-    events = streamed(client, tools=TOOLS)
+    events = streamed(client, tools=TOOLS, thinking=THINKS)
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["message_start", "ping"]
     assert kinds[-2:] == ["message_delta", "message_stop"]
@@ -131,7 +132,7 @@ def test_a_stream_has_its_events_in_order(client: Client, backend: FakeBackend) 
 def test_a_tool_loop(client: Client, backend: FakeBackend) -> None:
     talk: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": FRANCE}]}]
     backend.reply(*THOUGHT, "I look.\n", *call())
-    talk.append({"role": "assistant", "content": message(client, talk, tools=TOOLS)["content"]})
+    talk.append({"role": "assistant", "content": message(client, talk, tools=TOOLS, thinking=THINKS)["content"]})
     (used,) = [block for block in talk[-1]["content"] if block["type"] == "tool_use"]
     parts = [{"type": "text", "text": "No service"}, {"type": "text", "text": "in Rome"}]
     result = {"type": "tool_result", "tool_use_id": used["id"], "is_error": True, "content": parts}

@@ -101,6 +101,7 @@ def test_a_bearer_token_and_the_models(server: Server) -> None:
 def test_a_tool_loop(scripted: Server, family: Family) -> None:
     library = Library()
     fields: dict[str, Any] = {"model": family.name, "max_tokens": 300, "system": RULES, "tools": [LOOK_UP]}
+    fields["thinking"] = {"type": "adaptive"}
     with anthropic.Anthropic(base_url=scripted.url, api_key=scripted.key, max_retries=0) as client:
         messages = ask(QUESTION)
         for step in range(STEPS):

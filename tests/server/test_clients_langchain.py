@@ -161,4 +161,4 @@ def test_anthropics_errors(of_anthropic: Callable[..., Any], server: Server) -> 
 
 @each_family
 def test_anthropics_tool_loop(of_anthropic: Callable[..., Any], scripted: Server, family: Family) -> None:
-    check_loop(of_anthropic(scripted, family.name), family)
+    check_loop(of_anthropic(scripted, family.name, thinking={"type": "adaptive"}), family)
