@@ -22,7 +22,7 @@ from services.answers.stream import Answer
 from services.answers.turns import Turns
 from services.backend.protocols import Backend, Embedder, Model
 from services.backend.types import Finish
-from services.models.profile import Chosen
+from services.models.profile import Chosen, EmbeddingPrefix
 from services.prompts.fit import fitter_of
 from services.prompts.form import Form
 from services.sessions.conversation import Conversation
@@ -52,6 +52,8 @@ class LeasedEmbedder:
     """A model that makes embeddings, its name, and what the request is counted and waits by."""
 
     name: str
+    prefixes: EmbeddingPrefix | None
+    """What comes before texts, as the profile says."""
     embedder: Embedder
     ticket: Ticket
     deadline: Deadline
@@ -206,7 +208,7 @@ class Answers:
             deadline.watch(ticket.check)
             chosen = self.models.choose(ticket.profiles, model)
             with self.models.lease_embedder(chosen, deadline.poll) as embedder:
-                yield LeasedEmbedder(chosen.name, embedder, ticket, deadline)
+                yield LeasedEmbedder(chosen.name, chosen.profile.embedding_prefix, embedder, ticket, deadline)
 
     def working(self, deadline: Deadline, size: int) -> AbstractContextManager[Poll]:
         """Take the account's turn for work on so many characters; at once where it is quick. Raises as `Turns.turn`."""

@@ -16,8 +16,6 @@ from services.models.profile import Profile
 from services.prompts.chat_template import chat_template
 from services.replies.formats import format_of
 
-# llama.h, enum llama_pooling_type: the model ranks texts.
-RANK = 4
 _SPECIAL = re.compile(r"<[|｜]?[^<>\s]{1,40}?[|｜]?>|\[[A-Z_/]{2,20}\]")
 
 
@@ -25,8 +23,8 @@ def abilities_of(files: AvailableModels, file: ModelFile, profile: Profile | Non
     """Return a model's abilities: `embeddings` or `rerank` alone, or `completion` with `tools` and `thinking`."""
     info = file.info
     assert info is not None
-    if (pooling := info.metadata.get(f"{info.architecture}.pooling_type")) is not None:
-        return ["rerank" if pooling == RANK else "embeddings"]
+    if info.makes_vectors:
+        return ["rerank" if info.ranks else "embeddings"]
     return ["completion", *_of_template(template_of(files, file, profile))]
 
 
@@ -47,7 +45,7 @@ def context_of(profile: Profile | None, file: ModelFile, free: int) -> int:
     """Return the tokens of a model's context: the profile's, or what is chosen by the model and `free` bytes of memory."""
     info = file.info
     assert info is not None
-    if f"{info.architecture}.pooling_type" in info.metadata:
+    if info.makes_vectors:
         longest = (profile.context if profile else 0) or LONGEST_TEXT
         return min(longest, info.context_length or longest)
     return fit_of(info, profile or Profile(model=file.name), free).n_ctx

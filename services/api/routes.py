@@ -88,6 +88,7 @@ from services.api.openai.responses.schemas import CreateResponse
 from services.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from services.api.page import SHELL as PAGE_SHELL
 from services.api.page import FileResource, PageResource, page_files
+from services.api.rerank import RerankRequest, RerankResource, compute_ranking
 from services.api.route import (
     ALWAYS,
     IF_ASKED,
@@ -225,7 +226,7 @@ def _responses(parts: ComputeParts) -> Compute:
 
 def _computed(
     name: str,
-    path: str,
+    paths: str | tuple[str, ...],
     resource: type[Resource],
     tag: Tag,
     computed: Computed,
@@ -243,7 +244,7 @@ def _computed(
 
     return Route(
         name,
-        (path,),
+        (paths,) if isinstance(paths, str) else paths,
         resource,
         tag,
         respond,
@@ -294,6 +295,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     _computed(
         "embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI, _with_answers(EmbeddingsRequest, compute_embeddings)
+    ),
+    _computed(
+        "rerank",
+        ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking"),
+        RerankResource,
+        _OPENAI,
+        _with_answers(RerankRequest, compute_ranking),
     ),
     Route(
         "responses",

@@ -1,54 +1,145 @@
-"""Vectors for texts, as all APIs compute them."""
+"""Vectors for texts, and scores of pairs of texts, as all APIs compute them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from services.answers.client import Client
-from services.answers.service import Answers
+from services.answers.service import Answers, LeasedEmbedder
 from services.backend.protocols import Embedder
 from services.backend.types import Prompt, Spent
-from services.errors import ClientDisconnected, InvalidRequest, NotAuthenticated, Unavailable, input_too_long
+from services.errors import (
+    BadModelFile,
+    ClientDisconnected,
+    InvalidRequest,
+    NotAuthenticated,
+    Unavailable,
+    input_too_long,
+)
+from services.models.profile import EmbeddingPrefix
 from services.prompts.form import least_tokens
+
+# The most tokens, and texts, that are computed before a request is looked at again.
+_TOKENS_AT_ONCE, _TEXTS_AT_ONCE = 4096, 64
+T = TypeVar("T")
+Prefix = Callable[[EmbeddingPrefix], str]
+"""Returns the prefix that a profile has for the texts of a request."""
 
 
 def vectors_of(
-    answers: Answers, client: Client, model: str | None, prompts: Sequence[Prompt], dimensions: int | None
+    answers: Answers,
+    client: Client,
+    model: str | None,
+    prompts: Sequence[Prompt],
+    dimensions: int | None,
+    prefix: Prefix = lambda prefixes: prefixes.document,
 ) -> tuple[str, list[Sequence[float]], int]:
-    """Return the model's name, a vector for each prompt, and the number of all their tokens.
+    """Return the model's name, a vector of length 1 for each prompt, and the number of all their tokens.
 
-    Raises as `Answers.lease_embedder` and `Embedder.embed` do, and InvalidRequest if `dimensions` is another length than
-    that of the model's vectors.
+    `dimensions` cuts the vectors; None: they are whole. Raises as `Answers.lease_embedder` and `Embedder.embed` do,
+    BadModelFile for a model that ranks texts, and InvalidRequest if the vectors are not as long as `dimensions`.
     """
-    vectors: list[Sequence[float]] = []
     with answers.lease_embedder(client, model) as leased:
-        embedder, ticket, deadline = leased.embedder, leased.ticket, leased.deadline
-        texts = []
-        with answers.working(deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
-            for prompt in prompts:
+        embedder = leased.embedder
+        if embedder.ranks:
+            what = f"{leased.name} ranks texts, and makes no embeddings: use /v1/rerank"
+            raise BadModelFile(what, param="model")
+        begins = prefix(leased.prefixes) if leased.prefixes else ""
+        texts: list[list[int]] = []
+        with answers.working(leased.deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
+            for some in _parts(prompts, lambda prompt: len(prompt.text)):
                 pause()
-                texts.append(_tokens(embedder, prompt))
-        n_tokens = sum(map(len, texts))
-        ticket.reserve(n_tokens, 0)
-        deadline.slot.begin()
-        for tokens in texts:
-            deadline.poll()
-            try:
-                vector, spent = embedder.embed(tokens, deadline.poll)
-            except (ClientDisconnected, NotAuthenticated, Unavailable):
-                # It was broken off, and has cost something by then.
-                ticket.add(Spent(prompt_tokens=len(tokens)))
-                raise
-            ticket.add(spent)
-            if dimensions not in (None, len(vector)):
-                what = f"dimensions: this model's vectors have {len(vector)} and are not shortened"
-                raise InvalidRequest(what, param="dimensions", code="unsupported_parameter")
-            vectors.append(vector)
-    return leased.name, vectors, n_tokens
+                texts += _tokens(embedder, [_prefixed(prompt, begins) for prompt in some])
+        n_tokens, vectors = sum(map(len, texts)), _computed(leased, texts)
+    if dimensions is not None and vectors and dimensions > len(vectors[0]):
+        what = f"dimensions: this model's vectors have {len(vectors[0])}"
+        raise InvalidRequest(what, param="dimensions", code="unsupported_parameter")
+    return leased.name, [_cut(vector, dimensions) for vector in vectors], n_tokens
 
 
-def _tokens(embedder: Embedder, prompt: Prompt) -> list[int]:
-    """Return a text's tokens. Raises InvalidRequest, without tokenizing, where they are certainly too many."""
-    if (least := least_tokens(prompt.text, embedder.chat_format.longest_token)) > embedder.n_ctx:
-        raise input_too_long(least, embedder.n_ctx, at_least=True)
-    return embedder.tokenize(prompt)
+def scores_of(
+    answers: Answers, client: Client, model: str | None, query: str, documents: Sequence[str], raw: bool = False
+) -> tuple[str, list[float], int]:
+    """Return the model's name, the score of each document, and the number of all tokens.
+
+    Scores are from 0 to 1; `raw`: as the model gives them. Raises as `vectors_of` does, and BadModelFile for a model that
+    ranks no texts.
+    """
+    with answers.lease_embedder(client, model) as leased:
+        embedder = leased.embedder
+        if not embedder.ranks:
+            what = f"{leased.name} ranks no texts: /v1/rerank needs a model with the pooling type RANK"
+            raise BadModelFile(what, param="model")
+        pairs: list[list[int]] = []
+        with answers.working(leased.deadline, sum(len(query) + len(each) for each in documents)) as pause:
+            for some in _parts(documents, lambda document: len(query) + len(document)):
+                pause()
+                pairs += embedder.tokenize_pairs(query, some)
+        n_tokens, vectors = sum(map(len, pairs)), _computed(leased, pairs)
+    # Models of several scores give the probability that the document fits as the first one.
+    return leased.name, [each[0] if raw or len(each) > 1 else _sigmoid(each[0]) for each in vectors], n_tokens
+
+
+def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]]) -> list[list[float]]:
+    """Compute all vectors, which count for the key."""
+    ticket, deadline = leased.ticket, leased.deadline
+    ticket.reserve(sum(map(len, texts)), 0)
+    deadline.slot.begin()
+    vectors: list[list[float]] = []
+    for some in _parts(texts, len):
+        deadline.poll()
+        try:
+            computed, spent = leased.embedder.embed(some, deadline.poll)
+        except (ClientDisconnected, NotAuthenticated, Unavailable):
+            # It was broken off, and has cost something by then.
+            ticket.add(Spent(prompt_tokens=sum(map(len, some))))
+            raise
+        ticket.add(spent)
+        vectors += computed
+    return vectors
+
+
+def _parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield items in their order, as many together as are computed at once; `size` is an item's."""
+    some: list[T] = []
+    total = 0
+    for item in items:
+        if some and (len(some) == _TEXTS_AT_ONCE or total + size(item) > _TOKENS_AT_ONCE):
+            yield some
+            some, total = [], 0
+        some.append(item)
+        total += size(item)
+    if some:
+        yield some
+
+
+def _tokens(embedder: Embedder, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return texts' tokens. Raises InvalidRequest, without tokenizing, where those of one are certainly too many."""
+    for prompt in prompts:
+        if (least := least_tokens(prompt.text, embedder.chat_format.longest_token)) > embedder.n_ctx:
+            raise input_too_long(least, embedder.n_ctx, at_least=True)
+    return embedder.tokenize_all(prompts)
+
+
+def _prefixed(prompt: Prompt, begins: str) -> Prompt:
+    """Return a text behind a prefix, unless it has that already; token ids stay as they are."""
+    if prompt.ids or not begins or prompt.text.startswith(begins):
+        return prompt
+    typed = tuple((start + len(begins), end + len(begins)) for start, end in prompt.typed)
+    return replace(prompt, text=f"{begins}{prompt.text}", typed=typed)
+
+
+def _cut(vector: list[float], dimensions: int | None) -> list[float]:
+    """Return the beginning of a vector, of length 1 again."""
+    if dimensions is None or dimensions == len(vector):
+        return vector
+    short = vector[:dimensions]
+    length = math.hypot(*short) or 1.0
+    return [value / length for value in short]
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-max(min(value, 500.0), -500.0)))

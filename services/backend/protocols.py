@@ -108,20 +108,28 @@ class Model(Protocol):
 
 
 class Embedder(Protocol):
-    """A loaded model that makes embeddings. Any thread may call it, for as long as its lease lasts."""
+    """A loaded model that makes embeddings, or ranks texts. Any thread may call it, for as long as its lease lasts."""
 
     n_ctx: int
     chat_format: ChatFormat
+    ranks: bool
+    """True if it scores how well a document fits a query, and makes no embeddings."""
 
-    def tokenize(self, prompt: Prompt) -> list[int]:
-        """Tokenize as `Model.tokenize`, and add the token that ends a text for this model, where it has one."""
+    def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Tokenize as `Model.tokenize_all`, and add the token that ends a text for this model, where it has one."""
         ...
 
-    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        """Return the text's vector, of length 1, and its cost.
+    def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of a query with each document, as a model that ranks texts takes them."""
+        ...
 
-        `poll` is called meanwhile; what it raises breaks it off, within one step. Raises InvalidRequest where there are no
-        tokens, or too many.
+    def embed(
+        self, texts: Sequence[Sequence[int]], poll: Callable[[], None] = lambda: None
+    ) -> tuple[list[list[float]], Spent]:
+        """Return each text's vector, of length 1, or of a pair its scores, and the cost of all.
+
+        Short texts are computed together. `poll` is called meanwhile; what it raises breaks it off, within one step. Raises
+        InvalidRequest where a text has no tokens, or too many.
         """
         ...
 

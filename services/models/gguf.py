@@ -33,6 +33,10 @@ _MAX_ENTRIES, _MAX_TENSORS, _MAX_LENGTH = 2**16, 2**18, 2**23
 _KEPT_STRING, _KEPT_ARRAY, _KEPT_ELEMENTS = 256, 4096, 2**16
 
 
+# llama.h, enum llama_pooling_type.
+_RANK = 4
+
+
 class BadGguf(ValueError):
     """A fault in a GGUF file; its message follows "NAME: "."""
 
@@ -56,6 +60,20 @@ class GgufInfo:
     """The number of its files."""
     metadata: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
     """Numbers, short texts and lists of numbers: general.*, its architecture's, split.*, adapter.*, tokenizer.*."""
+
+    @property
+    def makes_vectors(self) -> bool:
+        """True if it makes embeddings, or ranks texts, and writes nothing."""
+        return self._pooling is not None
+
+    @property
+    def ranks(self) -> bool:
+        """True if it scores how well a document fits a query."""
+        return bool(self._pooling == _RANK)
+
+    @property
+    def _pooling(self) -> Any:
+        return self.metadata.get(f"{self.architecture}.pooling_type")
 
 
 def read_gguf(path: Path) -> GgufInfo:

@@ -51,6 +51,13 @@ class Lora(Strict):
     scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
 
+class EmbeddingPrefix(Strict):
+    """Texts that come before what is embedded, as the model was trained: before queries, and before documents."""
+
+    query: Annotated[str, Field(max_length=1024)] = ""
+    document: Annotated[str, Field(max_length=1024)] = ""
+
+
 class Profile(Strict):
     """One profile of the config file.
 
@@ -93,6 +100,7 @@ class Profile(Strict):
     n_gpu_layers: Annotated[int, Field(ge=-1, le=10_000)] = 0
     use_mmap: bool = True
     use_mlock: bool = False
+    embedding_prefix: EmbeddingPrefix | None = None
     lora: Annotated[list[Lora], Field(max_length=16)] = []
     source: str | None = None
 

@@ -33,7 +33,7 @@ def test_the_models_own_dimensions_may_be_asked_for(client: Client) -> None:
         ({"input": []}, "input"),
         ({"input": [-1]}, "input"),
         ({"input": "word " * 5000}, "input"),
-        ({"input": "x", "dimensions": 3}, "dimensions"),
+        ({"input": "x", "dimensions": 400}, "dimensions"),
         ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
         ({}, "input"),
     ],

@@ -81,3 +81,58 @@ def test_those_that_wait_for_anothers_text_are_not_kept_waiting_either(slow: Ser
         replies = list(people.map(lambda _: slow.post("/v1/embeddings", MANY), range(6)))
     assert {reply.status_code for reply in replies} == {503}
     assert time.monotonic() - began < 8
+
+
+def test_vectors_are_cut_and_texts_have_the_profiles_prefix(serve: Callable[..., Server], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "guide.gguf").hardlink_to(GUIDE)
+    write_embedding_model(folder / "bert.gguf")
+    (folder / "plain.gguf").hardlink_to(folder / "bert.gguf")
+    server = serve(models=folder)
+    server.edit_config("Asked", model="bert.gguf", embedding_prefix={"query": "w1 ", "document": "w2 "})
+
+    def vector(words: str, model: str = "plain.gguf", **fields: object) -> list[float]:
+        reply = server.post("/v1/embeddings", {"model": model, "input": words, **fields})
+        assert reply.status_code == 200, reply.text
+        found: list[float] = reply.json()["data"][0]["embedding"]
+        return found
+
+    whole, short = vector("w5 w6"), vector("w5 w6", dimensions=16)
+    assert (len(whole), len(short)) == (64, 16)
+    assert abs(cosine(short, short) - 1) < 1e-6
+    assert cosine(short, whole[:16]) > 0
+    refused = server.post("/v1/embeddings", {"model": "plain.gguf", "input": "w5", "dimensions": 65}).json()["error"]
+    assert refused["param"] == "dimensions"
+    for fields, said in (({}, "w2 w5"), ({"input_type": "query"}, "w1 w5")):
+        assert cosine(vector("w5", "Asked", **fields), vector(said)) > 0.9999 > cosine(vector("w5"), vector(said))
+    assert cosine(vector("w2 w5", "Asked"), vector("w2 w5")) > 0.9999
+
+
+def test_documents_are_ranked(serve: Callable[..., Server], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "guide.gguf").hardlink_to(GUIDE)
+    write_embedding_model(folder / "ranker.gguf", ranks=True)
+    server = serve(models=folder)
+    documents = [f"w{n} w{n + 1}" for n in range(3, 40)]
+    body = {"model": "ranker.gguf", "query": "w1 w2", "documents": documents, "return_documents": True}
+    reply = server.post("/v1/rerank", body).json()
+    scores = [each["relevance_score"] for each in reply["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 < score < 1 for score in scores)
+    assert sorted(each["index"] for each in reply["results"]) == list(range(len(documents)))
+    assert all(each["document"]["text"] == documents[each["index"]] for each in reply["results"])
+    assert reply["usage"]["total_tokens"] > 5 * len(documents)
+    # The same alone, as an object, under another name, and as TEI's clients ask.
+    best = reply["results"][0]
+    alone = {"model": "ranker.gguf", "query": "w1 w2", "documents": [{"text": documents[best["index"]]}], "top_n": 1}
+    assert abs(server.post("/rerank", alone).json()["results"][0]["relevance_score"] - best["relevance_score"]) < 1e-3
+    listed = server.post("/rerank", {"model": "ranker.gguf", "query": "w1 w2", "texts": documents}).json()
+    assert [each["index"] for each in listed] == [each["index"] for each in reply["results"]]
+    for wrong, param in (({**body, "documents": [1]}, "documents.0"), ({**body, "texts": ["x"]}, "documents")):
+        assert server.post("/v1/rerank", wrong).json()["error"]["param"] == param
+    assert "ranks no texts" in server.post("/v1/rerank", {**body, "model": "guide.gguf"}).json()["message"]
+    assert "ranks texts" in server.post("/v1/embeddings", {"model": "ranker.gguf", "input": "w1"}).json()["message"]
+    abilities = {model["id"]: model["capabilities"] for model in server.get("/v1/models").json()["data"]}
+    assert (abilities["ranker.gguf"], abilities["guide.gguf"]) == (["rerank"], ["completion"])

@@ -411,16 +411,26 @@ class FakeEmbedder(Embedder):
         self.n_ctx = settings.n_ctx or _DEFAULT_N_CTX
         self.chat_format = ChatFormat(_CHAT_TEMPLATE, "", "", (), longest_token=64)
         self._vocabulary = vocabulary
+        self.ranks = False
 
     @override
-    def tokenize(self, prompt: Prompt) -> list[int]:
-        if prompt.ids:
+    def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        for prompt in prompts:
             self._vocabulary.texts(prompt.ids, "input")
-            return list(prompt.ids)
-        return self._vocabulary.tokenize(prompt.text)
+        return [list(prompt.ids) or self._vocabulary.tokenize(prompt.text) for prompt in prompts]
 
     @override
-    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
+    def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        return [self._vocabulary.tokenize(f"{query} {document}") for document in documents]
+
+    @override
+    def embed(
+        self, texts: Sequence[Sequence[int]], poll: Callable[[], None] = lambda: None
+    ) -> tuple[list[list[float]], Spent]:
+        n_tokens = sum(map(len, texts))
+        return [self._embed(tokens, poll) for tokens in texts], Spent(n_tokens, cpu_seconds=n_tokens / 1000)
+
+    def _embed(self, tokens: Sequence[int], poll: Callable[[], None]) -> list[float]:
         poll()
         if not tokens:
             raise InvalidRequest("the input holds no tokens", param="input")
@@ -430,7 +440,7 @@ class FakeEmbedder(Embedder):
         words = [hashlib.sha256(word.encode()).digest()[:_WIDTH] for word in self._vocabulary.texts(tokens)]
         vector = [sum(word[n] - 127.5 for word in words) for n in range(_WIDTH)]
         length = math.hypot(*vector) or 1.0
-        return [value / length for value in vector], Spent(len(tokens), cpu_seconds=len(tokens) / 1000)
+        return [value / length for value in vector]
 
 
 class FakeBackend(Backend):

@@ -377,8 +377,8 @@ def write_file(writer: gguf.GGUFWriter, path: Path) -> Path:
     return path
 
 
-def write_embedding_model(path: Path, dim: int = 64) -> Path:
-    """A small BERT, which makes embeddings and cannot go on writing a text."""
+def write_embedding_model(path: Path, dim: int = 64, ranks: bool = False) -> Path:
+    """A small BERT, which makes embeddings, or ranks texts, and cannot go on writing one."""
     rng = np.random.default_rng(0)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581w{n}" for n in range(95))]
     writer = gguf.GGUFWriter(path, "bert")
@@ -389,7 +389,7 @@ def write_embedding_model(path: Path, dim: int = 64) -> Path:
     writer.add_head_count(1)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
     writer.add_tokenizer_model("bert")
     writer.add_token_list(tokens)
     writer.add_token_type_count(2)
@@ -408,8 +408,15 @@ def write_embedding_model(path: Path, dim: int = 64) -> Path:
         add(f"{name}.weight", dim)
         add(f"{name}.bias", dim)
     for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"):
-        add(f"blk.0.{name}.weight", dim, dim)
+        # Where attention is spread, the first token, which is ranked, knows of all others.
+        scale = np.float32(0.05 if ranks and name in ("attn_q", "attn_k") else 1)
+        writer.add_tensor(f"blk.0.{name}.weight", scale * rng.standard_normal((dim, dim), np.float32))
         add(f"blk.0.{name}.bias", dim)
+    if ranks:
+        # Small, since a score is from 0 to 1.
+        for name, rows in (("cls", dim), ("cls.output", 1)):
+            writer.add_tensor(f"{name}.weight", 0.1 * rng.standard_normal((rows, dim), np.float32))
+            writer.add_tensor(f"{name}.bias", 0.1 * rng.standard_normal(rows, np.float32))
     return write_file(writer, path)
 
 

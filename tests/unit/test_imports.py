@@ -67,7 +67,12 @@ LAYERS = (
     ("services.engine.loop",),
     ("services.engine.llama",),
     ("services.engine.kv",),
-    ("services.engine.machine", "services.engine.process_stat", "services.engine.own_thread"),
+    (
+        "services.engine.machine",
+        "services.engine.process_stat",
+        "services.engine.own_thread",
+        "services.engine.compute_turns",
+    ),
     ("services.stores",),
     ("services.answers",),
     ("auth",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,9 @@ from services.storage.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
-Reply = Mapping[str, Any] | EventStream
-"""A whole reply's JSON object, or a reply that comes as events."""
+Whole = Mapping[str, Any] | Sequence[Any]
+Reply = Whole | EventStream
+"""A whole reply's JSON, or a reply that comes as events."""
 Compute = Callable[[Any, Client], Reply]
 """Computes the reply to a body that has been checked. It may raise HearthError."""
 
@@ -92,7 +93,7 @@ class JobRunner:
         return computation.compute(validated(computation.body, parse_json(asked.body.decode())), client)
 
 
-def _whole(status: int, body: Mapping[str, Any], retry_after: int | None = None) -> Running:
+def _whole(status: int, body: Whole, retry_after: int | None = None) -> Running:
     """Return a reply of one part, written as Flask writes the resources' replies."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     headers = {"Content-Type": "application/json"}

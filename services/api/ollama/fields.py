@@ -37,7 +37,11 @@ FIELDS = (
     ),
     *_honoured((GENERATE,), prompt="without one the model is loaded"),
     *_honoured((EMBEDDINGS,), prompt="a text"),
-    *_honoured((EMBED,), input="a text, or a list of texts", dimensions="the length of the model's own vectors"),
+    *_honoured(
+        (EMBED,),
+        input="a text, or a list of texts",
+        dimensions="vectors are cut to this length, and have the length 1 again",
+    ),
     *_idle("keep_alive options", "models stay loaded while memory allows, and their settings are the profile's", _VECTORS),
     *_idle("truncate", "a text that does not fit is refused, and never cut", (*_BOTH, EMBED)),
     *_refused("images", "images cannot be read", [], endpoints=(GENERATE,)),

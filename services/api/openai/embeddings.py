@@ -37,7 +37,11 @@ class EmbeddingsResource(Resource):
 
 def compute_embeddings(answers: Answers, body: EmbeddingsRequest, client: Client) -> Reply:
     """Compute the reply to POST /v1/embeddings. Raises as `vectors_of` does."""
-    name, vectors, n_tokens = vectors_of(answers, client, body.model, prompts_of(body.input), body.dimensions)
+    is_query = body.input_type in ("query", "search_query")
+    prompts = prompts_of(body.input)
+    name, vectors, n_tokens = vectors_of(
+        answers, client, body.model, prompts, body.dimensions, lambda prefix: prefix.query if is_query else prefix.document
+    )
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)

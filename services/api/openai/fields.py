@@ -27,7 +27,8 @@ _HONOURED = (
         EMBEDDINGS,
         input="a text, token ids, or up to 2,048 of either",
         encoding_format="`float` or `base64`",
-        dimensions="the length of the model's own vectors; any other is refused",
+        dimensions="vectors are cut to this length, and have the length 1 again",
+        input_type="`query`, or `document` (also `search_query`, `passage`, `search_document`): see `embedding_prefix`",
     ),
     *_honoured(
         BOTH,

@@ -282,6 +282,7 @@ class EmbeddingsRequest(Listed):
     input: Annotated[AnyTexts, _texts(MOST_INPUTS)]
     model: Name | None = None
     dimensions: Annotated[int, Field(ge=1), Whole] | None = None
+    input_type: Literal["query", "document", "passage", "search_query", "search_document"] | None = None
     encoding_format: Literal["float", "base64"] | None = None
 
 

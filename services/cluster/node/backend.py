@@ -66,6 +66,7 @@ class ClusterModel(Model, Embedder):
         self._served = served
         self._tokenizer = tokenizer
         self._embeds = embeds
+        self.ranks = served.info.ranks
 
     @override
     def tokenize(self, prompt: Prompt) -> list[int]:
@@ -74,7 +75,7 @@ class ClusterModel(Model, Embedder):
     @override
     def tokenize_all(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         if self._embeds:
-            return [list(self._call("tokenize", to_json(prompt))) for prompt in prompts]
+            return [list(tokens) for tokens in self._call("tokenize", [to_json(prompt) for prompt in prompts])]
         return [self._tokenizer.tokenize(prompt) for prompt in prompts]
 
     @override
@@ -91,9 +92,15 @@ class ClusterModel(Model, Embedder):
         return self._served.vocabulary != TEXT and self._backend.prefetch(self._settings, request)
 
     @override
-    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        vector, spent = self._call("embed", list(tokens), poll)
-        return list(vector), from_json(Spent, spent)
+    def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        return [list(tokens) for tokens in self._call("tokenize_pairs", [query, *documents])]
+
+    @override
+    def embed(
+        self, texts: Sequence[Sequence[int]], poll: Callable[[], None] = lambda: None
+    ) -> tuple[list[list[float]], Spent]:
+        vectors, spent = self._call("embed", [list(tokens) for tokens in texts], poll)
+        return [list(vector) for vector in vectors], from_json(Spent, spent)
 
     def _call(self, do: str, argument: Any, poll: Callable[[], None] = lambda: None) -> Any:
         return self._backend.call(self._settings, self._served, do, argument, poll)
@@ -187,9 +194,9 @@ class ClusterBackend(Backend, Sender):
         return generation
 
     def call(self, settings: LoadSettings, served: ServedModel, do: str, argument: Any, poll: Callable[[], None]) -> Any:
-        """Have a worker "tokenize" or "embed" (`do`), without a slot; return the result, or raise the worker's error.
+        """Have a worker "tokenize", "tokenize_pairs" or "embed" (`do`), without a slot; return the result.
 
-        `poll` is called each second meanwhile, and gives up by raising.
+        `poll` is called each second meanwhile, and gives up by raising. Raises the worker's error.
         """
         with reached():
             id_ = uuid.uuid4().hex

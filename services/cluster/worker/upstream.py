@@ -195,6 +195,7 @@ class UpstreamModel(TextTokenizer, Model, Embedder):
     def __init__(self, backend: UpstreamBackend, model: str) -> None:
         super().__init__()
         self.n_ctx = 0
+        self.ranks = False
         self._backend = backend
         self._model = model
 
@@ -211,13 +212,19 @@ class UpstreamModel(TextTokenizer, Model, Embedder):
         return False
 
     @override
-    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
+    def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        raise InvalidRequest("model: an upstream server's models rank no texts", param="model")
+
+    @override
+    def embed(
+        self, texts: Sequence[Sequence[int]], poll: Callable[[], None] = lambda: None
+    ) -> tuple[list[list[float]], Spent]:
         # A request cannot be broken off.
         poll()
-        body = {"model": self._backend.name_of(self._model), "input": self.text(tokens)}
+        body = {"model": self._backend.name_of(self._model), "input": [self.text(tokens) for tokens in texts]}
         reply = self._backend.post("embeddings", body)
-        vector = [float(value) for value in reply["data"][0]["embedding"]]
-        return vector, Spent(int(reply.get("usage", {}).get("prompt_tokens", len(tokens))))
+        vectors = [[float(value) for value in each["embedding"]] for each in reply["data"]]
+        return vectors, Spent(int(reply.get("usage", {}).get("prompt_tokens", sum(map(len, texts)))))
 
 
 class UpstreamBackend(Backend):

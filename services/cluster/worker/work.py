@@ -113,17 +113,20 @@ class TaskRunner:
             self.write_events(id_, begun.attempt, begun.written, [{"error": error_to_json(error)}])
 
     def call(self, id_: str, settings: Message, do: str, argument: Any) -> None:
-        """Write the result of "tokenize" or "embed" (`do`), or the error. Raises GiveBack."""
+        """Write the result of "tokenize", "tokenize_pairs" or "embed" (`do`), or the error. Raises GiveBack."""
         begun = self._patiently(lambda: self._streams.begin(id_, self.name))
         if begun.order == "gone":
             return
         try:
             with self._backend.lease_embedder(self._here(from_json(LoadSettings, settings))) as embedder:
                 if do == "tokenize":
-                    event: Message = {"result": embedder.tokenize(from_json(Prompt, argument))}
+                    prompts = [from_json(Prompt, prompt) for prompt in argument]
+                    event: Message = {"result": embedder.tokenize_all(prompts)}
+                elif do == "tokenize_pairs":
+                    event = {"result": embedder.tokenize_pairs(argument[0], argument[1:])}
                 else:
-                    vector, spent = embedder.embed(argument, lambda: self._check_wanted(id_))
-                    event = {"result": [vector, to_json(spent)]}
+                    vectors, spent = embedder.embed(argument, lambda: self._check_wanted(id_))
+                    event = {"result": [vectors, to_json(spent)]}
         except Exception as error:
             event = {"error": error_to_json(self._explained(error))}
         self.write_events(id_, begun.attempt, begun.written, [event])

@@ -1,11 +1,11 @@
-"""Embeddings: one vector a text, from a model and a context for embeddings alone."""
+"""Embeddings: one vector a text, from a model and a context for embeddings alone; or scores, from a model that ranks."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from services.backend.protocols import Embedder
 from services.backend.types import LoadSettings, Prompt, Spent
+from services.engine.compute_turns import ComputeTurns
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
 from services.engine.llama.bindings import llama_cpp
@@ -32,20 +33,24 @@ _NONE, _MEAN, _CLS, _LAST, _RANK = 0, 1, 2, 3, 4
 # token too: with a large vocabulary the pieces are smaller, so that a piece has MOST_LOGITS at most.
 PIECE, LEAST_PIECE = 128, 16
 MOST_LOGITS = 2**23
+# The most texts that are computed together.
+MOST_TOGETHER = 32
+Vector = npt.NDArray[np.float32]
 # Seconds between two polls of a caller that waits for another's text.
 _POLL_SECONDS = 0.25
 
 
 class LlamaEmbedder(Embedder):
-    """A loaded model that computes embeddings, one text at a time.
+    """A loaded model that computes embeddings, or scores pairs of texts.
 
     Any thread may call it; `_lock` protects the context. One worker thread computes, since OpenMP keeps a team of threads
     for every thread that ever did. If a model names no pooling, the mean of its tokens' vectors is taken.
     """
 
-    def __init__(self, settings: LoadSettings) -> None:
-        """Load the model. Raises BadModelFile."""
+    def __init__(self, settings: LoadSettings, turns: ComputeTurns | None = None) -> None:
+        """Load the model. `turns` are those of the process. Raises BadModelFile."""
         self._lock = threading.Lock()
+        self._turns = turns or ComputeTurns()
         self._worker = ThreadPoolExecutor(1, "embedder")
         self._context: Any = None
         self.clock = StepClock()
@@ -58,13 +63,14 @@ class LlamaEmbedder(Embedder):
             self.n_ctx = min(settings.n_ctx or LONGEST_TEXT, trained or LONGEST_TEXT)
             size = self._vocabulary.size
             self._piece = min(self.n_ctx, PIECE, max(LEAST_PIECE, MOST_LOGITS // size))
+            self._together = self._piece
             # A small context reveals the model's pooling.
             default = llama_cpp.llama_context_default_params().pooling_type
             self._context = self._make_context(settings, default, self._piece)
             self._pooling = _NONE
             if self._context:
                 self._pooling = llama_cpp.llama_pooling_type(self._context) or _MEAN
-                takes_pieces = bool(llama_cpp.llama_get_memory(self._context))
+                takes_pieces = bool(llama_cpp.llama_get_memory(self._context)) and self._pooling != _RANK
                 llama_cpp.llama_free(self._context)
                 native_log.take_cache_bytes()
                 self._piece = self._piece if takes_pieces else self.n_ctx
@@ -72,14 +78,14 @@ class LlamaEmbedder(Embedder):
             if not self._context:
                 raise BadModelFile(f"llama.cpp cannot make embeddings with {settings.file.name}", param="model")
             apply_adapters(settings, self._model, self._context)
-            if self._pooling == _RANK:
-                raise BadModelFile(f"{settings.file.name} ranks texts, and makes no embeddings", param="model")
         except BaseException:
             self.close()
             raise
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = Batch(self._piece)
-        self._width: int = llama_cpp.llama_model_n_embd(self._model)
+        self.ranks = self._pooling == _RANK
+        n_scores = max(int(llama_cpp.llama_model_n_cls_out(self._model)), 1) if self.ranks else 0
+        self._width = n_scores or int(llama_cpp.llama_model_n_embd(self._model))
         self.n_weights = int(llama_cpp.llama_model_size(self._model))
         logits = 2 * self._piece * size * ctypes.sizeof(ctypes.c_float) if self._memory else 0
         self.n_bytes = self.n_weights + native_log.take_cache_bytes() + logits
@@ -88,7 +94,9 @@ class LlamaEmbedder(Embedder):
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = self._piece
-        params.n_seq_max = 1
+        params.n_seq_max = MOST_TOGETHER
+        # The texts of one piece share the context's cells.
+        params.kv_unified = True
         params.n_threads = params.n_threads_batch = settings.n_threads_batch or settings.n_threads or usable_cores()
         params.embeddings = True
         params.pooling_type = pooling
@@ -101,53 +109,75 @@ class LlamaEmbedder(Embedder):
         return self._context is not None
 
     @override
-    def tokenize(self, prompt: Prompt) -> list[int]:
-        self._vocabulary.check(prompt.ids, "input")
-        return self._vocabulary.tokenize(prompt) + (self._vocabulary.ending if not prompt.ids else [])
+    def tokenize_all(self, prompts: Many[Prompt]) -> list[list[int]]:
+        for prompt in prompts:
+            self._vocabulary.check(prompt.ids, "input")
+        ending = self._vocabulary.ending
+        return [self._vocabulary.tokenize(prompt) + (ending if not prompt.ids else []) for prompt in prompts]
 
     @override
-    def embed(self, tokens: Many[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        if not tokens:
-            raise InvalidRequest("the input holds no tokens", param="input")
-        if len(tokens) > self.n_ctx:
-            raise input_too_long(len(tokens), self.n_ctx)
+    def tokenize_pairs(self, query: str, documents: Many[str]) -> list[list[int]]:
+        return self._vocabulary.tokenize_pairs(query, documents)
+
+    @override
+    def embed(self, texts: Many[Many[int]], poll: Callable[[], None] = lambda: None) -> tuple[list[list[float]], Spent]:
+        for tokens in texts:
+            if not tokens:
+                raise InvalidRequest("the input holds no tokens", param="input")
+            if len(tokens) > self.n_ctx:
+                raise input_too_long(len(tokens), self.n_ctx)
         while not self._lock.acquire(timeout=_POLL_SECONDS):
             poll()
         try:
             if self._context is None:
                 raise Unavailable("the model has left memory", code="engine_down", retry_after=1)
             cpu = time.process_time()
-            pieces = self._worker.submit(self._embed_pieces, tokens, poll).result()
-            spent = Spent(len(tokens), cpu_seconds=round(time.process_time() - cpu, 6))
+            vectors = self._worker.submit(self._embed_all, texts, poll).result()
+            spent = Spent(sum(map(len, texts)), cpu_seconds=round(time.process_time() - cpu, 6))
         finally:
             self._lock.release()
-        if self._pooling == _MEAN:
-            vector = sum((piece * count for piece, count in pieces), np.zeros(self._width, np.float32))
-        else:
-            vector = pieces[0 if self._pooling == _CLS else -1][0]
-        length = float(np.linalg.norm(vector))
-        return [float(value) for value in (vector / length if length else vector)], spent
+        return [vector.tolist() if self.ranks else _normalized(vector) for vector in vectors], spent
 
-    def _embed_pieces(self, tokens: Many[int], poll: Callable[[], None]) -> list[tuple[npt.NDArray[np.float32], int]]:
-        """The vectors of a text's pieces, each with its number of tokens. Runs on the worker; `poll` may raise."""
-        if self._memory:
-            llama_cpp.llama_memory_clear(self._memory, True)
+    def _embed_all(self, texts: Many[Many[int]], poll: Callable[[], None]) -> list[Vector]:
+        """The vectors of texts. Runs on the worker; `poll` may raise."""
+        vectors: list[Vector] = []
+        for group in groups_of(texts, self._together, MOST_TOGETHER):
+            self._clear()
+            if len(group) > 1 or len(group[0]) <= self._piece:
+                vectors += self._compute([Run(n, 0, tokens, sampled=True) for n, tokens in enumerate(group)], poll)
+            else:
+                vectors.append(self._embed_pieces(group[0], poll))
+        return vectors
+
+    def _embed_pieces(self, tokens: Many[int], poll: Callable[[], None]) -> Vector:
+        """The vector of a long text, piece by piece."""
         pieces = []
         for start in range(0, len(tokens), self._piece):
-            poll()
             piece = tokens[start : start + self._piece]
-            pieces.append((self._embed_piece(start, piece), len(piece)))
-        return pieces
+            (vector,) = self._compute([Run(0, start, piece, sampled=True)], poll)
+            pieces.append((vector, len(piece)))
+        if self._pooling != _MEAN:
+            return pieces[0 if self._pooling == _CLS else -1][0]
+        total: Vector = np.sum([vector * count for vector, count in pieces], axis=0, dtype=np.float32)
+        return total
 
-    def _embed_piece(self, start: int, tokens: Many[int]) -> npt.NDArray[np.float32]:
-        """The vector of a piece of the text, which begins at token `start`."""
-        self._batch.fill([Run(0, start, tokens, sampled=True)], all_rows=True)
+    def _clear(self) -> None:
+        if self._memory:
+            llama_cpp.llama_memory_clear(self._memory, True)
+
+    def _compute(self, runs: list[Run], poll: Callable[[], None]) -> list[Vector]:
+        """Compute one piece, which has each run's text or a part of it; return each run's vector."""
+        poll()
+        self._batch.fill(runs, all_rows=True)
         compute = llama_cpp.llama_decode if self._memory else llama_cpp.llama_encode
-        with self.clock:
+        with self._turns.piece(poll), self.clock:
             status = compute(self._context, self._batch.native)
         if status != 0:
             raise EngineFailure(f"llama.cpp could not make an embedding: {native_log.take_errors()}")
-        first = llama_cpp.llama_get_embeddings_seq(self._context, 0)
+        return [self._vector(run.slot) for run in runs]
+
+    def _vector(self, slot: int) -> Vector:
+        first = llama_cpp.llama_get_embeddings_seq(self._context, slot)
         if not first:
             raise EngineFailure("llama.cpp made no embedding")
         return np.array(np.ctypeslib.as_array(first, (self._width,)))
@@ -168,3 +198,22 @@ class LlamaEmbedder(Embedder):
                 llama_cpp.llama_model_free(self._model)
             self._context = self._model = None
         self._worker.shutdown(wait=False)
+
+
+def groups_of(texts: Many[Many[int]], most_tokens: int, most_texts: int) -> Iterator[list[Many[int]]]:
+    """Yield the texts in their order, as many together as have `most_tokens`; a longer one is alone."""
+    group: list[Many[int]] = []
+    for tokens in texts:
+        if group and (len(group) == most_texts or sum(map(len, group)) + len(tokens) > most_tokens):
+            yield group
+            group = []
+        group.append(tokens)
+    if group:
+        yield group
+
+
+def _normalized(vector: Vector) -> list[float]:
+    """Return a vector of length 1."""
+    length = float(np.linalg.norm(vector))
+    scaled: list[float] = (vector / length if length else vector).tolist()
+    return scaled

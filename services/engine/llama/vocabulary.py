@@ -108,6 +108,7 @@ class Vocabulary:
             specials=tuple(sorted(self._specials, key=len, reverse=True)),
             longest_token=self._longest_token(model),
         )
+        self._rank_template = _template(model, b"rerank")
         self._is_spm = llama_cpp.llama_vocab_type(self.pointer) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
 
     def tokenize(self, prompt: Prompt) -> list[int]:
@@ -139,6 +140,23 @@ class Vocabulary:
         if llama_cpp.llama_vocab_get_add_sep(self.pointer):
             return [token for token in [llama_cpp.llama_vocab_sep(self.pointer)] if token >= 0]
         return [llama_cpp.llama_vocab_eos(self.pointer)] if llama_cpp.llama_vocab_get_add_eos(self.pointer) else []
+
+    def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of a query with each document, as models that rank texts were trained.
+
+        By the template of the file's `tokenizer.chat_template.rerank`, or else with the separators that the vocabulary adds
+        to texts. Source: llama.cpp's tools/server/server-common.cpp, format_prompt_rerank.
+        """
+        if self._rank_template:
+            return [self.tokenize(_filled(self._rank_template, query, document)) for document in documents]
+        eos, sep = llama_cpp.llama_vocab_eos(self.pointer), llama_cpp.llama_vocab_sep(self.pointer)
+        ends = [eos if eos >= 0 else sep] if llama_cpp.llama_vocab_get_add_eos(self.pointer) else []
+        separators = [sep] if llama_cpp.llama_vocab_get_add_sep(self.pointer) else []
+        # BERT was trained with its separator behind the document too.
+        between, ends = [*ends, *separators], ends or separators
+        bos = [] if self._bos is None else [self._bos]
+        asked = self._tokenize(query, parse_special=False)
+        return [[*bos, *asked, *between, *self._tokenize(each, parse_special=False), *ends] for each in documents]
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """Return the bytes of each token, special ones included. Raises InvalidRequest for ids that do not exist."""
@@ -382,6 +400,18 @@ def _is_mark(text: str) -> bool:
 def _template(model: int, name: bytes | None) -> str:
     """The named chat template in the model's file (None: the default one); "" if there is none."""
     return (llama_cpp.llama_model_chat_template(model, name) or b"").decode("utf-8", "replace")
+
+
+def _filled(template: str, query: str, document: str) -> Prompt:
+    """Return a rank template with its texts, in which nothing is a special token."""
+    pieces, typed, at = [], [], 0
+    for part in re.split(r"(\{query\}|\{document\})", template):
+        text = {"{query}": query, "{document}": document}.get(part)
+        if text is not None:
+            typed.append((at, at + len(text)))
+        pieces.append(part if text is None else text)
+        at += len(pieces[-1])
+    return Prompt("".join(pieces), tuple(typed))
 
 
 def _is_typed(match: re.Match[str], prompt: Prompt) -> bool:

@@ -7,6 +7,7 @@ is killed. The callers that waited get an error that says so, and may ask again.
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +48,7 @@ class ProcessModel(Model, Embedder):
         self._lease = lease
         self.n_ctx = int(lease.known["n_ctx"])
         self.chat_format = from_json(ChatFormat, lease.known["chat_format"])
+        self.ranks = bool(lease.known["ranks"])
 
     @override
     def tokenize(self, prompt: Prompt) -> list[int]:
@@ -73,9 +75,17 @@ class ProcessModel(Model, Embedder):
         return self._prefetches
 
     @override
-    def embed(self, tokens: Sequence[int], poll: Callable[[], None] = lambda: None) -> tuple[list[float], Spent]:
-        vector, spent = self._connection.call_polled("embed", poll, lease=self._lease.number, tokens=list(tokens))
-        return list(vector), from_json(Spent, spent)
+    def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        fields = {"query": query, "documents": list(documents)}
+        return list(self._connection.call_leased("tokenize_pairs", self._lease, **fields))
+
+    @override
+    def embed(
+        self, texts: Sequence[Sequence[int]], poll: Callable[[], None] = lambda: None
+    ) -> tuple[list[list[float]], Spent]:
+        lists = [list(tokens) for tokens in texts]
+        vectors, spent = self._connection.call_polled("embed", poll, lease=self._lease.number, texts=lists)
+        return [_floats(bytes.fromhex(vector)) for vector in vectors], from_json(Spent, spent)
 
 
 class EngineProcess(Backend):
@@ -244,3 +254,7 @@ def _fresh_report(connection: EngineConnection) -> Report:
         with suppress(HearthError):
             connection.call("report", _REPORT_SECONDS)
     return connection.report
+
+
+def _floats(raw: bytes) -> list[float]:
+    return list(struct.unpack(f"<{len(raw) // 4}f", raw))

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -192,7 +193,8 @@ class Child:
             # First: with the result, the messages go on that wait for it.
             self._send_report(b"")
         leased.set_result((stack, model))
-        return {"n_ctx": model.n_ctx, "chat_format": to_json(model.chat_format)}
+        ranks = isinstance(model, LlamaEmbedder) and model.ranks
+        return {"n_ctx": model.n_ctx, "chat_format": to_json(model.chat_format), "ranks": ranks}
 
     def _release(self, message: Message) -> None:
         leased = self._leases.pop(message["lease"])
@@ -207,10 +209,15 @@ class Child:
 
     def _tokenize_all(self, message: Message) -> list[list[int]]:
         model = self._model(message)
-        return [model.tokenize(from_json(Prompt, prompt)) for prompt in message["prompts"]]
+        return model.tokenize_all([from_json(Prompt, prompt) for prompt in message["prompts"]])
 
     def _pieces(self, message: Message) -> list[str]:
         return [piece.hex() for piece in self._engine(message).pieces(message["tokens"])]
+
+    def _tokenize_pairs(self, message: Message) -> list[list[int]]:
+        embedder = self._model(message)
+        assert isinstance(embedder, LlamaEmbedder)
+        return embedder.tokenize_pairs(message["query"], message["documents"])
 
     def _register_embedding(self, message: Message) -> None:
         self._embeddings[message["id"]] = threading.Event()
@@ -225,10 +232,10 @@ class Child:
                 raise Unavailable("nobody waits for it any more", code="cancelled")
 
         try:
-            vector, spent = embedder.embed(message["tokens"], poll)
+            vectors, spent = embedder.embed(message["texts"], poll)
         finally:
             del self._embeddings[message["id"]]
-        return [vector, to_json(spent)]
+        return [[struct.pack(f"<{len(vector)}f", *vector).hex() for vector in vectors], to_json(spent)]
 
     def _give_up(self, message: Message) -> None:
         if self._deferred.pop(message["number"], None):
@@ -300,6 +307,7 @@ HANDLERS = {
     "release": Handler(Child._release, answered=False),
     "tokenize_all": Handler(Child._tokenize_all, Child._has_short_prompts),
     "pieces": Handler(Child._pieces),
+    "tokenize_pairs": Handler(Child._tokenize_pairs),
     "embed": Handler(Child._embed, register=Child._register_embedding),
     "give_up": Handler(Child._give_up, _always, answered=False),
     "submit_all": Handler(Child._submit_all),

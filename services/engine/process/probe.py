@@ -221,7 +221,7 @@ def _attempt(settings: LoadSettings, embeds: bool) -> Message | None:
         read_model(settings.file)
         if embeds:
             embedder = LlamaEmbedder(settings)
-            embedder.embed(embedder.tokenize(Prompt("Hi")))
+            embedder.embed(embedder.tokenize_all([Prompt("Hi")]))
         else:
             Runner(settings).decode([Run(0, 0, [0], sampled=True)])
     except BadGguf as error:

@@ -152,7 +152,7 @@ def test_an_embedders_memory_is_counted_and_small(tmp_path: Path) -> None:
         embedder = LlamaEmbedder(LoadSettings(file, 0))
         assert embedder.n_weights < embedder.n_bytes or file != GUIDE
         before = used_memory()
-        embedder.embed(embedder.tokenize(Prompt("w1 w2 " * 25)))
+        embedder.embed(embedder.tokenize_all([Prompt("w1 w2 " * 25)]))
         assert used_memory() - before < embedder.n_bytes + 20e6
         embedder.close()
 
@@ -266,7 +266,7 @@ def test_a_chosen_context_is_smaller_where_memory_is(
 def test_an_embedder_chooses_a_context_too(tmp_path: Path) -> None:
     embedder = LlamaEmbedder(LoadSettings(write_embedding_model(tmp_path / "bert.gguf"), 0))
     assert embedder.n_ctx == 64
-    assert len(embedder.embed(embedder.tokenize(Prompt("w1 w2")))[0]) == 64
+    assert len(embedder.embed(embedder.tokenize_all([Prompt("w1 w2")]))[0][0]) == 64
     embedder.close()
     guide = LlamaEmbedder(LoadSettings(GUIDE, 0))
     assert guide.n_ctx == 2048 < LONGEST_TEXT
