@@ -161,6 +161,7 @@ def test_the_way_in_and_back(cluster: Cluster, tmp_path: Path, cluster_models: P
     key, id_ = alone.mint("Ana", limits={"parallel": 3})
     alone.ask("My name is Ana.", key=key, session_id=1)
     alone.ask("Grüße 🙂", session_id=2)
+    said = alone.post("/v1/responses", {"input": "My name is Zoe."}, key=key).json()["id"]
     assert main(cluster, "migrate", "--data", str(alone.data)).stderr.startswith(
         "Hearth cannot migrate: a server or a worker works on"
     )
@@ -170,6 +171,7 @@ def test_the_way_in_and_back(cluster: Cluster, tmp_path: Path, cluster_models: P
     first = main(cluster, "migrate", "--data", str(alone.data))
     assert (first.returncode, first.stderr) == (0, "")
     assert "2 sessions copied.\n2 keys copied." in first.stdout
+    assert "1 responses copied." in first.stdout
     again = main(cluster, "migrate", "--data", str(alone.data))
     assert again.returncode == 0
     assert "copied" not in again.stdout
@@ -178,6 +180,9 @@ def test_the_way_in_and_back(cluster: Cluster, tmp_path: Path, cluster_models: P
     for path, told in before.items():
         assert without_use(node.get(path).json()) == without_use(told)
     assert node.ask("What is my name?", key=key, session_id=1)["result"] == "Your name is Ana."
+    goes_on = {"input": "What is my name?", "previous_response_id": said}
+    answered = node.post("/v1/responses", goes_on, key=key).json()
+    assert answered["output"][0]["content"][0]["text"] == "Your name is Zoe."
     node.ask("New here.", session_id=5)
     second_key, _ = node.mint("Ben")
 
@@ -191,7 +196,8 @@ def test_the_way_in_and_back(cluster: Cluster, tmp_path: Path, cluster_models: P
     ]
     assert returned.get("/answer/5").json() == node.get("/answer/5").json()
     assert returned.get("/auth", key=second_key).status_code == 200
-    assert sum(row["requests"] for row in returned.get("/auth/usage").json()["usage"]) == 4
+    assert returned.get(f"/v1/responses/{answered['id']}", key=key).json() == answered
+    assert sum(row["requests"] for row in returned.get("/auth/usage").json()["usage"]) == 6
     returned.stop()
     # What was changed on both sides stays on both, and is told.
     conflict = main(cluster, "migrate", "--data", str(alone.data))
