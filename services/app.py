@@ -84,6 +84,7 @@ def build_application(
         stores.sessions.settle,
         stores.quotas.check_job,
         partial(is_answered, stores.sessions),
+        stores.responses.tidy,
     )
     idempotency = Idempotency(jobs, answers)
     return Application(

@@ -19,8 +19,9 @@ from services.answers.request import AnswerRequest
 from services.answers.stream import Answer, summary
 from services.backend.protocols import Generation, Model
 from services.backend.types import Finish, GenerationRequest, PrefetchRequest
-from services.errors import HearthError, PromptTooLong
+from services.errors import HearthError
 from services.models.profile import Chosen
+from services.prompts.chat import ChatForm
 from services.prompts.fit import FittedPrompt, PromptFitter, fitter_of
 from services.prompts.form import Exchange, Form
 from services.replies.events import Reply
@@ -157,9 +158,10 @@ def fitted_prompt(
     n_ctx = asked.context(chosen.profile, model.n_ctx)
     fitter = fitter_of(form, model, n_ctx, longest, pause)
     exchanges = [*conversation.exchanges, *asked.history]
-    fitted = fitter.fit(exchanges, asked.prompt, asked.history_start if asked.history else conversation.start)
-    if fitted.start and not asked.slides:
-        raise PromptTooLong(n_ctx + 1, n_ctx, at_least=True)
+    if asked.slides or not isinstance(form, ChatForm):
+        fitted = fitter.fit(exchanges, asked.prompt, asked.history_start if asked.history else conversation.start)
+    else:
+        fitted = fitter_of(form.holding(exchanges), model, n_ctx, longest, pause).fit([], asked.prompt)
     return fitter, replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
 
 

@@ -83,7 +83,7 @@ class AnswerRequest:
     history_start: int = 0
     """How many of these the conversation's last prompt has left out."""
     slides: bool = True
-    """False if a prompt that leaves out exchanges is refused."""
+    """False if the prompt holds all exchanges, or is refused."""
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The tools that the model may call, as chat templates take them."""
     tool_choice: str = "auto"

@@ -255,6 +255,10 @@ class Answers:
                 with self.working(deadline, _size(request, conversation)) as pause:
                     yield WrittenRequest(chosen, model, conversation, form.pausing(pause), pause)
 
+    def profile_name(self, client: Client, model: str | None) -> str:
+        """Return the profile's name, or the file's, that a request for `model` uses. Raises NotFound, NotPermitted."""
+        return self.models.choose(self._meter.profiles(client.identity.id), model).name
+
     def forget(self, client: Client, key: SessionKey) -> None:
         """Delete a session, after the prompt that it may be answering. Raises NotFound."""
         with self.admit(client) as deadline, self._sessions.lock(key, deadline.poll):

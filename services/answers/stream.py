@@ -66,6 +66,11 @@ class Answer:
         """The choices of the tokens that were read so far, if `Sampling.n_top` asks for them."""
         return self.choices_from(0)
 
+    @property
+    def n_choices(self) -> int:
+        """The number of `choices`."""
+        return self._generation.n_choices
+
     def choices_from(self, first: int) -> list[TokenChoice]:
         """Return those of `choices` from number `first` on."""
         return self._generation.choices[first : self._generation.n_choices]

@@ -130,9 +130,17 @@ class SessionResource(Resource):
     def delete(self, number: str, owner: str | None = None) -> Any:
         """Forget a conversation."""
         key = _session_key(number, owner)
-        self._answers.forget(current_client(), key)
-        self._responses.remove_session(key.owner, str(key.number))
-        self._jobs.forget_session(key.owner, str(key.number))
+        of = key.owner, str(key.number)
+        had_responses = self._responses.remove_session(*of)
+        try:
+            self._answers.forget(current_client(), key)
+        except NotFound:
+            # Calls alone are kept with the responses.
+            if not had_responses:
+                raise
+        # An answer may have been in flight.
+        self._responses.remove_session(*of)
+        self._jobs.forget_session(*of)
         return {"deleted": True}
 
 

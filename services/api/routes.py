@@ -128,7 +128,7 @@ def _session(parts: Application) -> Arguments:
 
 
 def _new_response(parts: Application) -> Arguments:
-    return parts.responds["responses"], parts.jobs, parts.stores.responses
+    return parts.responds["responses"], parts.answers, parts.jobs, parts.stores.responses
 
 
 def _response(parts: Application) -> Arguments:

@@ -45,17 +45,19 @@ class Jobs:
         settle: Callable[[str, str, str], None] = lambda *_: None,
         check_room: Callable[[str, int], None] = lambda *_: None,
         is_answered: Callable[[JobKey, JobRequest], bool] = lambda *_: False,
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
         """`settle` is called with the owner, session and name of each request whose reply is kept now.
 
         `check_room` raises NotPermitted where an owner may not keep so many bytes more. `is_answered` returns whether a
-        request is answered already, and only its reply is not kept.
+        request is answered already, and only its reply is not kept. `tidy` is called whenever the store is tidied.
         """
         self._store = store
         self._perform = perform
         self._settle = settle
         self._check_room = check_room
         self._is_answered = is_answered
+        self._tidy = tidy
         self._changed = threading.Condition()
         self._in_flight: dict[JobKey, Job] = {}
         self._queue: list[Job] = []
@@ -211,8 +213,9 @@ class Jobs:
                 with self._changed:
                     self._keep_all()
                 self._store.tidy()
+                self._tidy()
             except HearthError as error:
-                log.warning("old jobs cannot be removed: %s", error.message)
+                log.warning("old jobs and responses cannot be removed: %s", error.message)
 
     def _watch(self) -> None:
         """Resume the jobs that other servers left, and stop those that were deleted there; in a thread of its own."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,15 +10,13 @@ from typing import Literal, Protocol
 
 from typing_extensions import override
 
+from services.sessions.owned_rows import OwnedRows
 from services.sessions.table import Kept
-from services.storage.database import open_database
 
 JobState = Literal["queued", "running", "done", "failed"]
 # Seconds for which a reply is kept.
 KEPT_FOR = 24 * 3600.0
 
-# Seconds to wait for another connection that has locked the file: other replies wait meanwhile.
-_PATIENCE = 2.0
 # Pages that are given back to the disk at once, and seconds between two times, for other users of the file.
 _ROWS = 500
 _PAGES, _PAUSE = 500, 0.02
@@ -121,21 +118,14 @@ class JobTable(Protocol):
         ...
 
 
-class JobStore(JobTable):
-    """The table of one server. Any thread may call it; `_lock` lets one statement run at a time, and change `_kept`."""
+class JobStore(OwnedRows, JobTable):
+    """The table of one server. Any thread may call it."""
 
     is_shared = False
 
     def __init__(self, path: Path) -> None:
         """`path` is the database. Raises DamagedFile where it is none, StorageFailed where it cannot be used."""
-        self._lock = threading.Lock()
-        self._file = open_database(path, _PATIENCE)
-        self._db = self._file.db
-        self._has_traces = False
-        """True while the WAL may hold rows that were to leave no trace."""
-        with self._file.explained():
-            rows = self._db.execute(f"SELECT owner, count(*), sum({_SIZE}) FROM jobs GROUP BY owner")  # noqa: S608
-            self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
+        super().__init__(path, "jobs", _SIZE)
 
     @override
     def get(self, key: JobKey) -> StoredJob | None:
@@ -162,7 +152,7 @@ class JobStore(JobTable):
             places, owner = ", ".join("?" * len(row)), job.key.owner
             had = self._db.execute(f"SELECT {_SIZE} FROM jobs WHERE owner = ? AND id = ?", (owner, job.key.id)).fetchone()  # noqa: S608
             self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
-            self._kept[owner] = self._kept.get(owner, Kept()) + (Kept(0, n_bytes - had[0]) if had else Kept(1, n_bytes))
+            self._count(owner, 0 if had else 1, n_bytes - (had[0] if had else 0))
 
     @override
     def remove(self, key: JobKey) -> None:
@@ -175,11 +165,6 @@ class JobStore(JobTable):
         with self._lock, self._file.explained():
             if self._delete("owner = ? AND session = ?", owner, session):
                 self._empty_wal()
-
-    @override
-    def kept(self, owner: str) -> Kept:
-        # Without the lock, which may be held for as long as the disk takes: it is one value, whole at any moment.
-        return self._kept.get(owner, Kept())
 
     @override
     def tidy(self) -> None:
@@ -212,23 +197,6 @@ class JobStore(JobTable):
     @override
     def release(self, _key: JobKey) -> None:
         pass
-
-    @override
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    def _empty_wal(self) -> None:
-        """Empty the WAL, which may hold deleted rows; while another connection reads it, the next `tidy` has to."""
-        self._has_traces = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-
-    def _delete(self, where: str, *values: str | float) -> int:
-        """Delete rows; return their number."""
-        query = f"DELETE FROM jobs WHERE {where} RETURNING owner, {_SIZE}"  # noqa: S608
-        rows = self._db.execute(query, values).fetchall()
-        for owner, n_bytes in rows:
-            self._kept[owner] = self._kept.get(owner, Kept()) + Kept(-1, -n_bytes)
-        return len(rows)
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredJob]:
         with self._lock, self._file.explained():

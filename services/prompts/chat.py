@@ -91,6 +91,11 @@ class ChatForm(Form):
         roles = tuple(message["role"] for message in self.messages[:8])
         return self.template, self.system, bool(self.tools), variables, roles
 
+    def holding(self, window: Sequence[Exchange]) -> ChatForm:
+        """Return the chat with these exchanges among its messages, so that no prompt leaves them out."""
+        n = self._n_system
+        return replace(self, messages=(*self.messages[:n], *_messages_of(window), *self.messages[n:]))
+
     @property
     def _n_system(self) -> int:
         return count_system(self.messages)

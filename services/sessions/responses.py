@@ -6,7 +6,6 @@ They are kept in data/hearth.sqlite for 30 days after their last use; a cluster 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,8 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from services.errors import InvalidRequest
+from services.sessions.owned_rows import OwnedRows
 from services.sessions.table import Kept
-from services.storage.database import open_database
 
 # Seconds for which a response is kept after its last use.
 KEPT_FOR = 30 * 24 * 3600.0
@@ -25,7 +24,7 @@ KEPT_FOR = 30 * 24 * 3600.0
 LONGEST_CHAIN = 2000
 UNFINISHED = ("queued", "in_progress")
 
-_PATIENCE = 2.0
+_DAY = 24 * 3600.0
 # Expired rows that are removed at once.
 _ROWS = 200
 _SIZE = "length(items) + length(body)"
@@ -56,6 +55,11 @@ class StoredResponse:
         return list(self.body.get("output") or [])
 
     @property
+    def ends_in_calls(self) -> bool:
+        """True if the client's tools were called, whose outputs come next."""
+        return any(str(item["type"]).endswith("_call") for item in self.body.get("output") or ())
+
+    @property
     def n_bytes(self) -> int:
         """The bytes of its items and its body, as they are stored."""
         return len(encoded(list(self.items))) + len(encoded(self.body))
@@ -77,15 +81,15 @@ class ResponseTable(Protocol):
         ...
 
     def last_of(self, owner: str, session: str) -> StoredResponse | None:
-        """Return the last response of a session; None if there is none."""
+        """Return the response of a session that came to its end last, completed or not; None if there is none."""
         ...
 
     def remove(self, owner: str, id_: str) -> bool:
         """Forget a response, and leave no trace of it; return False if there is none."""
         ...
 
-    def remove_session(self, owner: str, session: str) -> None:
-        """Forget all responses of a session, and leave no trace of them."""
+    def remove_session(self, owner: str, session: str) -> bool:
+        """Forget all responses of a session, and leave no trace of them; return False if there are none."""
         ...
 
     def kept(self, owner: str) -> Kept:
@@ -94,6 +98,10 @@ class ResponseTable(Protocol):
 
     def everything(self) -> list[StoredResponse]:
         """Return all responses."""
+        ...
+
+    def tidy(self) -> None:
+        """Forget what has expired."""
         ...
 
     def close(self) -> None:
@@ -120,22 +128,38 @@ def chain_of(table: ResponseTable, owner: str, id_: str) -> list[StoredResponse]
             what = f"previous_response_id: a conversation may have at most {LONGEST_CHAIN:,} responses"
             raise InvalidRequest(what, param="previous_response_id")
         id_ = found.previous
-    if chain:
-        table.touch(owner, [each.id for each in chain])
+    keep(table, chain)
     return chain[::-1]
 
 
-class ResponseStore(ResponseTable):
-    """The responses of one server. Any thread may call it; `_lock` lets one statement run at a time, and change `_kept`."""
+def pending_of(table: ResponseTable, owner: str, session: str) -> list[StoredResponse]:
+    """Return the responses of a session since its last answer in words, which end in calls, the first one first.
+
+    A session keeps exchanges of words alone. Where one was deleted, those behind it are left.
+    """
+    chain: list[StoredResponse] = []
+    found = table.last_of(owner, session)
+    while found and found.ends_in_calls and len(chain) < LONGEST_CHAIN:
+        chain.append(found)
+        found = table.get(owner, found.previous) if found.previous else None
+    keep(table, chain)
+    return chain[::-1]
+
+
+def keep(table: ResponseTable, used: Sequence[StoredResponse]) -> None:
+    """Keep responses for longer that are used."""
+    # Once a day is enough.
+    old = [each for each in used if each.used < time.time() - _DAY]
+    if old:
+        table.touch(old[0].owner, [each.id for each in old])
+
+
+class ResponseStore(OwnedRows, ResponseTable):
+    """The responses of one server. Any thread may call it."""
 
     def __init__(self, path: Path) -> None:
         """`path` is the database. Raises DamagedFile where it is none, StorageFailed where it cannot be used."""
-        self._lock = threading.Lock()
-        self._file = open_database(path, _PATIENCE)
-        self._db = self._file.db
-        with self._file.explained():
-            rows = self._db.execute(f"SELECT owner, count(*), sum({_SIZE}) FROM responses GROUP BY owner")  # noqa: S608
-            self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
+        super().__init__(path, "responses", _SIZE)
 
     @override
     def get(self, owner: str, id_: str) -> StoredResponse | None:
@@ -147,16 +171,15 @@ class ResponseStore(ResponseTable):
             *(response.owner, response.id, response.previous, response.session, response.status, time.time()),
             *(encoded(list(response.items)), encoded(response.body), response.left_out),
         )
-        with self._lock, self._file.explained(), self._file.transaction():
-            query = f"SELECT status, {_SIZE} FROM responses WHERE owner = ? AND id = ?"  # noqa: S608
-            had = self._db.execute(query, row[:2]).fetchone()
-            if had and had[0] not in UNFINISHED:
-                return
-            places = ", ".join("?" * len(row))
-            self._db.execute(f"INSERT OR REPLACE INTO responses ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
+        with self._lock, self._file.explained():
+            with self._file.transaction():
+                query = f"SELECT status, {_SIZE} FROM responses WHERE owner = ? AND id = ?"  # noqa: S608
+                had = self._db.execute(query, row[:2]).fetchone()
+                if had and had[0] not in UNFINISHED:
+                    return
+                places = ", ".join("?" * len(row))
+                self._db.execute(f"INSERT OR REPLACE INTO responses ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
             self._count(response.owner, 0 if had else 1, len(row[6]) + len(row[7]) - (had[1] if had else 0))
-            expired = f"rowid IN (SELECT rowid FROM responses WHERE used < ? LIMIT {_ROWS})"  # noqa: S608
-            self._delete(expired, time.time() - KEPT_FOR)
 
     @override
     def touch(self, owner: str, ids: Sequence[str]) -> None:
@@ -166,7 +189,8 @@ class ResponseStore(ResponseTable):
 
     @override
     def last_of(self, owner: str, session: str) -> StoredResponse | None:
-        return next(iter(self._select("owner = ? AND session = ? ORDER BY rowid DESC LIMIT 1", owner, session)), None)
+        where = "owner = ? AND session = ? AND status IN ('completed', 'incomplete') ORDER BY rowid DESC LIMIT 1"
+        return next(iter(self._select(where, owner, session)), None)
 
     @override
     def remove(self, owner: str, id_: str) -> bool:
@@ -176,24 +200,28 @@ class ResponseStore(ResponseTable):
         return n_deleted > 0
 
     @override
-    def remove_session(self, owner: str, session: str) -> None:
+    def remove_session(self, owner: str, session: str) -> bool:
         with self._lock, self._file.explained():
-            if self._delete("owner = ? AND session = ?", owner, session):
+            n_deleted = self._delete("owner = ? AND session = ?", owner, session)
+            if n_deleted:
                 self._empty_wal()
-
-    @override
-    def kept(self, owner: str) -> Kept:
-        # Without the lock, which may be held for as long as the disk takes: it is one value, whole at any moment.
-        return self._kept.get(owner, Kept())
+        return n_deleted > 0
 
     @override
     def everything(self) -> list[StoredResponse]:
         return self._select("1 ORDER BY rowid")
 
     @override
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+    def tidy(self) -> None:
+        expired = f"rowid IN (SELECT rowid FROM responses WHERE used < ? LIMIT {_ROWS})"  # noqa: S608
+        n_deleted = _ROWS
+        while n_deleted == _ROWS:
+            # In pieces: each holds the database's write lock, for which the other stores wait.
+            with self._lock, self._file.explained():
+                n_deleted = self._delete(expired, time.time() - KEPT_FOR)
+        with self._lock, self._file.explained():
+            if self._has_traces:
+                self._empty_wal()
 
     def _select(self, where: str, *values: str) -> list[StoredResponse]:
         with self._lock, self._file.explained():
@@ -204,20 +232,6 @@ class ResponseStore(ResponseTable):
             for owner, id_, previous, session, status, used, items, body, left_out in rows
         ]
         return [each for each in found if each.used > time.time() - KEPT_FOR]
-
-    def _delete(self, where: str, *values: str | float) -> int:
-        """Delete rows; return their number."""
-        rows = self._db.execute(f"DELETE FROM responses WHERE {where} RETURNING owner, {_SIZE}", values).fetchall()  # noqa: S608
-        for owner, n_bytes in rows:
-            self._count(owner, -1, -n_bytes)
-        return len(rows)
-
-    def _count(self, owner: str, count: int, n_bytes: int) -> None:
-        self._kept[owner] = self._kept.get(owner, Kept()) + Kept(count, n_bytes)
-
-    def _empty_wal(self) -> None:
-        """Empty the WAL, which may hold deleted rows; while another connection reads it, a later change has to."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def encoded(value: Any) -> bytes:

@@ -196,7 +196,7 @@ def test_what_cannot_be_stored_is_told_all_the_same(client: Client) -> None:
 def test_what_could_not_be_stored_is_stored_later(
     open_client: Callable[..., Client], backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.jobs.store._PATIENCE", 0.1)
+    monkeypatch.setattr("services.sessions.owned_rows._PATIENCE", 0.1)
     client = open_client(backend=backend)
     go_on = threading.Event()
     backend.reply(" Hi", go_on)

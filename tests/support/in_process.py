@@ -64,6 +64,7 @@ class Client(Api):
         for close in (self.parts.jobs.close, stores.sessions.close, stores.keys.close, self.parts.jobs.release):
             close()
         stores.usage.close()
+        stores.responses.close()
 
     def restart(self) -> None:
         """Make the application anew over the same files."""

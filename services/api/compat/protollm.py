@@ -131,7 +131,7 @@ class JobsResource(Resource):
     def post(self, json: JobBody) -> Any:
         """Have a prompt or a chat answered in its turn, after a restart too. What comes of it can be had for a day."""
         key = JobKey(caller().id, f"job:{json.job_id}")
-        self._jobs.enqueue(key, current_job("/chat_completion" if json.content is None else "/generate"))
+        self._jobs.enqueue(key, current_job("/chat_completion" if json.content is None else "/generate", json))
         return _describe(json.job_id, self._jobs.status(key)), 202
 
 

@@ -47,33 +47,35 @@ class Idempotency:
 
         The thread is held meanwhile, as by any answer; the thread that computes a job is none of the server's.
         """
-        client, name = current_client(), _name_of(body)
+        client, name = current_client(), request_name(body)
         # A guest has no name to keep a job by.
         if not name or client.identity.is_guest:
             reply = computation.compute(body, client)
             return sse.respond(reply) if isinstance(reply, sse.EventStream) else reply
-        key, asked = JobKey(client.identity.id, name), current_job(computation.path, computation.access.key_in_body)
+        key = JobKey(client.identity.id, name)
+        asked = current_job(computation.path, body, computation.access.key_in_body)
         with ExitStack() as stack:
             # First of all: a request that is refused is not computed either.
             deadline = stack.enter_context(self._answers.admit(client))
             return _follow(self._jobs.follow(key, asked), deadline, stack)
 
 
-def current_job(path: str, key_in_body: bool = False) -> JobRequest:
-    """Return the request that is being served as a job for `path`. Bodies that say the same have one digest.
+def current_job(path: str, checked: BaseModel, key_in_body: bool = False) -> JobRequest:
+    """Return the request that is being served, whose body is `checked`, as a job for `path`.
 
-    `key_in_body`: its `token` is left out.
+    Bodies that say the same have one digest. `key_in_body`: the body's `token` is left out.
     """
     asked = read_json(request)
     if isinstance(asked, dict) and key_in_body:
         # Keys are kept as hashes only.
         asked.pop("token", None)
     body = json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()
-    session = str(asked.get("session_id", "")) if isinstance(asked, dict) else ""
-    return JobRequest(path, body, hashlib.sha256(path.encode() + b"\0" + body).hexdigest(), session)
+    session = getattr(checked, "session_id", None)
+    digest = hashlib.sha256(path.encode() + b"\0" + body).hexdigest()
+    return JobRequest(path, body, digest, "" if session is None else str(session))
 
 
-def _name_of(body: BaseModel) -> str:
+def request_name(body: BaseModel) -> str:
     """Return the name by which the request is computed once; "" for none. Raises InvalidRequest for a bad header."""
     if job_id := getattr(body, "job_id", None):
         return f"job:{job_id}"

@@ -31,7 +31,7 @@ from services.jobs.store import JobStore, StoredJob
 from services.sessions.file_table import SessionTable
 from services.sessions.history import stored_messages
 from services.sessions.records import check_sessions, key_of
-from services.sessions.responses import ResponseStore, ResponseTable
+from services.sessions.responses import UNFINISHED, ResponseStore, ResponseTable
 from services.settings import Settings
 from services.storage.database import NAME
 from services.storage.json_file import JsonFile, JsonTable
@@ -209,7 +209,8 @@ def _copy_responses(source: ResponseTable, target: ResponseTable, copied: Copied
     """Copy responses; one that is finished replaces one that is not."""
     for each in source.everything():
         found = target.get(each.owner, each.id)
-        if copied.note("responses", each.id, found and found.body, each.body):
+        is_newly_done = found is not None and found.status in UNFINISHED and each.status not in UNFINISHED
+        if is_newly_done or copied.note("responses", each.id, found and found.body, each.body):
             if found:
                 target.remove(each.owner, each.id)
             target.add(each)

@@ -14,10 +14,11 @@ from services.cluster.stores.counted import Counted
 from services.sessions.responses import KEPT_FOR, UNFINISHED, ResponseTable, StoredResponse, encoded
 from services.sessions.table import Kept
 
-# KEYS: the response. ARGV: its text, its seconds, and the states of unfinished ones. One that is finished stays.
+# KEYS: the response. ARGV: its text, its seconds, and the states of unfinished ones. One that is finished stays. It may be
+# this one already, where the reply was lost.
 _ADD = """
 local had = redis.call('GET', KEYS[1])
-if had then
+if had and had ~= ARGV[1] then
   local status, unfinished = cjson.decode(had).status, false
   for i = 3, #ARGV do unfinished = unfinished or ARGV[i] == status end
   if not unfinished then return 0 end
@@ -44,24 +45,14 @@ class RedisResponseTable(ResponseTable):
 
     @override
     def add(self, response: StoredResponse) -> None:
-        stored = {
-            "owner": response.owner,
-            "id": response.id,
-            "previous": response.previous,
-            "session": response.session,
-            "status": response.status,
-            "items": encoded(list(response.items)).decode(),
-            "body": encoded(response.body).decode(),
-            "left_out": response.left_out,
-            "used": time.time(),
-        }
+        stored = {**_stored(response), "used": time.time()}
         with reached():
             if not self._add([self._name(response.owner, response.id)], [json.dumps(stored), int(KEPT_FOR), *UNFINISHED]):
                 return
             if response.session:
                 of_session = self._of(response.owner, response.session)
-                # In their order: a clock may be set back.
-                self._redis.zadd(of_session, {response.id: self._redis.incr(self._client.key("responses_number"))}, nx=True)
+                # In the order of their ends: a clock may be set back.
+                self._redis.zadd(of_session, {response.id: self._redis.incr(self._client.key("responses_number"))})
                 self._redis.expire(of_session, int(KEPT_FOR))
         self._counted.note(response.owner, response.id, KEPT_FOR, response.n_bytes)
 
@@ -69,15 +60,19 @@ class RedisResponseTable(ResponseTable):
     def touch(self, owner: str, ids: Sequence[str]) -> None:
         for id_ in ids:
             if found := self.get(owner, id_):
+                stored = {**_stored(found), "used": time.time()}
                 with reached():
-                    self._redis.expire(self._name(owner, id_), int(KEPT_FOR))
+                    self._redis.set(self._name(owner, id_), json.dumps(stored), ex=int(KEPT_FOR), xx=True)
+                    if found.session:
+                        self._redis.expire(self._of(owner, found.session), int(KEPT_FOR))
                 self._counted.note(owner, id_, KEPT_FOR, found.n_bytes)
 
     @override
     def last_of(self, owner: str, session: str) -> StoredResponse | None:
         with reached():
-            ids = self._redis.zrevrange(self._of(owner, session), 0, 0)
-        return self.get(owner, ids[0]) if ids else None
+            ids = self._redis.zrevrange(self._of(owner, session), 0, -1)
+        found = (self.get(owner, id_) for id_ in ids)
+        return next((each for each in found if each and each.status in ("completed", "incomplete")), None)
 
     @override
     def remove(self, owner: str, id_: str) -> bool:
@@ -92,11 +87,11 @@ class RedisResponseTable(ResponseTable):
         return True
 
     @override
-    def remove_session(self, owner: str, session: str) -> None:
+    def remove_session(self, owner: str, session: str) -> bool:
         with reached():
             ids = self._redis.zrange(self._of(owner, session), 0, -1)
-        for id_ in ids:
-            self.remove(owner, id_)
+        n_removed = sum(self.remove(owner, id_) for id_ in ids)
+        return n_removed > 0
 
     @override
     def kept(self, owner: str) -> Kept:
@@ -109,6 +104,11 @@ class RedisResponseTable(ResponseTable):
         return sorted((_response(json.loads(text)) for text in found if text), key=lambda each: each.used)
 
     @override
+    def tidy(self) -> None:
+        # Redis forgets by itself.
+        pass
+
+    @override
     def close(self) -> None:
         # The client is shared.
         pass
@@ -118,6 +118,19 @@ class RedisResponseTable(ResponseTable):
 
     def _of(self, owner: str, session: str) -> str:
         return self._client.key("responses_of", owner, session)
+
+
+def _stored(response: StoredResponse) -> dict[str, Any]:
+    return {
+        "owner": response.owner,
+        "id": response.id,
+        "previous": response.previous,
+        "session": response.session,
+        "status": response.status,
+        "items": encoded(list(response.items)).decode(),
+        "body": encoded(response.body).decode(),
+        "left_out": response.left_out,
+    }
 
 
 def _response(stored: Mapping[str, Any]) -> StoredResponse:

@@ -101,7 +101,7 @@ def test_what_the_assistant_does_without_a_break_is_one_message() -> None:
 
 def test_conversations_are_sessions() -> None:
     def session(id_: Any) -> int | None:
-        return CreateResponse.model_validate({"input": "x", "conversation": id_}).session
+        return CreateResponse.model_validate({"input": "x", "conversation": id_}).session_id
 
     assert [session("7"), session("conv_7"), session({"id": "conv_7"})] == [7, 7, 7]
     assert session("conv_abc") == session({"id": "conv_abc"}) != session("conv_abd")

@@ -97,8 +97,8 @@ class Item(Open):
     @property
     def thoughts(self) -> str:
         """The thoughts of a reasoning item: in full where it has them."""
-        written = words_of(self.content) or opened(self.encrypted_content)
-        return written or words_of(self.summary)
+        written = joined_text(self.content) or opened(self.encrypted_content)
+        return written or joined_text(self.summary)
 
     def stored(self) -> dict[str, Any]:
         """Return the item as it is stored."""
@@ -114,7 +114,7 @@ def read_items(stored: Iterable[Mapping[str, Any]]) -> list[Item]:
     return _items.validate_python(list(stored))
 
 
-def words_of(content: str | list[ItemPart] | None) -> str:
+def joined_text(content: str | list[ItemPart] | None) -> str:
     """Return a content as one text."""
     if isinstance(content, list):
         return "\n".join(words for part in content if (words := part.words()))
@@ -156,14 +156,14 @@ def _joined(items: Iterable[Item]) -> Iterator[dict[str, Any]]:
             own = {"role": "assistant", "content": "", "reasoning_content": item.thoughts} if item.thoughts else {}
             continue
         if item.kind == "message" and item.role == "assistant" and own and not own["content"]:
-            own["content"] = words_of(item.content)
+            own["content"] = joined_text(item.content)
             continue
         yield own
         own = {}
         if item.kind != "message":
-            yield {"role": "tool", "content": words_of(item.output), "tool_call_id": item.call_id}
+            yield {"role": "tool", "content": joined_text(item.output), "tool_call_id": item.call_id}
         elif item.role == "assistant":
-            own = {"role": "assistant", "content": words_of(item.content)}
+            own = {"role": "assistant", "content": joined_text(item.content)}
         else:
-            yield {"role": _ROLES.get(str(item.role), item.role), "content": words_of(item.content)}
+            yield {"role": _ROLES.get(str(item.role), item.role), "content": joined_text(item.content)}
     yield own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,10 @@ from services.api.openai.sampling_fields import UNLIMITED
 from services.errors import InvalidRequest
 from services.prompts.chat import last_user, words_of
 from services.prompts.form import Exchange
-from services.sessions.responses import ResponseTable, StoredResponse, chain_of
+from services.sessions.responses import ResponseTable, StoredResponse, chain_of, keep, pending_of
 
-# The length of an id's digits behind its prefix, and what an item's id has behind those of its response.
-_DIGITS = 32
+# The length of a response's id behind its prefix, and the number of its first item of input.
+_DIGITS, _FIRST_INPUT = 32, 0x8000
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,10 @@ class Before:
 
 def before_of(body: Responding, table: ResponseTable, owner: str) -> Before:
     """Return what a request goes on from. Raises InvalidRequest where something is not stored that it refers to."""
-    chain = chain_of(table, owner, body.previous_response_id or "")
-    if body.session is not None:
-        last = table.last_of(owner, str(body.session))
-        # A session keeps exchanges of words: calls without an answer so far stand before their outputs.
-        chain = chain_of(table, owner, last.id) if last and _is_pending(last) else []
+    if body.session_id is None:
+        chain = chain_of(table, owner, body.previous_response_id or "")
+    else:
+        chain = pending_of(table, owner, str(body.session_id))
     return Before(chain, list(_resolved(_items(body), table, owner)))
 
 
@@ -57,9 +57,9 @@ def response_request(body: CreateResponse, before: Before) -> AnswerRequest:
     """Return the request for a response's answer. Raises InvalidRequest."""
     messages = _messages(body, before)
     words = words_of(messages)
-    session = body.session
+    session = body.session_id
     if session is not None:
-        _check_session(messages, words)
+        _check_session(before, messages, words)
     choice, tools = callable_tools(body.own_tools, body.tool_choice)
     history, rest = _turns(messages) if body.truncation == "auto" and session is None else ((), messages)
     return AnswerRequest(
@@ -91,8 +91,8 @@ def counted_request(body: Responding, before: Before) -> AnswerRequest:
     return AnswerRequest(
         words_of(messages),
         model=body.model,
-        session_id=body.session,
-        memory_k=None if body.session is not None else 0,
+        session_id=body.session_id,
+        memory_k=None if body.session_id is not None else 0,
         max_tokens=0,
         messages=tuple(messages),
         tools=tuple(tools),
@@ -113,9 +113,10 @@ def response_of(item: str) -> str:
 
 
 def with_ids(items: Iterable[Item], response_id: str) -> list[dict[str, Any]]:
-    """Return the items of a request's input as they are stored: each has an id."""
+    """Return the items of a request's input as they are stored: each has an id by which it is found."""
     # Behind those of the output, of which there are fewer.
-    return [{"id": item_id("item", response_id, 0x8000 + n), **item.stored()} for n, item in enumerate(items)]
+    ids = (item_id("item", response_id, _FIRST_INPUT + n) for n in itertools.count())
+    return [{**item.stored(), "id": id_} for item, id_ in zip(items, ids, strict=False)]
 
 
 def _messages(body: Responding, before: Before) -> list[dict[str, Any]]:
@@ -134,30 +135,32 @@ def _items(body: Responding) -> list[Item]:
 
 def _resolved(items: Iterable[Item], table: ResponseTable, owner: str) -> Iterable[Item]:
     """Yield items, each reference as the stored item that it names. Raises InvalidRequest where that is not stored."""
+    known: dict[str, StoredResponse | None] = {}
     for n, item in enumerate(items):
         if item.kind != "item_reference":
             yield item
             continue
-        found = table.get(owner, response_of(str(item.id)))
+        id_ = response_of(str(item.id))
+        if id_ not in known:
+            known[id_] = table.get(owner, id_)
+        found = known[id_]
         stored: list[Mapping[str, Any]] = [*found.items, *found.output] if found else []
-        known = next((each for each in stored if each.get("id") == item.id), None)
-        if known is None:
+        named = next((each for each in stored if each.get("id") == item.id), None)
+        if named is None:
             what = f'input.{n}.id: there is no stored item "{item.id}"'
             raise InvalidRequest(what, param=f"input.{n}.id", code="item_not_found")
-        yield from read_items([known])
+        yield from read_items([named])
+    keep(table, [each for each in known.values() if each])
 
 
-def _is_pending(response: StoredResponse) -> bool:
-    """Return whether a response of a session ended in calls, so that its exchange goes on."""
-    return any(item["type"].endswith("_call") for item in response.output)
-
-
-def _check_session(messages: list[dict[str, Any]], words: str) -> None:
+def _check_session(before: Before, messages: list[dict[str, Any]], words: str) -> None:
+    """Raise InvalidRequest for what a session would not keep."""
+    said = [item.role for item in before.items if item.kind == "message"]
+    if said not in ([], ["user"]):
+        what = "input: a conversation takes one message of the user at a time; instructions hold a system prompt"
+        raise InvalidRequest(what, param="input")
     if not any(message["role"] == "user" for message in messages) or not words.strip():
         what = "input: a conversation goes on with what its user says, and there is no message of the user"
-        raise InvalidRequest(what, param="input")
-    if messages[-1]["role"] == "assistant":
-        what = "input: a conversation keeps its own answers: the last message cannot be the assistant's"
         raise InvalidRequest(what, param="input")
 
 
@@ -168,7 +171,7 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[tuple[Exchange, ...], list[d
     """
     n_system = next((n for n, each in enumerate(messages) if each["role"] != "system"), len(messages))
     last = last_user(messages)
-    if last is None:
+    if last is None or last == n_system:
         return (), messages
     begins = [n for n in range(n_system, last) if messages[n]["role"] == "user" or n == n_system]
     turns = [messages[start:end] for start, end in zip(begins, [*begins[1:], last], strict=True)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json as json_module
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
-from flask import request
 from flask_restful import Resource
 
 from auth.authentication import caller
@@ -18,7 +19,7 @@ from services.answers.stream import Answer
 from services.api.http.client import current_client
 from services.api.http.computation import Reply
 from services.api.http.faults import Form, as_of_request
-from services.api.http.idempotency import IDEMPOTENCY_KEY, Respond, current_job
+from services.api.http.idempotency import Respond, current_job, request_name
 from services.api.http.request_fields import telling_ignored
 from services.api.http.schemas import replies, spec
 from services.api.openai.responses.replies import CountedInput, InputItems, ResponseBody, ResponseDeleted
@@ -35,6 +36,8 @@ from services.sessions.responses import UNFINISHED, ResponseTable, StoredRespons
 PATH = "/v1/responses"
 # Begins the name of the job that computes a response in the background.
 _JOB = "response:"
+# The states in which a request that is sent again finds its response.
+_GOOD = ("queued", "in_progress", "completed", "incomplete")
 CheckRoom = Callable[[str, int], None]
 """Raises NotPermitted where an owner may not keep so many bytes more."""
 
@@ -42,8 +45,9 @@ CheckRoom = Callable[[str, int], None]
 class ResponsesResource(Resource):
     """New responses."""
 
-    def __init__(self, respond: Respond, jobs: Jobs, table: ResponseTable) -> None:
+    def __init__(self, respond: Respond, answers: Answers, jobs: Jobs, table: ResponseTable) -> None:
         self._respond = respond
+        self._answers = answers
         self._jobs = jobs
         self._table = table
 
@@ -62,22 +66,34 @@ class ResponsesResource(Resource):
     def _enqueue(self, body: CreateResponse) -> Json:
         if caller().is_guest:
             raise InvalidRequest("background: it needs a key, by which the response is found again", param="background")
-        owner, id_ = caller().id, _id_of_request()
-        if known := self._table.get(owner, id_):
-            return _current(known, self._jobs, self._table)
+        owner, id_ = caller().id, self._id_of_request(body)
+        known = self._table.get(owner, id_)
         before = before_of(body, self._table, owner)
         # Refused now, rather than when its turn comes.
         response_request(body, before)
-        frame = {**response_frame(body, id_, body.model or "", stores=True), "status": "queued"}
+        model = self._answers.profile_name(current_client(), body.model)
+        frame = {**response_frame(body, id_, model, stores=True), "status": "queued"}
+        # In this order: whoever finds the response finds its job. One that is over already stays as it is.
+        self._jobs.enqueue(JobKey(owner, f"{_JOB}{id_}"), current_job(PATH, body))
         items = with_ids(before.items, id_)
-        stored = StoredResponse(owner, id_, before.previous, _session(body), "queued", items, frame)
-        self._table.add(stored)
+        self._table.add(StoredResponse(owner, id_, before.previous, _session(body), "queued", items, frame))
+        return _current(known, self._jobs, self._table) if known else frame
+
+    def _id_of_request(self, body: CreateResponse) -> str:
+        """Return the response's id: a request that is sent again with its Idempotency-Key has the same."""
+        owner, name = caller().id, request_name(body)
+        for n in itertools.count():
+            id_ = f"resp_{hashlib.sha256(f'{owner}:{name}:{n}'.encode()).hexdigest()[:32]}" if name else new_id()
+            known = self._table.get(owner, id_)
+            if known is None or (known.status in _GOOD and self._has_job(owner, id_)):
+                return id_
+        raise AssertionError
+
+    def _has_job(self, owner: str, id_: str) -> bool:
         try:
-            self._jobs.enqueue(JobKey(owner, f"{_JOB}{id_}"), current_job(PATH))
-        except BaseException:
-            self._table.remove(owner, id_)
-            raise
-        return frame
+            return self._jobs.status(JobKey(owner, f"{_JOB}{id_}")).state != "failed"
+        except NotFound:
+            return False
 
 
 class ResponseResource(Resource):
@@ -90,7 +106,7 @@ class ResponseResource(Resource):
     @spec.validate(query=StoredQuery, resp=replies(ResponseBody, 400, 404, 500, 503))
     def get(self, query: StoredQuery, id_: str) -> Any:
         """Show a response as far as it has come."""
-        if query.stream.lower() == "true" or query.starting_after:
+        if query.stream.lower() not in ("", "false", "0") or query.starting_after:
             param = "starting_after" if query.starting_after else "stream"
             raise InvalidRequest(f"{param}: a stored response is not streamed", param=param, code="unsupported_parameter")
         return _current(_stored(self._table, id_), self._jobs, self._table)
@@ -99,9 +115,10 @@ class ResponseResource(Resource):
     def delete(self, id_: str) -> Any:
         """Forget a response. Those that go on from it cannot go on any more."""
         stored = _stored(self._table, id_)
-        self._table.remove(stored.owner, id_)
+        # First the job, which would store it again.
         with suppress(NotFound):
             self._jobs.remove(JobKey(stored.owner, f"{_JOB}{id_}"))
+        self._table.remove(stored.owner, id_)
         return {"id": id_, "object": "response", "deleted": True}
 
 
@@ -173,42 +190,40 @@ def compute_response(
     answers: Answers, table: ResponseTable, check_room: CheckRoom, body: CreateResponse, client: Client
 ) -> Reply:
     """Compute the reply to POST /v1/responses. Raises as `Answers.open` does, NotPermitted and StorageFailed."""
-    owner = client.identity.id
-    before = before_of(body, table, owner)
-    asked = response_request(body, before)
-    name = client.request_name.id if client.request_name else ""
-    id_ = name.removeprefix(_JOB) if name.startswith(_JOB) else new_id()
+    owner, name = client.identity.id, client.request_name.id if client.request_name else ""
+    is_job = name.startswith(_JOB)
+    id_ = name.removeprefix(_JOB) if is_job else new_id()
+    queued = table.get(owner, id_) if is_job else None
     # A guest has no name to keep anything by.
     stores = body.store is not False and not client.identity.is_guest
-    items = with_ids(before.items, id_)
-    if stores:
-        check_room(owner, StoredResponse(owner, id_, items=items).n_bytes)
-
-    def store(response: Json, answer: Answer) -> None:
+    with answers.admit(client) as deadline, as_of_request("input", _forms(body)), ExitStack() as stack:
+        before = before_of(body, table, owner)
+        asked, items = response_request(body, before), with_ids(before.items, id_)
         if stores:
-            status, left_out = str(response["status"]), answer.n_left_out
-            table.add(
-                StoredResponse(owner, id_, before.previous, _session(body), status, items, response, left_out=left_out)
-            )
+            check_room(owner, StoredResponse(owner, id_, items=items).n_bytes)
 
-    with as_of_request("input", _forms(body)), ExitStack() as stack:
-        answer = answers.open(client, asked)
+        def store(response: Json, answer: Answer) -> None:
+            if not stores:
+                return
+            if is_job:
+                # One that was deleted meanwhile is not stored again.
+                client.poll()
+            status, left_out = str(response["status"]), answer.n_left_out
+            row = StoredResponse(owner, id_, before.previous, _session(body), status, items, response, left_out)
+            table.add(row)
+
+        answer = answers.open(replace(client, slot=deadline.slot), asked)
         stack.callback(answer.close)
-        writer = ResponseWriter(body, response_frame(body, id_, answer.model, stores), answer, store)
+        frame = response_frame(body, id_, answer.model, stores, queued.body.get("created_at") if queued else None)
+        writer = ResponseWriter(body, frame, answer, store)
         if not body.stream:
             return writer.whole()
         stack.pop_all()
         return writer.events()
 
 
-def _id_of_request() -> str:
-    """Return the id of a response in the background: a request that is sent again with its name has the same."""
-    name = request.headers.get(IDEMPOTENCY_KEY)
-    return f"resp_{hashlib.sha256(f'{caller().id}:{name}'.encode()).hexdigest()[:32]}" if name else new_id()
-
-
 def _session(body: CreateResponse) -> str:
-    return "" if body.session is None else str(body.session)
+    return "" if body.session_id is None else str(body.session_id)
 
 
 def _stored(table: ResponseTable, id_: str) -> StoredResponse:

@@ -120,7 +120,7 @@ class Responding(Listed):
         return self.conversation.id if isinstance(self.conversation, ConversationOfClient) else self.conversation
 
     @property
-    def session(self) -> int | None:
+    def session_id(self) -> int | None:
         """The number of the conversation's session: the one that its id is, else one by the id's digest."""
         id_ = self.conversation_id
         if id_ is None:

@@ -11,8 +11,8 @@ from services.api.openai.responses.schemas import CreateResponse
 from services.backend.types import Finish
 
 Json = dict[str, Any]
-# The codes of errors that the reference knows, by HTTP statuses; any other is the server's.
-_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt", 422: "invalid_prompt"}
+# The codes of errors that the reference knows.
+_RATE, _REQUEST, _SERVER = "rate_limit_exceeded", "invalid_prompt", "server_error"
 
 
 def new_id() -> str:
@@ -20,14 +20,14 @@ def new_id() -> str:
     return f"resp_{uuid.uuid4().hex}"
 
 
-def response_frame(body: CreateResponse, id_: str, model: str, stores: bool) -> Json:
-    """Return a response without its output, before its end is known."""
+def response_frame(body: CreateResponse, id_: str, model: str, stores: bool, created: float | None = None) -> Json:
+    """Return a response without its output, before its end is known; `created` is in seconds since 1970, None: now."""
     reasoning, form = body.reasoning, body.text.format if body.text else None
     conversation = body.conversation_id
     return {
         "id": id_,
         "object": "response",
-        "created_at": int(time.time()),
+        "created_at": int(time.time() if created is None else created),
         "completed_at": None,
         "status": "in_progress",
         "background": bool(body.background),
@@ -52,7 +52,8 @@ def response_frame(body: CreateResponse, id_: str, model: str, stores: bool) -> 
         "tools": [tool.echoed() for tool in body.own_tools],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": body.top_p,
-        "truncation": body.truncation or "disabled",
+        # The window of a session slides by itself.
+        "truncation": body.truncation or ("disabled" if conversation is None else "auto"),
         "usage": None,
         "metadata": dict(body.metadata),
     }
@@ -71,7 +72,7 @@ def usage_of(finish: Finish) -> Json:
 
 def failed(response: Mapping[str, Any], status: int, error: Mapping[str, Any]) -> Json:
     """Return a response that failed, given an error's HTTP status and its usual body."""
-    code = _CODES.get(status, "server_error")
+    code = _RATE if status == 429 else _REQUEST if 400 <= status < 500 else _SERVER
     return {**response, "status": "failed", "error": {"code": code, "message": error["message"]}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from typing_extensions import override
@@ -16,6 +17,7 @@ from services.api.openai.responses.requests import item_id
 from services.api.openai.responses.schemas import CreateResponse
 from services.api.openai.responses.shapes import Json, failed, usage_of
 from services.api.openai.shapes import chat_logprobs
+from services.errors import HearthError
 from services.replies.events import CallArguments, CallBegun
 from services.storage.json_text import read_json_text
 
@@ -50,6 +52,13 @@ class ResponseWriter:
         shaper = _ResponseShaper(self)
         written = sse.written([shaper], done="", form=sse.NAMED_EVENTS)
         return sse.EventStream(written, self.answer.close, sse.NAMED_EVENTS, shaper.failure)
+
+    def failed(self, status: int, error: Json) -> Json:
+        """Return the response that failed, given an error's HTTP status and its usual body, and store it."""
+        response = failed(self.frame, status, error)
+        with suppress(HearthError):
+            self._store(response, self.answer)
+        return response
 
     def ended(self, output: list[Json]) -> Json:
         """Return the whole response, once the answer has ended, and store it. Raises StorageFailed."""
@@ -98,12 +107,11 @@ class _ResponseShaper(sse.Shaper):
                 return
             yield from self._begin(_Message(self, "msg"))
         assert isinstance(self._open, _Message)
-        yield from self._open.add(chunk, self._logprobs())
+        yield from self._open.add(chunk, self._logprobs(chunk))
 
     @override
     def reasoning(self, chunk: str) -> Iterable[sse.Data]:
-        # The choices of thoughts' tokens are not told.
-        self._n_choices = len(self.answer.choices_from(0)) if self._writer.has_logprobs else 0
+        self._n_choices = self.answer.n_choices
         if not isinstance(self._open, _Reasoning):
             yield from self._begin(_Reasoning(self, "rs", self._writer.as_summary, self._writer.seals))
         assert isinstance(self._open, _Reasoning)
@@ -112,6 +120,7 @@ class _ResponseShaper(sse.Shaper):
     @override
     def call(self, event: CallBegun | CallArguments) -> Iterable[sse.Data]:
         most = self._writer.most_calls
+        self._n_choices = self.answer.n_choices
         if most is not None and event.index >= most:
             return
         if isinstance(event, CallBegun):
@@ -140,7 +149,7 @@ class _ResponseShaper(sse.Shaper):
 
     def failure(self, status: int, error: Json) -> Json:
         """Return the event that ends a stream which failed."""
-        return self.event("response.failed", response=failed(self._writer.frame, status, error))
+        return self.event("response.failed", response=self._writer.failed(status, error))
 
     @property
     def response_id(self) -> str:
@@ -162,11 +171,17 @@ class _ResponseShaper(sse.Shaper):
             self._output.append(self._open.item)
         self._open = None
 
-    def _logprobs(self) -> list[Json]:
+    def _logprobs(self, chunk: str) -> list[Json]:
+        """The choices of the tokens that are new; those of thoughts and calls are not told."""
         if not self._writer.has_logprobs:
             return []
         new = self.answer.choices_from(self._n_choices)
         self._n_choices += len(new)
+        if isinstance(self._open, _Message) and self._open.is_fresh:
+            # The marks that end a thought, or a call, come with the first text behind it.
+            wanted = chunk.strip().encode()
+            while wanted and wanted in b"".join(choice.piece for choice in new[1:]):
+                new = new[1:]
         content: list[Json] = chat_logprobs(new)["content"]
         return content
 
@@ -210,6 +225,11 @@ class _Message(_OpenItem):
     def begin(self) -> Iterator[sse.Data]:
         yield from super().begin()
         yield self._part_event("content_part.added", part=self._part())
+
+    @property
+    def is_fresh(self) -> bool:
+        """True if it has no text yet."""
+        return not self._texts
 
     def add(self, text: str, logprobs: list[Json]) -> Iterator[sse.Data]:
         """Yield the events for a piece of its text."""
