@@ -14,7 +14,7 @@ from services.prompts.chat_formats import named_format
 from services.prompts.chat_template import chat_template
 from services.prompts.form import Form
 from services.prompts.template import TemplateForm
-from services.prompts.text import TextForm
+from services.prompts.text import InfillForm, TextForm
 
 
 def form_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder: Path, system: str | None = None) -> Form:
@@ -27,6 +27,8 @@ def form_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder: P
     `folder` is the models folder, which may hold the profile's chat template. Raises BadModelFile, naming `chat_template`,
     if that cannot be used.
     """
+    if request.infill is not None:
+        return InfillForm(request.infill)
     if request.text is not None:
         return TextForm(request.text)
     if not request.messages and profile.template is not None:

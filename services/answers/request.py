@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from services.backend.types import Constraint, Prompt, Sampling
+from services.backend.types import Constraint, Infill, Prompt, Sampling
 from services.models.profile import Profile
 from services.prompts.form import Exchange
 from services.replies.events import Reply
@@ -101,6 +101,8 @@ class AnswerRequest:
     """The name of the chat template to use instead of the model's own; "": that one."""
     text: Prompt | None = field(default=None, repr=False)
     """A text to go on with as it stands, instead of a prompt or a chat."""
+    infill: Infill | None = field(default=None, repr=False)
+    """A gap to fill in, instead of a prompt or a chat; `history` has other files, of which the first may be left out."""
     stores: Callable[[Reply, bool], bool] = lambda _reply, _is_whole: True
     """Returns whether an exchange with this answer is stored; an answer that was stopped is not whole.
 

@@ -54,6 +54,7 @@ from services.api.http.idempotency import IDEMPOTENCY_KEY
 from services.api.http.schemas import AnswerBody
 from services.api.http.sse import LINES, MIMETYPE
 from services.api.http.static import StaticFiles
+from services.api.infill import InfillRequest, InfillResource, compute_infill
 from services.api.llama_server import ApplyTemplateResource, PropsResource
 from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
@@ -295,6 +296,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     _computed(
         "embeddings", "/v1/embeddings", EmbeddingsResource, _OPENAI, _with_answers(EmbeddingsRequest, compute_embeddings)
+    ),
+    _computed(
+        "infill",
+        "/infill",
+        InfillResource,
+        _OPENAI,
+        _with_answers(InfillRequest, compute_infill),
+        streams=IF_ASKED,
     ),
     _computed(
         "rerank",

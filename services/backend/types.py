@@ -164,6 +164,17 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Infill:
+    """A gap to fill in: the text before and behind it, and texts of other files, each with the file's name."""
+
+    before: str = field(repr=False)
+    behind: str = field(repr=False)
+    files: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    param: str = "suffix"
+    """The field of the request that a model without tokens for this refuses."""
+
+
+@dataclass(frozen=True)
 class Prompt:
     """The text a model reads.
 
@@ -177,6 +188,8 @@ class Prompt:
     """The prompt as token ids, instead of the text."""
     bos: bool = True
     """True if the model's BOS token comes first, where it has one."""
+    infill: Infill | None = None
+    """A gap to fill in with the model's own tokens for that; `text` is then as long as all of its texts."""
     borders: tuple[int, ...] = ()
     """Where messages begin in the text, and the last one ends, in characters, ascending; as far as that is known."""
 

@@ -1,13 +1,13 @@
-"""A text, or token ids, that the model continues as it stands."""
+"""A text, or token ids, that the model continues as it stands; or a gap in a text, which it fills in."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from typing_extensions import override
 
-from services.backend.types import Prompt
+from services.backend.types import Infill, Prompt
 from services.prompts.form import PROBE, Exchange, Form
 
 
@@ -35,3 +35,31 @@ class TextForm(Form):
     @override
     def key(self) -> Hashable:
         return None
+
+
+@dataclass(frozen=True)
+class InfillForm(Form):
+    """A gap to fill in. It belongs to no conversation; the exchanges of a window are other files: their names and texts."""
+
+    infill: Infill
+    stop = ()
+    slides = False
+
+    @override
+    def next(self, window: Sequence[Exchange], words: str) -> Prompt:
+        return Prompt(words)
+
+    @override
+    def bare(self) -> Prompt:
+        return Prompt(PROBE)
+
+    @property
+    @override
+    def key(self) -> Hashable:
+        return None
+
+    @override
+    def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
+        files = tuple((each.human, each.ai) for each in window)
+        texts = [self.infill.before, self.infill.behind, *(text for file in files for text in file)]
+        return Prompt("".join(texts), infill=replace(self.infill, files=files))

@@ -27,6 +27,7 @@ NEEDS = {
     **dict.fromkeys(("/answer/<number>/draft", "/answer/<number>/stop", "/sessions", "/tokenize", "/detokenize"), "answer"),
     **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), "answer"),
     **dict.fromkeys(("/v1/rerank", "/rerank", "/v1/reranking", "/reranking"), "answer"),
+    **dict.fromkeys(("/infill",), "answer"),
     **dict.fromkeys(("/props", "/apply-template"), "answer"),
     **dict.fromkeys(("/v1/responses", "/v1/responses/input_tokens", "/v1/responses/<id_>"), "answer"),
     **dict.fromkeys(("/v1/responses/<id_>/cancel", "/v1/responses/<id_>/input_items"), "answer"),

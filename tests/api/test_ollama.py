@@ -237,5 +237,5 @@ def test_vectors(client: Client) -> None:
     alone = whole(client, "/api/embed", model="Guide", input="One", truncate=True, keep_alive="5m")
     assert alone["embeddings"] == told["embeddings"][:1]
     assert whole(client, "/api/embeddings", model="Guide", prompt="One")["embedding"] == told["embeddings"][0]
-    assert "dimensions" in refused(client, "/api/embed", model="Guide", input="One", dimensions=3)
+    assert "dimensions" in refused(client, "/api/embed", model="Guide", input="One", dimensions=400)
     assert "input" in refused(client, "/api/embed", model="Guide", input=[])

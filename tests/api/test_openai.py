@@ -202,8 +202,8 @@ def test_fields_that_nobody_knows_are_told(client: Client, path: str, body: dict
 
 
 def test_fields_of_embeddings_are_told_too(client: Client) -> None:
-    reply = client.post("/v1/embeddings", {"input": "x", "user": "ana", "input_type": "query"})
-    assert (reply.status_code, reply.headers["X-Hearth-Ignored"]) == (200, "input_type")
+    reply = client.post("/v1/embeddings", {"input": "x", "user": "ana", "input_kind": "query"})
+    assert (reply.status_code, reply.headers["X-Hearth-Ignored"]) == (200, "input_kind")
     assert "X-Hearth-Ignored" not in client.post("/v1/embeddings", {"input": "x", "user": "ana"}).headers
 
 

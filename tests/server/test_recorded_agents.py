@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,12 +38,6 @@ hunk: "*** Update File: " /(.+)/ LF (/[-+ ](.*)/ LF)+
 %import common.LF
 """
 TOOLS = ["Bash", "Read", "Edit", "Write", "Glob", "Grep", "Task", "TodoWrite", "WebFetch", "NotebookEdit"]
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with agents_server(tmp_path, request.param) as running:
-        yield running
 
 
 class _Running:
@@ -225,10 +219,12 @@ class Codex(Recording):
 AGENTS: dict[str, type[Recording]] = {"Claude Code": ClaudeCode, "Codex": Codex}
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_a_session_reads_what_is_new(server: Server, agent: str) -> None:
-    recording = AGENTS[agent](server)
-    recording.play()
+# Codex with the hybrid model takes 24 seconds: that pair is the command's alone.
+@pytest.mark.parametrize(("agent", "kind"), [("Claude Code", "plain"), ("Claude Code", "hybrid"), ("Codex", "plain")])
+def test_a_session_reads_what_is_new(tmp_path: Path, agent: str, kind: str) -> None:
+    with agents_server(tmp_path, kind) as server:
+        recording = AGENTS[agent](server)
+        recording.play()
     shares = {name: read / n_prompt for name, read, n_prompt in recording.read}
     assert recording.read[0][2] > 10_000
     assert {name: share for name, share in shares.items() if name.startswith("call") and share > MOST} == {}

@@ -318,6 +318,8 @@ class FakeModel(Model):
         if prompt.ids:
             self.vocabulary.texts(prompt.ids, "prompt")
             return list(prompt.ids)
+        if prompt.infill:
+            raise InvalidRequest(f"{prompt.infill.param}: there are no tokens", param=prompt.infill.param, code="no_infill")
         return self.vocabulary.tokenize(prompt.text, prompt.typed)
 
     @override

@@ -29,14 +29,18 @@ def write_random_model(
     n_ctx: int = 4096,
     pre: str = "gpt-2",
     certain: bool = False,
+    fills_gaps: bool = False,
 ) -> Path:
     """A llama of random weights in F16, which goes on talking until it is stopped.
 
-    `certain`: one that takes as long, and of which each token alone chooses the next, far before all others.
+    `certain`: one that takes as long, and of which each token alone chooses the next, far before all others. `fills_gaps`:
+    its last tokens are those around a gap.
     """
     rng = np.random.default_rng(0)
     tokens = guide_tokens()
     writer = _llama(path, tokens, dim=dim, layers=layers, ffn=ffn, n_ctx=n_ctx, pre=pre)
+    for n, name in enumerate(("fim_pre", "fim_suf", "fim_mid") if fills_gaps else ()):
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", len(tokens) - 1 - n)
 
     def matrix(name: str, *shape: int) -> None:
         weights = rng.standard_normal(shape, np.float32) * 0.05

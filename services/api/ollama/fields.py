@@ -33,6 +33,7 @@ FIELDS = (
     *_honoured(
         (GENERATE,),
         system="the system prompt",
+        suffix="the text behind the gap that is filled in, for models with tokens for this",
         raw="true: the prompt is read as it stands, special tokens included",
     ),
     *_honoured((GENERATE,), prompt="without one the model is loaded"),
@@ -47,7 +48,6 @@ FIELDS = (
     *_refused("images", "images cannot be read", [], endpoints=(GENERATE,)),
     *_idle("messages.tool_calls.function.index", "calls are read in their order", (CHAT,)),
     *_refused("messages.images", "images cannot be read", [], endpoints=(CHAT,)),
-    *_refused("suffix", "this server does not fill in the middle", "", endpoints=(GENERATE,)),
     *_refused("template", "the template is the profile's, or the model's own", ""),
     *_refused("context", "send the conversation to /api/chat, or session_id", [], endpoints=(GENERATE,)),
     *_refused("width height steps", "this server makes no images", 0, endpoints=(GENERATE,)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.answers.request import AnswerRequest, ThinkingWish
 from services.api.ollama.schemas import OllamaChat, OllamaGenerate
-from services.backend.types import Constraint, Prompt
+from services.backend.types import Constraint, Infill, Prompt
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
 
@@ -32,6 +32,8 @@ def chat_request(body: OllamaChat) -> AnswerRequest:
 def prompt_request(body: OllamaGenerate) -> AnswerRequest:
     """Return the request for an answer to a prompt that is there."""
     prompt = body.prompt or ""
+    if body.suffix:
+        return _request(body, prompt, (), infill=Infill(prompt, body.suffix), trims=False)
     if body.raw:
         return _request(body, prompt, (), text=Prompt(prompt), trims=False)
     messages = [{"role": "system", "content": body.system}] if body.system else []

@@ -122,12 +122,15 @@ class OllamaGenerate(_Generating):
 
     prompt: str | None = None
     system: str | None = None
+    suffix: str | None = None
     raw: bool | None = None
 
     @model_validator(mode="after")
     def _stands_as_it_is(self) -> OllamaGenerate:
         if self.raw and self.system:
             raise ValueError("system: a raw prompt stands as it is: write it there")
+        if self.suffix and (self.session_id is not None or self.system or self.think):
+            raise ValueError("suffix: a gap in a text belongs to no chat: leave session_id, system and think out")
         if self.raw and self.session_id is not None:
             raise ValueError("session_id: a raw prompt belongs to no session")
         if self.raw and self.think:

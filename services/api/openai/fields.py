@@ -123,7 +123,9 @@ _HONOURED = (
         logprobs="each token's logprob, and those of so many likeliest ones",
         best_of="the same as `n`",
         skip_special_tokens="false: the special tokens that the model writes are part of the text",
-        parse_special="false: the text of a special token in the prompt is plain text",
+        special="false: the text of a special token in the prompt is plain text, as in messages",
+        parse_special="as `special`",
+        suffix="the text behind the gap that is filled in, for models with tokens for this",
         add_special_tokens="false: no BOS token comes before the prompt",
     ),
 )
@@ -192,7 +194,6 @@ _REFUSED = (
         endpoints=CHAT,
     ),
     *_refused("reasoning_control", "end thoughts by POST /answer/ID/stop", False, endpoints=CHAT),
-    *_refused("suffix", "this server does not fill in the middle", "", endpoints=COMPLETIONS),
     *_refused("prompt_embeds", "a prompt is text or token ids", endpoints=COMPLETIONS),
     *_refused("thinking_token_budget", "a plain text has no thoughts: use /v1/chat/completions", -1, endpoints=COMPLETIONS),
     RequestField("adaptive_target", "refused", "this sampler is not there", BOTH, or_negative=True),

@@ -12,6 +12,7 @@ from services.api.openai.sampling_fields import UNLIMITED
 from services.api.openai.schemas import ChatRequest, CompletionRequest, Generating, prompts_of
 from services.api.openai.thinking_fields import ThinkingFields
 from services.api.openai.tool_fields import FunctionOfTool, chosen
+from services.backend.types import Infill
 from services.errors import InvalidRequest
 from services.prompts.chat import words_of
 
@@ -55,7 +56,7 @@ def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
 def completion_requests(body: CompletionRequest) -> list[AnswerRequest]:
     """Return, for each prompt, a request for each text that is wanted. Raises InvalidRequest."""
     requests: list[AnswerRequest] = []
-    for prompt in prompts_of(body.prompt, body.parse_special is not False, body.add_special_tokens is not False):
+    for prompt in prompts_of(body.prompt, body.parses_special, body.add_special_tokens is not False):
         request = AnswerRequest(
             prompt.text,
             model=body.model,
@@ -65,7 +66,8 @@ def completion_requests(body: CompletionRequest) -> list[AnswerRequest]:
             stop_tokens=tuple(body.stop_token_ids or ()),
             keeps_stop=body.keeps_stop,
             sampling=body.sampling(),
-            text=prompt,
+            text=None if body.suffix else prompt,
+            infill=Infill(prompt.text, body.suffix) if body.suffix else None,
             trims=False,
             constraint=body.constraint,
             logit_bias=body.biases(),

@@ -22,7 +22,7 @@ from services.api.openai.constraint_fields import (
 from services.api.openai.fields import known_fields
 from services.api.openai.messages import MOST_MESSAGES, CallOfAssistant, ChatMessage, ChatMessages, Name
 from services.api.openai.sampling_fields import AnyMaxTokens, Count, SamplingFields
-from services.api.openai.thinking_fields import ThinkingFields
+from services.api.openai.thinking_fields import ThinkingFields, agreed
 from services.api.openai.tool_fields import (
     FunctionChoice,
     Functions,
@@ -257,6 +257,8 @@ class CompletionRequest(Generating):
     add_special_tokens: bool | None = None
     best_of: Count | None = None
     skip_special_tokens: bool | None = None
+    suffix: str | None = None
+    special: bool | None = None
 
     @property
     @override
@@ -264,7 +266,23 @@ class CompletionRequest(Generating):
         return self.logprobs if self.logprobs is not None else super().n_top
 
     @model_validator(mode="after")
+    def _fills_a_gap(self) -> CompletionRequest:
+        if not self.suffix:
+            return self
+        if self.echo:
+            raise ValueError("echo: with a suffix the reply is what stands between")
+        if any(not isinstance(each, str) for each in ([self.prompt] if isinstance(self.prompt, str) else self.prompt)):
+            raise ValueError("suffix: it needs a prompt that is text")
+        return self
+
+    @property
+    def parses_special(self) -> bool:
+        """True if the texts of special tokens in the prompt are these tokens."""
+        return agreed(self._given("special", "parse_special")) is not False
+
+    @model_validator(mode="after")
     def _asks_for_what_there_is(self) -> CompletionRequest:
+        agreed(self._given("special", "parse_special"))
         n = self.n_answers
         if self.best_of is not None and self.best_of != n:
             raise ValueError(f"best_of cannot be other than n, which is {n}: all answers are given")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from services.backend.special_text import special_pattern
-from services.backend.types import ChatFormat, Mark, Prompt
+from services.backend.types import ChatFormat, Infill, Mark, Prompt
 from services.engine.llama.bindings import llama_cpp
 from services.engine.llama.cuts import Cuts
 from services.engine.llama.fragments import SPACE, Added, Fragments
@@ -115,11 +115,13 @@ class Vocabulary:
         """Return the prompt's token ids, with the model's beginning-of-sequence token first if it uses one.
 
         A special token's text becomes that token in the template, and plain text in the spans that people typed.
-        Raises InvalidRequest for ids that do not exist.
+        Raises InvalidRequest for ids that do not exist, and for a gap to fill in where there are no tokens for it.
         """
         if prompt.ids:
             self.check(prompt.ids, "prompt")
             return list(prompt.ids)
+        if prompt.infill:
+            return self._around_gap(prompt.infill)
         special, typed = self._find_specials(prompt)
         if typed:
             tokens = list(self._tokenize_around(prompt.text, special, typed))
@@ -140,6 +142,35 @@ class Vocabulary:
         if llama_cpp.llama_vocab_get_add_sep(self.pointer):
             return [token for token in [llama_cpp.llama_vocab_sep(self.pointer)] if token >= 0]
         return [llama_cpp.llama_vocab_eos(self.pointer)] if llama_cpp.llama_vocab_get_add_eos(self.pointer) else []
+
+    def _around_gap(self, infill: Infill) -> list[int]:
+        """Return the tokens of the texts around a gap, as models for code were trained (prefix, suffix, middle).
+
+        Other files come first, by the tokens for repositories where there are any. Source: llama.cpp's
+        tools/server/server-common.cpp, format_prompt_infill; arXiv 2409.12186.
+        """
+        before, behind, middle = (
+            int(find(self.pointer))
+            for find in (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
+        )
+        if min(before, behind, middle) < 0:
+            what = f"{infill.param}: this model has no tokens for filling in the middle of a text"
+            raise InvalidRequest(what, param=infill.param, code="no_infill")
+        repository, file = llama_cpp.llama_vocab_fim_rep(self.pointer), llama_cpp.llama_vocab_fim_sep(self.pointer)
+
+        def plain(text: str) -> list[int]:
+            return self._tokenize(text, parse_special=False) if text else []
+
+        tokens = [] if self._bos is None else [self._bos]
+        if infill.files and min(repository, file) >= 0:
+            tokens += [repository, *plain("project\n")]
+            for name, text in infill.files:
+                tokens += [file, *plain(f"{name}\n{text}")]
+            tokens += [file, *plain("file\n")]
+        else:
+            for _, text in infill.files:
+                tokens += plain(f"\n\n--- snippet ---\n\n{text}")
+        return [*tokens, before, *plain(infill.before), behind, *plain(infill.behind), middle]
 
     def tokenize_pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
         """Return the tokens of a query with each document, as models that rank texts were trained.
