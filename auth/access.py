@@ -10,7 +10,7 @@ from auth.identity import Scope
 
 Need = Scope | Literal["public", "any key", "master key"]
 # Actions on keys and models: each has a line in the audit log, and a limit.
-Action = Literal["mint", "change", "revoke", "rotate", "switch", "unload", "pull"]
+Action = Literal["mint", "change", "revoke", "rotate", "switch", "unload", "pull", "delete"]
 
 PUBLIC: Final = "public"
 ANY_KEY: Final = "any key"

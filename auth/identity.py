@@ -14,7 +14,7 @@ from services.errors import NotPermitted
 from services.validation import Strict
 
 MASTER = "0"
-Scope = Literal["answer", "models:read", "models:switch", "models:pull", "keys", "metrics"]
+Scope = Literal["answer", "models:read", "models:switch", "models:pull", "models:delete", "keys", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 # The scopes of a key that was minted without any.
 USUAL: tuple[Scope, ...] = ("answer", "models:read")

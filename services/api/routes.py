@@ -60,6 +60,7 @@ from services.api.metrics import MetricsResource
 from services.api.models import ModelResource, ModelsResource, PullResource, UnloadResource
 from services.api.ollama.errors import ollama_shape, shape_by_body
 from services.api.ollama.models import LoadedResource, ShowResource, TagsResource, VersionResource
+from services.api.ollama.pull import OllamaDeleteResource, OllamaPullResource
 from services.api.ollama.resources import (
     OllamaChatResource,
     OllamaEmbeddingResource,
@@ -415,6 +416,28 @@ ROUTES: tuple[Route, ...] = (
         error_shape=ollama_shape,
     ),
     Route("show", ("/api/show",), ShowResource, _OLLAMA, _ollama_models, needs="models:read", error_shape=ollama_shape),
+    Route(
+        "ollama_pull",
+        ("/api/pull",),
+        OllamaPullResource,
+        _OLLAMA,
+        _pull,
+        needs="models:pull",
+        audited={"POST": "pull"},
+        streams=IF_ASKED,
+        error_shape=ollama_shape,
+        stream_types=(LINES.content_type,),
+    ),
+    Route(
+        "ollama_delete",
+        ("/api/delete",),
+        OllamaDeleteResource,
+        _OLLAMA,
+        _unload,
+        needs="models:delete",
+        audited={"DELETE": "delete"},
+        error_shape=ollama_shape,
+    ),
     Route("ollama_version", ("/api/version",), VersionResource, _OLLAMA, needs=PUBLIC, error_shape=ollama_shape),
     _computed(
         "generate",

@@ -174,7 +174,7 @@ def _keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     others = [key for key in keys.list() if key["id"] != MASTER]
     keys.close()
     spending = {"tokens_per_minute", "tokens_per_day", "requests_per_minute"}
-    strong = {"keys", "models:switch", "models:pull"}
+    strong = {"keys", "models:switch", "models:pull", "models:delete"}
     checks = (
         ("keys without limits", [k for k in others if not spending & k["limits"].keys()], "--tokens-per-day 50000"),
         ("keys without an end", [k for k in others if not k["expires"]], "--expires 90d"),

@@ -173,8 +173,8 @@ class Profiles:
                 return self._config
             return Config(self._preferred.name, {**self._config.profiles, self._preferred.name: self._preferred.profile})
 
-    def add(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Add a profile called `name`, and select it, in the file.
+    def add(self, name: str, entry: Mapping[str, Any], selects: bool = True) -> None:
+        """Add a profile called `name` to the file, and select it if it `selects`.
 
         Raises InvalidRequest if the name is taken, DamagedFile while the file is broken, StorageFailed.
         """
@@ -182,8 +182,9 @@ class Profiles:
             if name == SELECTED or name in data:
                 raise InvalidRequest(f'there is a profile "{name}" in data/config.json already', param="model_config")
             _check_profile(name, dict(entry))
-            data.update({SELECTED: name, name: dict(entry)})
-        self._preferred = None
+            data.update({**({SELECTED: name} if selects else {}), name: dict(entry)})
+        if selects:
+            self._preferred = None
 
     def select(self, name: str, model: str) -> None:
         """Set profile `name`'s model, and select it, in the file.

@@ -17,7 +17,7 @@ from tests.support.clock import Clock
 from tests.support.in_process import Client
 
 PUBLIC, ANY, MASTER = "public", "any key", "master"
-SCOPES = ("answer", "models:read", "models:switch", "models:pull", "keys", "metrics")
+SCOPES = ("answer", "models:read", "models:switch", "models:pull", "models:delete", "keys", "metrics")
 # What a route needs, by its path; with the methods, where not all need the same.
 NEEDS = {
     **dict.fromkeys(("/", "/docs", "/openapi.json", "/health", "/healthz", "/readyz"), PUBLIC),
@@ -39,6 +39,8 @@ NEEDS = {
     **dict.fromkeys(("/models", "/v1/models", "/v1/models/<path:name>"), "models:read"),
     **dict.fromkeys(("/models/model", "/models/unload"), "models:switch"),
     "/models/pull": "models:pull",
+    "/api/pull": "models:pull",
+    "/api/delete": "models:delete",
     **dict.fromkeys(("/auth/key", "/auth/key/<id_>", "/auth/key/<id_>/rotate"), "keys"),
     "/metrics": "metrics",
     "/cluster": MASTER,

@@ -81,7 +81,7 @@ def bodies(model: str) -> list[dict[str, Any]]:
 
 def test_no_reply_names_what_a_key_may_not_see(own: Client) -> None:
     """The key of one profile asks every route, for nothing and by every stem of the other's names."""
-    scopes = ["answer", "models:read", "models:switch", "models:pull", "keys", "metrics"]
+    scopes = ["answer", "models:read", "models:switch", "models:pull", "models:delete", "keys", "metrics"]
     key, _ = own.mint("narrow", profiles=["Guide"], scopes=scopes)
     told = []
     for method, path in routes(own):

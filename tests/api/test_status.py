@@ -23,7 +23,7 @@ def test_a_key_can_ask_whose_it_is(client: Client) -> None:
     free: dict[str, Any]
     usual, free = ["answer", "models:read"], {"profiles": None, "limits": {}, "expires": None}
     assert client.get("/auth/me", key=key).json() == {"id": id_, "name": "Bob", "scopes": usual, **free}
-    scopes = [*usual, "models:switch", "models:pull", "keys", "metrics"]
+    scopes = [*usual, "models:switch", "models:pull", "models:delete", "keys", "metrics"]
     assert client.get("/auth/me").json() == {"id": "0", "name": "master", "scopes": scopes, **free}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import ollama
@@ -14,7 +15,9 @@ from pydantic import BaseModel
 
 from tests.server.test_agents import DONE, FAMILIES, FIRST, QUESTION, RULES, STEPS, Library, scripts_of
 from tests.support.families import Family, scripted_server
+from tests.support.hub import Hub
 from tests.support.serving import Server
+from tests.support.tiny import GUIDE
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -124,3 +127,37 @@ def _loop(client: ollama.Client, family: Family) -> None:
         messages += [reply, {"role": "tool", "tool_name": call.function.name, "content": result}]
     library.check()
     assert (client.chat(family.name, messages, tools=[library.look_up]).message.content or "").strip() == DONE
+
+
+def test_models_are_fetched_and_deleted(serve: Callable[..., Server], tmp_path: Path) -> None:
+    hub, data = Hub(), GUIDE.read_bytes()
+    hub.files["Hearth/guide-GGUF"] = {"guide-q8_0.gguf": data}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / GUIDE.name).symlink_to(GUIDE)
+    server = serve(models=tmp_path / "models", environ=hub.env)
+    name = "hf.co/Hearth/guide-GGUF:Q8_0"
+    with client_of(server) as client:
+        told = list(client.pull(name, stream=True))
+        assert [each.status for each in (told[0], *told[-3:])] == [
+            "pulling manifest",
+            "verifying sha256 digest",
+            "writing manifest",
+            "success",
+        ]
+        assert (told[-4].completed, told[-4].total) == (len(data), len(data))
+        assert client.pull(name).status == "success"
+        # It answers by the name under which it was fetched, and others stay as they were.
+        assert client.chat(name, ask(FRANCE), options=SURELY).message.content
+        assert server.get("/models").json()["selected"] == "Guide"
+        assert name in [model.model for model in client.list().models]
+        assert client.delete(name).status == "success"
+        assert not (tmp_path / "models" / "guide-q8_0.gguf").exists()
+        with pytest.raises(ollama.ResponseError, match="no model"):
+            client.delete(name)
+        with pytest.raises(ollama.ResponseError, match="is needed by the profiles Guide"):
+            client.delete("Guide")
+        with pytest.raises(ollama.ResponseError, match="not-there"):
+            client.pull("not-there")
+    with client_of(server, server.mint("reader")[0]) as client, pytest.raises(ollama.ResponseError, match="models:delete"):
+        client.delete("Guide")
+    hub.close()

@@ -106,7 +106,7 @@ class OllamaShown(BaseModel):
     template: str
     details: OllamaDetails
     model_info: dict[str, Any]
-    capabilities: list[Literal["completion", "tools", "thinking", "embedding"]]
+    capabilities: list[Literal["completion", "tools", "thinking", "embedding", "rerank"]]
     modified_at: str
 
 
@@ -130,3 +130,12 @@ class OllamaVector(BaseModel):
     """A text's vector."""
 
     embedding: list[float]
+
+
+class OllamaPull(BaseModel):
+    """How far a download is; the last line has the status "success". `total` and `completed` are bytes."""
+
+    status: str
+    digest: str | None = None
+    total: int | None = None
+    completed: int | None = None

@@ -47,7 +47,7 @@ class ClusterProfiles(Profiles):
         return replace(config, selected=name, profiles={**config.profiles, name: profile})
 
     @override
-    def add(self, name: str, entry: Mapping[str, Any]) -> None:
+    def add(self, name: str, entry: Mapping[str, Any], selects: bool = True) -> None:
         """Raise InvalidRequest: each API node has profiles of its own."""
         what = f"no profile has the model {entry['model']}: in a cluster a new one is written into each node's config.json"
         raise InvalidRequest(what, param="model_config")

