@@ -17,7 +17,6 @@ from typing_extensions import override
 from services.backend.protocols import Backend
 from services.backend.status import Counts, LoadedModel, Room, Status
 from services.backend.types import Health, LoadSettings, draft_of
-from services.engine.compute_turns import ComputeTurns
 from services.engine.kv.store import StateStore
 from services.engine.llama.embedder import LlamaEmbedder
 from services.engine.llama.features import cpu_features
@@ -76,7 +75,6 @@ class EnginePool(Backend):
         self._prefetches = prefetches
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        self._turns = ComputeTurns()
         self._loaded: list[_Loaded] = []
         self._retiring: list[_Loaded] = []
         self._suggested: set[Path] = set()
@@ -232,9 +230,9 @@ class EnginePool(Backend):
         engine: Engine | LlamaEmbedder
         try:
             if kind is Engine:
-                engine = Engine.open(settings, self._store, self._prefetches, self._max_waiting, budget, self._turns)
+                engine = Engine.open(settings, self._store, self._prefetches, self._max_waiting, budget)
             else:
-                engine = LlamaEmbedder(settings, self._turns)
+                engine = LlamaEmbedder(settings)
         except BaseException:
             with self._lock:
                 # The engine that had to make room is loaded again by the next request for it.

@@ -71,7 +71,6 @@ LAYERS = (
         "services.engine.machine",
         "services.engine.process_stat",
         "services.engine.own_thread",
-        "services.engine.compute_turns",
     ),
     ("services.stores",),
     ("services.answers",),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ from typing_extensions import override
 
 from services.backend.protocols import Embedder
 from services.backend.types import LoadSettings, Prompt, Spent
-from services.engine.compute_turns import ComputeTurns
 from services.engine.llama import log as native_log
 from services.engine.llama.batch import Batch, Run
 from services.engine.llama.bindings import llama_cpp
@@ -33,6 +34,8 @@ _NONE, _MEAN, _CLS, _LAST, _RANK = 0, 1, 2, 3, 4
 # token too: with a large vocabulary the pieces are smaller, so that a piece has MOST_LOGITS at most.
 PIECE, LEAST_PIECE = 128, 16
 MOST_LOGITS = 2**23
+# The priority of the threads that compute texts (0: as any others; 19: the least).
+NICE = 10
 # The most texts that are computed together.
 MOST_TOGETHER = 32
 Vector = npt.NDArray[np.float32]
@@ -47,11 +50,10 @@ class LlamaEmbedder(Embedder):
     for every thread that ever did. If a model names no pooling, the mean of its tokens' vectors is taken.
     """
 
-    def __init__(self, settings: LoadSettings, turns: ComputeTurns | None = None) -> None:
-        """Load the model. `turns` are those of the process. Raises BadModelFile."""
+    def __init__(self, settings: LoadSettings) -> None:
+        """Load the model. Raises BadModelFile."""
         self._lock = threading.Lock()
-        self._turns = turns or ComputeTurns()
-        self._worker = ThreadPoolExecutor(1, "embedder")
+        self._worker = ThreadPoolExecutor(1, "embedder", _give_way)
         self._context: Any = None
         self.clock = StepClock()
         """Measures the time of each piece."""
@@ -170,7 +172,7 @@ class LlamaEmbedder(Embedder):
         poll()
         self._batch.fill(runs, all_rows=True)
         compute = llama_cpp.llama_decode if self._memory else llama_cpp.llama_encode
-        with self._turns.piece(poll), self.clock:
+        with self.clock:
             status = compute(self._context, self._batch.native)
         if status != 0:
             raise EngineFailure(f"llama.cpp could not make an embedding: {native_log.take_errors()}")
@@ -210,6 +212,13 @@ def groups_of(texts: Many[Many[int]], most_tokens: int, most_texts: int) -> Iter
         group.append(tokens)
     if group:
         yield group
+
+
+def _give_way() -> None:
+    """Have the threads that compute texts, this one and those that it starts, give way to those that compute answers."""
+    # Where the system has no priorities of threads, they share the cores evenly.
+    with suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _normalized(vector: Vector) -> list[float]:

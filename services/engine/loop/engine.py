@@ -19,7 +19,6 @@ from typing_extensions import override
 from services.backend.protocols import Model
 from services.backend.status import Counts
 from services.backend.types import GenerationRequest, LoadSettings, PrefetchRequest, Prompt
-from services.engine.compute_turns import ComputeTurns
 from services.engine.kv.checkpoints import borders_in_tokens, message_borders
 from services.engine.kv.slots import Slots
 from services.engine.kv.state import pack
@@ -54,13 +53,7 @@ class Engine(Model):
     """
 
     def __init__(
-        self,
-        settings: LoadSettings,
-        runner: Runner,
-        store: StateStore,
-        prefetches: bool,
-        max_waiting: int,
-        turns: ComputeTurns,
+        self, settings: LoadSettings, runner: Runner, store: StateStore, prefetches: bool, max_waiting: int
     ) -> None:
         """Made by the thread that then runs it: see `open`."""
         self.n_ctx = runner.n_ctx
@@ -73,7 +66,6 @@ class Engine(Model):
         self._store = store
         self._prefetches = prefetches
         self._max_waiting = max_waiting
-        self._turns = turns
         self._model = fingerprint(settings, runner.n_ctx)
         store.bind(self._model, settings.file)
         slots = Slots(runner, store, self._model, runner.n_slots, runner.bytes_per_token)
@@ -94,18 +86,16 @@ class Engine(Model):
         prefetches: bool = True,
         max_waiting: int = MAX_WAITING,
         budget: int | None = None,
-        turns: ComputeTurns | None = None,
     ) -> Engine:
         """Load a model on a thread of its own, which works until `stop`; return once it is ready. Raises BadModelFile.
 
         Computed states that do not fit on the slots go to `store`, which may serve other engines too. At most
         `max_waiting` requests wait for a slot, and more only of accounts that have fewer than an equal share of these.
-        The model takes `budget` bytes as far as fewer slots make that possible. `turns` are those of the process.
+        The model takes `budget` bytes as far as fewer slots make that possible.
         """
 
         def make() -> Engine:
-            runner = Runner(settings, budget)
-            return cls(settings, runner, store or StateStore(), prefetches, max_waiting, turns or ComputeTurns())
+            return cls(settings, Runner(settings, budget), store or StateStore(), prefetches, max_waiting)
 
         return open_on_own_thread("engine", make, Engine._run)
 
@@ -312,7 +302,7 @@ class Engine(Model):
 
     def _guarded_step(self) -> None:
         try:
-            with self._turns.step(), self.clock:
+            with self.clock:
                 self._steps.step(has_messages=lambda: not self._inbox.empty())
             self._failures = 0
         except Exception as error:
