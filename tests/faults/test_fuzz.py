@@ -1,7 +1,7 @@
 """The published OpenAPI, fuzzed: no server error, and no status that it does not name.
 
 HEARTH_FUZZ=2000 tests/faults/test_fuzz.py tries about so many cases; the suite has a short version, without the coverage
-phase for answers: it walks their hundreds of fields, as tests/unit/api/test_openai_fields.py does. The chat messages of
+phase for answers: it walks their hundreds of fields, as the tests of fields in tests/unit/api do. The chat messages of
 /api and /chat_completion are those of /tokenize, where that phase walks them.
 """
 
@@ -22,9 +22,13 @@ from tests.support.hub import Hub
 from tests.support.serving import ROOT, Server
 
 CASES = int(os.environ.get("HEARTH_FUZZ", "150"))
-SHORT = """
+WALKED = (
+    "/v1/(chat/)?completions|/v1/messages.*|/v1/responses(/input_tokens)?|/(v1/)?rerank(ing)?|/infill|/apply-template"
+    "|/api|/api/(chat|generate)|/chat_completion|/answer|/answer/.*/draft|/jobs"
+)
+SHORT = f"""
 [[operations]]
-include-path-regex = "^(/v1/(chat/)?completions|/api|/chat_completion|/answer|/answer/.*/draft|/jobs)$"
+include-path-regex = "^({WALKED})$"
 phases.coverage.enabled = false
 """
 DOCUMENTED = [route for route in ROUTES if route.tag]
