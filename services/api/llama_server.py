@@ -78,7 +78,7 @@ class PropsResource(Resource):
                     "n_ctx": model.n_ctx,
                     "params": {**params, "n_predict": profile.max_tokens},
                 },
-                "total_slots": self._answers.models.status().slots,
+                "total_slots": min(profile.n_parallel, self._answers.models.status().slots),
                 "model_alias": chosen.name,
                 "model_path": profile.model,
                 "modalities": {"vision": False, "audio": False},

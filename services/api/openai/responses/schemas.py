@@ -45,6 +45,13 @@ def _is_conversation(id_: str) -> str:
     return id_
 
 
+def _is_input(given: object) -> object:
+    """Refuse anything but a text or a list: pydantic would name both types of the union."""
+    if not isinstance(given, str | list | None):
+        raise ValueError("should be a text, or a list of items")
+    return given
+
+
 ConversationId = Annotated[str, AfterValidator(_is_conversation)]
 
 
@@ -88,7 +95,7 @@ class Responding(Listed):
     """The fields on which a response's prompt depends."""
 
     model: Name | None = None
-    input: str | Items | None = None
+    input: Annotated[str | Items | None, BeforeValidator(_is_input)] = None
     instructions: str | None = None
     previous_response_id: Name | None = None
     conversation: ConversationId | ConversationOfClient | None = None
