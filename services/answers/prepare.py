@@ -193,7 +193,7 @@ def generation_request(
         stop_tokens=asked.stop_tokens,
         keeps_stop=asked.keeps_stop,
         owner=conversation.owner,
-        session=conversation.name,
+        session=conversation.name or asked.state,
         n_head=fitted.n_head,
         background=background,
         thoughts=reading.thoughts,

@@ -74,6 +74,8 @@ class AnswerRequest:
     """The fields of `Sampling` that the request sets."""
     system: str | None = field(default=None, repr=False)
     """The conversation's system prompt: another than it has had so far begins it anew. None: it goes on with its own."""
+    state: str = ""
+    """The name of its computed state, where it is no session and other requests go on from it; "": it has none."""
     conversation: str = "unsaved"
     """Which of the caller's conversations it is where it is no session."""
     messages: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)

@@ -269,6 +269,10 @@ class Answers:
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
 
+    def forget_state(self, owner: str, name: str) -> None:
+        """Forget what was computed under a name that is no session's. Raises Unavailable."""
+        self._backend.forget(owner, name)
+
     def switch(self, client: Client, model: str, profile: str | None) -> str:
         """Switch the model as `Models.switch` does, and raise as it does; it counts against the key's requests."""
         with self.admit_metered(client) as deadline:

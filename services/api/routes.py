@@ -137,6 +137,10 @@ def _response(parts: Application) -> Arguments:
     return parts.jobs, parts.stores.responses
 
 
+def _stored_response(parts: Application) -> Arguments:
+    return parts.answers, parts.jobs, parts.stores.responses
+
+
 def _stored(parts: Application) -> Arguments:
     return (parts.stores.responses,)
 
@@ -325,7 +329,7 @@ ROUTES: tuple[Route, ...] = (
         streams=IF_ASKED,
     ),
     Route("input_tokens", (f"{RESPONSES}/input_tokens",), CountInputResource, _OPENAI, _input_tokens, needs="answer"),
-    Route("response", (f"{RESPONSES}/<id_>",), ResponseResource, _OPENAI, _response, needs="answer"),
+    Route("response", (f"{RESPONSES}/<id_>",), ResponseResource, _OPENAI, _stored_response, needs="answer"),
     Route("cancel_response", (f"{RESPONSES}/<id_>/cancel",), CancelResource, _OPENAI, _response, needs="answer"),
     Route("input_items", (f"{RESPONSES}/<id_>/input_items",), InputItemsResource, _OPENAI, _stored, needs="answer"),
     Route(

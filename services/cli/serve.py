@@ -97,7 +97,7 @@ def _serve(
     from services.answers.models import Models
     from services.server.listening import urls
 
-    engine.retain(stores.sessions.names_of_all())
+    engine.retain(stores.sessions.names_of_all() | stores.responses.states())
     models = Models(stores.profiles, stores.files, engine)
     # The model is probed and loaded while the rest is imported.
     threading.Thread(target=_warm_up, args=(models,), name="warm-up", daemon=True).start()

@@ -25,6 +25,8 @@ LONGEST_CHAIN = 2000
 UNFINISHED = ("queued", "in_progress")
 
 _DAY = 24 * 3600.0
+# Begins the name of a conversation's computed state, and is no session's number.
+_STATE = "response "
 # Expired rows that are removed at once.
 _ROWS = 200
 _SIZE = "length(items) + length(body)"
@@ -53,6 +55,11 @@ class StoredResponse:
     def output(self) -> list[dict[str, Any]]:
         """The items that the model wrote."""
         return list(self.body.get("output") or [])
+
+    @property
+    def state(self) -> str:
+        """The name of the computed state of the conversation that it began."""
+        return f"{_STATE}{self.id}"
 
     @property
     def ends_in_calls(self) -> bool:
@@ -100,6 +107,10 @@ class ResponseTable(Protocol):
         """Return all responses."""
         ...
 
+    def states(self) -> set[tuple[str, str]]:
+        """Return the owners and the names of the computed states that responses may have."""
+        return {(each.owner, each.state) for each in self.everything() if not (each.previous or each.session)}
+
     def tidy(self) -> None:
         """Forget what has expired."""
         ...
@@ -144,6 +155,16 @@ def pending_of(table: ResponseTable, owner: str, session: str) -> list[StoredRes
         found = table.get(owner, found.previous) if found.previous else None
     keep(table, chain)
     return chain[::-1]
+
+
+def state_of(table: ResponseTable, response: StoredResponse) -> str:
+    """Return the name of the computed state that a response belongs to."""
+    for _ in range(LONGEST_CHAIN):
+        before = table.get(response.owner, response.previous) if response.previous else None
+        if before is None:
+            break
+        response = before
+    return response.state
 
 
 def keep(table: ResponseTable, used: Sequence[StoredResponse]) -> None:
@@ -210,6 +231,12 @@ class ResponseStore(OwnedRows, ResponseTable):
     @override
     def everything(self) -> list[StoredResponse]:
         return self._select("1 ORDER BY rowid")
+
+    @override
+    def states(self) -> set[tuple[str, str]]:
+        with self._lock, self._file.explained():
+            rows = self._db.execute("SELECT owner, id FROM responses WHERE previous = '' AND session = ''").fetchall()
+        return {(owner, f"{_STATE}{id_}") for owner, id_ in rows}
 
     @override
     def tidy(self) -> None:

@@ -105,6 +105,13 @@ def test_a_response_is_kept_and_gone_on_from(client: openai.OpenAI, serve: Calla
         for _ in range(2):
             again = client.responses.create(model="Guide", input="What is my name?", previous_response_id=first.id)
             assert "Zoe" in again.output_text
+        server.stop()
+        server.start()
+    with client_of(server) as client:
+        # What was computed of the conversation is kept as well.
+        third = client.responses.create(model="Guide", input="Count to 3.", previous_response_id=again.id)
+        assert third.usage
+        assert third.usage.input_tokens_details.cached_tokens > 0.6 * third.usage.input_tokens
         unkept = client.responses.create(model="Guide", input=FRANCE, store=False)
         for id_ in (unkept.id, "resp_none"):
             with pytest.raises(openai.NotFoundError):

@@ -29,6 +29,7 @@ from services.cluster.redis_client import RedisClient, is_away
 from services.cluster.registry import TEXT, Registry, ServedModel, WorkerHeartbeat
 from services.cluster.routing import Routing
 from services.cluster.settings import ClusterSettings
+from services.cluster.stores.responses import RedisResponseTable
 from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.worker.checksums import Checksums
 from services.cluster.worker.upstream import NamedFiles
@@ -80,6 +81,7 @@ class Worker:
         self._only = named if names or cluster.upstream else set()
         self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
         self._sessions = Sessions(Path(), RedisSessionTable(self._client))
+        self._responses = RedisResponseTable(self._client)
         self._began = time.time()
         self._draining = threading.Event()
         self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
@@ -219,7 +221,7 @@ class Worker:
                 with self._client.redis.pubsub(ignore_subscribe_messages=True) as subscription:
                     subscription.subscribe(self._client.key(CHANNEL))
                     # Orders to forget conversations may have been missed.
-                    self._backend.retain(self._sessions.names_of_all())
+                    self._backend.retain(self._sessions.names_of_all() | self._responses.states())
                     while True:
                         if message := subscription.get_message(timeout=5.0):
                             self._obey(message["data"])

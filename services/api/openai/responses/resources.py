@@ -31,7 +31,7 @@ from services.api.openai.responses.writers import ResponseWriter
 from services.errors import InvalidRequest, NotFound
 from services.jobs.jobs import Jobs
 from services.jobs.store import JobKey
-from services.sessions.responses import UNFINISHED, ResponseTable, StoredResponse, finished
+from services.sessions.responses import UNFINISHED, ResponseTable, StoredResponse, finished, state_of
 
 PATH = "/v1/responses"
 # Begins the name of the job that computes a response in the background.
@@ -99,7 +99,8 @@ class ResponsesResource(Resource):
 class ResponseResource(Resource):
     """One stored response."""
 
-    def __init__(self, jobs: Jobs, table: ResponseTable) -> None:
+    def __init__(self, answers: Answers, jobs: Jobs, table: ResponseTable) -> None:
+        self._answers = answers
         self._jobs = jobs
         self._table = table
 
@@ -115,6 +116,8 @@ class ResponseResource(Resource):
     def delete(self, id_: str) -> Any:
         """Forget a response. Those that go on from it cannot go on any more."""
         stored = _stored(self._table, id_)
+        # What was computed of its conversation holds its text too.
+        self._answers.forget_state(stored.owner, state_of(self._table, stored))
         # First the job, which would store it again.
         with suppress(NotFound):
             self._jobs.remove(JobKey(stored.owner, f"{_JOB}{id_}"))
@@ -199,6 +202,9 @@ def compute_response(
     with answers.admit(client) as deadline, as_of_request("input", _forms(body)), ExitStack() as stack:
         before = before_of(body, table, owner)
         asked, items = response_request(body, before), with_ids(before.items, id_)
+        if before.chain and asked.session_id is None and stores:
+            # The first of a conversation has none: most are never gone on from.
+            asked = replace(asked, state=before.chain[0].state)
         if stores:
             check_room(owner, StoredResponse(owner, id_, items=items).n_bytes)
 
