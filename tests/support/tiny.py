@@ -30,15 +30,16 @@ def write_random_model(
     pre: str = "gpt-2",
     certain: bool = False,
     fills_gaps: bool = False,
+    bos: str = "",
 ) -> Path:
     """A llama of random weights in F16, which goes on talking until it is stopped.
 
     `certain`: one that takes as long, and of which each token alone chooses the next, far before all others. `fills_gaps`:
-    its last tokens are those around a gap.
+    its last tokens are those around a gap. `bos`: the token with which its prompts begin; "": none.
     """
     rng = np.random.default_rng(0)
     tokens = guide_tokens()
-    writer = _llama(path, tokens, dim=dim, layers=layers, ffn=ffn, n_ctx=n_ctx, pre=pre)
+    writer = _llama(path, tokens, dim=dim, layers=layers, ffn=ffn, n_ctx=n_ctx, pre=pre, bos=bos)
     for n, name in enumerate(("fim_pre", "fim_suf", "fim_mid") if fills_gaps else ()):
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", len(tokens) - 1 - n)
 
@@ -322,9 +323,10 @@ def _llama(
     n_ctx: int,
     pre: str,
     special: Mapping[str, gguf.TokenType] | None = None,
+    bos: str = "",
 ) -> gguf.GGUFWriter:
-    """The header of a llama in F16 with the guide's vocabulary; the tokens beyond that as in `write_header`."""
-    writer = write_header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre, special=special)
+    """The header of a llama in F16 with the guide's vocabulary; the tokens beyond that and `bos` as in `write_header`."""
+    writer = write_header(path, "llama", tokens, dim=dim, layers=layers, n_ctx=n_ctx, pre=pre, special=special, bos=bos)
     writer.add_feed_forward_length(ffn)
     writer.add_head_count(dim // 64)
     writer.add_head_count_kv(dim // 64)
@@ -381,12 +383,12 @@ def write_file(writer: gguf.GGUFWriter, path: Path) -> Path:
     return path
 
 
-def write_embedding_model(path: Path, dim: int = 64, ranks: bool = False) -> Path:
+def write_embedding_model(path: Path, dim: int = 64, ranks: bool = False, n_ctx: int = 64) -> Path:
     """A small BERT, which makes embeddings, or ranks texts, and cannot go on writing one."""
     rng = np.random.default_rng(0)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581w{n}" for n in range(95))]
     writer = gguf.GGUFWriter(path, "bert")
-    writer.add_context_length(64)
+    writer.add_context_length(n_ctx)
     writer.add_embedding_length(dim)
     writer.add_block_count(1)
     writer.add_feed_forward_length(dim)
@@ -407,7 +409,7 @@ def write_embedding_model(path: Path, dim: int = 64, ranks: bool = False) -> Pat
 
     add("token_embd.weight", len(tokens), dim)
     add("token_types.weight", 2, dim)
-    add("position_embd.weight", 64, dim)
+    add("position_embd.weight", n_ctx, dim)
     for name in ("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"):
         add(f"{name}.weight", dim)
         add(f"{name}.bias", dim)
