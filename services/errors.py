@@ -65,14 +65,14 @@ class PromptTooLong(InvalidRequest):
         self.n_ctx = n_ctx
 
 
-def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False) -> InvalidRequest:
+def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False, param: str = "input") -> InvalidRequest:
     """Return the error for a text of more tokens than a model for embeddings takes; `at_least`: there may be more."""
     least = "at least " if at_least else ""
     what = (
-        f"the input is too long: this model's maximum context length is {n_ctx} tokens, and the input has {least}"
+        f"{param}: the input is too long: this model's maximum context length is {n_ctx} tokens, and the input has {least}"
         f"{n_tokens}: it exceeds the available context size"
     )
-    return InvalidRequest(what, param="input", code="context_length_exceeded")
+    return InvalidRequest(what, param=param, code="context_length_exceeded")
 
 
 class Unprocessable(InvalidRequest):

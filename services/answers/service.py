@@ -294,7 +294,13 @@ def _size(request: AnswerRequest, conversation: Conversation) -> int:
     exchanges = sum(
         len(each.human) + len(each.ai) + 2 * _PER_MESSAGE for each in (*conversation.exchanges, *request.history)
     )
-    return exchanges + sum(map(_length, texts)) + (len(request.text.text) if request.text else 0)
+    return exchanges + sum(map(_length, texts)) + _continued(request)
+
+
+def _continued(request: AnswerRequest) -> int:
+    """Return the characters of a text that is continued, or of those around a gap."""
+    gap = len(request.infill.before) + len(request.infill.behind) if request.infill else 0
+    return gap + (len(request.text.text) if request.text else 0)
 
 
 def _length(value: Any) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from flask_restful import Resource
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from typing_extensions import override
 
 from services.answers.client import Client
@@ -43,6 +43,12 @@ FIELDS = (
     ),
     *_lists.idle("n_indent t_max_prompt_ms t_max_predict_ms", "the text ends by n_predict, by stop, or by itself"),
     *_lists.idle("cache_prompt id_slot", "computed state is reused by itself"),
+    *_lists.idle("stream_options stream_options.include_usage", "the last event tells the counts"),
+    *_lists.refused("echo", "the reply has the text for the gap alone", False),
+    *_lists.refused("best_of", "the reply has one text", 1),
+    *_lists.refused("logprobs", "the reply has no such field", 0),
+    *_lists.refused("suffix", "write it as input_suffix", ""),
+    *_lists.refused("skip_special_tokens add_special_tokens special parse_special", "the texts stand as they are", True),
 )
 
 
@@ -63,6 +69,13 @@ class InfillRequest(Generating):
     input_extra: Annotated[list[FileOfGap], at_most(MOST_FILES)] = Field(default_factory=list)
     prompt: str = ""
     response_fields: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_one_text(self) -> InfillRequest:
+        for name in ("n", "n_cmpl", "n_probs", "prompt_logprobs"):
+            if getattr(self, name) not in (None, 0, 1 if name in ("n", "n_cmpl") else 0):
+                raise ValueError(f"{name}: the reply has one text, and no logprobs")
+        return self
 
     @field_validator("samplers", mode="before")
     @classmethod
@@ -131,7 +144,8 @@ def compute_infill(answers: Answers, body: InfillRequest, client: Client) -> Rep
         constraint=body.constraint,
         logit_bias=body.biases(),
     )
-    with as_of_request("input_prefix", [Form(body.constraint_field)] if body.constraint else []):
+    long = "input_suffix" if len(body.input_suffix) > len(before) else "input_prefix"
+    with as_of_request(long, [Form(body.constraint_field)] if body.constraint else []):
         answer = answers.open(client, asked)
     shaper = _InfillShaper(answer, body.response_fields)
     if body.stream:
@@ -148,7 +162,7 @@ class _InfillShaper(sse.Shaper):
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
-        yield self._shown({"index": 0, "content": chunk, "stop": False, "model": self.answer.model})
+        yield {"index": 0, "content": chunk, "stop": False, "model": self.answer.model}
 
     @override
     def end(self) -> Iterable[sse.Data]:

@@ -14,6 +14,9 @@ from services.api.http.request_fields import telling_ignored
 from services.api.http.schemas import Query, replies, spec
 from services.api.openai.requests import chat_requests
 from services.api.openai.schemas import ChatRequest
+from services.prompts.chat import ChatForm
+
+_SAMPLING = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed"}
 
 
 class PropsQuery(Query):
@@ -71,8 +74,8 @@ class PropsResource(Resource):
         with self._answers.written(current_client(), AnswerRequest("", model=query.model or None)) as written:
             chosen, model = written.chosen, written.model
             profile, form = chosen.profile, model.chat_format
-            sampling = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"}
-            params = profile.model_dump(include=sampling)
+            params = profile.model_dump(include=_SAMPLING)
+            template = written.form.template.format.template if isinstance(written.form, ChatForm) else form.template
             return {
                 "default_generation_settings": {
                     "n_ctx": model.n_ctx,
@@ -82,7 +85,7 @@ class PropsResource(Resource):
                 "model_alias": chosen.name,
                 "model_path": profile.model,
                 "modalities": {"vision": False, "audio": False},
-                "chat_template": form.template,
+                "chat_template": template,
                 "bos_token": form.bos,
                 "eos_token": form.eos,
                 "build_info": "hearth",

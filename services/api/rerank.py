@@ -31,7 +31,7 @@ FIELDS = (
         texts="the same as TEI calls it: the reply is a list",
         top_n="the number of the best documents that are told",
         return_documents="true: the reply has the documents",
-        return_text="as `return_documents`, in TEI's reply",
+        return_text="as `return_documents`",
         raw_scores="true: scores as the model gives them, instead of from 0 to 1",
     ),
     *_lists.idle("user priority", "keys tell users apart here"),
@@ -67,6 +67,11 @@ class RerankRequest(Listed):
         if not self.said:
             raise ValueError(f"{'documents' if self.texts is None else 'texts'}: there are none")
         return self
+
+    @property
+    def returns_documents(self) -> bool:
+        """True if the reply has the documents."""
+        return bool(self.return_documents or self.return_text)
 
     @property
     def said(self) -> list[str]:
@@ -138,7 +143,9 @@ def compute_ranking(answers: Answers, body: RerankRequest, client: Client) -> Re
     name, scores, n_tokens = scores_of(answers, client, body.model, body.query, documents, bool(body.raw_scores))
     best = sorted(range(len(scores)), key=lambda n: -scores[n])[: body.top_n]
     if body.texts is not None:
-        return [{"index": n, "score": scores[n], **({"text": documents[n]} if body.return_text else {})} for n in best]
+        return [
+            {"index": n, "score": scores[n], **({"text": documents[n]} if body.returns_documents else {})} for n in best
+        ]
     return {
         "model": name,
         "object": "list",
@@ -147,7 +154,7 @@ def compute_ranking(answers: Answers, body: RerankRequest, client: Client) -> Re
             {
                 "index": n,
                 "relevance_score": scores[n],
-                **({"document": {"text": documents[n]}} if body.return_documents else {}),
+                **({"document": {"text": documents[n]}} if body.returns_documents else {}),
             }
             for n in best
         ],

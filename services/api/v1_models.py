@@ -57,17 +57,18 @@ class V1ModelsResource(Resource):
         served = self.served()
         if is_anthropic():
             return _page({name: _created(file) for name, file in served.items()}, query)
-        return {"object": "list", "data": [self.described(name, file) for name, file in served.items()]}
+        free = self._free()
+        return {"object": "list", "data": [self.described(name, file, free) for name, file in served.items()]}
 
     def served(self) -> dict[str, ModelFile]:
         """Return the model file behind each name that the key may use."""
         return served_models(self._files, self._profiles, caller())
 
-    def described(self, name: str, file: ModelFile) -> dict[str, Any]:
+    def described(self, name: str, file: ModelFile, free: int) -> dict[str, Any]:
         """Return a model as OpenAI's clients read it, with what those of llama-server, vLLM and OpenRouter look for."""
         profile, info = self._profiles.config().profiles.get(name), file.info
         assert info is not None
-        n_ctx = context_of(profile, file, self._free())
+        n_ctx = context_of(profile, file, free)
         meta = {"n_vocab": info.vocabulary, "n_ctx_train": info.context_length, "n_ctx": n_ctx}
         return {
             "id": name,
@@ -91,7 +92,7 @@ class V1ModelResource(V1ModelsResource):
         if name not in served:
             raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
         file = served[name]
-        return _anthropic(name, _created(file)) if is_anthropic() else self.described(name, file)
+        return _anthropic(name, _created(file)) if is_anthropic() else self.described(name, file, self._free())
 
 
 def _created(file: ModelFile) -> int:

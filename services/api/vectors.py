@@ -50,10 +50,11 @@ def vectors_of(
         begins = prefix(leased.prefixes) if leased.prefixes else ""
         texts: list[list[int]] = []
         with answers.working(leased.deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
+            _check(embedder, prompts)
             for some in _parts(prompts, lambda prompt: len(prompt.text)):
                 pause()
-                texts += _tokens(embedder, [_prefixed(prompt, begins) for prompt in some])
-        n_tokens, vectors = sum(map(len, texts)), _computed(leased, texts)
+                texts += embedder.tokenize_all([_prefixed(prompt, begins) for prompt in some])
+        n_tokens, vectors = sum(map(len, texts)), _computed(leased, texts, "input")
     if dimensions is not None and vectors and dimensions > len(vectors[0]):
         what = f"dimensions: this model's vectors have {len(vectors[0])}"
         raise InvalidRequest(what, param="dimensions", code="unsupported_parameter")
@@ -78,13 +79,16 @@ def scores_of(
             for some in _parts(documents, lambda document: len(query) + len(document)):
                 pause()
                 pairs += embedder.tokenize_pairs(query, some)
-        n_tokens, vectors = sum(map(len, pairs)), _computed(leased, pairs)
+        n_tokens, vectors = sum(map(len, pairs)), _computed(leased, pairs, "documents")
     # Models of several scores give the probability that the document fits as the first one.
     return leased.name, [each[0] if raw or len(each) > 1 else _sigmoid(each[0]) for each in vectors], n_tokens
 
 
-def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]]) -> list[list[float]]:
-    """Compute all vectors, which count for the key."""
+def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]], field: str) -> list[list[float]]:
+    """Compute all vectors, which count for the key; `field` of the request has the texts."""
+    n_ctx = leased.embedder.n_ctx
+    if (long := next((n for n, tokens in enumerate(texts) if len(tokens) > n_ctx > 0), None)) is not None:
+        raise input_too_long(len(texts[long]), n_ctx, param=_place(field, long, len(texts)))
     ticket, deadline = leased.ticket, leased.deadline
     ticket.reserve(sum(map(len, texts)), 0)
     deadline.slot.begin()
@@ -102,6 +106,11 @@ def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]]) -> list[list[f
     return vectors
 
 
+def _place(field: str, n: int, count: int) -> str:
+    """Return the place of a text in a request, where there are several."""
+    return f"{field}.{n}" if count > 1 else field
+
+
 def _parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
     """Yield items in their order, as many together as are computed at once; `size` is an item's."""
     some: list[T] = []
@@ -116,12 +125,11 @@ def _parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
         yield some
 
 
-def _tokens(embedder: Embedder, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Return texts' tokens. Raises InvalidRequest, without tokenizing, where those of one are certainly too many."""
-    for prompt in prompts:
+def _check(embedder: Embedder, prompts: Sequence[Prompt]) -> None:
+    """Raise InvalidRequest, without tokenizing, where the tokens of one text are certainly too many."""
+    for n, prompt in enumerate(prompts):
         if (least := least_tokens(prompt.text, embedder.chat_format.longest_token)) > embedder.n_ctx:
-            raise input_too_long(least, embedder.n_ctx, at_least=True)
-    return embedder.tokenize_all(prompts)
+            raise input_too_long(least, embedder.n_ctx, at_least=True, param=_place("input", n, len(prompts)))
 
 
 def _prefixed(prompt: Prompt, begins: str) -> Prompt:

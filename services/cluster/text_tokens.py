@@ -34,6 +34,9 @@ class TextTokenizer(Tokenizer):
     @override
     def tokenize(self, prompt: Prompt) -> list[int]:
         self.text(prompt.ids)
+        if prompt.infill:
+            what = f"{prompt.infill.param}: an upstream server's models fill in no gaps"
+            raise InvalidRequest(what, param=prompt.infill.param, code="no_infill")
         return list(prompt.ids) or [ord(character) for character in prompt.text]
 
     @override

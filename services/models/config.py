@@ -186,6 +186,16 @@ class Profiles:
         if selects:
             self._preferred = None
 
+    def remove(self, name: str) -> None:
+        """Remove profile `name`, which is not the selected one, from the file.
+
+        Raises NotFound for an unknown profile, DamagedFile while the file is broken, StorageFailed.
+        """
+        with self._file.edit() as data:
+            if name == SELECTED or name not in data:
+                raise unknown_profile(name)
+            del data[name]
+
     def select(self, name: str, model: str) -> None:
         """Set profile `name`'s model, and select it, in the file.
 

@@ -113,7 +113,7 @@ def test_more_answers_than_can_wait_are_refused(client: Client) -> None:
         ("/v1/completions", {"prompt": "a", "best_of": 3}, "best_of"),
         ("/v1/completions", {"prompt": "a", "suffix": "b"}, "suffix"),
         ("/v1/embeddings", {"input": 5}, "input"),
-        ("/v1/embeddings", {"input": "a", "dimensions": 5}, "dimensions"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 400}, "dimensions"),
         ("/v1/embeddings", {"input": [[-1]]}, "input"),
     ],
 )

@@ -253,8 +253,13 @@ def test_a_custom_tools_call_is_streamed(client: Client, backend: FakeBackend) -
     *chunks, _ = stream(client, "/v1/chat/completions", messages=messages, tools=[SHOUT, WEATHER])
     pieces = [piece for chunk in chunks for piece in chunk["choices"][0]["delta"].get("tool_calls", ())]
     assert "".join(piece["function"]["arguments"] for piece in pieces if piece["index"] == 0) == ARGUMENTS
-    begun, text = [piece for piece in pieces if piece["index"] == 1]
-    assert (begun["type"], begun["custom"], text["custom"]) == ("custom", {"name": "shout", "input": ""}, {"input": "Hey!"})
+    (shouted,) = [piece for piece in pieces if piece["index"] == 1]
+    assert (shouted["type"], shouted["custom"]) == ("custom", {"name": "shout", "input": "Hey!"})
+    # One that is cut is no call.
+    backend.reply(*call("shout", '{"input": "Hey!"}'))
+    *chunks, _ = stream(client, "/v1/chat/completions", messages=messages, tools=[SHOUT], max_tokens=12)
+    assert not any(chunk["choices"][0]["delta"].get("tool_calls") for chunk in chunks)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
 def test_the_tools_that_are_held_to_a_form(client: Client, backend: FakeBackend) -> None:

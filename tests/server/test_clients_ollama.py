@@ -154,7 +154,7 @@ def test_models_are_fetched_and_deleted(serve: Callable[..., Server], tmp_path: 
         assert not (tmp_path / "models" / "guide-q8_0.gguf").exists()
         with pytest.raises(ollama.ResponseError, match="no model"):
             client.delete(name)
-        with pytest.raises(ollama.ResponseError, match="is needed by the profiles Guide"):
+        with pytest.raises(ollama.ResponseError, match="is needed: by Guide, Pirate"):
             client.delete("Guide")
         with pytest.raises(ollama.ResponseError, match="not-there"):
             client.pull("not-there")

@@ -35,7 +35,7 @@ CORS = "no origin is let in unless `--cors-origins` names it"
 
 # By files and names without `test_`.
 RUN: dict[str, str] = {
-    "basic": "server_start_simple",
+    "basic": "server_start_simple server_props",
     "chat_completion": """
         chat_template_continue_final_message_mutual_exclusion completion_with_response_format completion_with_json_schema
         completion_with_grammar completion_with_invalid_grammar invalid_chat_completion_req logit_bias
@@ -67,7 +67,6 @@ RUN: dict[str, str] = {
 LEFT_OUT: dict[str, dict[str, str]] = {
     "basic": {
         "several addresses to listen on are not there": "server_multiple_addresses",
-        "fault: `GET /props` does not tell the profile's `seed`": "server_props",
         "`GET /models` tells of files and profiles": "server_models server_model_aliases_and_tags",
         "`/slots` is not there": "server_slots",
         COMPLETION: "load_split_model",

@@ -32,7 +32,8 @@ class MessageWriter:
         self.most_calls = 1 if choice and choice.disable_parallel_tool_use else None
         """The most calls of an answer; the model writes the others again when it has the first one's result."""
         # Clients that do not ask for thoughts take them for a mistake, or lose the text beside them.
-        self.shows_thoughts = body.thinking is not None and body.thinking.display != "omitted"
+        wish = body.thinking
+        self.shows_thoughts = wish is not None and wish.type != "disabled" and wish.display != "omitted"
 
     def whole(self) -> dict[str, Any]:
         """Wait for the answer, and return the reply. Raises as `Answer.events` does."""

@@ -15,9 +15,8 @@ from services.api.http.schemas import replies, spec
 from services.api.model_facts import abilities_of, template_of
 from services.api.ollama.replies import OllamaError, OllamaLoaded, OllamaShown, OllamaTags, OllamaVersion
 from services.api.ollama.schemas import ModelName
-from services.api.served_models import served_models
+from services.api.served_models import served_models, served_name
 from services.backend.protocols import Backend
-from services.errors import NotFound
 from services.models.config import Profiles
 from services.models.files import AvailableModels, ModelFile
 from services.models.profile import Profile
@@ -81,10 +80,8 @@ class ShowResource(_OfModels):
     @spec.validate(json=ShowBody, resp=replies(OllamaShown, 400, 404, 413, error=OllamaError))
     def post(self, json: ShowBody) -> Any:
         """Describe a model: its template, its sampling, the facts of its file, and what it can."""
-        name = json.model or json.name or ""
         served = self.served()
-        if name not in served:
-            raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
+        name = served_name(served, json.model or json.name or "")
         file, profile = served[name], self.profiles.config().profiles.get(name)
         template = template_of(self.files, file, profile)
         info = file.info

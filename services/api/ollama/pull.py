@@ -21,12 +21,13 @@ from services.api.http.schemas import replies, spec
 from services.api.ollama.errors import ollama_shape
 from services.api.ollama.replies import OllamaError, OllamaPull
 from services.api.ollama.schemas import ModelName
-from services.api.served_models import served_models
+from services.api.served_models import served_models, served_name
 from services.backend.protocols import Backend
-from services.errors import InvalidRequest, NotFound
+from services.errors import InvalidRequest, NotFound, StorageFailed
 from services.models.config import Profiles, profile_entry
 from services.models.downloads import Pulls
-from services.models.files import AvailableModels, remove_model
+from services.models.files import AvailableModels, remove_model, same_name
+from services.models.profile import Profile
 from services.models.sources import Source
 
 _HUBS = ("hf.co/", "huggingface.co/")
@@ -148,31 +149,41 @@ class OllamaDeleteResource(Resource):
     def delete(self, json: DeleteBody) -> Any:
         """Remove a model's file from the models folder, and from memory.
 
-        One that another profile uses, or the selected one, is needed; one that answers just now stays (503).
+        One that another profile uses, or the selected one, is needed; one that answers just now stays (503). A profile that
+        fetching the model has made goes with it.
         """
         name = json.model or json.name or ""
         g.audited = {"model": name}
         with self._answers.admit_metered(current_client()):
             served = served_models(self._files, self._profiles, caller())
-            if name not in served:
-                raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
-            file = served[name].name
-            config = self._profiles.config()
-            users = [
-                each
-                for each, profile in config.profiles.items()
-                if file in (profile.model, *(lora.file for lora in profile.lora))
-            ]
-            if others := [each for each in users if each != name or each == config.selected]:
-                what = (
-                    f"{file} is needed by the profiles {', '.join(others)}" if others[1:] else f"{others[0]} needs {file}"
-                )
-                raise InvalidRequest(f"{what}: choose another model there first", param="model", code="model_in_use")
-            if self._files.folder == Path():
-                raise InvalidRequest("the workers of a cluster keep the model files: delete them there", param="model")
-            self._backend.unload(self._files.folder / file)
-            remove_model(self._files.folder, file)
+            known = served_name(served, name)
+            self._remove(known, served[known].name)
         return Response(status=200)
+
+    def _remove(self, name: str, file: str) -> None:
+        """Remove a file, and a profile that fetching it made. Raises InvalidRequest, Unavailable, StorageFailed."""
+        config = self._profiles.config()
+        users = [each for each, profile in config.profiles.items() if _uses(profile, file)]
+        if others := [each for each in users if each != name or each == config.selected]:
+            shown = [each for each in others if caller().may_use(each)]
+            who = ", ".join(shown) if shown else "another profile"
+            what = f"{file} is needed: by {who}; choose another model there first"
+            raise InvalidRequest(what, param="model", code="model_in_use")
+        if self._files.folder == Path():
+            raise InvalidRequest("the workers of a cluster keep the model files: delete them there", param="model")
+        self._backend.unload(self._files.folder / file)
+        try:
+            remove_model(self._files.folder, file)
+        except OSError as error:
+            raise StorageFailed(f"{file} cannot be removed: {error.strerror}") from error
+        profile = config.profiles.get(name)
+        if profile and profile == Profile.model_validate({**profile_entry(file), "source": profile.source}):
+            # It has no settings of its own: fetching the model made it.
+            self._profiles.remove(name)
+
+
+def _uses(profile: Profile, file: str) -> bool:
+    return any(same_name(each, file) for each in (profile.model, *(lora.file for lora in profile.lora)))
 
 
 def _arrived(at: dict[str, Any], digest: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def compute_chat(answers: Answers, body: OllamaChat, client: Client) -> Reply:
 
 def compute_generate(answers: Answers, body: OllamaGenerate, client: Client) -> Reply:
     """Compute the reply to POST /api/generate with a `model`. Raises as `Answers.open` does."""
-    if not body.prompt:
+    if not (body.prompt or body.suffix):
         return _loaded(answers, body, client, {"response": ""})
     return _reply(answers, body, client, prompt_request(body), OllamaPromptWriter, [])
 

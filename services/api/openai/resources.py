@@ -72,7 +72,9 @@ def compute_completion(answers: Answers, body: CompletionRequest, client: Client
     """Compute the reply to POST /v1/completions. Raises as `Answers.open_all` does."""
     requests = completion_requests(body)
     echoes = [Echo(request) for request in requests] if body.echo else []
-    with as_of_request("prompt", _forms(body, requests[0])):
+    gap = requests[0].infill
+    long = "suffix" if gap and len(gap.behind) > len(gap.before) else "prompt"
+    with as_of_request(long, _forms(body, requests[0])):
         opened = answers.open_all(client, [echo.request for echo in echoes] or requests)
     return _reply(CompletionWriter(body, echoes), body, opened)
 

@@ -271,6 +271,8 @@ class CompletionRequest(Generating):
             return self
         if self.echo:
             raise ValueError("echo: with a suffix the reply is what stands between")
+        if self.add_special_tokens is False:
+            raise ValueError("add_special_tokens: the texts around a gap stand between the model's own tokens")
         if any(not isinstance(each, str) for each in ([self.prompt] if isinstance(self.prompt, str) else self.prompt)):
             raise ValueError("suffix: it needs a prompt that is text")
         return self
@@ -292,6 +294,12 @@ class CompletionRequest(Generating):
         return self
 
 
+# Those of Cohere, Voyage and NVIDIA; what is no query has the prefix of documents.
+InputType = Literal[
+    "query", "document", "passage", "search_query", "search_document", "classification", "clustering", "similarity"
+]
+
+
 class EmbeddingsRequest(Listed):
     """The body of POST /v1/embeddings."""
 
@@ -300,7 +308,9 @@ class EmbeddingsRequest(Listed):
     input: Annotated[AnyTexts, _texts(MOST_INPUTS)]
     model: Name | None = None
     dimensions: Annotated[int, Field(ge=1), Whole] | None = None
-    input_type: Literal["query", "document", "passage", "search_query", "search_document"] | None = None
+    input_type: (
+        Literal["query", "document", "passage", "search_query", "search_document", "classification", "clustering"] | None
+    ) = None
     encoding_format: Literal["float", "base64"] | None = None
 
 

@@ -93,14 +93,11 @@ def _called(call: ToolCall, custom: Collection[str]) -> dict[str, Any]:
     return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text_of(call.arguments)}}
 
 
-def call_delta(event: CallBegun | CallArguments, is_older: bool = False, is_custom: bool = False) -> dict[str, Any]:
+def call_delta(event: CallBegun | CallArguments, is_older: bool = False) -> dict[str, Any]:
     """Return a call's beginning, or a piece of its arguments, as a piece of a streamed message."""
     if isinstance(event, CallArguments):
         piece = {"arguments": event.text}
         return {"function_call": piece} if is_older else {"tool_calls": [{"index": event.index, "function": piece}]}
-    if is_custom:
-        custom = {"name": event.name, "input": ""}
-        return {"tool_calls": [{"index": event.index, "id": event.id, "type": "custom", "custom": custom}]}
     function = {"name": event.name, "arguments": ""}
     if is_older:
         return {"function_call": function}

@@ -171,8 +171,8 @@ class _ChatShaper(sse.Shaper):
         self._shape = shape
         self._writer = writer
         self._choices = _NewChoices(answer)
-        self._custom: tuple[int, list[str]] | None = None
-        """The number of the custom tool's call that is being written, and its arguments so far."""
+        self._custom: tuple[CallBegun, list[str]] | None = None
+        """The custom tool's call that is being written, and its arguments so far."""
 
     @override
     def begin(self) -> Iterable[sse.Data]:
@@ -198,8 +198,9 @@ class _ChatShaper(sse.Shaper):
         if isinstance(event, CallBegun):
             yield from self._custom_text()
             if event.name in self._writer.custom:
-                self._custom = event.index, []
-        yield self._piece(call_delta(event, self._writer.is_older, self._custom is not None))
+                self._custom = event, []
+                return
+        yield self._piece(call_delta(event, self._writer.is_older))
 
     @override
     def end(self) -> Iterable[sse.Data]:
@@ -209,10 +210,12 @@ class _ChatShaper(sse.Shaper):
         yield {**self._shape.chunk(choice), **window_of(self.answer)}
 
     def _custom_text(self) -> Iterable[sse.Data]:
-        """The text of a custom tool's call, which is known when its arguments are whole."""
+        """A custom tool's call, in one piece: before its arguments are whole, clients would take its text for whole."""
         custom, self._custom = self._custom, None
         if custom and read_json_text(arguments := "".join(custom[1])) is not None:
-            yield self._piece({"tool_calls": [{"index": custom[0], "custom": {"input": text_of(arguments)}}]})
+            begun = custom[0]
+            called = {"name": begun.name, "input": text_of(arguments)}
+            yield self._piece({"tool_calls": [{"index": begun.index, "id": begun.id, "type": "custom", "custom": called}]})
 
     def _piece(self, delta: dict[str, Any]) -> sse.Data:
         return self._shape.chunk(self._choice(delta, self._logprobs()))

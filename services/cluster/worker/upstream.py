@@ -34,7 +34,7 @@ from services.backend.types import (
 )
 from services.cluster.text_tokens import TextTokenizer
 from services.cluster.worker.upstream_body import completion_body
-from services.errors import HearthError, InvalidRequest, Unavailable
+from services.errors import EngineFailure, HearthError, InvalidRequest, Unavailable
 from services.models.files import CheckedModel, ModelFile, ModelFiles
 from services.models.gguf import GgufInfo
 
@@ -223,7 +223,10 @@ class UpstreamModel(TextTokenizer, Model, Embedder):
         poll()
         body = {"model": self._backend.name_of(self._model), "input": [self.text(tokens) for tokens in texts]}
         reply = self._backend.post("embeddings", body)
-        vectors = [[float(value) for value in each["embedding"]] for each in reply["data"]]
+        data = sorted(reply["data"], key=lambda each: int(each.get("index", 0)))
+        if len(data) != len(texts):
+            raise EngineFailure(f"the upstream server has made {len(data)} vectors of {len(texts)} texts")
+        vectors = [[float(value) for value in each["embedding"]] for each in data]
         return vectors, Spent(int(reply.get("usage", {}).get("prompt_tokens", sum(map(len, texts)))))
 
 

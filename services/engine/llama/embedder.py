@@ -66,13 +66,16 @@ class LlamaEmbedder(Embedder):
             size = self._vocabulary.size
             self._piece = min(self.n_ctx, PIECE, max(LEAST_PIECE, MOST_LOGITS // size))
             self._together = self._piece
+            # Each text together with others would have a state of its own, which may be large.
+            has_states = llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
+            self._most_texts = 1 if has_states else MOST_TOGETHER
             # A small context reveals the model's pooling.
             default = llama_cpp.llama_context_default_params().pooling_type
             self._context = self._make_context(settings, default, self._piece)
             self._pooling = _NONE
             if self._context:
                 self._pooling = llama_cpp.llama_pooling_type(self._context) or _MEAN
-                takes_pieces = bool(llama_cpp.llama_get_memory(self._context)) and self._pooling != _RANK
+                takes_pieces = bool(llama_cpp.llama_get_memory(self._context))
                 llama_cpp.llama_free(self._context)
                 native_log.take_cache_bytes()
                 self._piece = self._piece if takes_pieces else self.n_ctx
@@ -96,7 +99,7 @@ class LlamaEmbedder(Embedder):
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = self._piece
-        params.n_seq_max = MOST_TOGETHER
+        params.n_seq_max = self._most_texts
         # The texts of one piece share the context's cells.
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = settings.n_threads_batch or settings.n_threads or usable_cores()
@@ -143,7 +146,7 @@ class LlamaEmbedder(Embedder):
     def _embed_all(self, texts: Many[Many[int]], poll: Callable[[], None]) -> list[Vector]:
         """The vectors of texts. Runs on the worker; `poll` may raise."""
         vectors: list[Vector] = []
-        for group in groups_of(texts, self._together, MOST_TOGETHER):
+        for group in groups_of(texts, self._together, self._most_texts):
             self._clear()
             if len(group) > 1 or len(group[0]) <= self._piece:
                 vectors += self._compute([Run(n, 0, tokens, sampled=True) for n, tokens in enumerate(group)], poll)
