@@ -132,6 +132,10 @@ def test_documents_are_ranked(serve: Callable[..., Server], tmp_path: Path) -> N
     assert [each["index"] for each in listed] == [each["index"] for each in reply["results"]]
     for wrong, param in (({**body, "documents": [1]}, "documents.0"), ({**body, "texts": ["x"]}, "documents")):
         assert server.post("/v1/rerank", wrong).json()["error"]["param"] == param
+    long = {**body, "documents": ["w3", "w4 " * 80]}
+    assert server.post("/v1/rerank", long).json()["error"]["param"] == "documents.1"
+    inputs = {"model": "guide.gguf", "input": ["w3", "w4 " * 9000]}
+    assert server.post("/v1/embeddings", inputs).json()["error"]["param"] == "input.1"
     assert "ranks no texts" in server.post("/v1/rerank", {**body, "model": "guide.gguf"}).json()["message"]
     assert "ranks texts" in server.post("/v1/embeddings", {"model": "ranker.gguf", "input": "w1"}).json()["message"]
     abilities = {model["id"]: model["capabilities"] for model in server.get("/v1/models").json()["data"]}

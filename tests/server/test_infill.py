@@ -84,5 +84,13 @@ def test_what_cannot_be_filled_in_is_refused_by_name(server: Server) -> None:
     assert fault("/v1/completions", model="coder.gguf", prompt=[1], suffix="y")[:2] == (400, "suffix")
     for extra in ({}, {"filename": "x"}, {"filename": 1, "text": "x"}, {"filename": "x", "text": 1}):
         assert fault("/infill", model="coder.gguf", input_extra=[extra])[1].startswith("input_extra.0")
+    for fields in ({"n": 2}, {"n_probs": 1}, {"echo": True}, {"logprobs": 1}, {"suffix": "x"}, {"best_of": 2}):
+        assert fault("/infill", model="coder.gguf", **fields)[1] == next(iter(fields))
+    long = "int f(); " * 400
+    assert fault("/infill", model="coder.gguf", input_suffix=long)[1] == "input_suffix"
+    assert fault("/v1/completions", model="coder.gguf", prompt="x", suffix=long)[1] == "suffix"
+    # An editor asks at the beginning of a file too.
+    begun = server.post("/api/generate", {"model": "coder.gguf", "prompt": "", "suffix": "}", "stream": False}).json()
+    assert begun["response"]
     ollama = server.post("/api/generate", {"model": "plain.gguf", "prompt": "x", "suffix": "y"})
     assert (ollama.status_code, "no tokens for filling in" in ollama.json()["error"]) == (400, True)
