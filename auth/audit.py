@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from auth.addresses import source_of
 from auth.identity import MASTER
+from services.logs import redacted
 from services.storage.json_file import give_to_owner
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class AuditLog:
             untold = self._untold.pop(kind, None)
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "did": did, "key": key}
         more = {"account": account if account not in ("", key) else None, "untold_before": untold, **what}
-        told = json.dumps({**line, **{k: v for k, v in more.items() if v is not None}}, ensure_ascii=False)
+        # A key may have been typed into another field, such as a model's name.
+        told = redacted(json.dumps({**line, **{k: v for k, v in more.items() if v is not None}}, ensure_ascii=False))
         try:
             with open(self._file_lock.lock_file, "a", opener=_private):
                 # The lock file exists, and belongs to the folder's owner, before it is locked.

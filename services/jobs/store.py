@@ -148,23 +148,23 @@ class JobStore(OwnedRows, JobTable):
             *((reply.status, reply.content_type, reply.body) if reply else (None, None, None)),
         )
         n_bytes = len(job.request.body if job.finished is None else b"") + len(reply.body if reply else b"")
-        with self._lock, self._file.explained():
+        with self.lock, self.file.explained():
             places, owner = ", ".join("?" * len(row)), job.key.owner
-            had = self._db.execute(f"SELECT {_SIZE} FROM jobs WHERE owner = ? AND id = ?", (owner, job.key.id)).fetchone()  # noqa: S608
-            self._db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
-            self._count(owner, 0 if had else 1, n_bytes - (had[0] if had else 0))
+            had = self.db.execute(f"SELECT {_SIZE} FROM jobs WHERE owner = ? AND id = ?", (owner, job.key.id)).fetchone()  # noqa: S608
+            self.db.execute(f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
+            self.count(owner, 0 if had else 1, n_bytes - (had[0] if had else 0))
 
     @override
     def remove(self, key: JobKey) -> None:
-        with self._lock, self._file.explained():
-            self._delete("owner = ? AND id = ?", key.owner, key.id)
-            self._empty_wal()
+        with self.lock, self.file.explained():
+            self.delete("owner = ? AND id = ?", key.owner, key.id)
+            self.empty_wal()
 
     @override
     def remove_session(self, owner: str, session: str) -> None:
-        with self._lock, self._file.explained():
-            if self._delete("owner = ? AND session = ?", owner, session):
-                self._empty_wal()
+        with self.lock, self.file.explained():
+            if self.delete("owner = ? AND session = ?", owner, session):
+                self.empty_wal()
 
     @override
     def tidy(self) -> None:
@@ -172,20 +172,20 @@ class JobStore(OwnedRows, JobTable):
         n_deleted = _ROWS
         while n_deleted == _ROWS:
             # In pieces: each holds the database's write lock, for which the other stores wait.
-            with self._lock, self._file.explained():
-                n_deleted = self._delete(expired, time.time() - KEPT_FOR)
+            with self.lock, self.file.explained():
+                n_deleted = self.delete(expired, time.time() - KEPT_FOR)
             time.sleep(_PAUSE)
         while True:
-            with self._lock, self._file.explained():
-                left = self._db.execute("PRAGMA freelist_count").fetchone()[0]
+            with self.lock, self.file.explained():
+                left = self.db.execute("PRAGMA freelist_count").fetchone()[0]
                 # `execute` would do one page only: it ends at the first step of what has no columns.
-                self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
+                self.db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
                 if left <= _PAGES:
                     # Only this makes the file on the disk smaller.
-                    if left or self._has_traces:
-                        self._empty_wal()
+                    if left or self.has_traces:
+                        self.empty_wal()
                     else:
-                        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                        self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
                     return
             time.sleep(_PAUSE)
 
@@ -199,9 +199,9 @@ class JobStore(OwnedRows, JobTable):
         pass
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[StoredJob]:
-        with self._lock, self._file.explained():
+        with self.lock, self.file.explained():
             query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY created"  # noqa: S608
-            rows = self._db.execute(query, values).fetchall()
+            rows = self.db.execute(query, values).fetchall()
         jobs = [
             StoredJob(JobKey(*row[:2]), JobRequest(*row[2:6]), row[6], row[7], row[8], Reply(*row[9:]) if row[9] else None)
             for row in rows

@@ -13,21 +13,21 @@ _PATIENCE = 2.0
 
 
 class OwnedRows:
-    """One table. Any thread may call it; `_lock` lets one statement run at a time, and change `_kept`."""
+    """One table. Any thread may call it; `lock` lets one statement run at a time, and change the counts."""
 
     def __init__(self, path: Path, table: str, size: str) -> None:
         """`path` is the database, `size` an expression for a row's bytes.
 
         Raises DamagedFile where the file is no database, StorageFailed where it cannot be used.
         """
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._table, self._size = table, size
-        self._file = open_database(path, _PATIENCE)
-        self._db = self._file.db
-        self._has_traces = False
+        self.file = open_database(path, _PATIENCE)
+        self.db = self.file.db
+        self.has_traces = False
         """True while the WAL may hold rows that were to leave no trace."""
-        with self._file.explained():
-            rows = self._db.execute(f"SELECT owner, count(*), sum({size}) FROM {table} GROUP BY owner")  # noqa: S608
+        with self.file.explained():
+            rows = self.db.execute(f"SELECT owner, count(*), sum({size}) FROM {table} GROUP BY owner")  # noqa: S608
             self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
 
     def kept(self, owner: str) -> Kept:
@@ -37,20 +37,21 @@ class OwnedRows:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        with self.lock:
+            self.db.close()
 
-    def _count(self, owner: str, count: int, n_bytes: int) -> None:
+    def count(self, owner: str, count: int, n_bytes: int) -> None:
+        """Count so many rows and bytes more of an owner; the caller holds the lock."""
         self._kept[owner] = self._kept.get(owner, Kept()) + Kept(count, n_bytes)
 
-    def _delete(self, where: str, *values: str | float) -> int:
+    def delete(self, where: str, *values: str | float) -> int:
         """Delete rows; return their number."""
         query = f"DELETE FROM {self._table} WHERE {where} RETURNING owner, {self._size}"  # noqa: S608
-        rows = self._db.execute(query, values).fetchall()
+        rows = self.db.execute(query, values).fetchall()
         for owner, n_bytes in rows:
-            self._count(owner, -1, -n_bytes)
+            self.count(owner, -1, -n_bytes)
         return len(rows)
 
-    def _empty_wal(self) -> None:
+    def empty_wal(self) -> None:
         """Empty the WAL, which may hold deleted rows; while another connection reads it, the next tidying has to."""
-        self._has_traces = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        self.has_traces = bool(self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])

@@ -192,21 +192,21 @@ class ResponseStore(OwnedRows, ResponseTable):
             *(response.owner, response.id, response.previous, response.session, response.status, time.time()),
             *(encoded(list(response.items)), encoded(response.body), response.left_out),
         )
-        with self._lock, self._file.explained():
-            with self._file.transaction():
+        with self.lock, self.file.explained():
+            with self.file.transaction():
                 query = f"SELECT status, {_SIZE} FROM responses WHERE owner = ? AND id = ?"  # noqa: S608
-                had = self._db.execute(query, row[:2]).fetchone()
+                had = self.db.execute(query, row[:2]).fetchone()
                 if had and had[0] not in UNFINISHED:
                     return
                 places = ", ".join("?" * len(row))
-                self._db.execute(f"INSERT OR REPLACE INTO responses ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
-            self._count(response.owner, 0 if had else 1, len(row[6]) + len(row[7]) - (had[1] if had else 0))
+                self.db.execute(f"INSERT OR REPLACE INTO responses ({_COLUMNS}) VALUES ({places})", row)  # noqa: S608
+            self.count(response.owner, 0 if had else 1, len(row[6]) + len(row[7]) - (had[1] if had else 0))
 
     @override
     def touch(self, owner: str, ids: Sequence[str]) -> None:
-        with self._lock, self._file.explained(), self._file.transaction():
+        with self.lock, self.file.explained(), self.file.transaction():
             query = "UPDATE responses SET used = ? WHERE owner = ? AND id = ?"
-            self._db.executemany(query, [(time.time(), owner, id_) for id_ in ids])
+            self.db.executemany(query, [(time.time(), owner, id_) for id_ in ids])
 
     @override
     def last_of(self, owner: str, session: str) -> StoredResponse | None:
@@ -215,17 +215,17 @@ class ResponseStore(OwnedRows, ResponseTable):
 
     @override
     def remove(self, owner: str, id_: str) -> bool:
-        with self._lock, self._file.explained():
-            n_deleted = self._delete("owner = ? AND id = ?", owner, id_)
-            self._empty_wal()
+        with self.lock, self.file.explained():
+            n_deleted = self.delete("owner = ? AND id = ?", owner, id_)
+            self.empty_wal()
         return n_deleted > 0
 
     @override
     def remove_session(self, owner: str, session: str) -> bool:
-        with self._lock, self._file.explained():
-            n_deleted = self._delete("owner = ? AND session = ?", owner, session)
+        with self.lock, self.file.explained():
+            n_deleted = self.delete("owner = ? AND session = ?", owner, session)
             if n_deleted:
-                self._empty_wal()
+                self.empty_wal()
         return n_deleted > 0
 
     @override
@@ -234,8 +234,8 @@ class ResponseStore(OwnedRows, ResponseTable):
 
     @override
     def states(self) -> set[tuple[str, str]]:
-        with self._lock, self._file.explained():
-            rows = self._db.execute("SELECT owner, id FROM responses WHERE previous = '' AND session = ''").fetchall()
+        with self.lock, self.file.explained():
+            rows = self.db.execute("SELECT owner, id FROM responses WHERE previous = '' AND session = ''").fetchall()
         return {(owner, f"{_STATE}{id_}") for owner, id_ in rows}
 
     @override
@@ -244,16 +244,16 @@ class ResponseStore(OwnedRows, ResponseTable):
         n_deleted = _ROWS
         while n_deleted == _ROWS:
             # In pieces: each holds the database's write lock, for which the other stores wait.
-            with self._lock, self._file.explained():
-                n_deleted = self._delete(expired, time.time() - KEPT_FOR)
-        with self._lock, self._file.explained():
-            if self._has_traces:
-                self._empty_wal()
+            with self.lock, self.file.explained():
+                n_deleted = self.delete(expired, time.time() - KEPT_FOR)
+        with self.lock, self.file.explained():
+            if self.has_traces:
+                self.empty_wal()
 
     def _select(self, where: str, *values: str) -> list[StoredResponse]:
-        with self._lock, self._file.explained():
+        with self.lock, self.file.explained():
             query = f"SELECT {_COLUMNS} FROM responses WHERE {where}"  # noqa: S608
-            rows = self._db.execute(query, values).fetchall()
+            rows = self.db.execute(query, values).fetchall()
         found = [
             StoredResponse(owner, id_, previous, session, status, json.loads(items), json.loads(body), left_out, used)
             for owner, id_, previous, session, status, used, items, body, left_out in rows

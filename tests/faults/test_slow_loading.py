@@ -149,7 +149,9 @@ class SlowPool:
     def lease(self, _settings: LoadSettings) -> Iterator[Any]:
         self.may_load.wait(30)
         self.n_leases += 1
-        yield SimpleNamespace(n_ctx=1, chat_format=ChatFormat("", "", "", ()), tokenize=lambda _: [1])
+        yield SimpleNamespace(
+            n_ctx=1, chat_format=ChatFormat("", "", "", ()), tokenize_all=lambda prompts: [[1] for _ in prompts]
+        )
 
     def has(self, _settings: LoadSettings, _embeds: bool) -> bool:
         return self.may_load.is_set()

@@ -121,7 +121,8 @@ def test_ollama_has_forms_and_vectors(of_ollama: Callable[..., Any], server: Ser
     embeddings = of_ollama("OllamaEmbeddings", server)
     one, two = embeddings.embed_documents([FRANCE, "Count to 9."])
     assert one != two
-    assert embeddings.embed_query(FRANCE) == pytest.approx(one)
+    # Texts that are computed together have other roundings.
+    assert embeddings.embed_query(FRANCE) == pytest.approx(one, abs=1e-5)
 
 
 def test_ollamas_errors(of_ollama: Callable[..., Any], server: Server) -> None:

@@ -39,6 +39,8 @@ LOOK_UP = {
 # Behind the last of these few calls the model is at its scripts' end.
 MARKERS = (*range(1, N_CALLS), STEPS)
 # By litellm's name of each API, its path on the server.
+# litellm passes on no field that it does not know of a model, unless it is told to.
+ASKS_FOR_THOUGHTS = {"thinking": {"type": "enabled", "budget_tokens": 200}, "allowed_openai_params": ["thinking"]}
 APIS = {"openai": "/v1", "ollama_chat": "", "anthropic": ""}
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 14), reason="needs a Python below 3.14")
@@ -73,6 +75,8 @@ def questions(server: Server, scripted: Server) -> dict[str, Any]:
             "messages": [{"role": "system", "content": RULES}, *ask(QUESTION)],
             "tools": [{"type": "function", "function": LOOK_UP}],
             "results": results,
+            # Anthropic's clients get no thoughts that they have not asked for.
+            **(ASKS_FOR_THOUGHTS if api == "anthropic" else {}),
         }
         if api == "openai":
             asked[f"vectors {api}"] = {**guide, "input": ["One", "Two", "One"]}

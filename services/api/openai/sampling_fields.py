@@ -161,13 +161,13 @@ class SamplingFields(Open):
 
     @model_validator(mode="after")
     def _agrees(self) -> SamplingFields:
-        agreed(self._given("n", "n_cmpl"))
-        agreed(self._given("repeat_penalty", "repetition_penalty"))
-        longest = agreed(self._given(*self._lengths))
+        agreed(self.given("n", "n_cmpl"))
+        agreed(self.given("repeat_penalty", "repetition_penalty"))
+        longest = agreed(self.given(*self._lengths))
         if self.min_tokens and longest is not None and 0 <= longest < self.min_tokens:
             raise ValueError(f"min_tokens: {self.min_tokens} tokens are more than the answer may have, {longest}")
-        agreed(self._given("mirostat", "mirostat_mode"))
-        agreed(self._given("include_stop_str_in_output", "no_stop_trim"))
+        agreed(self.given("mirostat", "mirostat_mode"))
+        agreed(self.given("include_stop_str_in_output", "no_stop_trim"))
         if any(bias is True for _, bias in self.logit_bias or ()):
             raise ValueError("logit_bias: a bias is a number, or false")
         return self
@@ -175,24 +175,24 @@ class SamplingFields(Open):
     @property
     def n_answers(self) -> int:
         """The number of answers to each prompt."""
-        return agreed(self._given("n", "n_cmpl")) or 1
+        return agreed(self.given("n", "n_cmpl")) or 1
 
     def longest(self, default: int) -> int:
         """Return the most tokens of an answer; `default` if the request does not say."""
-        longest: int | None = agreed(self._given(*self._lengths))
+        longest: int | None = agreed(self.given(*self._lengths))
         return default if longest is None else UNLIMITED if longest == -1 else longest
 
     @property
     def keeps_stop(self) -> bool:
         """True if the stop text that ended the answer is its last text."""
-        return bool(agreed(self._given("include_stop_str_in_output", "no_stop_trim")))
+        return bool(agreed(self.given("include_stop_str_in_output", "no_stop_trim")))
 
     def sampling(self) -> dict[str, Any]:
         """Return the fields of `Sampling` that the request sets, but for the biases of token ids."""
         given: Mapping[str, Any] = sampling_of(self)
         changed: dict[str, Any] = {
-            "repeat_penalty": agreed(self._given("repeat_penalty", "repetition_penalty")),
-            "mirostat": agreed(self._given("mirostat", "mirostat_mode")),
+            "repeat_penalty": agreed(self.given("repeat_penalty", "repetition_penalty")),
+            "mirostat": agreed(self.given("mirostat", "mirostat_mode")),
             "dry_sequence_breakers": None if self.dry_sequence_breakers is None else tuple(self.dry_sequence_breakers),
             "text_bias": tuple((text, bias) for text, bias in self._biases() if isinstance(text, str)) or None,
             "banned": (*(self.bad_words or ()), *(self.banned_strings or ())) or None,
@@ -213,5 +213,6 @@ class SamplingFields(Open):
         """The fields that limit the answer."""
         return "max_tokens", "n_predict"
 
-    def _given(self, *names: str) -> Iterator[tuple[str, Any]]:
+    def given(self, *names: str) -> Iterator[tuple[str, Any]]:
+        """Yield those of the fields that the request sets, with their values."""
         yield from ((name, value) for name in names if (value := getattr(self, name)) is not None)

@@ -280,11 +280,11 @@ class CompletionRequest(Generating):
     @property
     def parses_special(self) -> bool:
         """True if the texts of special tokens in the prompt are these tokens."""
-        return agreed(self._given("special", "parse_special")) is not False
+        return agreed(self.given("special", "parse_special")) is not False
 
     @model_validator(mode="after")
     def _asks_for_what_there_is(self) -> CompletionRequest:
-        agreed(self._given("special", "parse_special"))
+        agreed(self.given("special", "parse_special"))
         n = self.n_answers
         if self.best_of is not None and self.best_of != n:
             raise ValueError(f"best_of cannot be other than n, which is {n}: all answers are given")

@@ -27,7 +27,7 @@ def test_room_in_a_session_waits_for_no_job(tmp_path: Path) -> None:
             done.set()
 
     # As where another program has locked the file, and a job is being stored.
-    with jobs._lock:
+    with jobs.lock:
         thread = threading.Thread(target=keep)
         thread.start()
         assert done.wait(2)

@@ -173,7 +173,7 @@ def test_a_command_of_redis_may_be_sent_twice(client: RedisClient) -> None:
 
 
 def test_what_the_disk_does_not_take_is_not_counted(store: ResponseStore) -> None:
-    store._db.execute("PRAGMA query_only=ON")
+    store.db.execute("PRAGMA query_only=ON")
     with pytest.raises(StorageFailed):
         store.add(response("one"))
     assert (store.get("a", "one"), store.kept("a")) == (None, Kept())
