@@ -39,7 +39,7 @@ class PreparedAnswer:
     conversation: Conversation
     fitter: PromptFitter
     start: int
-    """How many of the conversation's exchanges the prompt leaves out; of the request's history, where it has one."""
+    """The number of exchanges that the prompt leaves out: the conversation's, or those of the request's history."""
     request: GenerationRequest
     reading: Reading
     ticket: Ticket

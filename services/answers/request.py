@@ -83,7 +83,7 @@ class AnswerRequest:
     history: tuple[Exchange, ...] = field(default=(), repr=False)
     """The turns before `messages`, of which the prompt leaves out the first ones where they do not fit."""
     history_start: int = 0
-    """How many of these the conversation's last prompt has left out."""
+    """The number of these that the conversation's last prompt left out."""
     slides: bool = True
     """False if the prompt holds all exchanges, or is refused."""
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)

@@ -53,7 +53,7 @@ class LeasedEmbedder:
 
     name: str
     prefixes: EmbeddingPrefix | None
-    """What comes before texts, as the profile says."""
+    """The profile's prefixes of texts."""
     embedder: Embedder
     ticket: Ticket
     deadline: Deadline

@@ -86,7 +86,7 @@ class InfillRequest(Generating):
 
 
 class InfillTimings(BaseModel):
-    """How many tokens were read and written, and in how many milliseconds."""
+    """The numbers of tokens read and written, and the milliseconds that they took."""
 
     prompt_n: int
     prompt_ms: float

@@ -33,7 +33,7 @@ class GenerationSettings(BaseModel):
 
 
 class Modalities(BaseModel):
-    """What the model reads beside text."""
+    """The media that the model reads beside text."""
 
     vision: bool
     audio: bool

@@ -52,14 +52,6 @@ class _Models:
         # Only the first start makes a config.
         self.config: Config = Profiles(path if path.exists() else EXAMPLE).config()
 
-    def users(self, file: str) -> list[str]:
-        """Return the profiles whose model, or one of whose adapters, is this file."""
-        return [
-            name
-            for name, profile in self.config.profiles.items()
-            if file == profile.model or file in [lora.file for lora in profile.lora]
-        ]
-
     def find(self, name: str) -> ModelFile | None:
         """Return a file of the folder by its name, with .gguf or without, or by its name in the catalog."""
         entry = find(name)
@@ -96,7 +88,7 @@ def _list(known: _Models, _given: argparse.Namespace) -> None:
 
 
 def _row(known: _Models, file: ModelFile) -> Sequence[str]:
-    users = ", ".join(known.users(file.name))
+    users = ", ".join(known.config.users(file.name))
     if file.info is None:
         return file.name, "", "", "", users, f"cannot be used: {file.problem}"
     info = file.info
@@ -145,7 +137,7 @@ def _show(known: _Models, given: argparse.Namespace) -> None:
         print_facts(name, facts)
         return
     if found and not found.info:
-        facts = [("problem", found.problem or ""), ("profiles", ", ".join(known.users(found.name)))]
+        facts = [("problem", found.problem or ""), ("profiles", ", ".join(known.config.users(found.name)))]
         print_facts(found.name, facts)
         return
     named, free = _named(known, name, ""), free_memory()
@@ -155,7 +147,7 @@ def _show(known: _Models, given: argparse.Namespace) -> None:
     if not named.info.adapter:
         facts += profile_facts(named.profile_name, named.profile)
         facts += memory_facts(fit_of(named.info, named.profile, free, known.adapters(named.profile)), free)
-    facts.append(("used by", ", ".join(known.users(named.file))))
+    facts.append(("used by", ", ".join(known.config.users(named.file))))
     print_facts(named.file or f"{named.info.name} (not here: python3 main.py pull {named.info.name})", facts)
 
 
@@ -210,7 +202,7 @@ def _rm(known: _Models, given: argparse.Namespace) -> None:
     file = known.find(given.name)
     if not file:
         raise NotFound(f"there is no file {given.name} in the models folder {known.settings.models}", param="name")
-    if (users := known.users(file.name)) and not given.force:
+    if (users := known.config.users(file.name)) and not given.force:
         what = f"the profiles that use {file.name}: {', '.join(users)}" if users[1:] else f"the profile {users[0]} uses it"
         raise InvalidRequest(f"{file.name} is needed, {what}; --force removes it all the same", code="model_in_use")
     freed, removed = remove_model(known.settings.models, file.name)

@@ -109,6 +109,11 @@ class Config:
         names = [name for name in (self.selected, *self.profiles) if self._uses(name, file)]
         return next((name for name in names if allowed is None or name in allowed), names[0] if names else None)
 
+    def users(self, file: str) -> list[str]:
+        """Return the profiles whose model, or one of whose adapters, is this file."""
+        used = {name: (profile.model, *(lora.file for lora in profile.lora)) for name, profile in self.profiles.items()}
+        return [name for name, files in used.items() if any(same_name(each, file) for each in files)]
+
     def _uses(self, name: str, file: str) -> bool:
         return name in self.profiles and same_name(self.profiles[name].model, file)
 

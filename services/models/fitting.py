@@ -1,4 +1,4 @@
-"""How a model fits into memory with a profile's settings."""
+"""The memory that a model takes with a profile's settings."""
 
 from __future__ import annotations
 

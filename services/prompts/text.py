@@ -11,52 +11,42 @@ from services.backend.types import Infill, Prompt
 from services.prompts.form import PROBE, Exchange, Form
 
 
+class _Unanswered(Form):
+    """A form without a conversation: nothing is answered in it, and nothing comes next."""
+
+    stop = ()
+    slides = False
+
+    @override
+    def next(self, window: Sequence[Exchange], words: str) -> Prompt:
+        return Prompt(words)
+
+    @override
+    def bare(self) -> Prompt:
+        return Prompt(PROBE)
+
+    @property
+    @override
+    def key(self) -> Hashable:
+        return None
+
+
 @dataclass(frozen=True)
-class TextForm(Form):
+class TextForm(_Unanswered):
     """A text, or token ids, to continue. It belongs to no conversation."""
 
     prompt: Prompt
-    stop = ()
-    slides = False
 
     @override
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
         return self.prompt
 
-    @override
-    def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        return Prompt(words)
-
-    @override
-    def bare(self) -> Prompt:
-        return Prompt(PROBE)
-
-    @property
-    @override
-    def key(self) -> Hashable:
-        return None
-
 
 @dataclass(frozen=True)
-class InfillForm(Form):
+class InfillForm(_Unanswered):
     """A gap to fill in. It belongs to no conversation; the exchanges of a window are other files: their names and texts."""
 
     infill: Infill
-    stop = ()
-    slides = False
-
-    @override
-    def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        return Prompt(words)
-
-    @override
-    def bare(self) -> Prompt:
-        return Prompt(PROBE)
-
-    @property
-    @override
-    def key(self) -> Hashable:
-        return None
 
     @override
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:

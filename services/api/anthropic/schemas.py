@@ -11,7 +11,7 @@ from services.api.anthropic.blocks import MOST_BLOCKS, MOST_MESSAGES, Block, Mes
 from services.api.anthropic.fields import COUNT, MESSAGES, known_fields
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open, Whole
-from services.api.http.request_fields import Listed, ignored_fields, printable
+from services.api.http.request_fields import Listed, ignored_beside_tools
 from services.validation import Effort, MemoryK, SessionId, Share, StopString, at_most
 
 MOST_TOOLS, MOST_STOPS = 512, 64
@@ -128,9 +128,7 @@ class _Chat(Listed):
     @property
     @override
     def ignored(self) -> list[str]:
-        others = {f"tools.{n}.": tool.type for n, tool in enumerate(self.tools or ()) if not tool.is_own}
-        names = [name for name in ignored_fields(self, self.listed) if not name.startswith(tuple(others))]
-        return printable([*names, *(f"{place}{kind}" for place, kind in others.items())])
+        return ignored_beside_tools(self, {n: str(tool.type) for n, tool in enumerate(self.tools or ()) if not tool.is_own})
 
 
 class MessagesRequest(_Chat):

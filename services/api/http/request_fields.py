@@ -110,6 +110,16 @@ def printable(names: Collection[str]) -> list[str]:
     return shown if len(shown) <= _MOST_NAMES else [*shown[:_MOST_NAMES], f"and {len(shown) - _MOST_NAMES} more"]
 
 
+def ignored_beside_tools(body: Listed, kinds: Mapping[int, str], unkept: Iterable[str] = ()) -> list[str]:
+    """Return a body's `ignored` where tools are left out: their kinds by their places, instead of their fields.
+
+    `unkept` are the fields of other tools that are shown to the model, and not kept to.
+    """
+    others = {f"tools.{n}.": kind for n, kind in kinds.items()}
+    names = [name for name in ignored_fields(body, body.listed) if not name.startswith(tuple(others))]
+    return printable([*names, *(f"{place}{kind}" for place, kind in others.items()), *unkept])
+
+
 def telling_ignored(reply: Any, body: Listed) -> Any:
     """Return a resource's reply to a body, with the header if the body has such fields."""
     if not (names := body.ignored):

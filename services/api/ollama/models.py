@@ -7,14 +7,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from flask_restful import Resource
-from pydantic import model_validator
 
 from auth.authentication import caller
-from services.api.http.open_body import Lenient
 from services.api.http.schemas import replies, spec
 from services.api.model_facts import abilities_of, template_of
 from services.api.ollama.replies import OllamaError, OllamaLoaded, OllamaShown, OllamaTags, OllamaVersion
-from services.api.ollama.schemas import ModelName
+from services.api.ollama.schemas import NamedModel
 from services.api.served_models import served_models, served_name
 from services.backend.protocols import Backend
 from services.models.config import Profiles
@@ -29,18 +27,10 @@ NEVER = "2318-01-01T00:00:00Z"
 _NAMES = {"embeddings": "embedding"}
 
 
-class ShowBody(Lenient):
-    """The body of POST /api/show; `name` is its older form."""
+class ShowBody(NamedModel):
+    """The body of POST /api/show."""
 
-    model: ModelName | None = None
-    name: ModelName | None = None
     verbose: bool | None = None
-
-    @model_validator(mode="after")
-    def _names_a_model(self) -> ShowBody:
-        if not (self.model or self.name):
-            raise ValueError("model is missing")
-        return self
 
 
 class _OfModels(Resource):
@@ -81,7 +71,7 @@ class ShowResource(_OfModels):
     def post(self, json: ShowBody) -> Any:
         """Describe a model: its template, its sampling, the facts of its file, and what it can."""
         served = self.served()
-        name = served_name(served, json.model or json.name or "")
+        name = served_name(served, json.wanted)
         file, profile = served[name], self.profiles.config().profiles.get(name)
         template = template_of(self.files, file, profile)
         info = file.info

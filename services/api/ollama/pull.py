@@ -16,17 +16,16 @@ from auth.authentication import caller
 from services.answers.service import Answers
 from services.api.http import sse
 from services.api.http.client import current_client
-from services.api.http.open_body import Lenient
 from services.api.http.schemas import replies, spec
 from services.api.ollama.errors import ollama_shape
 from services.api.ollama.replies import OllamaError, OllamaPull
-from services.api.ollama.schemas import ModelName
+from services.api.ollama.schemas import NamedModel
 from services.api.served_models import served_models, served_name
 from services.backend.protocols import Backend
 from services.errors import InvalidRequest, NotFound, StorageFailed
 from services.models.config import Profiles, profile_entry
 from services.models.downloads import Pulls
-from services.models.files import AvailableModels, remove_model, same_name
+from services.models.files import AvailableModels, remove_model
 from services.models.profile import Profile
 from services.models.sources import Source
 
@@ -34,38 +33,16 @@ _HUBS = ("hf.co/", "huggingface.co/")
 _OTHERS = ("hf:", "pypi:", "ollama:")
 
 
-class PullBody(Lenient):
-    """The body of POST /api/pull; `name` is an older form of `model`. Connections are always secure."""
+class PullBody(NamedModel):
+    """The body of POST /api/pull. Connections are always secure."""
 
-    model: ModelName | None = None
-    name: ModelName | None = None
     insecure: bool | None = None
     stream: bool | None = None
 
     @model_validator(mode="after")
-    def _names_a_model(self) -> PullBody:
-        if not (self.model or self.name):
-            raise ValueError("model is missing")
+    def _is_secure(self) -> PullBody:
         if self.insecure:
             raise ValueError("insecure: models are fetched by HTTPS alone")
-        return self
-
-    @property
-    def wanted(self) -> str:
-        """The model's name."""
-        return self.model or self.name or ""
-
-
-class DeleteBody(Lenient):
-    """The body of DELETE /api/delete; `name` is an older form of `model`."""
-
-    model: ModelName | None = None
-    name: ModelName | None = None
-
-    @model_validator(mode="after")
-    def _names_a_model(self) -> DeleteBody:
-        if not (self.model or self.name):
-            raise ValueError("model is missing")
         return self
 
 
@@ -91,9 +68,9 @@ class OllamaPullResource(Resource):
             source, target = self._source(json.wanted)
             progress = self._pulls.start(source, target).progress(deadline.check)
             stack.callback(progress.close)
-            # An error before anything arrives has a status of its own.
             # A key for certain profiles could not use another one.
             name = json.wanted if caller().profiles is None else ""
+            # An error before anything arrives has a status of its own.
             events = self._events(next(progress), progress, name, source)
             if json.stream is False:
                 return list(events)[-1]
@@ -128,7 +105,7 @@ class OllamaPullResource(Resource):
         yield {"status": "success"}
 
     def _name(self, name: str, file: str, source: Source) -> None:
-        """Have a file answer by the name under which it was fetched: a profile of that name, if there is none."""
+        """Add a profile under the name by which a file was fetched, unless that name is taken."""
         if name in ("", *self._profiles.config().profiles, file, Path(file).stem):
             return
         # Where a cluster keeps the profiles, their owner writes them.
@@ -145,26 +122,24 @@ class OllamaDeleteResource(Resource):
         self._profiles = profiles
         self._backend = backend
 
-    @spec.validate(json=DeleteBody, resp=replies(None, 400, 404, 413, 500, 503, error=OllamaError))
-    def delete(self, json: DeleteBody) -> Any:
+    @spec.validate(json=NamedModel, resp=replies(None, 400, 404, 413, 500, 503, error=OllamaError))
+    def delete(self, json: NamedModel) -> Any:
         """Remove a model's file from the models folder, and from memory.
 
         One that another profile uses, or the selected one, is needed; one that answers just now stays (503). A profile that
         fetching the model has made goes with it.
         """
-        name = json.model or json.name or ""
-        g.audited = {"model": name}
+        g.audited = {"model": json.wanted}
         with self._answers.admit_metered(current_client()):
             served = served_models(self._files, self._profiles, caller())
-            known = served_name(served, name)
+            known = served_name(served, json.wanted)
             self._remove(known, served[known].name)
         return Response(status=200)
 
     def _remove(self, name: str, file: str) -> None:
         """Remove a file, and a profile that fetching it made. Raises InvalidRequest, Unavailable, StorageFailed."""
         config = self._profiles.config()
-        users = [each for each, profile in config.profiles.items() if _uses(profile, file)]
-        if others := [each for each in users if each != name or each == config.selected]:
+        if others := [each for each in config.users(file) if each != name or each == config.selected]:
             shown = [each for each in others if caller().may_use(each)]
             who = ", ".join(shown) if shown else "another profile"
             what = f"{file} is needed: by {who}; choose another model there first"
@@ -182,10 +157,6 @@ class OllamaDeleteResource(Resource):
             self._profiles.remove(name)
 
 
-def _uses(profile: Profile, file: str) -> bool:
-    return any(same_name(each, file) for each in (profile.model, *(lora.file for lora in profile.lora)))
-
-
 def _arrived(at: dict[str, Any], digest: str) -> dict[str, Any]:
-    """Return how much of a model has arrived, as Ollama tells it."""
+    """Return a download's progress in Ollama's shape."""
     return {"status": f"pulling {at['file']}", "digest": digest, "total": at["size"], "completed": at["received"]}

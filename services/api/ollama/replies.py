@@ -133,7 +133,7 @@ class OllamaVector(BaseModel):
 
 
 class OllamaPull(BaseModel):
-    """How far a download is; the last line has the status "success". `total` and `completed` are bytes."""
+    """The progress of a download; the last line has the status "success". `total` and `completed` are bytes."""
 
     status: str
     digest: str | None = None

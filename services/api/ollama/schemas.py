@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
 
-from services.api.http.open_body import Whole
+from services.api.http.open_body import Lenient, Whole
 from services.api.http.request_fields import Listed
 from services.api.ollama.fields import CHAT, EMBED, EMBEDDINGS, GENERATE, known_fields
 from services.api.openai.messages import MOST_MESSAGES, ChatMessage, Name
@@ -30,6 +30,24 @@ def _format(given: object) -> object:
 
 ModelName = Annotated[Name, BeforeValidator(_untagged)]
 Format = Annotated[Literal["json"] | dict[str, Any] | None, BeforeValidator(_format)]
+
+
+class NamedModel(Lenient):
+    """A body that names a model; `name` is an older form of `model`."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> NamedModel:
+        if not self.wanted:
+            raise ValueError("model is missing")
+        return self
+
+    @property
+    def wanted(self) -> str:
+        """The model's name."""
+        return self.model or self.name or ""
 
 
 class Options(SamplingFields):

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from services.api.http.open_body import Open
 from services.storage.json_text import read_json_text
 
 # The parameter that holds the text.
 INPUT = "input"
+_OWN = ("function", "custom")
+
+
+class ToolOfClient(Open):
+    """A tool of a request. One that is neither a function nor a custom tool would be the server's."""
+
+    type: Annotated[str, Field(min_length=1, max_length=128)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_own_fields(cls, data: Any) -> Any:
+        """Leave out the fields of a tool that is not the client's: whatever they are, they are not used."""
+        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in _OWN:
+            return {"type": data["type"]}
+        return data
+
+    @property
+    def is_own(self) -> bool:
+        """True if the client runs it."""
+        return self.type in _OWN
 
 
 class GrammarOfTool(Open):

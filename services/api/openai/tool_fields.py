@@ -11,13 +11,12 @@ from typing_extensions import override
 
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open
-from services.api.http.request_fields import Listed, ignored_fields, printable
-from services.api.openai.custom_tools import CustomFormat, function_of
+from services.api.http.request_fields import Listed, ignored_beside_tools
+from services.api.openai.custom_tools import CustomFormat, ToolOfClient, function_of
 from services.api.openai.messages import Name
 from services.validation import at_most
 
 MOST_TOOLS = 128
-_OWN = ("function", "custom")
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 
 
@@ -42,31 +41,18 @@ class CustomOfTool(Open):
     format: CustomFormat | None = None
 
 
-class Tool(Open):
+class Tool(ToolOfClient):
     """A tool: a function or a custom tool. One of another type would be the server's."""
 
     type: Annotated[str, Field(min_length=1, max_length=128)] = "function"
     function: FunctionOfTool | None = None
     custom: CustomOfTool | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_its_own_fields(cls, data: Any) -> Any:
-        """Leave out the fields of a tool that is not the client's: whatever they are, they are not used."""
-        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in _OWN:
-            return {"type": data["type"]}
-        return data
-
     @model_validator(mode="after")
     def _is_whole(self) -> Tool:
         if self.is_own and getattr(self, self.type) is None:
             raise ValueError(f"{self.type} is missing")
         return self
-
-    @property
-    def is_own(self) -> bool:
-        """True if the client runs it."""
-        return self.type in _OWN
 
     @property
     def described(self) -> FunctionOfTool:
@@ -101,11 +87,9 @@ class WithTools(Listed):
     @override
     def ignored(self) -> list[str]:
         tools = self.tools or ()
-        others = {f"tools.{n}.": tool.type for n, tool in enumerate(tools) if not tool.is_own}
-        names = [name for name in ignored_fields(self, self.listed) if not name.startswith(tuple(others))]
         forms = ((n, tool.custom.format) for n, tool in enumerate(tools) if tool.custom)
         unkept = [f"tools.{n}.custom.format.lark" for n, form in forms if form and not form.is_kept]
-        return printable([*names, *(f"{place}{kind}" for place, kind in others.items()), *unkept])
+        return ignored_beside_tools(self, {n: tool.type for n, tool in enumerate(tools) if not tool.is_own}, unkept)
 
 
 def own_functions(tools: Sequence[Tool] | None) -> list[FunctionOfTool]:

@@ -17,6 +17,7 @@ from services.api.anthropic.schemas import CountTokensRequest, MessagesRequest
 from services.api.http.request_fields import RequestField
 from services.api.http.schemas import validated
 from services.errors import InvalidRequest
+from tests.support.field_tables import field_table
 
 DOCS = Path(__file__).parents[3] / "docs" / "anthropic.md"
 BODIES: dict[str, type[MessagesRequest | CountTokensRequest]] = {MESSAGES: MessagesRequest, COUNT: CountTokensRequest}
@@ -98,11 +99,5 @@ def fault_of(endpoint: str, data: dict[str, Any]) -> InvalidRequest | None:
 
 def test_the_page_has_the_list() -> None:
     page = DOCS.read_text(encoding="utf-8")
-    assert table() in page, f"put this into {DOCS.name}:\n{table()}"
-
-
-def table() -> str:
-    """The list as the page has it."""
-    rows = ["| field | effect | |", "|---|---|---|"]
-    rows += [f"| `{field.name}` | {field.effect} | {field.about} |" for field in sorted(FIELDS, key=lambda each: each.name)]
-    return "\n".join(rows) + "\n"
+    table = field_table(FIELDS)
+    assert table in page, f"put this into {DOCS.name}:\n{table}"

@@ -17,6 +17,7 @@ from services.api.openai.responses.items import Item, messages_of, read_items
 from services.api.openai.responses.requests import Before, counted_request, response_request, with_ids
 from services.api.openai.responses.schemas import CountInputTokens, CreateResponse
 from services.errors import InvalidRequest
+from tests.support.field_tables import field_table
 
 DOCS = Path(__file__).parents[3] / "docs" / "responses.md"
 BODIES: dict[str, type[CreateResponse | CountInputTokens]] = {CREATE: CreateResponse, COUNT: CountInputTokens}
@@ -135,11 +136,5 @@ def fault_of(endpoint: str, data: dict[str, Any]) -> InvalidRequest | None:
 
 def test_the_page_has_the_list() -> None:
     page = DOCS.read_text(encoding="utf-8")
-    assert table() in page, f"put this into {DOCS.name}:\n{table()}"
-
-
-def table() -> str:
-    """The list as the page has it."""
-    rows = ["| field | effect | |", "|---|---|---|"]
-    rows += [f"| `{field.name}` | {field.effect} | {field.about} |" for field in sorted(FIELDS, key=lambda each: each.name)]
-    return "\n".join(rows) + "\n"
+    table = field_table(FIELDS)
+    assert table in page, f"put this into {DOCS.name}:\n{table}"

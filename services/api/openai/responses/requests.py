@@ -175,10 +175,10 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[tuple[Exchange, ...], list[d
         return (), messages
     begins = [n for n in range(n_system, last) if messages[n]["role"] == "user" or n == n_system]
     turns = [messages[start:end] for start, end in zip(begins, [*begins[1:], last], strict=True)]
-    return tuple(map(_turn, turns)), [*messages[:n_system], *messages[last:]]
+    return tuple(map(_exchange_of, turns)), [*messages[:n_system], *messages[last:]]
 
 
-def _turn(messages: list[dict[str, Any]]) -> Exchange:
+def _exchange_of(messages: list[dict[str, Any]]) -> Exchange:
     rest = "".join(str(each["content"]) for each in messages[1:])
     return Exchange(str(messages[0]["content"]), rest, messages=tuple(messages))
 

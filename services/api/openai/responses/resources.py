@@ -73,7 +73,7 @@ class ResponsesResource(Resource):
         response_request(body, before)
         model = self._answers.profile_name(current_client(), body.model)
         frame = {**response_frame(body, id_, model, stores=True), "status": "queued"}
-        # In this order: whoever finds the response finds its job. One that is over already stays as it is.
+        # The job first, so that every stored response has one. A response that is finished already is not overwritten.
         self._jobs.enqueue(JobKey(owner, f"{_JOB}{id_}"), current_job(PATH, body))
         items = with_ids(before.items, id_)
         self._table.add(StoredResponse(owner, id_, before.previous, _session(body), "queued", items, frame))

@@ -12,12 +12,12 @@ from typing_extensions import override
 
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open, Whole
-from services.api.http.request_fields import Listed, ignored_fields, printable
+from services.api.http.request_fields import Listed, ignored_beside_tools
 from services.api.http.schemas import Query
 from services.api.openai.messages import Name
 from services.api.openai.responses.fields import COUNT, CREATE, known_fields
 from services.api.openai.responses.items import Items
-from services.api.openai.responses.tools import ResponseTool, ResponseToolChoice, ResponseTools, check_tools, left_out
+from services.api.openai.responses.tools import ResponseTool, ResponseToolChoice, ResponseTools, check_tools
 from services.api.openai.sampling_fields import AnySeed, AnyStop, AnyTemperature, AnyTopK
 from services.backend.types import Constraint
 from services.sessions.records import parse_number
@@ -147,9 +147,9 @@ class Responding(Listed):
     @property
     @override
     def ignored(self) -> list[str]:
-        others = [f"tools.{n}." for n, tool in enumerate(self.tools or ()) if not tool.is_own]
-        names = [name for name in ignored_fields(self, self.listed) if not name.startswith(tuple(others))]
-        return printable([*names, *left_out(self.tools or ())])
+        tools = list(enumerate(self.tools or ()))
+        unkept = [f"tools.{n}.format.lark" for n, tool in tools if tool.format and not tool.format.is_kept]
+        return ignored_beside_tools(self, {n: tool.type for n, tool in tools if not tool.is_own}, unkept)
 
 
 class CreateResponse(Responding):

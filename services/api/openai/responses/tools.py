@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open
-from services.api.openai.custom_tools import CustomFormat, function_of
+from services.api.openai.custom_tools import CustomFormat, ToolOfClient, function_of
 from services.api.openai.messages import Name
 from services.api.openai.tool_fields import check_names
 from services.validation import at_most
 
 MOST_TOOLS = 512
-_OWN = ("function", "custom")
 
 
-class ResponseTool(Open):
+class ResponseTool(ToolOfClient):
     """A tool. One of another type than `function` and `custom` would be the server's."""
 
-    type: Annotated[str, Field(min_length=1, max_length=128)]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     format: CustomFormat | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_its_own_fields(cls, data: Any) -> Any:
-        """Leave out the fields of a tool that is not the client's: whatever they are, they are not used."""
-        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in _OWN:
-            return {"type": data["type"]}
-        return data
 
     @field_validator("parameters")
     @classmethod
@@ -46,11 +36,6 @@ class ResponseTool(Open):
         if self.is_own and not self.name:
             raise ValueError("name is missing")
         return self
-
-    @property
-    def is_own(self) -> bool:
-        """True if the client runs it."""
-        return self.type in _OWN
 
     @property
     def function(self) -> dict[str, Any]:
@@ -116,15 +101,6 @@ def check_tools(tools: Iterable[ResponseTool], choice: ResponseToolChoice | None
     for each in wanted:
         if (each.name, each.type) not in kinds:
             raise ValueError(f"tool_choice: there is no {each.type} tool {each.name}")
-
-
-def left_out(tools: Iterable[ResponseTool]) -> Iterator[str]:
-    """Yield the place of each tool that is not the client's, and of each grammar to which no model is held."""
-    for n, tool in enumerate(tools):
-        if not tool.is_own:
-            yield f"tools.{n}.{tool.type}"
-        elif tool.format and not tool.format.is_kept:
-            yield f"tools.{n}.format.lark"
 
 
 def _described(functions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class ResponseWriter:
         self.frame = frame
         self._store = store
         self.most_calls = 1 if body.parallel_tool_calls is False else None
-        """How many calls an answer may have; the model writes the others again when it has the first one's result."""
+        """The most calls of an answer; the model writes the others again when it has the first one's result."""
         self.custom = {str(tool.name) for tool in body.own_tools if tool.type == "custom"}
         self.has_logprobs = body.n_top is not None
         self.as_summary = bool(body.reasoning and body.reasoning.summary)
