@@ -19,6 +19,7 @@ from services.api.served_models import served_models
 from services.errors import InvalidRequest, NotFound
 from services.models.config import Profiles
 from services.models.files import AvailableModels, ModelFile
+from services.models.profile import Profile
 
 Limit = Annotated[int, Field(ge=1, le=1000), BeforeValidator(int)]
 
@@ -57,16 +58,17 @@ class V1ModelsResource(Resource):
         served = self.served()
         if is_anthropic():
             return _page({name: _created(file) for name, file in served.items()}, query)
-        free = self._free()
-        return {"object": "list", "data": [self.described(name, file, free) for name, file in served.items()]}
+        free, profiles = self._free(), self._profiles.config().profiles
+        data = [self.described(name, file, profiles.get(name), free) for name, file in served.items()]
+        return {"object": "list", "data": data}
 
     def served(self) -> dict[str, ModelFile]:
         """Return the model file behind each name that the key may use."""
         return served_models(self._files, self._profiles, caller())
 
-    def described(self, name: str, file: ModelFile, free: int) -> dict[str, Any]:
+    def described(self, name: str, file: ModelFile, profile: Profile | None, free: int) -> dict[str, Any]:
         """Return a model as OpenAI's clients read it, with what those of llama-server, vLLM and OpenRouter look for."""
-        profile, info = self._profiles.config().profiles.get(name), file.info
+        info = file.info
         assert info is not None
         n_ctx = context_of(profile, file, free)
         meta = {"n_vocab": info.vocabulary, "n_ctx_train": info.context_length, "n_ctx": n_ctx}
@@ -91,8 +93,8 @@ class V1ModelResource(V1ModelsResource):
         served = self.served()
         if name not in served:
             raise NotFound(f'there is no model "{name}"', param="model", code="model_not_found")
-        file = served[name]
-        return _anthropic(name, _created(file)) if is_anthropic() else self.described(name, file, self._free())
+        file, profile = served[name], self._profiles.config().profiles.get(name)
+        return _anthropic(name, _created(file)) if is_anthropic() else self.described(name, file, profile, self._free())
 
 
 def _created(file: ModelFile) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from services.answers.client import Client
 from services.answers.service import Answers, LeasedEmbedder
+from services.backend.batches import batches_of
 from services.backend.protocols import Embedder
 from services.backend.types import Prompt, Spent
 from services.errors import (
@@ -23,8 +23,7 @@ from services.models.profile import EmbeddingPrefix
 from services.prompts.form import least_tokens
 
 # The most tokens, and texts, that are computed before a request is looked at again.
-_TOKENS_AT_ONCE, _TEXTS_AT_ONCE = 4096, 64
-T = TypeVar("T")
+_AT_ONCE = 4096, 64
 Prefix = Callable[[EmbeddingPrefix], str]
 """Returns the prefix that a profile has for the texts of a request."""
 
@@ -51,7 +50,7 @@ def vectors_of(
         texts: list[list[int]] = []
         with answers.working(leased.deadline, sum(len(prompt.text) for prompt in prompts)) as pause:
             _check(embedder, prompts)
-            for some in _parts(prompts, lambda prompt: len(prompt.text)):
+            for some in batches_of(prompts, lambda prompt: len(prompt.text), *_AT_ONCE):
                 pause()
                 texts += embedder.tokenize_all([_prefixed(prompt, begins) for prompt in some])
         n_tokens, vectors = sum(map(len, texts)), _computed(leased, texts, "input")
@@ -76,7 +75,7 @@ def scores_of(
             raise BadModelFile(what, param="model")
         pairs: list[list[int]] = []
         with answers.working(leased.deadline, sum(len(query) + len(each) for each in documents)) as pause:
-            for some in _parts(documents, lambda document: len(query) + len(document)):
+            for some in batches_of(documents, lambda document: len(query) + len(document), *_AT_ONCE):
                 pause()
                 pairs += embedder.tokenize_pairs(query, some)
         n_tokens, vectors = sum(map(len, pairs)), _computed(leased, pairs, "documents")
@@ -93,7 +92,7 @@ def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]], field: str) ->
     ticket.reserve(sum(map(len, texts)), 0)
     deadline.slot.begin()
     vectors: list[list[float]] = []
-    for some in _parts(texts, len):
+    for some in batches_of(texts, len, *_AT_ONCE):
         deadline.poll()
         try:
             computed, spent = leased.embedder.embed(some, deadline.poll)
@@ -109,20 +108,6 @@ def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]], field: str) ->
 def _place(field: str, n: int, count: int) -> str:
     """Return the place of a text in a request, where there are several."""
     return f"{field}.{n}" if count > 1 else field
-
-
-def _parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield items in their order, as many together as are computed at once; `size` is an item's."""
-    some: list[T] = []
-    total = 0
-    for item in items:
-        if some and (len(some) == _TEXTS_AT_ONCE or total + size(item) > _TOKENS_AT_ONCE):
-            yield some
-            some, total = [], 0
-        some.append(item)
-        total += size(item)
-    if some:
-        yield some
 
 
 def _check(embedder: Embedder, prompts: Sequence[Prompt]) -> None:

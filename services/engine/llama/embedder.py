@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
+from services.backend.batches import batches_of
 from services.backend.protocols import Embedder
 from services.backend.types import LoadSettings, Prompt, Spent
 from services.engine.llama import log as native_log
@@ -146,7 +147,7 @@ class LlamaEmbedder(Embedder):
     def _embed_all(self, texts: Many[Many[int]], poll: Callable[[], None]) -> list[Vector]:
         """The vectors of texts. Runs on the worker; `poll` may raise."""
         vectors: list[Vector] = []
-        for group in groups_of(texts, self._together, self._most_texts):
+        for group in batches_of(texts, len, self._together, self._most_texts):
             self._clear()
             if len(group) > 1 or len(group[0]) <= self._piece:
                 vectors += self._compute([Run(n, 0, tokens, sampled=True) for n, tokens in enumerate(group)], poll)
@@ -203,18 +204,6 @@ class LlamaEmbedder(Embedder):
                 llama_cpp.llama_model_free(self._model)
             self._context = self._model = None
         self._worker.shutdown(wait=False)
-
-
-def groups_of(texts: Many[Many[int]], most_tokens: int, most_texts: int) -> Iterator[list[Many[int]]]:
-    """Yield the texts in their order, as many together as have `most_tokens`; a longer one is alone."""
-    group: list[Many[int]] = []
-    for tokens in texts:
-        if group and (len(group) == most_texts or sum(map(len, group)) + len(tokens) > most_tokens):
-            yield group
-            group = []
-        group.append(tokens)
-    if group:
-        yield group
 
 
 def _give_way() -> None:

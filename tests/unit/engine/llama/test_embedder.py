@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from services.backend.batches import batches_of
 from services.backend.types import LoadSettings, Prompt
 from services.engine.llama import embedder as embedder_module
-from services.engine.llama.embedder import PIECE, LlamaEmbedder, groups_of
+from services.engine.llama.embedder import PIECE, LlamaEmbedder
 from services.errors import BadModelFile, ClientDisconnected, InvalidRequest
 from tests.support.tiny import GUIDE, write_embedding_model
 
@@ -76,7 +77,7 @@ def test_texts_that_are_computed_together_have_the_vectors_that_they_have_alone(
 
 def test_groups_hold_what_is_computed_together() -> None:
     texts = [[0] * length for length in (5, 5, 1, 12, 3, 3, 3, 3)]
-    groups = [[len(tokens) for tokens in group] for group in groups_of(texts, 10, 3)]
+    groups = [[len(tokens) for tokens in group] for group in batches_of(texts, len, 10, 3)]
     assert groups == [[5, 5], [1], [12], [3, 3, 3], [3]]
 
 
