@@ -3,6 +3,8 @@
 HearthError
 ├── InvalidRequest          the request asks for something impossible
 │   ├── PromptTooLong       the prompt does not fit the context, even alone
+│   ├── TooLarge            what was sent is larger than a limit
+│   ├── UnsupportedType     a file of a kind that cannot be read here
 │   └── Unprocessable       a well-formed request that cannot be carried out, as where a name is taken
 ├── NotAuthenticated        no key, or a wrong one
 ├── NotPermitted            a good key that may not do this
@@ -73,6 +75,18 @@ def input_too_long(n_tokens: int, n_ctx: int, at_least: bool = False, param: str
         f"{n_tokens}: it exceeds the available context size"
     )
     return InvalidRequest(what, param=param, code="context_length_exceeded")
+
+
+class TooLarge(InvalidRequest):
+    """What was sent is larger than a limit."""
+
+    code = "too_large"
+
+
+class UnsupportedType(InvalidRequest):
+    """A file of a kind that cannot be read here."""
+
+    code = "unsupported_file_type"
 
 
 class Unprocessable(InvalidRequest):

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 STATUSES: dict[type[errors.HearthError], int] = {
     errors.HearthError: 500,
     errors.InvalidRequest: 400,
+    errors.TooLarge: 413,
+    errors.UnsupportedType: 415,
     errors.Unprocessable: 422,
     errors.NotAuthenticated: 401,
     errors.NotPermitted: 403,
