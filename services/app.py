@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 from flask_restful import Api
 from typing_extensions import override
 
@@ -18,7 +18,7 @@ from services.answers.models import Models
 from services.answers.replay import is_answered
 from services.answers.service import Answers
 from services.api.application import Application
-from services.api.http.bodies import MAX_BODY
+from services.api.http.bodies import most_bytes
 from services.api.http.computation import Computation, JobRunner
 from services.api.http.cors import allow_origins
 from services.api.http.draining import Draining
@@ -110,11 +110,14 @@ def create_app(application: Application) -> Flask:
     settings, stores = application.settings, application.stores
     routes = {route.name: route for route in ROUTES}
     app = _App("hearth", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+
+    @app.before_request
+    def limit_body() -> None:
+        request.max_content_length = most_bytes(request.path)
 
     # In this order: each of them may refuse a request that the later ones then never see.
     log_requests(app, routes, stores.meter, application.audit, application.metrics.note_request)

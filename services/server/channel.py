@@ -18,6 +18,7 @@ from typing import Any
 from typing_extensions import override
 
 from auth.addresses import source_of
+from services.api.http.bodies import MAX_BODY
 from services.server.connections import Connection
 from services.server.parser import Refusal, RequestParser
 from services.server.patience import Patience
@@ -41,8 +42,16 @@ _BLOCK = 2**16
 _READ_AHEAD = 2**14
 # Seconds in which a worker sends a piece of an answer, mostly.
 _SENDING = 0.001
+# Bodies of more bytes are kept on disk: a temporary file for each would use up the files that others need. So many of their
+# bytes count as one in memory.
+MAX_IN_MEMORY, _ON_DISK = 3 * MAX_BODY, 8
 # Bytes of one body between two checks that all bodies together fit into memory: smaller ones always fit.
 _CHECK_EVERY = 2**16
+
+
+def _held(n_bytes: int) -> int:
+    """Return how many bytes of memory a body counts as: a large one is kept on disk, of which there is more."""
+    return n_bytes if n_bytes <= MAX_IN_MEMORY else max(MAX_IN_MEMORY, n_bytes // _ON_DISK)
 
 
 class Channel(RefusingChannel, Connection):
@@ -96,7 +105,7 @@ class Channel(RefusingChannel, Connection):
     def n_held(self) -> int:
         request = self.request or next(iter(self.requests), None)
         body = None if request is None else request.body_rcv
-        return len(self._unparsed) + (0 if body is None else len(body))
+        return len(self._unparsed) + (0 if body is None else _held(len(body)))
 
     @property
     @override

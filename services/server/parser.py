@@ -9,7 +9,7 @@ import re
 
 from typing_extensions import override
 
-from services.api.http.bodies import MAX_BODY, TOO_LARGE
+from services.api.http.bodies import most_bytes, too_large
 from services.server.waitress_internals import (
     BadRequest,
     ChunkedReceiver,
@@ -109,15 +109,15 @@ class RequestParser(WaitressParser):
         if codings - {"", "identity"}:
             what = "compressed bodies are not taken: send it as it is, without Content-Encoding"
             raise Refusal(415, "Unsupported Media Type", what, "unsupported_media_type", "Content-Encoding")
-        if self.content_length > MAX_BODY:
-            raise _too_large()
+        if self.content_length > most_bytes(self.path):
+            raise _too_large(self.path)
 
     def _body_error(self) -> Error | None:
         """Return the fault in the part of the body that has arrived, or None."""
         body = self.body_rcv
         assert body is not None
-        if len(body) > MAX_BODY:
-            return _too_large()
+        if len(body) > most_bytes(self.path):
+            return _too_large(self.path)
         if isinstance(body, ChunkedReceiver):
             if len(body.control_line) > _MAX_CHUNK_LINE:
                 return BadRequest("the line before a chunk is too long")
@@ -133,8 +133,8 @@ class RequestParser(WaitressParser):
             self.body_rcv = None
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, "Content Too Large", TOO_LARGE, "request_entity_too_large")
+def _too_large(path: str) -> Refusal:
+    return Refusal(413, "Content Too Large", too_large(path), "request_entity_too_large")
 
 
 def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -178,7 +178,7 @@ def _check_framing(version: bytes, fields: list[tuple[bytes, bytes]]) -> None:
     if lengths and not (lengths[0].isdigit() and lengths[0].isascii()):
         raise _bad("it is no number of bytes", "Content-Length")
     if lengths and len(lengths[0].lstrip(b"0")) > _MAX_DIGITS:
-        raise _too_large()
+        raise _too_large("")
     if codings and version == b"HTTP/1.0":
         raise _bad("HTTP/1.0 has none", "Transfer-Encoding")
     named = [coding.strip(b" \t").lower() for value in codings for coding in value.split(b",")]

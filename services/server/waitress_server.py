@@ -15,9 +15,9 @@ from typing import Any
 from typing_extensions import override
 
 from auth.addresses import source_of
-from services.api.http.bodies import MAX_BODY
+from services.api.http.bodies import UPLOADS, most_bytes
 from services.keyless import keyless_app
-from services.server.channel import MAX_BUFFERED, Channel
+from services.server.channel import MAX_BUFFERED, MAX_IN_MEMORY, Channel
 from services.server.connections import SEARCH_AGAIN, ConnectionLimits, Connections, allow_connections
 from services.server.dispatcher import FairDispatcher
 from services.server.listening import listening_sockets
@@ -29,8 +29,6 @@ from services.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_HEADER = 2**16
-# Bodies up to so many bytes are kept in memory: a temporary file for each would use up the files that others need.
-_MAX_IN_MEMORY = 3 * MAX_BODY
 # Bytes read in one go. At least one TLS record (16 KiB): poll(2) does not report the rest of one that was read in part.
 _READ = 2**16
 # Bytes that the system buffers unsent for a slow reader; by default megabytes, and nobody can see whether they are read.
@@ -224,11 +222,11 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         ident="",
         backlog=_BACKLOG,
         recv_bytes=_READ,
-        inbuf_overflow=_MAX_IN_MEMORY,
+        inbuf_overflow=MAX_IN_MEMORY,
         outbuf_high_watermark=MAX_BUFFERED,
         max_request_header_size=MAX_HEADER,
         # The parser refuses smaller ones already.
-        max_request_body_size=_MAX_IN_MEMORY,
+        max_request_body_size=most_bytes(UPLOADS[0]) + 1,
         url_scheme="https" if certificate else "http",
     )
     adjustments.socket_options = [*adjustments.socket_options, (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)]

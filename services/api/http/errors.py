@@ -13,7 +13,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from services import errors
-from services.api.http.bodies import TOO_LARGE
+from services.api.http.bodies import too_large
 from services.logs import redacted
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def handle_errors(app: Flask, shapes: Mapping[str, ErrorShape]) -> None:
 
 def _explain(error: HTTPException) -> str:
     if isinstance(error, RequestEntityTooLarge):
-        return TOO_LARGE
+        return too_large(request.path)
     if error.code == 404:
         return f"there is nothing at {request.path}"
     if error.code == 405:

@@ -1,0 +1,1 @@
+"""Own files: parsed, cut into chunks, indexed, and found again by a question."""

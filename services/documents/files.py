@@ -1,0 +1,225 @@
+"""The files of all keys: what was sent, its text and its chunks. A file is there whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.documents.chunks import Chunk
+from services.documents.database import DocumentDatabase
+from services.documents.words import pairs
+from services.errors import NotFound
+from services.sessions.table import Kept
+from services.storage.json_file import give_to_owner, sync_folder
+
+_COLUMNS = (
+    *("number", "id", "owner", "name", "kind", "purpose", "digest", "size", "n_bytes", "n_characters", "n_tokens"),
+    *("n_pages", "n_chunks", "created"),
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"  # noqa: S608
+_ARRIVING = ".arriving"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file. `size` is that of what was sent, `n_bytes` what it takes here, `n_tokens` an estimate of its text's tokens.
+
+    `n_pages` is 0 for kinds that have no pages; `created` is in seconds since 1970, and `number` counts all files.
+    """
+
+    number: int
+    id: str
+    owner: str
+    name: str
+    kind: str
+    purpose: str
+    digest: str
+    size: int
+    n_bytes: int
+    n_characters: int
+    n_tokens: int
+    n_pages: int
+    n_chunks: int
+    created: float
+
+
+@dataclass(frozen=True)
+class IndexedDocument:
+    """A document that is ready to be stored: its text, and its chunks."""
+
+    kind: str
+    text: str = field(repr=False)
+    chunks: Sequence[Chunk] = field(repr=False)
+    n_tokens: int
+    n_pages: int
+
+
+class Files:
+    """The files. Any thread may call it; `_lock` protects the counts of what each key keeps."""
+
+    def __init__(self, database: DocumentDatabase, folder: Path) -> None:
+        """`folder` holds the files as they were sent. What a kill has left there is removed.
+
+        Raises StorageFailed, Unavailable.
+        """
+        self._database = database
+        self._folder = folder
+        self._lock = threading.Lock()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = {id_ for (id_,) in database.read("SELECT id FROM files")}
+        for path in folder.iterdir():
+            if path.name not in known:
+                path.unlink()
+        rows = database.read("SELECT owner, count(*), sum(n_bytes) FROM files GROUP BY owner")
+        self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
+
+    def new_path(self) -> Path:
+        """Make an empty file for this user only, in which a file arrives. The caller removes it, or stores it."""
+        path = self._folder / f"{secrets.token_hex(12)}{_ARRIVING}"
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            give_to_owner(file, path)
+        finally:
+            os.close(file)
+        return path
+
+    def add(
+        self,
+        owner: str,
+        name: str,
+        arrived: Path,
+        digest: str,
+        document: IndexedDocument,
+        purpose: str = "",
+        collection: int | None = None,
+        replaces: StoredFile | None = None,
+    ) -> StoredFile:
+        """Store the file that has arrived at `arrived` (see `new_path`), in a collection if one is given.
+
+        In the same step it takes the place of another. Raises StorageFailed, Unavailable; then nothing is stored.
+        """
+        id_, size = f"file-{secrets.token_hex(12)}", arrived.stat().st_size
+        n_bytes = size + len(document.text.encode("utf-8", "replace"))
+        path = self._folder / id_
+        arrived.rename(path)
+        try:
+            _sync(path)
+            with self._database.writing() as db:
+                row = (
+                    *(None, id_, owner, name, document.kind, purpose, digest, size, n_bytes, len(document.text)),
+                    *(document.n_tokens, document.n_pages, len(document.chunks), time.time()),
+                )
+                places = ", ".join("?" * len(_COLUMNS))
+                number = db.execute(f"INSERT INTO files ({', '.join(_COLUMNS)}) VALUES ({places})", row).lastrowid  # noqa: S608
+                _store_text(db, number, name, document)
+                if collection is not None:
+                    db.execute("INSERT INTO members (collection, file) VALUES (?, ?)", (collection, number))
+                if replaces:
+                    _delete(db, replaces.number)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        stored = StoredFile(number, *row[1:])
+        self._count(stored.owner, 1, stored.n_bytes)
+        if replaces:
+            self._drop(replaces)
+        return stored
+
+    def get(self, owner: str, id_: str) -> StoredFile:
+        """Return a file. Raises NotFound if it is not there, or another key's."""
+        rows = self._database.read(f"{_SELECT} WHERE id = ? AND owner = ?", id_, owner)
+        if not rows:
+            raise file_not_found(id_)
+        return StoredFile(*rows[0])
+
+    def of_owner(self, owner: str) -> list[StoredFile]:
+        """Return a key's files, the newest first."""
+        return [StoredFile(*row) for row in self._database.read(f"{_SELECT} WHERE owner = ? ORDER BY number DESC", owner)]
+
+    def numbered(self, numbers: Sequence[int]) -> dict[int, StoredFile]:
+        """Return the files of these numbers that are still there."""
+        rows = self._database.read(
+            f"{_SELECT} WHERE number IN (SELECT value FROM json_each(?))",  # noqa: S608
+            json.dumps(list(numbers)),
+        )
+        return {row[0]: StoredFile(*row) for row in rows}
+
+    def path(self, file: StoredFile) -> Path:
+        """Return where the file lies, as it was sent."""
+        return self._folder / file.id
+
+    def text(self, file: StoredFile) -> str:
+        """Return a file's text. Raises NotFound if it is gone by now."""
+        rows = self._database.read("SELECT text FROM texts WHERE file = ?", file.number)
+        if not rows:
+            raise file_not_found(file.id)
+        return str(rows[0][0])
+
+    def chunks(self, file: StoredFile) -> list[Chunk]:
+        """Return a file's chunks in the order of its text."""
+        query = "SELECT start, end, page, heading FROM chunks WHERE file = ? ORDER BY number"
+        return [Chunk(*row) for row in self._database.read(query, file.number)]
+
+    def remove(self, owner: str, id_: str) -> StoredFile:
+        """Forget a file, and leave no trace of it. Raises NotFound if it is not there, or another key's."""
+        file = self.get(owner, id_)
+        with self._database.writing() as db:
+            if not _delete(db, file.number):
+                raise file_not_found(id_)
+        self._drop(file)
+        self._database.leave_no_trace()
+        return file
+
+    def kept(self, owner: str) -> Kept:
+        """Return the number and the bytes of a key's files; cheap."""
+        return self._kept.get(owner, Kept())
+
+    def _drop(self, file: StoredFile) -> None:
+        # A kill before this leaves a file that the next start removes.
+        with suppress(FileNotFoundError):
+            self.path(file).unlink()
+        self._count(file.owner, -1, -file.n_bytes)
+
+    def _count(self, owner: str, count: int, n_bytes: int) -> None:
+        with self._lock:
+            self._kept[owner] = self._kept.get(owner, Kept()) + Kept(count, n_bytes)
+
+
+def file_not_found(id_: str) -> NotFound:
+    """Return the error for a file that is not there, or another key's."""
+    return NotFound(f"there is no file {id_}", param="file", code="file_not_found")
+
+
+def _store_text(db: Any, number: int, name: str, document: IndexedDocument) -> None:
+    text = document.text
+    db.execute("INSERT INTO texts (file, text) VALUES (?, ?)", (number, text))
+    (first,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM chunks").fetchone()
+    chunks = list(enumerate(document.chunks, first))
+    rows = ((n, number, chunk.start, chunk.end, chunk.page, chunk.heading) for n, chunk in chunks)
+    db.executemany("INSERT INTO chunks (number, file, start, end, page, heading) VALUES (?, ?, ?, ?, ?, ?)", rows)
+    # A question may name the file.
+    words = (
+        (n, piece := text[chunk.start : chunk.end], f"{name} {chunk.heading}", pairs(f"{chunk.heading} {piece}"))
+        for n, chunk in chunks
+    )
+    db.executemany("INSERT INTO words (rowid, text, heading, pairs) VALUES (?, ?, ?, ?)", words)
+
+
+def _delete(db: Any, number: int) -> bool:
+    """Delete a file's rows; return False if there are none."""
+    db.execute("DELETE FROM words WHERE rowid IN (SELECT number FROM chunks WHERE file = ?)", (number,))
+    return bool(db.execute("DELETE FROM files WHERE number = ?", (number,)).rowcount)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(path.parent)

@@ -1,0 +1,1 @@
+"""The text of a file, parsed in a process of its own."""

@@ -1,0 +1,64 @@
+"""BM25: how well chunks match the words of a question.
+
+Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with the weight of rare words that
+Lucene uses, log(1 + (N - n + 0.5) / (n + 0.5)), which is never negative: a library may have three chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+# How soon more of the same word counts no more, and how much long chunks count less.
+K1, B = 1.2, 0.75
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word of a question: how often it stands in each chunk that has it, by the chunk's number."""
+
+    counts: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The chunks that are searched: their number, and their mean length in characters."""
+
+    n_chunks: int
+    mean_length: float
+
+
+def weight(n_with: int, n_chunks: int) -> float:
+    """Return the weight of a word that `n_with` of `n_chunks` chunks have."""
+    return math.log(1 + (n_chunks - n_with + 0.5) / (n_with + 0.5))
+
+
+def bm25(terms: Collection[Term], library: Library, lengths: Mapping[int, int]) -> dict[int, float]:
+    """Return the score of each chunk that has one of the terms, from 0 to 1; `lengths` are in characters.
+
+    1 stands for a chunk of mean length that has every word once, or matches better. Words that no chunk has count too: a
+    question about something else scores low.
+    """
+    weights = [weight(len(term.counts), library.n_chunks) for term in terms]
+    scores: dict[int, float] = {}
+    for term, heavy in zip(terms, weights, strict=True):
+        for chunk, count in term.counts.items():
+            norm = K1 * (1 - B + B * lengths[chunk] / library.mean_length)
+            scores[chunk] = scores.get(chunk, 0.0) + heavy * count * (K1 + 1) / (count + norm)
+    total = sum(weights) or 1.0
+    return {chunk: score / total for chunk, score in scores.items()}
+
+
+def best(scores: Mapping[int, float], k: int) -> list[int]:
+    """Return the numbers of the `k` chunks with the highest scores, the best first; of equals the first in the text."""
+    return sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[:k]
+
+
+def fused(rankings: Iterable[Iterable[int]], k: int, constant: int = 60) -> list[int]:
+    """Return the `k` first of several rankings taken together: reciprocal rank fusion (Cormack and others, 2009)."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, chunk in enumerate(ranking, start=1):
+            scores[chunk] = scores.get(chunk, 0.0) + 1 / (constant + rank)
+    return best(scores, k)

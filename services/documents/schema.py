@@ -1,0 +1,40 @@
+"""The tables of data/documents.sqlite: files, their texts and chunks, the index over these, and collections."""
+
+from __future__ import annotations
+
+SET_UP = (
+    # Takes effect before the first table is made: room is given back to the disk in pieces.
+    "PRAGMA auto_vacuum=INCREMENTAL",
+    "PRAGMA journal_mode=WAL",
+    # Committed changes outlive a power cut.
+    "PRAGMA synchronous=FULL",
+    # Deleted rows are overwritten.
+    "PRAGMA secure_delete=ON",
+    "PRAGMA foreign_keys=ON",
+)
+# It stems English, and takes accents off.
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+TABLES = (
+    # `created` is in seconds since 1970; `n_bytes` are those of the file as it was sent and of its text.
+    "CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, "
+    "name TEXT NOT NULL, kind TEXT NOT NULL, purpose TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, "
+    "n_bytes INTEGER NOT NULL, n_characters INTEGER NOT NULL, n_tokens INTEGER NOT NULL, n_pages INTEGER NOT NULL, "
+    "n_chunks INTEGER NOT NULL, created REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS files_by_owner ON files (owner, number)",
+    "CREATE TABLE IF NOT EXISTS texts (file INTEGER PRIMARY KEY REFERENCES files ON DELETE CASCADE, text TEXT NOT NULL)",
+    # `start` and `end` are offsets in the text, in characters.
+    "CREATE TABLE IF NOT EXISTS chunks (number INTEGER PRIMARY KEY, file INTEGER NOT NULL REFERENCES files "
+    "ON DELETE CASCADE, start INTEGER NOT NULL, end INTEGER NOT NULL, page INTEGER, heading TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS chunks_by_file ON chunks (file)",
+    # The rows are those of `chunks`; `pairs` are the text's characters in twos, where a script writes no spaces.
+    f"CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (text, heading, pairs, tokenize='{TOKENIZER}')",
+    # `data` holds a file's vectors by a model, one after the other, in the order of its chunks.
+    "CREATE TABLE IF NOT EXISTS vectors (file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, model TEXT NOT NULL, "
+    "data BLOB NOT NULL, PRIMARY KEY (file, model))",
+    # `readers` is a JSON list of key ids, or "everybody".
+    "CREATE TABLE IF NOT EXISTS collections (number INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, "
+    "readers TEXT NOT NULL, created REAL NOT NULL, UNIQUE (owner, name))",
+    "CREATE TABLE IF NOT EXISTS members (collection INTEGER NOT NULL REFERENCES collections ON DELETE CASCADE, "
+    "file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, PRIMARY KEY (collection, file)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS members_by_file ON members (file)",
+)
