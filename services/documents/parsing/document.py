@@ -15,6 +15,20 @@ class Heading:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """A piece of a document's text, from `start` to `end` (in characters).
+
+    `page` is the number of the page on which it begins; None where there are no pages. `heading` joins the titles of the
+    headings that it stands under.
+    """
+
+    start: int
+    end: int
+    page: int | None
+    heading: str
+
+
+@dataclass(frozen=True)
 class ParsedDocument:
     """A document's text, with "\\n" at line ends.
 
@@ -25,3 +39,6 @@ class ParsedDocument:
     kind: str = "text"
     pages: tuple[int, ...] = ()
     headings: tuple[Heading, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    n_tokens: int = 0
+    """About how many tokens the text has."""

@@ -1,0 +1,49 @@
+"""BM25, fusion, and how sure a search is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from services.documents.ranking import B, K1, Library, Term, best, bm25, confidence, fused, weight
+
+
+def test_it_is_bm25() -> None:
+    # By hand: two chunks of 100 and 300 characters of ten, one term in both, once and three times.
+    library, term = Library(10, 200), Term({1: 1, 2: 3})
+    idf = math.log(1 + (10 - 2 + 0.5) / (2 + 0.5))
+
+    def by_hand(count: int, length: int) -> float:
+        return idf * count * (K1 + 1) / (count + K1 * (1 - B + B * length / 200)) / idf
+
+    scores = bm25([term], library, {1: 100, 2: 300})
+    assert scores == {1: pytest.approx(by_hand(1, 100)), 2: pytest.approx(by_hand(3, 300))}
+
+
+def test_a_word_that_is_nowhere_lowers_all_scores() -> None:
+    library, lengths = Library(100, 10), {1: 10}
+    known = bm25([Term({1: 1})], library, lengths)[1]
+    assert known == pytest.approx(1)
+    assert bm25([Term({1: 1}), Term({})], library, lengths)[1] < known / 2
+    assert bm25([], library, {}) == {}
+
+
+def test_small_libraries_have_no_negative_weights() -> None:
+    assert 0 < weight(3, 3) < weight(1, 3) < weight(0, 3)
+
+
+def test_the_best_come_first_and_equals_by_their_place() -> None:
+    assert best({5: 0.1, 2: 0.7, 9: 0.7, 4: 0.3}, 3) == [2, 9, 4]
+
+
+def test_what_two_rankings_agree_on_comes_first() -> None:
+    assert fused([[1, 2, 3], [4, 2, 5]], 3) == [2, 1, 4]
+
+
+def test_a_common_word_makes_nothing_sure() -> None:
+    library = Library(1000, 10)
+    common, rare = Term(dict.fromkeys(range(600), 1)), Term({7: 1})
+    assert confidence([rare], library, 7) > 0.8
+    assert confidence([common], library, 7) < 0.1
+    assert confidence([rare, Term({}), Term({})], library, 7) < 0.4
