@@ -73,7 +73,7 @@ class Limits(Strict):
     sessions: _Count | None = None
     """Stored sessions."""
     storage_mb: _Count | None = None
-    """Megabytes of its stored sessions and the bodies of its jobs."""
+    """Megabytes of its stored sessions, responses, jobs and files."""
     keys: _Count | None = None
     """Keys that it, and the keys that it minted, may have minted; None: 100."""
 

@@ -1,4 +1,4 @@
-"""Quotas: how many sessions, and how many megabytes of sessions, responses and jobs, each key may keep.
+"""Quotas: how many sessions, and how many megabytes of sessions, responses, jobs and files, each key may keep.
 
 What a key keeps counts for every key of its chain, those by which it was minted; what a revoked key has left still counts
 for them. Room is reserved before an answer is computed, so that no answer is lost for want of it: answers in flight may go
@@ -42,6 +42,14 @@ class Keys(Protocol):
         ...
 
 
+class OwnedTable(Protocol):
+    """A table of what keys keep."""
+
+    def kept(self, owner: str) -> Kept:
+        """Return the number and the bytes of what is kept of a key; cheap."""
+        ...
+
+
 class Quotas:
     """The quotas of all keys; the master key has none.
 
@@ -57,15 +65,17 @@ class Quotas:
         charged: JsonTable,
         key_sessions: int,
         key_storage_mb: int,
+        files: OwnedTable | None = None,
     ) -> None:
         """`charged` keeps the ids of a key's chain for when the key is no more: `{KEY: [MINTED BY, THAT ONE BY, …]}`.
 
+        `files` are the keys' documents; None where none are kept.
         `key_sessions` (a count) and `key_storage_mb` (megabytes) hold for keys without limits of their own; 0: no limit.
         """
         self._keys = keys
         self._sessions = sessions
         self._jobs = jobs
-        self._responses = responses
+        self._tables: tuple[OwnedTable, ...] = (jobs, responses, *([files] if files else []))
         self._charged = charged
         self._usual = key_sessions, key_storage_mb
         self._lock = threading.Lock()
@@ -92,8 +102,8 @@ class Quotas:
             with self._lock:
                 self._reserved.pop(key, None)
 
-    def check_response(self, owner: str, n_bytes: int) -> None:
-        """Raise NotPermitted where an owner may not keep one more response, of `n_bytes`."""
+    def check_room(self, owner: str, n_bytes: int) -> None:
+        """Raise NotPermitted where an owner may not keep one more response or file, of `n_bytes`."""
         if owner == MASTER:
             return
         with self._lock:
@@ -104,7 +114,7 @@ class Quotas:
         """Raise NotPermitted where an owner may not keep one more job, of `n_bytes`."""
         if owner == MASTER:
             return
-        self.check_response(owner, n_bytes)
+        self.check_room(owner, n_bytes)
         if (count := self._jobs.kept(owner).count) >= MOST_JOBS:
             what = f"{count:,} jobs and replies of this key are kept, as many as may be: delete some, or wait for a day"
             raise NotPermitted(what, code="jobs_limit")
@@ -126,13 +136,16 @@ class Quotas:
                 if count >= most:
                     what = f"{whose} may keep {most:,} sessions, and has {count:,}: delete some (DELETE /answer/NUMBER)"
                     raise NotPermitted(what, param="limits.sessions", code="sessions_limit")
-            others = sum((self._jobs.kept(each) + self._responses.kept(each) for each in family), Kept())
+            others = sum((table.kept(each) for each in family for table in self._tables), Kept())
             coming = sum(size for key, size in reserved.items() if key.owner in family)
             used = sessions.n_bytes + others.n_bytes + coming
             if most_mb and used + n_bytes > most_mb * _MB:
-                what = f"{whose} may keep {most_mb:,} MB of sessions, responses and jobs, and has {used / _MB:,.1f} MB"
+                what = (
+                    f"{whose} may keep {most_mb:,} MB of sessions, responses, jobs and files, and has {used / _MB:,.1f} MB"
+                )
                 how = (
-                    "delete sessions (DELETE /answer/NUMBER), responses (DELETE /v1/responses/ID) or jobs (DELETE /jobs/ID)"
+                    "delete sessions (DELETE /answer/NUMBER), responses (DELETE /v1/responses/ID), jobs (DELETE /jobs/ID) "
+                    "or files (DELETE /files/ID)"
                 )
                 raise NotPermitted(
                     f"{what}: {how}",
@@ -165,8 +178,7 @@ class Quotas:
             names = self._keys.names()
             with self._charged.edit() as data:
                 for gone in data.keys() - names.keys():
-                    tables = (self._sessions, self._jobs, self._responses)
-                    if not any(table.kept(gone).count for table in tables):
+                    if not any(table.kept(gone).count for table in (self._sessions, *self._tables)):
                         del data[gone]
                 data[key] = by
 

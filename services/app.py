@@ -18,7 +18,7 @@ from services.answers.models import Models
 from services.answers.replay import is_answered
 from services.answers.service import Answers
 from services.api.application import Application
-from services.api.http.bodies import most_bytes
+from services.api.http.bodies import MAX_FILE, most_bytes
 from services.api.http.computation import Computation, JobRunner
 from services.api.http.cors import allow_origins
 from services.api.http.draining import Draining
@@ -32,6 +32,7 @@ from services.api.metrics import Metrics, Now
 from services.api.route import ComputeParts
 from services.api.routes import ROUTES
 from services.backend.protocols import Backend
+from services.documents.uploads import Uploads
 from services.engine.machine import free_memory
 from services.jobs.jobs import Jobs
 from services.models.downloads import Pulls
@@ -68,9 +69,10 @@ def build_application(
         settings.max_seconds,
         stores.quotas.session,
         metrics.note_answer,
+        stores.documents,
     )
     metrics.registry.register(Now(answers, stores.usage))
-    parts = ComputeParts(answers, stores.files, pulls, audit, stores.responses, stores.quotas.check_response)
+    parts = ComputeParts(answers, stores.files, pulls, audit, stores.responses, stores.quotas.check_room)
     computed = {
         route.name: Computation(
             route.paths[0], route, route.computed.body, route.computed.function(parts), route.error_shape
@@ -95,6 +97,9 @@ def build_application(
         jobs=jobs,
         responds={name: idempotency.respond_by(each) for name, each in computed.items()},
         pulls=pulls,
+        uploads=Uploads(stores.documents, stores.quotas.check_room, answers.characters_per_token, MAX_FILE)
+        if stores.documents
+        else None,
         hosts=Hosts(settings.host, settings.allowed_hosts),
         draining=Draining(),
         metrics=metrics,

@@ -64,7 +64,7 @@ class Settings:
     key_sessions: int = 10_000
     """Sessions that a key may keep without a limit of its own, the master excepted; 0: any number."""
     key_storage_mb: int = 1000
-    """Megabytes that the sessions, responses and jobs of such a key may take; 0: any number."""
+    """Megabytes that the sessions, responses, jobs and files of such a key may take; 0: any number."""
     connections: int = 1000
     """Connections that may be open at once: fewer where the system's limit of open files is lower."""
     address_connections: int = 400
@@ -117,7 +117,7 @@ _HELP = {
     "engine_timeout": "seconds after which a hung engine is killed and restarted; 0: never",
     "max_keys": "keys that there may be, the master's included",
     "key_sessions": "sessions that a key without limits.sessions may keep, the master excepted; 0: any number",
-    "key_storage_mb": "megabytes of sessions, responses and jobs that a key without limits.storage_mb may keep; 0: any",
+    "key_storage_mb": "megabytes of sessions, responses, jobs, files that a key without limits.storage_mb may keep; 0: any",
     "connections": "connections that may be open at once",
     "address_connections": "connections that one address may have; behind a proxy all have the proxy's: 0 there; 0: all",
     "address_requests": "requests that one address may have open; behind a proxy as address-connections; 0: any number",

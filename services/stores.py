@@ -9,6 +9,7 @@ from auth.keys import KeyStore
 from auth.quotas import Quotas, check_charged
 from auth.rate_limits import Meter
 from auth.usage import UsageStore, UsageTable
+from services.documents.library import Library
 from services.jobs.store import JobStore, JobTable
 from services.models.config import Profiles
 from services.models.files import AvailableModels, ModelFiles
@@ -33,6 +34,8 @@ class Stores:
     jobs: JobTable
     responses: ResponseTable
     quotas: Quotas
+    documents: Library | None
+    """The keys' own files; None where the nodes of a cluster share no folder for them."""
 
 
 def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
@@ -45,6 +48,7 @@ def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
     responses = ResponseStore(database)
     # Opened while all have the same file: should it be removed, a new one beside its WAL would be damaged.
     last_use.read()
+    documents = Library(settings.data)
     charged = JsonFile(settings.data / "charged.json", check_charged, private=True)
     return Stores(
         profiles=profiles,
@@ -55,5 +59,8 @@ def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
         meter=Meter(keys, usage, settings.limits_store),
         jobs=jobs,
         responses=responses,
-        quotas=Quotas(keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb),
+        quotas=Quotas(
+            keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb, documents.files
+        ),
+        documents=documents,
     )

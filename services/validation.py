@@ -49,6 +49,14 @@ def at_most(most: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+# Files that one request may name.
+MOST_FILES = 100
+FileId = Annotated[str, Field(min_length=1, max_length=64)]
+FileIds = Annotated[list[FileId], at_most(MOST_FILES)]
+# A collection's name, or OWNER/NAME.
+AnyCollection = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 def _as_list(stop: object) -> object:
     """A list of stop strings, also from a single one."""
     if not isinstance(stop, str | list):

@@ -99,6 +99,8 @@ class Drafts:
 
     def _read(self, client: Client, request: AnswerRequest, key: SessionKey, ticket: Ticket) -> Draft:
         chosen = self._models.choose(ticket.profiles, request.model)
+        if request.files or request.collections:
+            raise NotDrafted("it is answered from files: what is read of them depends on the whole prompt")
         if self._is_answering(key):
             raise NotDrafted("the session is being answered: its next prompt is not known yet")
         if not self._models.is_loaded(chosen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,14 +12,15 @@ from services.answers.admission import Poll
 from services.answers.cancellation import CancelToken
 from services.answers.client import Client
 from services.answers.deadline import Deadline
+from services.answers.grounding import CONTEXT_SHARE, Given, Grounding
 from services.answers.mark_reader import MarkReader
 from services.answers.reading import Reading
 from services.answers.replay import stored_summary
 from services.answers.request import AnswerRequest
 from services.answers.stream import Answer, summary
 from services.backend.protocols import Generation, Model
-from services.backend.types import Finish, GenerationRequest, PrefetchRequest
-from services.errors import HearthError
+from services.backend.types import Finish, GenerationRequest, PrefetchRequest, Prompt
+from services.errors import HearthError, PromptTooLong
 from services.models.profile import Chosen
 from services.prompts.chat import ChatForm
 from services.prompts.fit import FittedPrompt, PromptFitter, fitter_of
@@ -38,6 +39,8 @@ class PreparedAnswer:
     model: Model
     conversation: Conversation
     fitter: PromptFitter
+    given: Given | None
+    """The passages of own files that the prompt holds; None: the request names none."""
     start: int
     """The number of exchanges that the prompt leaves out: the conversation's, or those of the request's history."""
     request: GenerationRequest
@@ -70,6 +73,8 @@ class PreparedAnswer:
         def finished(reply: Reply, finish: Finish) -> dict[str, Any]:
             self.on_finish(finish)
             told = {**summary(reply, self.asked.session_id, self.chosen, finish), **counts}
+            if self.given:
+                told["citations"] = self.given.citations(reply.content)
             if self._is_stored(reply, is_whole=finish.reason != "cancelled"):
                 exchange = Exchange(self.asked.prompt, reply.content, reply.reasoning)
                 forgotten = self.conversation.store(exchange, start, stored_summary(told))
@@ -88,6 +93,7 @@ class PreparedAnswer:
             trims_start=not self.asked.continues,
             n_prompt=len(self.request.tokens),
             n_left_out=self.start - start,
+            given=self.given,
         )
 
     def _is_stored(self, reply: Reply, is_whole: bool) -> bool:
@@ -140,29 +146,55 @@ def conversation_of(sessions: Sessions, client: Client, asked: AnswerRequest, ch
     return conversation
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """A prompt that fits into the context, what it was fitted with, and the passages of own files that it holds."""
+
+    fitter: PromptFitter
+    fitted: FittedPrompt
+    given: Given | None = None
+
+
 def fitted_prompt(
     asked: AnswerRequest,
     chosen: Chosen,
     model: Model,
     form: Form,
     conversation: Conversation,
-    ticket: Ticket,
+    longest: int,
     pause: Poll,
-) -> tuple[PromptFitter, FittedPrompt]:
-    """Fit the prompt into the context; its `max_tokens` are those that the ticket has reserved. Also return its fitter.
+    grounding: Grounding | None = None,
+) -> Fitting:
+    """Fit the prompt into the context, beside an answer of `longest` tokens at most.
 
-    `pause` is called while the prompt is written and tokenized. Raises what that raises, PromptTooLong, InvalidRequest, and
-    RateLimitExceeded where the key has not enough tokens left.
+    Where the whole text of the request's files fits without leaving out more of the conversation, it holds that; otherwise
+    the passages that match. `pause` is called while the prompt is written and tokenized. Raises what that raises,
+    PromptTooLong, InvalidRequest, and NotFound for a file that is gone by now.
     """
-    longest = ticket.cap(asked.longest(chosen.profile))
     n_ctx = asked.context(chosen.profile, model.n_ctx)
-    fitter = fitter_of(form, model, n_ctx, longest, pause)
     exchanges = [*conversation.exchanges, *asked.history]
-    if asked.slides or not isinstance(form, ChatForm):
-        fitted = fitter.fit(exchanges, asked.prompt, asked.history_start if asked.history else conversation.start)
-    else:
-        fitted = fitter_of(form.holding(exchanges), model, n_ctx, longest, pause).fit([], asked.prompt)
-    return fitter, replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
+    start = asked.history_start if asked.history else conversation.start
+
+    def fit(form: Form, given: Given | None = None) -> Fitting:
+        fitter = fitter_of(form, model, n_ctx, longest, pause)
+        if asked.slides or not isinstance(form, ChatForm):
+            return Fitting(fitter, fitter.fit(exchanges, asked.prompt, start), given)
+        return Fitting(
+            fitter, fitter_of(form.holding(exchanges), model, n_ctx, longest, pause).fit([], asked.prompt), given
+        )
+
+    if grounding is None:
+        return fit(form)
+    if whole := grounding.whole(form, n_ctx):
+        with suppress(PromptTooLong):
+            fitting = fit(*whole)
+            if fitting.fitted.start <= start:
+                return fitting
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(tokens) for tokens in model.tokenize_all([Prompt(text) for text in texts])]
+
+    return fit(*grounding.found(form, int(CONTEXT_SHARE * n_ctx), count))
 
 
 def generation_request(

@@ -86,6 +86,12 @@ class AnswerRequest:
     """The number of these that the conversation's last prompt left out."""
     slides: bool = True
     """False if the prompt holds all exchanges, or is refused."""
+    files: tuple[str, ...] = ()
+    """The ids of files of the key from which it is answered."""
+    collections: tuple[str, ...] = ()
+    """The names of collections from whose files it is answered."""
+    most_passages: int | None = None
+    """The most passages of these that the prompt holds, where it does not hold their whole text; None: as usual."""
     tools: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The tools that the model may call, as chat templates take them."""
     tool_choice: str = "auto"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auth.rate_limits import Meter, Ticket
@@ -13,6 +13,7 @@ from services.answers.cancellation import Cancellations
 from services.answers.client import Client
 from services.answers.deadline import Deadline, while_key_is_good
 from services.answers.draft import Drafts
+from services.answers.grounding import MOST_PASSAGES, Grounding
 from services.answers.models import Models
 from services.answers.prepare import PreparedAnswer, conversation_of, fitted_prompt, generation_request
 from services.answers.reading import reading_of
@@ -21,7 +22,10 @@ from services.answers.request import AnswerRequest
 from services.answers.stream import Answer
 from services.answers.turns import Turns
 from services.backend.protocols import Backend, Embedder, Model
-from services.backend.types import Finish
+from services.backend.types import Finish, PrefetchRequest, Prompt
+from services.documents.files import StoredFile
+from services.documents.library import Library, present
+from services.errors import HearthError
 from services.models.profile import Chosen, EmbeddingPrefix
 from services.prompts.fit import fitter_of
 from services.prompts.form import Form
@@ -31,6 +35,8 @@ from services.sessions.service import Sessions
 
 # A prompt of more characters is written and tokenized in its account's turn; a message counts as some more than it holds.
 _QUICK, _PER_MESSAGE = 20_000, 100
+# Characters of files that are read for one prompt, about: of larger ones only passages.
+_MOST_READ = 100_000
 # Seconds that writing the next prompt may take: a client that gets the answer whole waits for that too.
 _PREFETCH_SECONDS = 1.0
 
@@ -72,11 +78,12 @@ class Answers:
         max_seconds: float = 600,
         room: Callable[[SessionKey, int], AbstractContextManager[None]] = lambda *_: nullcontext(),
         on_finish: Callable[[Finish], None] = lambda _: None,
+        library: Library | None = None,
     ) -> None:
         """A request may wait `max_seconds` to be admitted, and as long for what it asks for.
 
         `room` keeps room in a session for so many bytes, as `Quotas.session` does; `on_finish` is called with each answer
-        that came to its end.
+        that came to its end. `library` has the keys' own files; None: they keep none here.
         """
         self.models = models
         self.admission = admission
@@ -86,6 +93,7 @@ class Answers:
         self._max_seconds = max_seconds
         self._room = room
         self._on_finish = on_finish
+        self._library = library
         self._turns = Turns()
         self._cancellations = Cancellations()
         self.drafts = Drafts(models, sessions, backend, meter, self._drafting)
@@ -119,6 +127,7 @@ class Answers:
     def _prepare(self, client: Client, request: AnswerRequest, deadline: Deadline) -> PreparedAnswer:
         """Reserve and load everything that an answer needs before it is computed."""
         slot = deadline.slot
+        files = self._files_of(client, request)
         with ExitStack() as stack:
             slot.join()
             stack.callback(slot.leave)
@@ -135,16 +144,21 @@ class Answers:
             model = stack.enter_context(self.models.lease(chosen, deadline.poll))
             conversation = conversation_of(self._sessions, client, request, chosen)
             form = self.models.form(request, chosen, model, conversation.system)
-            size = _size(request, conversation)
+            size = _size(request, conversation, files)
             with self.working(deadline, size) as pause:
-                fitter, fitted = fitted_prompt(request, chosen, model, form, conversation, ticket, pause)
+                longest = ticket.cap(request.longest(chosen.profile))
+                grounding = self._grounding(request, files, conversation)
+                fitting = fitted_prompt(request, chosen, model, form, conversation, longest, pause, grounding)
+                fitted = fitting.fitted
+                fitted = replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
             reading = reading_of(request, chosen.profile, form, model, fitted.tail)
             return PreparedAnswer(
                 asked=request,
                 chosen=chosen,
                 model=model,
                 conversation=conversation,
-                fitter=fitter,
+                fitter=fitting.fitter,
+                given=fitting.given,
                 start=fitted.start,
                 request=generation_request(
                     request, chosen, fitted, conversation, reading, form.stop, slot.account, client.background
@@ -157,6 +171,21 @@ class Answers:
                 on_finish=self._on_finish,
                 end=stack.pop_all(),
             )
+
+    def _files_of(self, client: Client, request: AnswerRequest) -> list[StoredFile] | None:
+        """Return the files that a request is answered from; None: it names none. Raises as `Library.scope`."""
+        if not (request.files or request.collections):
+            return None
+        return present(self._library).scope(client.identity.id, request.files, request.collections)
+
+    def _grounding(
+        self, request: AnswerRequest, files: list[StoredFile] | None, conversation: Conversation
+    ) -> Grounding | None:
+        if files is None:
+            return None
+        said = [*conversation.exchanges, *request.history]
+        before, most = said[-1].human if said else "", request.most_passages or MOST_PASSAGES
+        return Grounding(present(self._library), files, request.prompt, before, most)
 
     def stop(self, key: SessionKey, thinking: bool = False) -> bool:
         """End the session's answer in flight, which keeps its text so far; return whether there was one.
@@ -249,10 +278,15 @@ class Answers:
         """Lease the model of a request, and put its prompt into its form. Raises as `lease` does."""
         with self.admit_metered(client) as deadline:
             chosen = self.models.choose(self._meter.profiles(client.identity.id), request.model)
+            files = self._files_of(client, request)
             with self.models.lease(chosen, deadline.poll) as model:
                 conversation = conversation_of(self._sessions, client, request, chosen)
                 form = self.models.form(request, chosen, model, conversation.system)
-                with self.working(deadline, _size(request, conversation)) as pause:
+                with self.working(deadline, _size(request, conversation, files)) as pause:
+                    if grounding := self._grounding(request, files, conversation):
+                        longest = request.longest(chosen.profile)
+                        fitting = fitted_prompt(request, chosen, model, form, conversation, longest, pause, grounding)
+                        form = fitting.fitter.form
                     yield WrittenRequest(chosen, model, conversation, form.pausing(pause), pause)
 
     def profile_name(self, client: Client, model: str | None) -> str:
@@ -268,6 +302,34 @@ class Answers:
             self.drafts.drop(key)
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
+
+    def characters_per_token(self, samples: Sequence[str]) -> float | None:
+        """Return how many characters of texts a token of the selected model has; None while that is not loaded."""
+        with suppress(HearthError):
+            chosen = self.models.choose(None, None)
+            if samples and self.models.is_loaded(chosen):
+                with self.models.lease(chosen, _never) as model:
+                    n_tokens = sum(map(len, model.tokenize_all([Prompt(each) for each in samples])))
+                    return sum(map(len, samples)) / max(n_tokens, 1)
+        return None
+
+    def read_ahead(self, client: Client, file: StoredFile) -> None:
+        """Have a file's text read, as conversations about it begin, while nothing else is computed; if it fits a prompt.
+
+        Nothing is loaded for that, and what fails is left undone.
+        """
+        account, request = self._meter.account(client.identity), AnswerRequest("", files=(file.id,))
+        with suppress(HearthError):
+            chosen = self.models.choose(self._meter.profiles(client.identity.id), None)
+            if not self.models.is_loaded(chosen):
+                return
+            with self.models.lease(chosen, _never) as model, self._prefetching(account, file.n_characters) as pause:
+                form = self.models.form(request, chosen, model, None)
+                if whole := Grounding(present(self._library), [file], "").whole(form, model.n_ctx):
+                    fitter = fitter_of(whole[0], model, model.n_ctx, chosen.profile.max_tokens, pause)
+                    _, tokens = fitter.ahead([], "")
+                    if len(tokens) < model.n_ctx:
+                        model.prefetch(PrefetchRequest(tokens, file.owner, file.state, account))
 
     def forget_state(self, owner: str, name: str) -> None:
         """Forget what was computed under a name that is no session's. Raises Unavailable."""
@@ -288,13 +350,14 @@ def _never() -> None:
     """Poll for work that no client waits for."""
 
 
-def _size(request: AnswerRequest, conversation: Conversation) -> int:
+def _size(request: AnswerRequest, conversation: Conversation, files: Sequence[StoredFile] | None = None) -> int:
     """Return about how many characters a prompt may be made of."""
     texts = [request.prompt, request.messages, request.tools]
+    read = min(sum(file.n_characters for file in files or ()), _MOST_READ)
     exchanges = sum(
         len(each.human) + len(each.ai) + 2 * _PER_MESSAGE for each in (*conversation.exchanges, *request.history)
     )
-    return exchanges + sum(map(_length, texts)) + _continued(request)
+    return exchanges + read + sum(map(_length, texts)) + _continued(request)
 
 
 def _continued(request: AnswerRequest) -> int:

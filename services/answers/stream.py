@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.answers.admission import Poll
+from services.answers.grounding import Given
 from services.answers.trimming import trimmed
 from services.backend.protocols import Generation
 from services.backend.types import Finish, TokenChoice
@@ -34,13 +35,16 @@ class Answer:
         trims_start: bool = True,
         n_prompt: int = 0,
         n_left_out: int = 0,
+        given: Given | None = None,
     ) -> None:
         """`finished` is called with the whole reply and how it ended, and returns the summary.
 
         `end` releases everything that is held. `model` is the profile's name, or the file's where none is used.
         `trims`: white space at the ends is left out, at the content's beginning only if `trims_start`. `n_prompt` is the
         number of the prompt's tokens, `n_left_out` that of the turns of `AnswerRequest.history` which it leaves out.
+        `given` has the passages of own files in the prompt; None: the request names none.
         """
+        self.given = given
         self.n_prompt = n_prompt
         self.n_left_out = n_left_out
         self.model = model

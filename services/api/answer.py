@@ -49,7 +49,11 @@ from services.storage.json_text import read_json_text
 # The parameters of GET /answer/ID/prompt; those that are numbers, and those that are JSON or else a text.
 _NUMBERS = ("memory_k", "keep", "max_tokens", "thinking_budget")
 _JSON = ("think", "thinking", "enable_thinking", "chat_template_kwargs")
-_SHOWN = ("prompt", "model", "system_prompt", "session_id", "reasoning_effort", *_NUMBERS, *_JSON)
+_SHOWN = (
+    *("prompt", "model", "system_prompt", "session_id", "reasoning_effort", "files", "collection"),
+    *_NUMBERS,
+    *_JSON,
+)
 
 
 class AnswerResource(Resource):
@@ -72,6 +76,9 @@ class AnswerResource(Resource):
         A model that thinks sends its thoughts before the answer, as `data: {"reasoning": …}`; the whole answer has them as
         `reasoning`. `think` (or `thinking`, `enable_thinking`, `reasoning_effort`) says whether and how much it thinks;
         `thinking_budget` ends the thoughts after so many tokens; `chat_template_kwargs` sets variables of the template.
+
+        With `files` (ids) or a `collection` (a name) it is answered from these: the prompt holds their whole text if that
+        fits beside the conversation, else the passages that match. `citations` then has the passages that the answer cites.
         """
         return self._respond(json)
 
@@ -155,13 +162,15 @@ class PromptResource(Resource):
         """Show what the model would read next, as text and as tokens.
 
         With ?prompt=WORDS for these words; `model`, `system_prompt`, `memory_k`, `keep`, `max_tokens` and what says whether
-        and how the model thinks are as in the body of POST /answer (`chat_template_kwargs` as JSON). Nothing is computed or
-        stored.
+        and how the model thinks are as in the body of POST /answer (`chat_template_kwargs` as JSON, `files` with commas
+        between). Nothing is computed or stored.
         """
         key = _session_key(number, None)
         given: dict[str, Any] = {"prompt": "", **request.args.to_dict(), "session_id": key.number}
         if unknown := sorted(given.keys() - _SHOWN):
             raise InvalidRequest(f"{unknown[0]}: there is no such field; there are {', '.join(_SHOWN)}", param=unknown[0])
+        if "files" in given:
+            given["files"] = given["files"].split(",")
         given |= {name: _value_of(name, given[name]) for name in (*_NUMBERS, *_JSON) if name in given}
         model, system = given.pop("model", None), given.pop("system_prompt", "")
         asked = _answer_request(validated(PromptFields, given), model, system)
@@ -240,6 +249,8 @@ def _answer_request(body: PromptFields, model: str | None, system: str) -> Answe
         stop=None if body.stop is None else tuple(body.stop),
         sampling=sampling_of(body),
         messages=chat if system else (),
+        files=tuple(body.files or ()),
+        collections=(body.collection,) if body.collection else (),
         thinking=body.wish,
         template_kwargs=body.chat_template_kwargs or {},
     )

@@ -14,6 +14,7 @@ from services.api.http.hosts import Hosts
 from services.api.http.idempotency import Respond
 from services.api.metrics import Metrics
 from services.backend.protocols import Backend
+from services.documents.uploads import Uploads
 from services.jobs.jobs import Jobs
 from services.models.downloads import Pulls
 from services.settings import Settings
@@ -32,6 +33,7 @@ class Application:
     responds: Mapping[str, Respond]
     """By the name of each endpoint that can be computed later, the function by which its resource replies."""
     pulls: Pulls
+    uploads: Uploads | None
     hosts: Hosts
     draining: Draining
     metrics: Metrics
@@ -54,5 +56,6 @@ class Application:
             stores.keys.close,
             self.jobs.release,
             stores.responses.close,
+            *([stores.documents.close] if stores.documents else []),
             stores.usage.close,
         )

@@ -44,6 +44,15 @@ from services.api.compat.protollm import compute_chat as compute_chat_job
 from services.api.docs import FILES as DOCS_FILES
 from services.api.docs import SHELL as DOCS_SHELL
 from services.api.docs import ApiDocument, DocsResource, DocumentResource
+from services.api.documents.collections import (
+    CollectionFileResource,
+    CollectionFilesResource,
+    CollectionResource,
+    CollectionsResource,
+)
+from services.api.documents.files import FileContentResource, FilesResource
+from services.api.documents.files import FileResource as DocumentFileResource
+from services.api.documents.search import SearchResource
 from services.api.generate import AnyGenerate
 from services.api.generate import GenerateResource as AnyGenerateResource
 from services.api.generate import compute as compute_any_generate
@@ -71,6 +80,7 @@ from services.api.ollama.resources import (
 from services.api.ollama.resources import compute_chat as compute_ollama_chat
 from services.api.ollama.schemas import OllamaChat, OllamaEmbed, OllamaEmbedding
 from services.api.openai.embeddings import EmbeddingsResource, compute_embeddings
+from services.api.openai.files import OpenAIFileContentResource, OpenAIFileResource, OpenAIFilesResource
 from services.api.openai.resources import (
     ChatCompletionsResource,
     CompletionsResource,
@@ -112,6 +122,7 @@ _OPENAI = Tag("OpenAI", "OpenAI's API.")
 _ANTHROPIC = Tag("Anthropic", "Anthropic's API.")
 _OLLAMA = Tag("Ollama", "Ollama's API; /api/generate is Langformers' as well.")
 _OTHERS = Tag("Other clients", "The APIs of API Host and ProtoLLM.")
+_DOCUMENTS = Tag("Documents", "Own files: stored, searched, and answered from.")
 _MODELS = Tag("Models", "The model files, and switching between them.")
 _KEYS = Tag("Keys", "Keys, their terms and usage.")
 _SERVER = Tag("Server", "Health, load, metrics, and this document.")
@@ -155,6 +166,18 @@ def _sessions(parts: Application) -> Arguments:
 
 def _jobs(parts: Application) -> Arguments:
     return (parts.jobs,)
+
+
+def _library(parts: Application) -> Arguments:
+    return (parts.stores.documents,)
+
+
+def _files(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.documents, parts.uploads
+
+
+def _search(parts: Application) -> Arguments:
+    return parts.answers, parts.stores.documents
 
 
 def _keys(parts: Application) -> Arguments:
@@ -461,6 +484,31 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("jobs", ("/jobs",), JobsResource, _OTHERS, _jobs, needs="answer", once_by=JOB_ID),
     Route("job", ("/jobs/<path:job_id>",), JobResource, _OTHERS, _jobs, needs="answer"),
+    Route("files", ("/files",), FilesResource, _DOCUMENTS, _files, needs="answer", streams=IF_ASKED),
+    Route("file", ("/files/<id_>",), DocumentFileResource, _DOCUMENTS, _search, needs="answer"),
+    Route("file_content", ("/files/<id_>/content",), FileContentResource, _DOCUMENTS, _library, needs="answer"),
+    Route("collections", ("/collections",), CollectionsResource, _DOCUMENTS, _library, needs="answer"),
+    Route("collection", ("/collections/<path:name>",), CollectionResource, _DOCUMENTS, _library, needs="answer"),
+    Route(
+        "collection_files",
+        ("/collections/<name>/files",),
+        CollectionFilesResource,
+        _DOCUMENTS,
+        _library,
+        needs="answer",
+    ),
+    Route(
+        "collection_file",
+        ("/collections/<name>/files/<id_>",),
+        CollectionFileResource,
+        _DOCUMENTS,
+        _library,
+        needs="answer",
+    ),
+    Route("v1_files", ("/v1/files",), OpenAIFilesResource, _OPENAI, _files, needs="answer"),
+    Route("v1_file", ("/v1/files/<id_>",), OpenAIFileResource, _OPENAI, _search, needs="answer"),
+    Route("v1_file_content", ("/v1/files/<id_>/content",), OpenAIFileContentResource, _OPENAI, _library, needs="answer"),
+    Route("search", ("/search",), SearchResource, _DOCUMENTS, _search, needs="answer"),
     Route("models", ("/models",), ModelsResource, _MODELS, _models, needs="models:read"),
     Route(
         "pull",

@@ -97,7 +97,8 @@ def _serve(
     from services.answers.models import Models
     from services.server.listening import urls
 
-    engine.retain(stores.sessions.names_of_all() | stores.responses.states())
+    of_files = stores.documents.states() if stores.documents else set()
+    engine.retain(stores.sessions.names_of_all() | stores.responses.states() | of_files)
     models = Models(stores.profiles, stores.files, engine)
     # The model is probed and loaded while the rest is imported.
     threading.Thread(target=_warm_up, args=(models,), name="warm-up", daemon=True).start()

@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.documents.chunks import Chunk
 from services.documents.database import DocumentDatabase
+from services.documents.parsing.document import Chunk, ParsedDocument
 from services.documents.words import pairs
 from services.errors import NotFound
 from services.sessions.table import Kept
@@ -50,16 +50,10 @@ class StoredFile:
     n_chunks: int
     created: float
 
-
-@dataclass(frozen=True)
-class IndexedDocument:
-    """A document that is ready to be stored: its text, and its chunks."""
-
-    kind: str
-    text: str = field(repr=False)
-    chunks: Sequence[Chunk] = field(repr=False)
-    n_tokens: int
-    n_pages: int
+    @property
+    def state(self) -> str:
+        """The name of the computed state of a conversation that begins with its text."""
+        return f"file {self.id}"
 
 
 class Files:
@@ -97,7 +91,7 @@ class Files:
         name: str,
         arrived: Path,
         digest: str,
-        document: IndexedDocument,
+        document: ParsedDocument,
         purpose: str = "",
         collection: int | None = None,
         replaces: StoredFile | None = None,
@@ -115,7 +109,7 @@ class Files:
             with self._database.writing() as db:
                 row = (
                     *(None, id_, owner, name, document.kind, purpose, digest, size, n_bytes, len(document.text)),
-                    *(document.n_tokens, document.n_pages, len(document.chunks), time.time()),
+                    *(document.n_tokens, len(document.pages), len(document.chunks), time.time()),
                 )
                 places = ", ".join("?" * len(_COLUMNS))
                 number = db.execute(f"INSERT INTO files ({', '.join(_COLUMNS)}) VALUES ({places})", row).lastrowid  # noqa: S608
@@ -143,6 +137,10 @@ class Files:
     def of_owner(self, owner: str) -> list[StoredFile]:
         """Return a key's files, the newest first."""
         return [StoredFile(*row) for row in self._database.read(f"{_SELECT} WHERE owner = ? ORDER BY number DESC", owner)]
+
+    def all(self) -> list[StoredFile]:
+        """Return the files of all keys."""
+        return [StoredFile(*row) for row in self._database.read(_SELECT)]
 
     def numbered(self, numbers: Sequence[int]) -> dict[int, StoredFile]:
         """Return the files of these numbers that are still there."""
@@ -198,7 +196,7 @@ def file_not_found(id_: str) -> NotFound:
     return NotFound(f"there is no file {id_}", param="file", code="file_not_found")
 
 
-def _store_text(db: Any, number: int, name: str, document: IndexedDocument) -> None:
+def _store_text(db: Any, number: int, name: str, document: ParsedDocument) -> None:
     text = document.text
     db.execute("INSERT INTO texts (file, text) VALUES (?, ?)", (number, text))
     (first,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM chunks").fetchone()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.documents.database import DocumentDatabase
-from services.documents.ranking import Library, Term, best, bm25
+from services.documents.ranking import Library, Term, best, bm25, confidence
 from services.documents.words import words_of
 
 # Occurrences that a search looks at, the rarest words first: common ones add little, and would take most of the time.
@@ -21,10 +21,11 @@ _WEIGHTS = {"text": 1.0, "heading": 0.5, "pairs": 1.0}
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that was found, by its number, and its score from 0 to 1."""
+    """A chunk that was found, by its number, its score from 0 to 1, and how sure it is that it is about the question."""
 
     chunk: int
     score: float
+    confidence: float
 
 
 class Index:
@@ -40,7 +41,7 @@ class Index:
             return []
         library = self._library(files)
         scores = bm25(terms, library, lengths)
-        return [Hit(chunk, min(scores[chunk], 1.0)) for chunk in best(scores, k)]
+        return [Hit(chunk, min(scores[chunk], 1.0), confidence(terms, library, chunk)) for chunk in best(scores, k)]
 
     def _look_up(self, terms: Mapping[str, str], files: list[int]) -> tuple[list[Term], dict[int, int]]:
         """Return the terms that are sought, the rarest first, with their chunks, and these chunks' lengths."""

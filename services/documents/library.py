@@ -6,15 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from services.documents.collections import Collections
 from services.documents.database import NAME, DocumentDatabase
 from services.documents.files import Files, StoredFile
 from services.documents.index import Index
-from services.errors import InvalidRequest
+from services.errors import Unavailable
 
-# Files that one request may name.
-MOST_FILES = 100
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Passage:
     heading: str
     text: str = field(repr=False)
     score: float = 0.0
+    confidence: float = 0.0
+    """How sure it is that it is about the question; see `ranking.confidence`."""
+    found_start: int = 0
+    """Where the chunk begins by which it is found: before `start`, where that repeats the end of the one before."""
 
 
 class Library:
@@ -46,11 +50,8 @@ class Library:
     def scope(self, key: str, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[StoredFile]:
         """Return the files that a request of a key is about: its own of these ids, and those of these collections.
 
-        Raises NotFound for what is not there or may not be read, InvalidRequest for too many files.
+        Raises NotFound for what is not there or may not be read, InvalidRequest for a name that several have lent.
         """
-        if len(ids) > MOST_FILES:
-            what = f"files: at most {MOST_FILES} may be named at once: put them into a collection"
-            raise InvalidRequest(what, param="files")
         found = {file.number: file for file in (self.files.get(key, id_) for id_ in ids)}
         for name in names:
             found |= self.files.numbered(self.collections.files(self.collections.readable(key, name)))
@@ -62,18 +63,19 @@ class Library:
         Raises StorageFailed, Unavailable.
         """
         by_number = {file.number: file for file in files}
-        hits = {hit.chunk: hit.score for hit in self._index.find(question, list(by_number), k)}
+        hits = {hit.chunk: hit for hit in self._index.find(question, list(by_number), k)}
         query = (
             "SELECT number, file, start, end, page, chunks.heading, text FROM chunks CROSS JOIN words "
             "ON words.rowid = number WHERE number IN (SELECT value FROM json_each(?))"
         )
         rows = {number: row for number, *row in self._database.read(query, json.dumps(list(hits)))}
         found: list[Passage] = []
-        for number, score in hits.items():
+        for number, hit in hits.items():
             # A file may be gone by now.
             if number in rows:
                 file, start, end, page, heading, text = rows[number]
-                found.append(Passage(by_number[file], start, end, page, heading, text, score))
+                about = by_number[file], start, end, page, heading, text
+                found.append(Passage(*about, hit.score, hit.confidence, start))
         return found
 
     def passages(self, file: StoredFile) -> list[Passage]:
@@ -83,9 +85,21 @@ class Library:
         for n, chunk in enumerate(chunks):
             start = passages[-1].end if passages else 0
             end = chunk.end if n + 1 < len(chunks) else len(text)
-            passages.append(Passage(file, start, end, chunk.page, chunk.heading, text[start:end]))
+            passages.append(Passage(file, start, end, chunk.page, chunk.heading, text[start:end], found_start=chunk.start))
         return passages
+
+    def states(self) -> set[tuple[str, str]]:
+        """Return the owners and the names of the computed states that files may have."""
+        return {(file.owner, file.state) for file in self.files.all()}
 
     def close(self) -> None:
         """Close it."""
         self._database.close()
+
+
+def present(part: Part | None) -> Part:
+    """Return a part of a server that keeps files. Raises Unavailable if it keeps none."""
+    if part is None:
+        what = "files are not kept here: the nodes of a cluster would need a folder that they share"
+        raise Unavailable(what, code="no_documents")
+    return part

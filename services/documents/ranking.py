@@ -35,19 +35,30 @@ def weight(n_with: int, n_chunks: int) -> float:
 
 
 def bm25(terms: Collection[Term], library: Library, lengths: Mapping[int, int]) -> dict[int, float]:
-    """Return the score of each chunk that has one of the terms, from 0 to 1; `lengths` are in characters.
+    """Return the score of each chunk that has one of the terms, 0 or more; `lengths` are in characters.
 
-    1 stands for a chunk of mean length that has every word once, or matches better. Words that no chunk has count too: a
-    question about something else scores low.
+    A chunk of mean length that has every word once scores 1. Words that no chunk has count too: a question about something
+    else scores low.
     """
-    weights = [weight(len(term.counts), library.n_chunks) for term in terms]
     scores: dict[int, float] = {}
-    for term, heavy in zip(terms, weights, strict=True):
+    for term in terms:
+        heavy = weight(len(term.counts), library.n_chunks)
         for chunk, count in term.counts.items():
             norm = K1 * (1 - B + B * lengths[chunk] / library.mean_length)
             scores[chunk] = scores.get(chunk, 0.0) + heavy * count * (K1 + 1) / (count + norm)
-    total = sum(weights) or 1.0
+    total = sum(weight(len(term.counts), library.n_chunks) for term in terms)
     return {chunk: score / total for chunk, score in scores.items()}
+
+
+def confidence(terms: Collection[Term], library: Library, chunk: int) -> float:
+    """Return how sure it is that a chunk is about the question; benchmarks/documents tells which values mean what.
+
+    It is the share of the question's weight that the chunk has, times that weight in words that no chunk has: what is
+    asked should be there, and be more than a common word.
+    """
+    weights = [(weight(len(term.counts), library.n_chunks), chunk in term.counts) for term in terms]
+    covered = sum(heavy for heavy, is_there in weights if is_there)
+    return covered / sum(heavy for heavy, _ in weights) * covered / weight(0, library.n_chunks)
 
 
 def best(scores: Mapping[int, float], k: int) -> list[int]:

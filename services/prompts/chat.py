@@ -13,6 +13,7 @@ from services.backend.types import Prompt
 from services.errors import BadModelFile, InvalidRequest
 from services.prompts.abilities import Message
 from services.prompts.borders import contents_of, message_borders
+from services.prompts.calls import content_text
 from services.prompts.chat_template import ChatTemplate
 from services.prompts.form import FEWEST_MARKS, PROBE, Exchange, Form, Pause, least_tokens
 from services.prompts.shaping import count_system
@@ -39,6 +40,8 @@ class ChatForm(Form):
     kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     continues: bool = False
     generation_prompt: bool = True
+    passages: str = field(default="", repr=False)
+    """Text before the words of this request, and of no other."""
     pause: Pause = field(default=lambda: None, repr=False, compare=False)
     slides = True
 
@@ -52,7 +55,7 @@ class ChatForm(Form):
         # The window comes after the system messages; `words` become the last user message.
         new = [dict(message) for message in self.messages[self._n_system :]]
         if (last := last_user(new)) is not None:
-            new[last]["content"] = words
+            new[last]["content"] = f"{self.passages}{words}"
         return self._render([*_messages_of(window), *new])
 
     @override
@@ -71,6 +74,19 @@ class ChatForm(Form):
             return self.template.render([*self._profile_system, *roles], pause=self.pause, variables=self.kwargs)
         except (BadModelFile, InvalidRequest):
             return Prompt(PROBE)
+
+    @override
+    def with_documents(self, text: str) -> ChatForm:
+        n = self._n_system
+        system = list(self._profile_system or self.messages[:n])
+        before = f"{content_text(system.pop()['content'])}\n\n" if system else ""
+        documents = {"role": "system", "content": f"{before}{text}"}
+        # The profile's own prompt is among the messages now, since all keys may share what is computed of `system`.
+        return replace(self, messages=(*system, documents, *self.messages[n:]), system="")
+
+    @override
+    def with_passages(self, text: str) -> ChatForm:
+        return replace(self, passages=text)
 
     @override
     def pausing(self, pause: Pause) -> ChatForm:

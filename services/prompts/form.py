@@ -57,6 +57,14 @@ class Form(Protocol):
         """Return a conversation's first prompt, with PROBE instead of all text from its caller."""
         ...
 
+    def with_documents(self, text: str) -> Form:
+        """Return the same form with the text of documents before the conversation, where many prompts begin alike."""
+        ...
+
+    def with_passages(self, text: str) -> Form:
+        """Return the same form with passages right before the words of this request, and of no other."""
+        ...
+
     def pausing(self, pause: Pause) -> Form:
         """Return the same form, which calls `pause` now and then while it is filled; `pause` raises to give up."""
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
@@ -20,20 +20,31 @@ class TemplateForm(Form):
     """A profile's template, to be filled."""
 
     template: str
+    documents: str = field(default="", repr=False)
+    passages: str = field(default="", repr=False)
     stop = ()
     slides = False
 
     @override
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        return fill_template(self.template, window, words)
+        return fill_template(self.template, window, f"{self.passages}{words}", self.documents)
 
     @override
     def next(self, window: Sequence[Exchange], words: str) -> Prompt:
-        return fill_template(self.template, window, words)
+        return fill_template(self.template, window, words, self.documents)
 
     @override
     def bare(self) -> Prompt:
-        return fill_template(self.template, (), PROBE)
+        # Documents are the caller's own text.
+        return fill_template(self.template, (), PROBE, PROBE if self.documents else "")
+
+    @override
+    def with_documents(self, text: str) -> TemplateForm:
+        return replace(self, documents=text)
+
+    @override
+    def with_passages(self, text: str) -> TemplateForm:
+        return replace(self, passages=text)
 
     @property
     @override
@@ -42,9 +53,17 @@ class TemplateForm(Form):
         return None
 
 
-def fill_template(template: str, window: Sequence[Exchange], words: str) -> Prompt:
-    """Fill {input} with the words and {chat_history} with the window, in one pass: {…} in either stays as it is."""
-    history = "\n".join(f"Human: {exchange.human}\nAI: {exchange.ai}" for exchange in window)
+def fill_template(template: str, window: Sequence[Exchange], words: str, documents: str = "") -> Prompt:
+    """Fill {input} with the words and {chat_history} with the window, in one pass: {…} in either stays as it is.
+
+    Documents come first in the history; where the template has none, before the words.
+    """
+    said = [f"Human: {exchange.human}\nAI: {exchange.ai}" for exchange in window]
+    if documents and "{chat_history}" not in template:
+        words = f"{documents}{words}"
+    elif documents:
+        said.insert(0, documents.rstrip("\n"))
+    history = "\n".join(said)
     pieces: list[str] = []
     typed: list[tuple[int, int]] = []
     at = length = 0

@@ -25,6 +25,15 @@ class _Unanswered(Form):
     def bare(self) -> Prompt:
         return Prompt(PROBE)
 
+    @override
+    def with_documents(self, text: str) -> Form:
+        # No request that continues a text can name files.
+        raise NotImplementedError
+
+    @override
+    def with_passages(self, text: str) -> Form:
+        raise NotImplementedError
+
     @property
     @override
     def key(self) -> Hashable:

@@ -77,7 +77,7 @@ def test_a_key_that_mints_keys_keeps_no_more_by_them(capped: Client) -> None:
 def test_jobs_count_for_the_megabytes_of_their_key(capped: Client) -> None:
     key, _ = capped.mint(limits={"storage_mb": 1})
     reply = capped.post("/jobs", {"job_id": "over", "content": "word " * 200_001}, key=key)
-    assert "may keep 1 MB of sessions, responses and jobs" in refused(reply, "storage_limit", "limits.storage_mb")
+    assert "may keep 1 MB of sessions, responses, jobs and files" in refused(reply, "storage_limit", "limits.storage_mb")
     assert capped.get("/jobs/over", key=key).status_code == 404
     assert capped.post("/jobs", {"job_id": "small", "content": "Hello"}, key=key).status_code == 202
 

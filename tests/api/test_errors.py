@@ -24,7 +24,7 @@ def test_the_tree_is_drawn_whole() -> None:
     assert errors.__doc__
     for kind in all_errors():
         assert kind.__name__ in errors.__doc__
-        assert status_of(kind.__new__(kind)) in (400, 401, 403, 404, 422, 429, 499, 500, 502, 503)
+        assert status_of(kind.__new__(kind)) in (400, 401, 403, 404, 413, 415, 422, 429, 499, 500, 502, 503)
 
 
 def test_an_unforeseen_error_tells_the_caller_nothing_and_the_log_all(caplog: pytest.LogCaptureFixture) -> None:

@@ -54,7 +54,7 @@ def test_every_route_needs_a_key_but_for_the_public_ones(client: Client) -> None
     for route in ROUTES:
         for rule in route.paths:
             path = rule.replace("<path:name>", "x").replace("<path:job_id>", "x")
-            path = path.replace("<number>", "1").replace("<owner>", "o").replace("<id_>", "i")
+            path = path.replace("<number>", "1").replace("<owner>", "o").replace("<id_>", "i").replace("<name>", "n")
             assert "<" not in path
             for method in route.resource.methods:
                 status = client.http.request(method, client.url + path).status_code

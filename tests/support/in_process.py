@@ -65,6 +65,8 @@ class Client(Api):
             close()
         stores.usage.close()
         stores.responses.close()
+        if stores.documents:
+            stores.documents.close()
 
     def restart(self) -> None:
         """Make the application anew over the same files."""

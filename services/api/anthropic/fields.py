@@ -37,6 +37,8 @@ FIELDS = (
         top_k="",
         session_id="the number of a session that keeps the conversation on the server",
         memory_k="how many exchanges of the session the prompt holds",
+        files="ids of your files, from which it is answered; the text has `citations`",
+        collection="a collection of files, from which it is answered",
     ),
     *_idle("metadata user_profile_id workspace_id", "keys tell users apart here"),
     *_idle("service_tier inference_geo speed diagnostics betas", "there is one way to compute an answer"),

@@ -28,6 +28,7 @@ class ContentBlock(BaseModel):
 
     type: Literal["text", "thinking", "tool_use"]
     text: str | None = None
+    citations: list[dict[str, Any]] | None = None
     thinking: str | None = None
     signature: str | None = None
     id: str | None = None

@@ -34,6 +34,8 @@ def message_request(body: MessagesRequest) -> AnswerRequest:
         stop=tuple(body.stop_sequences or ()) or None,
         sampling={name: value for name, value in sampling.items() if value is not None},
         messages=tuple(messages),
+        files=tuple(body.files or ()),
+        collections=(body.collection,) if body.collection else (),
         tools=tuple(tools),
         tool_choice=choice,
         parallel_tool_calls=parallel,

@@ -12,7 +12,7 @@ from services.api.anthropic.fields import COUNT, MESSAGES, known_fields
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open, Whole
 from services.api.http.request_fields import Listed, ignored_beside_tools
-from services.validation import Effort, MemoryK, SessionId, Share, StopString, at_most
+from services.validation import AnyCollection, Effort, FileIds, MemoryK, SessionId, Share, StopString, at_most
 
 MOST_TOOLS, MOST_STOPS = 512, 64
 Schema = dict[str, Any]
@@ -144,6 +144,8 @@ class MessagesRequest(_Chat):
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1), Whole] | None = None
     session_id: Annotated[SessionId, Whole] | None = None
     memory_k: Annotated[MemoryK, Whole] | None = None
+    files: FileIds | None = None
+    collection: AnyCollection | None = None
 
 
 class CountTokensRequest(_Chat):

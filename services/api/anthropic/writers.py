@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from services.answers.stream import Answer
+from services.api.anthropic.citations import cited_of
 from services.api.anthropic.schemas import MessagesRequest
 from services.api.http import sse
 from services.replies.events import CallArguments, CallBegun
@@ -41,7 +42,7 @@ class MessageWriter:
         blocks: list[Block] = []
         for event in self.answer.events():
             _put(blocks, sse.shaped(shaper, event))
-        _put(blocks, shaper.close())
+        _put(blocks, shaper.end())
         inputs = {call.id: parse_json(call.arguments) for call in self.answer.reply.calls}
         # A call that was cut is left out: what there is of its arguments is no JSON.
         known = [block for block in blocks if block["type"] != "tool_use" or block["id"] in inputs]
@@ -132,12 +133,14 @@ class _BlockShaper(sse.Shaper):
 
     @override
     def end(self) -> Iterable[sse.Data]:
-        return self.close()
+        return self.close(is_last=True)
 
-    def close(self) -> Iterator[sse.Data]:
-        """Yield the events that end the open block."""
+    def close(self, is_last: bool = False) -> Iterator[sse.Data]:
+        """Yield the events that end the open block; `is_last`: the answer has ended, so that what it cites is known."""
         if self._open is None:
             return
+        if is_last and self._open[0] == "text":
+            yield from (self._delta({"type": "citations_delta", "citation": each}) for each in cited_of(self.answer))
         if self._open[0] == "thinking":
             yield self._delta({"type": "signature_delta", "signature": SIGNATURE})
         yield {"type": "content_block_stop", "index": self._n_blocks - 1}
@@ -170,7 +173,7 @@ class _StreamShaper(_BlockShaper):
 
     @override
     def end(self) -> Iterable[sse.Data]:
-        yield from self.close()
+        yield from self.close(is_last=True)
         yield {"type": "message_delta", "delta": self._writer.ending(), "usage": self._writer.usage()}
         yield {"type": "message_stop"}
 
@@ -181,6 +184,8 @@ def _put(blocks: list[Block], events: Iterable[sse.Data]) -> None:
         if data["type"] == "content_block_start":
             blocks.append({**data["content_block"]})
         elif data["type"] == "content_block_delta":
+            if "citation" in data["delta"]:
+                blocks[-1].setdefault("citations", []).append(data["delta"]["citation"])
             for name in ("text", "thinking", "signature"):
                 if name in data["delta"]:
                     blocks[-1][name] += data["delta"][name]

@@ -9,7 +9,9 @@ from pydantic import model_validator
 from services.answers.request import ThinkingWish
 from services.validation import (
     AnswerPenalty,
+    AnyCollection,
     Effort,
+    FileIds,
     Keep,
     MaxTokens,
     MemoryK,
@@ -78,6 +80,10 @@ class PromptFields(ThinkingFields):
     frequency_penalty: AnswerPenalty | None = None
     stop: StopStrings | None = None
     seed: Seed | None = None
+    files: FileIds | None = None
+    """Files of the key from which it is answered."""
+    collection: AnyCollection | None = None
+    """A collection from whose files it is answered."""
 
 
 def _is_on(value: bool | str) -> bool:

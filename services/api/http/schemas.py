@@ -19,7 +19,7 @@ from services.api.http.prompt_fields import PromptFields, ThinkingFields
 from services.api.http.spectree_internals import LazySpecTree
 from services.errors import InvalidRequest
 from services.storage.json_text import DEEPEST, is_deeper, parse_json
-from services.validation import Keep, MaxTokens, MemoryK, Strict, explain
+from services.validation import AnyCollection, FileIds, Keep, MaxTokens, MemoryK, Strict, explain
 from services.validation import Prompt as PromptText
 
 
@@ -45,6 +45,26 @@ class AnswerBody(PromptFields):
     """With a system prompt, the conversation is written by a chat template instead of the profile's template."""
 
 
+class PassageBody(BaseModel):
+    """A passage: `start` and `end` are its place in the file's text, in characters, `score` is from 0 to 1."""
+
+    file: str
+    name: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+class Citation(PassageBody):
+    """A passage that an answer cites as [`number`]; not `cited`: it was in the prompt, and the answer cites none."""
+
+    number: int
+    cited: bool
+
+
 class TokenUsage(BaseModel):
     """Counts of tokens: read, taken from computed state among them, written, and written as thoughts among these."""
 
@@ -58,7 +78,8 @@ class AnswerResult(BaseModel):
     """A whole answer. `timings` are milliseconds; the messages counted are those of the session, with the new prompt.
 
     `timings.draft_n` and `draft_n_accepted` count the tokens that were computed ahead, and those of them that came true.
-    `reasoning` holds the model's thoughts, and is left out if there are none.
+    `reasoning` holds the model's thoughts, and is left out if there are none; so are `citations` if the request names no
+    files.
     """
 
     result: str
@@ -71,6 +92,7 @@ class AnswerResult(BaseModel):
     timings: dict[str, float]
     messages_in_prompt: int
     messages_left_out: int
+    citations: list[Citation] | None = None
 
 
 class WrittenPrompt(BaseModel):
@@ -96,6 +118,8 @@ class DraftBody(ThinkingFields):
     memory_k: MemoryK | None = None
     keep: Keep | None = None
     max_tokens: MaxTokens | None = None
+    files: FileIds | None = None
+    collection: AnyCollection | None = None
 
 
 class Drafted(BaseModel):

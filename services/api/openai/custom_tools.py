@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,13 +18,16 @@ _OWN = ("function", "custom")
 class ToolOfClient(Open):
     """A tool of a request. One that is neither a function nor a custom tool would be the server's."""
 
+    run_here: ClassVar[tuple[str, ...]] = ()
+    """The types of the tools that this server runs."""
+
     type: Annotated[str, Field(min_length=1, max_length=128)]
 
     @model_validator(mode="before")
     @classmethod
     def _has_its_own_fields(cls, data: Any) -> Any:
         """Leave out the fields of a tool that is not the client's: whatever they are, they are not used."""
-        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in _OWN:
+        if isinstance(data, dict) and isinstance(data.get("type"), str) and data["type"] not in (*_OWN, *cls.run_here):
             return {"type": data["type"]}
         return data
 
@@ -32,6 +35,11 @@ class ToolOfClient(Open):
     def is_own(self) -> bool:
         """True if the client runs it."""
         return self.type in _OWN
+
+    @property
+    def is_left_out(self) -> bool:
+        """True if nobody runs it."""
+        return not self.is_own and self.type not in self.run_here
 
 
 class GrammarOfTool(Open):

@@ -115,6 +115,8 @@ _HONOURED = (
         continue_final_message="whether a last message of the assistant is continued; the default is true for one",
         session_id="the number of a session that keeps the conversation on the server",
         memory_k="how many exchanges of the session the prompt holds",
+        files="ids of your files, from which it is answered; the message has `citations`",
+        collection="a collection of files, from which it is answered",
     ),
     *_honoured(
         COMPLETIONS,

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from services.api.http.schemas import Citation
+
 
 class PromptDetails(BaseModel):
     """The number of the prompt's tokens that were computed already."""
@@ -47,7 +49,8 @@ class CalledTool(BaseModel):
 class MessageOfAssistant(BaseModel):
     """The answer. `reasoning_content` and `reasoning` are the model's thoughts; both say the same.
 
-    `function_call` replaces `tool_calls` where the request has `functions`.
+    `function_call` replaces `tool_calls` where the request has `functions`. Where it names files, `citations` are the
+    passages that the answer cites, and `annotations` the marks such as [1] in it.
     """
 
     role: Literal["assistant"]
@@ -57,6 +60,8 @@ class MessageOfAssistant(BaseModel):
     reasoning: str | None = None
     tool_calls: list[CalledTool] | None = None
     function_call: CalledFunction | None = None
+    annotations: list[dict[str, Any]] | None = None
+    citations: list[Citation] | None = None
 
 
 class TokenLogprob(BaseModel):

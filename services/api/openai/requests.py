@@ -37,6 +37,8 @@ def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
         keeps_stop=body.keeps_stop,
         sampling=body.sampling(),
         messages=tuple(messages),
+        files=tuple(body.files or ()),
+        collections=(body.collection,) if body.collection else (),
         tools=tuple(tools),
         tool_choice=tool_choice,
         # The older form of a call has room for one.

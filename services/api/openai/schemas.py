@@ -34,7 +34,7 @@ from services.api.openai.tool_fields import (
     chosen,
 )
 from services.backend.types import Constraint, Prompt
-from services.validation import MemoryK, SessionId
+from services.validation import AnyCollection, FileIds, MemoryK, SessionId
 
 __all__ = [
     "MOST_MESSAGES",
@@ -147,6 +147,8 @@ class ChatRequest(Generating, ThinkingFields, WithTools):
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     session_id: Annotated[SessionId, Whole] | None = None
     memory_k: Annotated[MemoryK, Whole] | None = None
+    files: FileIds | None = None
+    collection: AnyCollection | None = None
 
     @model_validator(mode="after")
     def _choice_fits(self) -> ChatRequest:

@@ -40,6 +40,22 @@ class Shape:
         return {**self._head, "choices": [], "usage": usage_of(answers, self._n)}
 
 
+def cited_of(answer: Answer) -> dict[str, Any]:
+    """Return the passages that an answer cites: as `citations`, and as annotations of its marks; {} without files.
+
+    OpenAI's chats know annotations of the kind `url_citation` alone.
+    """
+    if answer.given is None:
+        return {}
+    annotations = []
+    for mark in answer.given.marks(answer.reply.content):
+        file, page = (passage := answer.given.passages[mark.number - 1]).file, passage.page
+        url = f"/files/{file.id}/content{f'#page={page}' if page else ''}"
+        about = {"start_index": mark.start, "end_index": mark.end, "title": file.name, "url": url}
+        annotations.append({"type": "url_citation", "url_citation": about})
+    return {"annotations": annotations, "citations": answer.summary["citations"]}
+
+
 def window_of(answer: Answer) -> dict[str, int]:
     """Return how many of a session's messages the prompt held and left out; {} where the client sends all messages."""
     if answer.summary.get("session_id") is None:

@@ -17,6 +17,7 @@ from services.api.openai.shapes import (
     Shape,
     call_delta,
     chat_logprobs,
+    cited_of,
     completion_logprobs,
     message_of,
     thoughts_of,
@@ -69,9 +70,10 @@ class ChatWriter(Writer):
 
     @override
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        message = message_of(answer.reply, self.shows_thoughts, self.is_older, self.most_calls, self.custom)
         return {
             "index": index,
-            "message": message_of(answer.reply, self.shows_thoughts, self.is_older, self.most_calls, self.custom),
+            "message": {**message, **cited_of(answer)},
             "logprobs": chat_logprobs(with_top(answer.choices, self._n_top)) if self.logprobs else None,
             "finish_reason": self.reason(answer),
         }
@@ -205,6 +207,8 @@ class _ChatShaper(sse.Shaper):
     @override
     def end(self) -> Iterable[sse.Data]:
         yield from self._custom_text()
+        if cited := cited_of(self.answer):
+            yield self._piece(cited)
         # Of tokens that have come to no text of their own, too: those of a stop string, or of a call's end.
         choice = self._choice({}, self._logprobs(), self._writer.reason(self.answer))
         yield {**self._shape.chunk(choice), **window_of(self.answer)}

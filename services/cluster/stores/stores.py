@@ -60,6 +60,7 @@ def cluster_stores(
         jobs=jobs,
         responses=responses,
         quotas=Quotas(keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb),
+        documents=None,
     )
     return stores, [
         Heartbeat("session locks", intervals.locks, locks.renew),

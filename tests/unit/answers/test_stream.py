@@ -43,7 +43,7 @@ def answer_of(
     reason: FinishReason = "stop",
     reader: Reader | None = None,
     was_closed: bool = False,
-    **options: bool,
+    **options: Any,
 ) -> tuple[Answer, list[Event | None]]:
     chosen = Chosen("P", Profile(model="a.gguf"))
 

@@ -29,7 +29,7 @@ class ScriptedAnswer(Answer):
     ) -> None:
         self.model = "Guide"
         self.summary = {"session_id": None}
-        self.reply = Reply()
+        self.reply, self.given = Reply(), None
         self._events = events
         self._ended: FinishReason = reason
         self._tokens = choices

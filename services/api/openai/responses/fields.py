@@ -22,7 +22,8 @@ FIELDS = (
         instructions="the system prompt of this response alone",
         previous_response_id="the stored response to go on from",
         conversation="a session: its number, `conv_` and a number, or any other id of letters, digits, `_` and `-`",
-        tools="functions and custom tools; tools that a server would run are left out, and the header names them",
+        tools="functions, custom tools, and `file_search` with names of collections as `vector_store_ids`; other tools that"
+        " a server would run are left out, and the header names them",
         tool_choice="`none`, `auto`, `required`, a function, a custom tool, or `allowed_tools`",
         parallel_tool_calls="false: one call at most",
         reasoning="`effort`; `summary`: the thoughts come as a summary",
@@ -70,6 +71,8 @@ FIELDS = (
     ),
     *_refused("prompt", "prompts are not stored here: send its text"),
     *_refused("context_management", "this server does not summarize: ask for it in a message", []),
+    *_refused("tools.filters", "files have no attributes here: search another collection"),
+    *_refused("tools.ranking_options", "passages are ranked in one way here"),
     *_refused("moderation", "this server does not moderate"),
 )
 

@@ -26,6 +26,7 @@ _NEEDED = {
     "function_call_output": ("call_id", "output"),
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id", "output"),
+    "file_search_call": (),
     "item_reference": ("id",),
 }
 # The roles that chat templates know by another name.
@@ -71,6 +72,8 @@ class Item(Open):
     output: Parts | None = None
     summary: Annotated[list[ItemPart] | None, at_most(MOST_PARTS)] = None
     encrypted_content: str | None = None
+    queries: list[str] | None = None
+    """The questions of a search, which the model does not read again."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Item:
@@ -145,6 +148,9 @@ def messages_of(items: Iterable[Item]) -> list[dict[str, Any]]:
 def _joined(items: Iterable[Item]) -> Iterator[dict[str, Any]]:
     own: dict[str, Any] = {}
     for item in items:
+        if item.kind == "file_search_call":
+            # What was found stands in the prompt of its time alone.
+            continue
         if item.kind in ("function_call", "custom_tool_call"):
             own = own or {"role": "assistant", "content": ""}
             own.setdefault("tool_calls", []).append(item.call)

@@ -221,7 +221,7 @@ def compute_response(
         answer = answers.open(replace(client, slot=deadline.slot), asked)
         stack.callback(answer.close)
         frame = response_frame(body, id_, answer.model, stores, queued.body.get("created_at") if queued else None)
-        writer = ResponseWriter(body, frame, answer, store)
+        writer = ResponseWriter(body, frame, answer, asked.prompt, store)
         if not body.stream:
             return writer.whole()
         stack.pop_all()

@@ -17,7 +17,7 @@ from services.api.http.schemas import Query
 from services.api.openai.messages import Name
 from services.api.openai.responses.fields import COUNT, CREATE, known_fields
 from services.api.openai.responses.items import Items
-from services.api.openai.responses.tools import ResponseTool, ResponseToolChoice, ResponseTools, check_tools
+from services.api.openai.responses.tools import FILE_SEARCH, ResponseTool, ResponseToolChoice, ResponseTools, check_tools
 from services.api.openai.sampling_fields import AnySeed, AnyStop, AnyTemperature, AnyTopK
 from services.backend.types import Constraint
 from services.sessions.records import parse_number
@@ -122,6 +122,17 @@ class Responding(Listed):
         return [tool for tool in self.tools or () if tool.is_own]
 
     @property
+    def collections(self) -> tuple[str, ...]:
+        """The names of the collections that are searched."""
+        searches = (tool.vector_store_ids or () for tool in self.tools or () if tool.type == FILE_SEARCH)
+        return tuple(dict.fromkeys(name for names in searches for name in names))
+
+    @property
+    def most_passages(self) -> int | None:
+        """The most passages that are found in them; None: as usual."""
+        return next((tool.max_num_results for tool in self.tools or () if tool.max_num_results), None)
+
+    @property
     def conversation_id(self) -> str | None:
         """The conversation's id; None: it belongs to none."""
         return self.conversation.id if isinstance(self.conversation, ConversationOfClient) else self.conversation
@@ -149,7 +160,7 @@ class Responding(Listed):
     def ignored(self) -> list[str]:
         tools = list(enumerate(self.tools or ()))
         unkept = [f"tools.{n}.format.lark" for n, tool in tools if tool.format and not tool.format.is_kept]
-        return ignored_beside_tools(self, {n: tool.type for n, tool in tools if not tool.is_own}, unkept)
+        return ignored_beside_tools(self, {n: tool.type for n, tool in tools if tool.is_left_out}, unkept)
 
 
 class CreateResponse(Responding):

@@ -49,7 +49,7 @@ def response_frame(body: CreateResponse, id_: str, model: str, stores: bool, cre
         "temperature": body.temperature,
         "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
         "tool_choice": _choice(body),
-        "tools": [tool.echoed() for tool in body.own_tools],
+        "tools": [tool.echoed() for tool in body.tools or () if not tool.is_left_out],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": body.top_p,
         # The window of a session slides by itself.

@@ -8,23 +8,28 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from services.api.http.nulls import without_nulls
-from services.api.http.open_body import Open
+from services.api.http.open_body import Open, Whole
 from services.api.openai.custom_tools import CustomFormat, ToolOfClient, function_of
 from services.api.openai.messages import Name
 from services.api.openai.tool_fields import check_names
-from services.validation import at_most
+from services.validation import AnyCollection, at_most
 
 MOST_TOOLS = 512
+FILE_SEARCH = "file_search"
 
 
 class ResponseTool(ToolOfClient):
-    """A tool. One of another type than `function` and `custom` would be the server's."""
+    """A tool: a `function` or `custom`, which the client runs, or `file_search` in collections, which this server runs."""
+
+    run_here = (FILE_SEARCH,)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     format: CustomFormat | None = None
+    vector_store_ids: Annotated[list[AnyCollection], Field(min_length=1, max_length=20)] | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=50), Whole] | None = None
 
     @field_validator("parameters")
     @classmethod
@@ -35,6 +40,8 @@ class ResponseTool(ToolOfClient):
     def _is_whole(self) -> ResponseTool:
         if self.is_own and not self.name:
             raise ValueError("name is missing")
+        if self.type == FILE_SEARCH and not self.vector_store_ids:
+            raise ValueError("vector_store_ids is missing: the names of collections")
         return self
 
     @property
@@ -47,7 +54,7 @@ class ResponseTool(ToolOfClient):
 
     def echoed(self) -> dict[str, Any]:
         """Return the tool as the reply tells it."""
-        if self.type == "custom":
+        if self.type in ("custom", FILE_SEARCH):
             return self.model_dump(exclude_none=True)
         return {
             "type": "function",
@@ -68,6 +75,12 @@ class ToolName(Open):
     name: Name
 
 
+class FileSearchChoice(Open):
+    """The search in collections, which is done with every request."""
+
+    type: Literal["file_search"]
+
+
 class AllowedToolNames(Open):
     """The tools that the model may call (`auto`), or one of which it has to call (`required`)."""
 
@@ -76,7 +89,7 @@ class AllowedToolNames(Open):
     tools: Annotated[list[ToolName], Field(min_length=1, max_length=MOST_TOOLS), at_most(MOST_TOOLS)]
 
 
-ResponseToolChoice = Literal["none", "auto", "required"] | ToolName | AllowedToolNames
+ResponseToolChoice = Literal["none", "auto", "required"] | ToolName | FileSearchChoice | AllowedToolNames
 
 
 def callable_tools(tools: Iterable[ResponseTool], choice: ResponseToolChoice | None) -> tuple[str, list[dict[str, Any]]]:
@@ -88,7 +101,9 @@ def callable_tools(tools: Iterable[ResponseTool], choice: ResponseToolChoice | N
         names = [tool.name for tool in choice.tools]
         return choice.mode, _described(each for each in functions if each["name"] in names)
     # A tool that has to be called is shown among the others: they may belong to the conversation.
-    return choice.name if isinstance(choice, ToolName) else choice or "auto", _described(functions)
+    if isinstance(choice, ToolName):
+        return choice.name, _described(functions)
+    return choice if choice == "required" else "auto", _described(functions)
 
 
 def check_tools(tools: Iterable[ResponseTool], choice: ResponseToolChoice | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from services.answers.grounding import Given
 from services.answers.stream import Answer
 from services.api.http import sse
 from services.api.openai.custom_tools import text_of
@@ -17,16 +18,24 @@ from services.api.openai.responses.requests import item_id
 from services.api.openai.responses.schemas import CreateResponse
 from services.api.openai.responses.shapes import Json, failed, usage_of
 from services.api.openai.shapes import chat_logprobs
+from services.documents.library import Passage
 from services.errors import HearthError
 from services.replies.events import CallArguments, CallBegun
 from services.storage.json_text import read_json_text
+
+FILE_SEARCH_CALL = "file_search_call"
 
 
 class ResponseWriter:
     """Writes the answer to one request. Owned by the thread that serves it."""
 
-    def __init__(self, body: CreateResponse, frame: Json, answer: Answer, store: Callable[[Json, Answer], None]) -> None:
-        """`frame` is the response without its output; `store` is called with the whole one before the client has it."""
+    def __init__(
+        self, body: CreateResponse, frame: Json, answer: Answer, words: str, store: Callable[[Json, Answer], None]
+    ) -> None:
+        """`frame` is the response without its output; `store` is called with the whole one before the client has it.
+
+        `words` are the person's last ones.
+        """
         self.answer = answer
         self.frame = frame
         self._store = store
@@ -35,11 +44,16 @@ class ResponseWriter:
         self.custom = {str(tool.name) for tool in body.own_tools if tool.type == "custom"}
         self.has_logprobs = body.n_top is not None
         self.as_summary = bool(body.reasoning and body.reasoning.summary)
+        self.words = words
+        """What was searched for in collections."""
+        self.tells_passages = "file_search_call.results" in (body.include or ())
         self.seals = "reasoning.encrypted_content" in (body.include or ())
 
     def whole(self) -> Json:
         """Wait for the answer, and return the response. Raises as `Answer.events` does."""
         shaper = _ResponseShaper(self)
+        for _ in shaper.begin():
+            pass
         for event in self.answer.events():
             for _ in sse.shaped(shaper, event):
                 pass
@@ -96,6 +110,7 @@ class _ResponseShaper(sse.Shaper):
     def begin(self) -> Iterable[sse.Data]:
         yield self.event("response.created", response=self._writer.frame)
         yield self.event("response.in_progress", response=self._writer.frame)
+        yield from self._search()
 
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
@@ -131,7 +146,7 @@ class _ResponseShaper(sse.Shaper):
 
     @override
     def end(self) -> Iterable[sse.Data]:
-        if not self.n_begun:
+        if not any(item["type"] != FILE_SEARCH_CALL for item in self._output) and self._open is None:
             # As clients expect: a message, if an empty one.
             yield from self._begin(_Message(self, "msg"))
         reply = self.answer.reply
@@ -151,10 +166,25 @@ class _ResponseShaper(sse.Shaper):
         """Return the event that ends a stream which failed."""
         return self.event("response.failed", response=self._writer.failed(status, error))
 
+    def annotations(self, text: str) -> list[Json]:
+        """Return the marks in a message's text that cite passages; [] where nothing was searched."""
+        given = self.answer.given
+        files = [(mark, given.passages[mark.number - 1].file) for mark in given.marks(text)] if given else []
+        return [
+            {"type": "file_citation", "file_id": file.id, "filename": file.name, "index": mark.start}
+            for mark, file in files
+        ]
+
     @property
     def response_id(self) -> str:
         """The response's id."""
         return str(self._writer.frame["id"])
+
+    def _search(self) -> Iterator[sse.Data]:
+        """The events of the search in collections, whose passages are in the prompt by now."""
+        if self.answer.given:
+            yield from self._begin(_FileSearch(self, self._writer.words, self.answer.given, self._writer.tells_passages))
+            yield from self._close()
 
     def _begin(self, item: _OpenItem) -> Iterator[sse.Data]:
         yield from self._close()
@@ -212,6 +242,38 @@ class _OpenItem:
         return self._event(kind, item_id=self.id, content_index=0, **fields)
 
 
+class _FileSearch(_OpenItem):
+    """A search in collections."""
+
+    def __init__(self, shaper: _ResponseShaper, words: str, given: Given, tells: bool) -> None:
+        """`words` are what was searched for; `tells`: the item has the passages that were found."""
+        super().__init__(shaper, "fs")
+        self._results = [_result(given.passages[n - 1]) for n in given.likely] if tells else None
+        self.item = {"id": self.id, "type": FILE_SEARCH_CALL, "status": "in_progress", "queries": [words], "results": None}
+
+    @override
+    def begin(self) -> Iterator[sse.Data]:
+        yield from super().begin()
+        for state in ("in_progress", "searching", "completed"):
+            yield self._event(f"{FILE_SEARCH_CALL}.{state}", item_id=self.id)
+
+    @override
+    def end(self, is_cut: bool) -> Iterator[sse.Data]:
+        self.item["results"] = self._results
+        yield from super().end(is_cut)
+
+
+def _result(passage: Passage) -> Json:
+    file = passage.file
+    return {
+        "file_id": file.id,
+        "filename": file.name,
+        "score": round(passage.score, 4),
+        "text": passage.text,
+        "attributes": {},
+    }
+
+
 class _Message(_OpenItem):
     """A message, which has one part of text."""
 
@@ -219,6 +281,7 @@ class _Message(_OpenItem):
         super().__init__(shaper, prefix)
         self._texts: list[str] = []
         self._logprobs: list[Json] = []
+        self._annotations: list[Json] = []
         self.item = {"id": self.id, "type": "message", "status": "in_progress", "role": "assistant", "content": []}
 
     @override
@@ -239,6 +302,9 @@ class _Message(_OpenItem):
 
     @override
     def end(self, is_cut: bool) -> Iterator[sse.Data]:
+        self._annotations = self._shaper.annotations("".join(self._texts))
+        for n, annotation in enumerate(self._annotations):
+            yield self._part_event("output_text.annotation.added", annotation_index=n, annotation=annotation)
         part = self._part()
         yield self._part_event("output_text.done", text=part["text"], logprobs=self._logprobs)
         yield self._part_event("content_part.done", part=part)
@@ -246,7 +312,8 @@ class _Message(_OpenItem):
         yield from super().end(is_cut)
 
     def _part(self) -> Json:
-        return {"type": "output_text", "annotations": [], "logprobs": self._logprobs, "text": "".join(self._texts)}
+        text = "".join(self._texts)
+        return {"type": "output_text", "annotations": self._annotations, "logprobs": self._logprobs, "text": text}
 
 
 class _Reasoning(_OpenItem):

@@ -1,0 +1,1 @@
+"""The endpoints of own files: uploads, collections and searches."""

@@ -1,0 +1,140 @@
+"""The bodies of requests and replies about own files."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from services.api.http.schemas import PassageBody
+from services.documents.collections import Collection
+from services.documents.files import StoredFile
+from services.validation import AnyCollection, FileIds, Strict, at_most
+
+# Slashes part a collection's name from its owner's id.
+CollectionName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\x00-\x1f\x7f]+$")]
+ReaderIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], at_most(1000)]
+
+
+class FileForm(BaseModel):
+    """The form of POST /files, multipart/form-data. With `stream` the reply comes as events."""
+
+    file: bytes
+    collection: CollectionName | None = None
+    stream: Literal["true", "false"] | None = None
+
+
+class FileBody(BaseModel):
+    """A stored file. `type` is the kind that it was read as, `tokens` an estimate, `pages` null for kinds without pages."""
+
+    id: str
+    name: str
+    type: str
+    bytes: int
+    characters: int
+    tokens: int
+    pages: int | None
+    chunks: int
+    created: str
+    collections: list[str]
+
+
+class FileList(BaseModel):
+    """The key's files, the newest first; `stored_bytes` is what they take together, their texts included."""
+
+    files: list[FileBody]
+    stored_bytes: int
+
+
+class CollectionForm(Strict):
+    """The body of POST /collections."""
+
+    name: CollectionName
+    files: FileIds = []
+    readers: ReaderIds | Literal["everybody"] = []
+
+
+class CollectionChange(Strict):
+    """The body of PATCH /collections/NAME: who may search it beside its owner."""
+
+    readers: ReaderIds | Literal["everybody"]
+
+
+class CollectionFiles(Strict):
+    """The body of POST /collections/NAME/files."""
+
+    files: FileIds
+
+
+class CollectionBody(BaseModel):
+    """A collection. `owner` is the id of its key; `readers` and `files` are its owner's to see: null for other keys."""
+
+    name: str
+    owner: str
+    created: str
+    readers: list[str] | Literal["everybody"] | None
+    files: list[FileBody] | None
+    n_files: int
+
+
+class CollectionList(BaseModel):
+    """The collections that the key may search, its own first."""
+
+    collections: list[CollectionBody]
+
+
+class SearchBody(Strict):
+    """The body of POST /search. Without `files` and `collection` all files of the key are searched."""
+
+    query: Annotated[str, Field(min_length=1, max_length=10_000)]
+    files: FileIds | None = None
+    collection: AnyCollection | None = None
+    k: Annotated[int, Field(ge=1, le=100)] = 5
+
+    @model_validator(mode="after")
+    def _has_words(self) -> SearchBody:
+        if not self.query.strip():
+            raise ValueError("query: it is empty")
+        return self
+
+
+class PassageList(BaseModel):
+    """The passages that were found, the best first."""
+
+    passages: list[PassageBody]
+
+
+def described_file(file: StoredFile, collections: list[str]) -> dict[str, Any]:
+    """Return a file as `FileBody` has it."""
+    return {
+        "id": file.id,
+        "name": file.name,
+        "type": file.kind,
+        "bytes": file.size,
+        "characters": file.n_characters,
+        "tokens": file.n_tokens,
+        "pages": file.n_pages or None,
+        "chunks": file.n_chunks,
+        "created": _time(file.created),
+        "collections": collections,
+    }
+
+
+def described_collection(
+    collection: Collection, n_files: int, key: str, files: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    """Return a collection as `CollectionBody` has it for a key."""
+    is_own = collection.owner == key
+    return {
+        "name": collection.name,
+        "owner": collection.owner,
+        "created": _time(collection.created),
+        "readers": collection.readers if is_own else None,
+        "files": files if is_own else None,
+        "n_files": n_files,
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
