@@ -24,7 +24,7 @@ def document(text: str, *titles: str, pages: tuple[int, ...] = ()) -> ParsedDocu
         "\n\n".join([SENTENCE * 3] * 60),
         "\n".join(["a line of code()"] * 900),
         "word" * 5000,
-        "东京是日本的首都。大阪很大！" * 400,
+        "东京是日本的首都。大阪很大。" * 400,
         "ราชอาณาจักรไทย" * 300,
         "a" * 10,
     ],

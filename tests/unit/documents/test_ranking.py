@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from services.documents.ranking import B, K1, Library, Term, best, bm25, confidence, fused, weight
+from services.documents.ranking import K1, B, Library, Term, best, bm25, confidence, fused, weight
 
 
 def test_it_is_bm25() -> None:
