@@ -14,6 +14,7 @@ from auth.audit import AuditLog
 from auth.authentication import guard
 from auth.external import Gate
 from services.answers.admission import Admission
+from services.answers.document_vectors import DocumentVectors
 from services.answers.models import Models
 from services.answers.replay import is_answered
 from services.answers.service import Answers
@@ -89,6 +90,7 @@ def build_application(
         stores.responses.tidy,
     )
     idempotency = Idempotency(jobs, answers)
+    library = stores.documents
     return Application(
         settings=settings,
         stores=stores,
@@ -97,9 +99,8 @@ def build_application(
         jobs=jobs,
         responds={name: idempotency.respond_by(each) for name, each in computed.items()},
         pulls=pulls,
-        uploads=Uploads(stores.documents, stores.quotas.check_room, answers.characters_per_token, MAX_FILE)
-        if stores.documents
-        else None,
+        uploads=Uploads(library, stores.quotas.check_room, answers.characters_per_token, MAX_FILE) if library else None,
+        document_vectors=DocumentVectors(answers.models, library, lambda: answers.n_open > 0) if library else None,
         hosts=Hosts(settings.host, settings.allowed_hosts),
         draining=Draining(),
         metrics=metrics,

@@ -1,43 +1,23 @@
 """Measures how often a retriever finds the passage that answers a question.
 
-`python -m benchmarks.documents.evaluate` compares rank-bm25 and FTS5; `--experiments` adds variants of FTS5 and of the
-chunks.
+`python -m benchmarks.documents.evaluate` compares the library with the rank-bm25 package, which has to be installed beside.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.documents.chunks import Chunk, split
+from benchmarks.documents.chunks import Chunk, listed, parsed
 from benchmarks.documents.questions import Question, find_passage, load_questions
-from benchmarks.documents.retrievers import Fts5, RankBm25, Retriever, Scheme
+from benchmarks.documents.retrievers import OwnLibrary, RankBm25, Retriever
 from benchmarks.documents.sources import SOURCES, SourceError, load
+from services.documents.library import LEAST_SURE
 
 # How deep a retriever is asked; MRR counts a passage that is not among these as 0.
 DEPTH = 10
-# What the other experiments start from.
-BEST = Scheme(without_common=True, pairs=True)
-SCHEMES = {
-    "FTS5": Scheme(),
-    "without stems": Scheme(stem=False),
-    "without common words": Scheme(without_common=True),
-    "pairs of CJK characters": Scheme(pairs=True),
-    "without common words, pairs": BEST,
-    "… heading x 0.5": Scheme(without_common=True, pairs=True, heading=0.5),
-    "… heading x 2": Scheme(without_common=True, pairs=True, heading=2),
-    "… title x 0.5": Scheme(without_common=True, pairs=True, title=0.5),
-    "… title x 1": Scheme(without_common=True, pairs=True, title=1),
-    "… heading x 0.5, title x 0.5": Scheme(without_common=True, pairs=True, heading=0.5, title=0.5),
-    "… phrases": Scheme(without_common=True, pairs=True, phrases=True),
-    "… NEAR": Scheme(without_common=True, pairs=True, near=True),
-    "… prefixes": Scheme(without_common=True, pairs=True, prefixes=True),
-    "… without stems, prefixes": Scheme(stem=False, without_common=True, pairs=True, prefixes=True),
-}
-# The schemes that are measured without --experiments.
-DEFAULT = ("FTS5", "pairs of CJK characters", "without common words, pairs")
-SIZES = ((400, 60), (600, 0), (600, 90), (800, 0), (800, 120), (800, 240), (1000, 150), (1200, 180))
 
 
 @dataclass(frozen=True)
@@ -105,19 +85,15 @@ def find_ranks(retriever: Retriever, questions: Sequence[Question], wanted: Sequ
     """Return the rank at which each question's passage is found, or None."""
     ranks: list[int | None] = []
     for question, ids in zip(questions, wanted, strict=True):
-        results = [chunk for chunk, _ in retriever.search(question.question, DEPTH)]
+        results = retriever.search(question.question, DEPTH)
         ranks.append(next((rank for rank, chunk in enumerate(results, 1) if chunk in ids), None))
     return ranks
 
 
-def find_ranks_within(
-    chunks: Sequence[Chunk], questions: Sequence[Question], wanted: Sequence[set[int]]
-) -> list[int | None]:
+def find_ranks_within(own: OwnLibrary, questions: Sequence[Question], wanted: Sequence[set[int]]) -> list[int | None]:
     """Return the ranks as `find_ranks` does, when each question is asked of its own source alone."""
-    sources = {question.source for question in questions}
-    indexes = {source: Fts5([chunk for chunk in chunks if chunk.source == source], BEST) for source in sources}
     pairs = zip(questions, wanted, strict=True)
-    return [rank for question, ids in pairs for rank in find_ranks(indexes[question.source], [question], [ids])]
+    return [rank for question, ids in pairs for rank in find_ranks(own.within(question.source), [question], [ids])]
 
 
 def report(name: str, questions: Sequence[Question], ranks: Sequence[int | None], *, by_source: bool = False) -> None:
@@ -135,38 +111,29 @@ def report(name: str, questions: Sequence[Question], ranks: Sequence[int | None]
 
 
 def report_confidence(
-    retriever: Fts5, questions: Sequence[Question], ranks: Sequence[int | None], unanswerable: Sequence[str]
+    own: OwnLibrary, questions: Sequence[Question], ranks: Sequence[int | None], unanswerable: Sequence[str]
 ) -> None:
-    """Print how confidence is distributed, and which part of the questions a threshold would refuse."""
-    answerable = [retriever.confidence(question.question) for question in questions]
-    others = [retriever.confidence(question) for question in unanswerable]
-    measures: dict[str, Callable[[tuple[float, float]], float]] = {
-        "share": lambda confidence: confidence[0],
-        "share x words": lambda confidence: confidence[0] * confidence[1],
+    """Print how sure searches are, and which part of the questions a threshold refuses."""
+
+    def sure(question: str) -> float:
+        return max((passage.confidence for passage in own.passages(question, 3)), default=0.0)
+
+    kinds = list(zip((sure(question.question) for question in questions), questions, ranks, strict=True))
+    groups = {
+        "answerable": [value for value, _, _ in kinds],
+        "same words": [value for value, question, _ in kinds if question.overlap],
+        "other words": [value for value, question, _ in kinds if not question.overlap],
+        "found among 5": [value for value, _, rank in kinds if rank and rank <= 5],
+        "not found among 5": [value for value, _, rank in kinds if not rank or rank > 5],
+        "unanswerable": [sure(question) for question in unanswerable],
     }
-    for name, measure in measures.items():
-        values, refusable = (
-            [measure(confidence) for confidence in answerable],
-            [measure(confidence) for confidence in others],
-        )
-        kinds = list(zip(values, questions, ranks, strict=True))
-        groups = {
-            "answerable": values,
-            "same words": [value for value, question, _ in kinds if question.overlap],
-            "other words": [value for value, question, _ in kinds if not question.overlap],
-            "found among 5": [value for value, _, rank in kinds if rank and rank <= 5],
-            "not found among 5": [value for value, _, rank in kinds if not rank or rank > 5],
-            "unanswerable": refusable,
-        }
-        print(f"\n| {name} | count | {' | '.join(f'{part}0%' for part in range(11))} |\n|{'---|' * 13}")
-        for label, group in groups.items():
-            print(f"| {label} | {len(group)} | {' | '.join(f'{quantile(group, part / 10):.2f}' for part in range(11))} |")
-        for label in ("answerable", "same words", "found among 5"):
-            threshold = quantile(groups[label], 0.02)
-            print(f"\nA threshold of {threshold:.3f} keeps 98% of '{label}', and refuses:")
-            for other in ("not found among 5", "unanswerable"):
-                refused = sum(value < threshold for value in groups[other]) / len(groups[other])
-                print(f"- of '{other}': {refused:.0%}")
+    print(
+        f"\n| confidence | count | {' | '.join(f'{part}0%' for part in range(11))} | below {LEAST_SURE} |\n|{'---|' * 14}"
+    )
+    for label, group in groups.items():
+        cells = " | ".join(f"{quantile(group, part / 10):.2f}" for part in range(11))
+        print(f"| {label} | {len(group)} | {cells} | {sum(value < LEAST_SURE for value in group) / len(group):.0%} |")
+    print(f"\n98% of 'found among 5' are at {quantile(groups['found among 5'], 0.02):.3f} or more")
 
 
 def quantile(values: Sequence[float], part: float) -> float:
@@ -177,28 +144,22 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 def main() -> None:
     """Measure, and print tables in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", action="store_true", help="variants of FTS5 and of the chunks too")
-    arguments = parser.parse_args()
     texts = load_texts()
     answerable, unanswerable = load_questions()
     questions = [question for question in answerable if question.source in texts]
-    chunks = split(texts)
+    documents = {source: parsed(text) for source, text in texts.items()}
+    chunks = listed(documents)
     wanted = locate(questions, chunks, texts)
     print(f"{len(texts)} sources, {len(chunks)} chunks, {len(questions)} questions, {len(unanswerable)} unanswerable\n")
-    print("| retriever | questions | count | recall@1 | recall@5 | recall@10 | MRR |\n|---|---|---|---|---|---|---|")
-    report("rank-bm25", questions, find_ranks(RankBm25(chunks), questions, wanted))
-    report("rank-bm25, stems and pairs", questions, find_ranks(RankBm25(chunks, stem=True), questions, wanted))
-    for name, scheme in SCHEMES.items() if arguments.experiments else ((name, SCHEMES[name]) for name in DEFAULT):
-        report(name, questions, find_ranks(Fts5(chunks, scheme), questions, wanted), by_source=scheme == BEST)
-    report("… in the source alone", questions, find_ranks_within(chunks, questions, wanted))
-    if arguments.experiments:
-        for size, overlap in SIZES:
-            pieces = split(texts, size, overlap)
-            located = locate(questions, pieces, texts)
-            report(f"chunks of {size}, {overlap} shared", questions, find_ranks(Fts5(pieces, BEST), questions, located))
-    best = Fts5(chunks, BEST)
-    report_confidence(best, questions, find_ranks(best, questions, wanted), unanswerable)
+    with tempfile.TemporaryDirectory() as folder:
+        own = OwnLibrary(Path(folder), documents, {source.name: source.title for source in SOURCES})
+        print("| retriever | questions | count | recall@1 | recall@5 | recall@10 | MRR |\n|---|---|---|---|---|---|---|")
+        report("rank-bm25", questions, find_ranks(RankBm25(chunks), questions, wanted))
+        report("rank-bm25, stems and pairs", questions, find_ranks(RankBm25(chunks, own.database), questions, wanted))
+        ranks = find_ranks(own, questions, wanted)
+        report("Hearth", questions, ranks, by_source=True)
+        report("Hearth, in the source alone", questions, find_ranks_within(own, questions, wanted))
+        report_confidence(own, questions, ranks, unanswerable)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,23 @@ class Models:
         """Lease a profile's model for embeddings. Raises BadModelFile, Unavailable, and what `poll` raises."""
         return self._backend.lease_embedder(self._settings(chosen), poll)
 
+    def search_profile(self, allowed: Allowed) -> Profile:
+        """Return the profile whose models a search uses; one without any where no profile can be chosen."""
+        try:
+            return self.choose(allowed, None).profile
+        except HearthError:
+            return Profile(model="none")
+
+    def embedders(self) -> list[Chosen]:
+        """Return the models that profiles name as their embedders. Raises NotFound for a name that is none."""
+        names = dict.fromkeys(profile.embedder for profile in self._profiles.config().profiles.values())
+        return [self.choose(None, name) for name in names if name]
+
+    def vectors_key(self, chosen: Chosen) -> str:
+        """Return the name under which a profile's vectors are kept: other files and prefixes make others."""
+        settings, prefixes = self._settings(chosen), chosen.profile.embedding_prefix
+        return f"{settings.file.name} {settings.stamp} {prefixes.document if prefixes else ''}"
+
     def form(self, asked: AnswerRequest, chosen: Chosen, model: Model, system: str | None) -> Form:
         """Return the form of a request's prompt; `system` is its session's own system prompt. Raises BadModelFile."""
         return self._form(asked, chosen.profile, model, system)

@@ -13,18 +13,19 @@ from services.answers.cancellation import Cancellations
 from services.answers.client import Client
 from services.answers.deadline import Deadline, while_key_is_good
 from services.answers.draft import Drafts
-from services.answers.grounding import MOST_PASSAGES, Grounding
+from services.answers.grounding import MOST_PASSAGES, Grounding, good_enough
 from services.answers.models import Models
 from services.answers.prepare import PreparedAnswer, conversation_of, fitted_prompt, generation_request
 from services.answers.reading import reading_of
 from services.answers.replay import stored_answer
 from services.answers.request import AnswerRequest
+from services.answers.retrieval import Retriever
 from services.answers.stream import Answer
 from services.answers.turns import Turns
 from services.backend.protocols import Backend, Embedder, Model
 from services.backend.types import Finish, PrefetchRequest, Prompt
 from services.documents.files import StoredFile
-from services.documents.library import Library, present
+from services.documents.library import Library, Passage, present
 from services.errors import HearthError
 from services.models.profile import Chosen, EmbeddingPrefix
 from services.prompts.fit import fitter_of
@@ -141,13 +142,14 @@ class Answers:
                 stack.enter_context(self._room(key, len(request.prompt.encode())))
                 self.drafts.drop(key)
             chosen = self.models.choose(ticket.profiles, request.model)
-            model = stack.enter_context(self.models.lease(chosen, deadline.poll))
             conversation = conversation_of(self._sessions, client, request, chosen)
+            # Before the model is leased: others may have to be loaded for it.
+            grounding = self._grounding(request, files, conversation, chosen, deadline.poll)
+            model = stack.enter_context(self.models.lease(chosen, deadline.poll))
             form = self.models.form(request, chosen, model, conversation.system)
             size = _size(request, conversation, files)
             with self.working(deadline, size) as pause:
                 longest = ticket.cap(request.longest(chosen.profile))
-                grounding = self._grounding(request, files, conversation)
                 fitting = fitted_prompt(request, chosen, model, form, conversation, longest, pause, grounding)
                 fitted = fitting.fitted
                 fitted = replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
@@ -179,13 +181,33 @@ class Answers:
         return present(self._library).scope(client.identity.id, request.files, request.collections)
 
     def _grounding(
-        self, request: AnswerRequest, files: list[StoredFile] | None, conversation: Conversation
+        self,
+        request: AnswerRequest,
+        files: list[StoredFile] | None,
+        conversation: Conversation,
+        chosen: Chosen,
+        poll: Poll,
     ) -> Grounding | None:
+        """Find the passages for a request's prompt. Raises as `Retriever.find`."""
         if files is None:
             return None
+        library, most = present(self._library), request.most_passages or MOST_PASSAGES
+        retriever, words = Retriever(self.models, library), request.prompt
+        found = good_enough(retriever.find(chosen.profile, words, files, most, poll))
         said = [*conversation.exchanges, *request.history]
-        before, most = said[-1].human if said else "", request.most_passages or MOST_PASSAGES
-        return Grounding(present(self._library), files, request.prompt, before, most)
+        if not found and said:
+            # "And who wrote it?" is about what was said before.
+            found = good_enough(retriever.find(chosen.profile, f"{words}\n{said[-1].human}", files, most, poll))
+        return Grounding(library, files, found)
+
+    def search(self, client: Client, question: str, files: Sequence[StoredFile], k: int) -> list[Passage]:
+        """Return the `k` passages of these files that match a question best, by the models that the profile names for it.
+
+        It counts against the key's requests. Raises as `Retriever.find`, and RateLimitExceeded.
+        """
+        with self.admit_metered(client) as deadline:
+            profile = self.models.search_profile(self._meter.profiles(client.identity.id))
+            return Retriever(self.models, present(self._library)).find(profile, question, files, k, deadline.poll)
 
     def stop(self, key: SessionKey, thinking: bool = False) -> bool:
         """End the session's answer in flight, which keeps its text so far; return whether there was one.
@@ -279,11 +301,12 @@ class Answers:
         with self.admit_metered(client) as deadline:
             chosen = self.models.choose(self._meter.profiles(client.identity.id), request.model)
             files = self._files_of(client, request)
+            conversation = conversation_of(self._sessions, client, request, chosen)
+            grounding = self._grounding(request, files, conversation, chosen, deadline.poll)
             with self.models.lease(chosen, deadline.poll) as model:
-                conversation = conversation_of(self._sessions, client, request, chosen)
                 form = self.models.form(request, chosen, model, conversation.system)
                 with self.working(deadline, _size(request, conversation, files)) as pause:
-                    if grounding := self._grounding(request, files, conversation):
+                    if grounding:
                         longest = request.longest(chosen.profile)
                         fitting = fitted_prompt(request, chosen, model, form, conversation, longest, pause, grounding)
                         form = fitting.fitter.form
@@ -325,7 +348,7 @@ class Answers:
                 return
             with self.models.lease(chosen, _never) as model, self._prefetching(account, file.n_characters) as pause:
                 form = self.models.form(request, chosen, model, None)
-                if whole := Grounding(present(self._library), [file], "").whole(form, model.n_ctx):
+                if whole := Grounding(present(self._library), [file]).whole(form, model.n_ctx):
                     fitter = fitter_of(whole[0], model, model.n_ctx, chosen.profile.max_tokens, pause)
                     _, tokens = fitter.ahead([], "")
                     if len(tokens) < model.n_ctx:

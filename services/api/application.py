@@ -8,6 +8,7 @@ from typing import Any
 
 from auth.audit import AuditLog
 from auth.external import Gate
+from services.answers.document_vectors import DocumentVectors
 from services.answers.service import Answers
 from services.api.http.draining import Draining
 from services.api.http.hosts import Hosts
@@ -34,6 +35,7 @@ class Application:
     """By the name of each endpoint that can be computed later, the function by which its resource replies."""
     pulls: Pulls
     uploads: Uploads | None
+    document_vectors: DocumentVectors | None
     hosts: Hosts
     draining: Draining
     metrics: Metrics
@@ -51,6 +53,7 @@ class Application:
         stores = self.stores
         return (
             self.jobs.close,
+            *([self.document_vectors.close] if self.document_vectors else []),
             self.backend.close,
             stores.sessions.close,
             stores.keys.close,

@@ -10,6 +10,7 @@ from services.answers.client import Client
 from services.answers.service import Answers, LeasedEmbedder
 from services.backend.batches import batches_of
 from services.backend.protocols import Embedder
+from services.backend.scores import probability
 from services.backend.types import Prompt, Spent
 from services.errors import (
     BadModelFile,
@@ -79,8 +80,7 @@ def scores_of(
                 pause()
                 pairs += embedder.tokenize_pairs(query, some)
         n_tokens, vectors = sum(map(len, pairs)), _computed(leased, pairs, "documents")
-    # Models of several scores give the probability that the document fits as the first one.
-    return leased.name, [each[0] if raw or len(each) > 1 else _sigmoid(each[0]) for each in vectors], n_tokens
+    return leased.name, [each[0] if raw else probability(each) for each in vectors], n_tokens
 
 
 def _computed(leased: LeasedEmbedder, texts: Sequence[list[int]], field: str) -> list[list[float]]:
@@ -132,7 +132,3 @@ def _cut(vector: list[float], dimensions: int | None) -> list[float]:
     short = vector[:dimensions]
     length = math.hypot(*short) or 1.0
     return [value / length for value in short]
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-max(min(value, 500.0), -500.0)))

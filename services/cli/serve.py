@@ -122,6 +122,8 @@ def _serve(
             # Others of the cluster are on other machines.
             node.announce((addresses[1:] or addresses)[0], lambda: answers.n_open)
         application.jobs.start(takes_up=bool(node) or lock_data(settings.data, closing))
+        if application.document_vectors:
+            application.document_vectors.start()
         master = stores.keys.mint_master()
         if (keyless := settings.keyless) and server.keyless_port:
             _introduce_keyless(urls("http", keyless.host, server.keyless_port)[0], keyless.key_id, stores.keys)

@@ -16,7 +16,7 @@ from services.documents.words import words_of
 # Occurrences that a search looks at, the rarest words first: common ones add little, and would take most of the time.
 MOST_OCCURRENCES = 8000
 # The weights of a word in the text, in the headings above it or the file's name, and of a pair of characters.
-_WEIGHTS = {"text": 1.0, "heading": 0.5, "pairs": 1.0}
+_WEIGHTS = {"text": 1.0, "heading": 0.25, "pairs": 1.0}
 
 
 @dataclass(frozen=True)

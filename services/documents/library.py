@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from services.documents.collections import Collections
 from services.documents.database import NAME, DocumentDatabase
 from services.documents.files import Files, StoredFile
-from services.documents.index import Index
+from services.documents.index import Hit, Index
+from services.documents.ranking import fused
+from services.documents.vectors import Near, Vectors
 from services.errors import Unavailable
 
+# Passages of which the best three are less sure answer nothing. So 2 % of the questions whose passage is among the best
+# five are lost, and half of those that no text answers are refused (benchmarks/documents).
+LEAST_SURE = 0.42
+# A vector that is nearer to the question's than those of all chunks are by so many standard deviations is sure enough.
+LEAST_DISTANCE = 3.5
 Part = TypeVar("Part")
 
 
@@ -35,6 +42,8 @@ class Passage:
     """How sure it is that it is about the question; see `ranking.confidence`."""
     found_start: int = 0
     """Where the chunk begins by which it is found: before `start`, where that repeats the end of the one before."""
+    chunk: int = 0
+    """The number of that chunk, where it was found."""
 
 
 class Library:
@@ -45,6 +54,7 @@ class Library:
         self._database = DocumentDatabase(folder / NAME)
         self.files = Files(self._database, folder / "documents")
         self.collections = Collections(self._database)
+        self.vectors = Vectors(self._database)
         self._index = Index(self._database)
 
     def scope(self, key: str, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[StoredFile]:
@@ -62,8 +72,11 @@ class Library:
 
         Raises StorageFailed, Unavailable.
         """
+        found = self._index.find(question, [file.number for file in files], k)
+        return self._passages({hit.chunk: hit for hit in found}, files)
+
+    def _passages(self, hits: Mapping[int, Hit], files: Sequence[StoredFile]) -> list[Passage]:
         by_number = {file.number: file for file in files}
-        hits = {hit.chunk: hit for hit in self._index.find(question, list(by_number), k)}
         query = (
             "SELECT number, file, start, end, page, chunks.heading, text FROM chunks CROSS JOIN words "
             "ON words.rowid = number WHERE number IN (SELECT value FROM json_each(?))"
@@ -75,8 +88,22 @@ class Library:
             if number in rows:
                 file, start, end, page, heading, text = rows[number]
                 about = by_number[file], start, end, page, heading, text
-                found.append(Passage(*about, hit.score, hit.confidence, start))
+                found.append(Passage(*about, hit.score, hit.confidence, start, number))
         return found
+
+    def with_near(
+        self, asked: Sequence[float], model: str, files: Sequence[StoredFile], found: Sequence[Passage], k: int
+    ) -> list[Passage]:
+        """Return the `k` best of the passages that were found by words, the best first, and of those nearest to a vector.
+
+        `asked` is the question's vector by `model`. Raises StorageFailed, Unavailable.
+        """
+        near = {each.chunk: each for each in self.vectors.nearest(asked, [file.number for file in files], model, k)}
+        by_words = {passage.chunk: passage for passage in found}
+        order = fused([by_words, near], k)
+        others = self._passages({n: Hit(n, 0.0, 0.0) for n in order if n not in by_words}, files)
+        known = by_words | {passage.chunk: passage for passage in others}
+        return [_nearer(known[n], near.get(n)) for n in order if n in known]
 
     def passages(self, file: StoredFile) -> list[Passage]:
         """Return a file's whole text in passages, one after the other without overlap. Raises NotFound if it is gone."""
@@ -88,6 +115,11 @@ class Library:
             passages.append(Passage(file, start, end, chunk.page, chunk.heading, text[start:end], found_start=chunk.start))
         return passages
 
+    def chunk_texts(self, file: int) -> list[str]:
+        """Return the texts of a file's chunks, in their order, by the file's number."""
+        query = "SELECT text FROM words WHERE rowid IN (SELECT number FROM chunks WHERE file = ?) ORDER BY rowid"
+        return [text for (text,) in self._database.read(query, file)]
+
     def states(self) -> set[tuple[str, str]]:
         """Return the owners and the names of the computed states that files may have."""
         return {(file.owner, file.state) for file in self.files.all()}
@@ -95,6 +127,14 @@ class Library:
     def close(self) -> None:
         """Close it."""
         self._database.close()
+
+
+def _nearer(passage: Passage, near: Near | None) -> Passage:
+    """Return a passage with what its vector says of it."""
+    if near is None:
+        return passage
+    sure = LEAST_SURE if near.distance >= LEAST_DISTANCE else 0.0
+    return replace(passage, score=max(passage.score, min(near.cosine, 1.0)), confidence=max(passage.confidence, sure))
 
 
 def present(part: Part | None) -> Part:

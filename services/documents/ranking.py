@@ -10,8 +10,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-# How soon more of the same word counts no more, and how much long chunks count less.
-K1, B = 1.2, 0.75
+# How soon more of the same word counts no more, and how much long chunks count less: as in Anserini.
+K1, B = 0.9, 0.4
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ class Profile(Strict):
     use_mmap: bool = True
     use_mlock: bool = False
     embedding_prefix: EmbeddingPrefix | None = None
+    embedder: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    reranker: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     lora: Annotated[list[Lora], Field(max_length=16)] = []
     source: str | None = None
 

@@ -24,14 +24,14 @@ class SearchResource(LibraryResource):
     def post(self, json: SearchBody) -> Any:
         """Find the `k` passages that match a query best, in some `files`, a `collection`, or all files of the key.
 
-        A collection that is lent to the key may be named as OWNER/NAME. No model is needed.
+        A collection that is lent to the key may be named as OWNER/NAME. No model is needed: words are compared, and
+        vectors too where the selected profile names an `embedder`.
         """
         client = current_client()
-        with self._answers.admit_metered(client):
-            owner = client.identity.id
-            if json.files is None and json.collection is None:
-                files = self.library.files.of_owner(owner)
-            else:
-                names = [json.collection] if json.collection else []
-                files = self.library.scope(owner, json.files or [], names)
-            return {"passages": [described(each) for each in self.library.search(json.query, files, json.k)]}
+        owner = client.identity.id
+        if json.files is None and json.collection is None:
+            files = self.library.files.of_owner(owner)
+        else:
+            names = [json.collection] if json.collection else []
+            files = self.library.scope(owner, json.files or [], names)
+        return {"passages": [described(each) for each in self._answers.search(client, json.query, files, json.k)]}
