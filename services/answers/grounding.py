@@ -27,7 +27,7 @@ _MARK = re.compile(r"\[(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\]")
 # Passages that are told for an answer which cites none.
 _UNCITED = 3
 
-# Weak models cite most where it is said shortly, right before the question, and follow longer rules as if these were the text.
+# Weak models cite most where it is said shortly and right before the question; longer rules they take for the text itself.
 _RULES = "Answer the question from the passages, and name the passage like [1]."
 _NOTHING = (
     "[The person's files were searched, and nothing in them is about this. Say that the files do not answer it, and do not "
