@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def limit_resources(limits: ParseLimits) -> None:
     # Not every system holds this one.
     _bound(resource.RLIMIT_AS, limits.memory, limits.memory)
     os.nice(_NICE)
+    # A core that llama.cpp's threads share with another program costs them much: this one takes what they leave.
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # The default ends the process, as RLIMIT_CPU wants.
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
 

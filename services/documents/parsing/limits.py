@@ -19,6 +19,8 @@ class ParseLimits:
     ratio: int = 200
     """Unpacked bytes for each packed one, in archives that unpack to more than 10 MB: text stays far below it."""
     seconds: float = 300
-    """On the clock, and of the CPU."""
+    """Of the CPU."""
+    waiting: float = 300
+    """More seconds on the clock: others compute first."""
     memory: int = 1280 * 1024 * 1024
     """Bytes of address space, the interpreter and the libraries included: ten million characters take 150 MiB."""

@@ -109,7 +109,7 @@ class _Reading:
 
     def run(self, request: bytes) -> ParsedDocument:
         """Send the request and return the document. Raises what `parse` raises."""
-        deadline = time.monotonic() + self._limits.seconds
+        deadline = time.monotonic() + self._limits.seconds + self._limits.waiting
         stdout, stderr = self._process.stdout, self._process.stderr
         assert stdout
         assert stderr
@@ -145,7 +145,7 @@ class _Reading:
 
     def _check(self, deadline: float) -> None:
         if time.monotonic() > deadline:
-            raise failures.too_slow(self._limits.seconds)
+            raise failures.too_slow(self._limits.seconds + self._limits.waiting)
         if self._is_cancelled():
             raise Unavailable("nobody waits for it any more", code="cancelled")
 
