@@ -13,6 +13,8 @@ from typing_extensions import override
 from auth.audit import AuditLog
 from auth.authentication import guard
 from auth.external import Gate
+from auth.identity import MASTER
+from auth.keys import KeyStore
 from services.answers.admission import Admission
 from services.answers.document_vectors import DocumentVectors
 from services.answers.models import Models
@@ -33,8 +35,10 @@ from services.api.metrics import Metrics, Now
 from services.api.route import ComputeParts
 from services.api.routes import ROUTES
 from services.backend.protocols import Backend
+from services.documents.follower import Follower
 from services.documents.uploads import Uploads
 from services.engine.machine import free_memory
+from services.errors import NotAuthenticated
 from services.jobs.jobs import Jobs
 from services.models.downloads import Pulls
 from services.settings import Settings
@@ -90,7 +94,10 @@ def build_application(
         stores.responses.tidy,
     )
     idempotency = Idempotency(jobs, answers)
-    library = stores.documents
+    library, uploads, follower = stores.documents, None, None
+    if library:
+        uploads = Uploads(library, stores.quotas.check_room, answers.characters_per_token, MAX_FILE)
+        follower = Follower(library, uploads, partial(_owner_problem, stores.keys), answers.forget_state)
     return Application(
         settings=settings,
         stores=stores,
@@ -99,8 +106,9 @@ def build_application(
         jobs=jobs,
         responds={name: idempotency.respond_by(each) for name, each in computed.items()},
         pulls=pulls,
-        uploads=Uploads(library, stores.quotas.check_room, answers.characters_per_token, MAX_FILE) if library else None,
+        uploads=uploads,
         document_vectors=DocumentVectors(answers.models, library, lambda: answers.n_open > 0) if library else None,
+        follower=follower,
         hosts=Hosts(settings.host, settings.allowed_hosts),
         draining=Draining(),
         metrics=metrics,
@@ -109,6 +117,15 @@ def build_application(
         overview=overview,
         free_memory=free_memory,
     )
+
+
+def _owner_problem(keys: KeyStore, owner: str) -> str | None:
+    """Return why no folder is followed for a key any more; None if its folders are followed."""
+    try:
+        is_known = owner == MASTER or bool(keys.chain(owner))
+    except NotAuthenticated:
+        is_known = False
+    return None if is_known else f"it is not followed any more: its key {owner} was revoked or has expired"
 
 
 def create_app(application: Application) -> Flask:

@@ -15,6 +15,7 @@ from services.api.http.hosts import Hosts
 from services.api.http.idempotency import Respond
 from services.api.metrics import Metrics
 from services.backend.protocols import Backend
+from services.documents.follower import Follower
 from services.documents.uploads import Uploads
 from services.jobs.jobs import Jobs
 from services.models.downloads import Pulls
@@ -36,6 +37,8 @@ class Application:
     pulls: Pulls
     uploads: Uploads | None
     document_vectors: DocumentVectors | None
+    follower: Follower | None
+    """Follows folders, once it is started; None where no files are kept."""
     hosts: Hosts
     draining: Draining
     metrics: Metrics
@@ -52,6 +55,7 @@ class Application:
         """The calls that close its parts, the engine before the stores, so that streams end with an error event."""
         stores = self.stores
         return (
+            *([self.follower.close] if self.follower else []),
             self.jobs.close,
             *([self.document_vectors.close] if self.document_vectors else []),
             self.backend.close,

@@ -121,9 +121,12 @@ def _serve(
         if node:
             # Others of the cluster are on other machines.
             node.announce((addresses[1:] or addresses)[0], lambda: answers.n_open)
-        application.jobs.start(takes_up=bool(node) or lock_data(settings.data, closing))
+        is_first = bool(node) or lock_data(settings.data, closing)
+        application.jobs.start(takes_up=is_first)
         if application.document_vectors:
             application.document_vectors.start()
+        if is_first and application.follower:
+            application.follower.start()
         master = stores.keys.mint_master()
         if (keyless := settings.keyless) and server.keyless_port:
             _introduce_keyless(urls("http", keyless.host, server.keyless_port)[0], keyless.key_id, stores.keys)

@@ -15,6 +15,8 @@ from services.errors import InvalidRequest, NotFound, Unprocessable
 EVERYBODY: Literal["everybody"] = "everybody"
 Readers = list[str] | Literal["everybody"]
 MOST_COLLECTIONS = 1000
+# Slashes part a collection's name from its owner's id.
+NAME_PATTERN, LONGEST_NAME = r"^[^/\x00-\x1f\x7f]+$", 100
 _SELECT = "SELECT number, owner, name, readers, created FROM collections"
 
 
@@ -82,6 +84,10 @@ class Collections:
         """Return the collections that a key may search, its own first, by name."""
         found = [each for each in map(_collection, self._database.read(_SELECT)) if each.is_read_by(key)]
         return sorted(found, key=lambda each: (each.owner != key, each.name, each.owner))
+
+    def all(self) -> list[Collection]:
+        """Return the collections of all keys, by their owners and names."""
+        return [_collection(row) for row in self._database.read(f"{_SELECT} ORDER BY owner, name")]
 
     def files(self, collection: Collection) -> list[int]:
         """Return the numbers of a collection's files, the oldest first."""

@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ _COLUMNS = (
 )
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"  # noqa: S608
 _ARRIVING = ".arriving"
+InStep = Callable[[Any, int], None]
+"""Called with the connection and the number of a new file, to store more in the same step."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ class Files:
         purpose: str = "",
         collection: int | None = None,
         replaces: StoredFile | None = None,
+        in_step: InStep = lambda *_: None,
     ) -> StoredFile:
         """Store the file that has arrived at `arrived` (see `new_path`), in a collection if one is given.
 
-        In the same step it takes the place of another. Raises StorageFailed, Unavailable; then nothing is stored.
+        In the same step it takes the place of another, and `in_step` is called. Raises StorageFailed, Unavailable, and what
+        `in_step` raises; then nothing is stored.
         """
         id_, size = f"file-{secrets.token_hex(12)}", arrived.stat().st_size
         n_bytes = size + len(document.text.encode("utf-8", "replace"))
@@ -116,14 +120,14 @@ class Files:
                 _store_text(db, number, name, document)
                 if collection is not None:
                     db.execute("INSERT INTO members (collection, file) VALUES (?, ?)", (collection, number))
-                if replaces:
-                    _delete(db, replaces.number)
+                is_replaced = replaces is not None and _delete(db, replaces)
+                in_step(db, number)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         stored = StoredFile(number, *row[1:])
         self._count(stored.owner, 1, stored.n_bytes)
-        if replaces:
+        if replaces and is_replaced:
             self._drop(replaces)
         return stored
 
@@ -170,11 +174,29 @@ class Files:
         """Forget a file, and leave no trace of it. Raises NotFound if it is not there, or another key's."""
         file = self.get(owner, id_)
         with self._database.writing() as db:
-            if not _delete(db, file.number):
+            if not _delete(db, file):
                 raise file_not_found(id_)
         self._drop(file)
         self._database.leave_no_trace()
         return file
+
+    def remove_all(self, files: Iterable[StoredFile]) -> None:
+        """Forget files one by one, and leave no trace of them; those that are gone by now are passed over."""
+        for file in files:
+            with self._database.writing() as db:
+                is_there = _delete(db, file)
+            if is_there:
+                self._drop(file)
+        self._database.leave_no_trace()
+
+    def named(self, collection: int, name: str, digest: str) -> StoredFile | None:
+        """Return a file of a collection that has this name and content, and that no folder is followed for."""
+        rows = self._database.read(
+            f"{_SELECT} WHERE name = ? AND digest = ? AND number IN (SELECT file FROM members WHERE collection = ?) "  # noqa: S608
+            "AND number NOT IN (SELECT file FROM followed WHERE file IS NOT NULL)",
+            *(name, digest, collection),
+        )
+        return StoredFile(*rows[0]) if rows else None
 
     def kept(self, owner: str) -> Kept:
         """Return the number and the bytes of a key's files; cheap."""
@@ -211,10 +233,13 @@ def _store_text(db: Any, number: int, name: str, document: ParsedDocument) -> No
     db.executemany("INSERT INTO words (rowid, text, heading, pairs) VALUES (?, ?, ?, ?)", words)
 
 
-def _delete(db: Any, number: int) -> bool:
+def _delete(db: Any, file: StoredFile) -> bool:
     """Delete a file's rows; return False if there are none."""
-    db.execute("DELETE FROM words WHERE rowid IN (SELECT number FROM chunks WHERE file = ?)", (number,))
-    return bool(db.execute("DELETE FROM files WHERE number = ?", (number,)).rowcount)
+    # Another file may have its number by now.
+    if not db.execute("SELECT 1 FROM files WHERE number = ? AND id = ?", (file.number, file.id)).fetchone():
+        return False
+    db.execute("DELETE FROM words WHERE rowid IN (SELECT number FROM chunks WHERE file = ?)", (file.number,))
+    return bool(db.execute("DELETE FROM files WHERE number = ?", (file.number,)).rowcount)
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from services.documents.collections import Collections
 from services.documents.database import NAME, DocumentDatabase
 from services.documents.files import Files, StoredFile
+from services.documents.folders import Folders
 from services.documents.index import Hit, Index
 from services.documents.ranking import fused
 from services.documents.vectors import Near, Vectors
@@ -55,6 +56,7 @@ class Library:
         self.files = Files(self._database, folder / "documents")
         self.collections = Collections(self._database)
         self.vectors = Vectors(self._database)
+        self.folders = Folders(self._database, self.collections)
         self._index = Index(self._database)
 
     def scope(self, key: str, ids: Sequence[str] = (), names: Sequence[str] = ()) -> list[StoredFile]:

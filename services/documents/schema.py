@@ -1,4 +1,4 @@
-"""The tables of data/documents.sqlite: files, their texts and chunks, the index over these, and collections."""
+"""The tables of data/documents.sqlite: files, their texts and chunks, the index over these, collections and folders."""
 
 from __future__ import annotations
 
@@ -37,4 +37,12 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS members (collection INTEGER NOT NULL REFERENCES collections ON DELETE CASCADE, "
     "file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, PRIMARY KEY (collection, file)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS members_by_file ON members (file)",
+    # A collection follows `path`. `disks` is a JSON object, as `walk` has it; `leaving` is 1 while its files are deleted.
+    "CREATE TABLE IF NOT EXISTS folders (collection INTEGER PRIMARY KEY REFERENCES collections ON DELETE CASCADE, "
+    "path TEXT NOT NULL, disks TEXT NOT NULL DEFAULT '{}', problem TEXT, leaving INTEGER NOT NULL DEFAULT 0)",
+    # The files of a followed folder as they were last read. `path` is relative; `digest` is NULL for what is tried again.
+    "CREATE TABLE IF NOT EXISTS followed (collection INTEGER NOT NULL REFERENCES folders ON DELETE CASCADE, "
+    "path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest TEXT, "
+    "file INTEGER REFERENCES files ON DELETE SET NULL, problem TEXT, PRIMARY KEY (collection, path)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS followed_by_file ON followed (file)",
 )

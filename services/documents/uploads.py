@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from services.documents.files import StoredFile
+from services.documents.files import InStep, StoredFile
 from services.documents.library import Library
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.parser import parse
@@ -59,8 +59,9 @@ class Uploads:
         progress: Progress = lambda *_: None,
         poll: Poll = lambda: None,
         replaces: StoredFile | None = None,
+        in_step: InStep = lambda *_: None,
     ) -> StoredFile:
-        """Store what `content` has to read, in place of another file if one is given.
+        """Store what `content` has to read, in place of another file if one is given; `in_step` is as in `Files.add`.
 
         `poll` is called meanwhile, and raises to give up. Raises InvalidRequest, TooLarge, UnsupportedType or Unprocessable
         for a file that cannot be read, NotPermitted, StorageFailed, Unavailable; then nothing is stored.
@@ -69,15 +70,26 @@ class Uploads:
         arrived = files.new_path()
         try:
             size, digest = self._receive(content, arrived, poll)
-            self._check_room(upload.owner, size)
+            self.check_room(upload.owner, size)
             document = self._parse(arrived, upload.name, progress, poll)
             progress("indexing", 0, len(document.chunks))
-            self._check_room(upload.owner, size + len(document.text.encode("utf-8", "replace")))
+            self.check_room(upload.owner, size + len(document.text.encode("utf-8", "replace")))
             poll()
             collection = self._collection(upload.owner, upload.collection) if upload.collection else None
-            return files.add(upload.owner, upload.name, arrived, digest, document, upload.purpose, collection, replaces)
+            of = upload.owner, upload.name
+            return files.add(*of, arrived, digest, document, upload.purpose, collection, replaces, in_step)
         finally:
             arrived.unlink(missing_ok=True)
+
+    def check_size(self, size: int) -> None:
+        """Raise TooLarge for a file of more bytes than one may have."""
+        if size > self._most_bytes:
+            what = f"file: it is larger than {self._most_bytes // 2**20} MiB ({self._most_bytes:,} bytes)"
+            raise TooLarge(what, param="file")
+
+    def check_room(self, owner: str, n_bytes: int) -> None:
+        """Raise NotPermitted where a key may not keep so many bytes more."""
+        self._check_room(owner, n_bytes)
 
     def _receive(self, content: IO[bytes], arrived: Path, poll: Poll) -> tuple[int, str]:
         """Write the content to a file; return its size and its SHA-256."""
@@ -86,9 +98,7 @@ class Uploads:
             while piece := content.read(_PIECE):
                 poll()
                 size += len(piece)
-                if size > self._most_bytes:
-                    what = f"file: it is larger than {self._most_bytes // 2**20} MiB ({self._most_bytes:,} bytes)"
-                    raise TooLarge(what, param="file")
+                self.check_size(size)
                 digest.update(piece)
                 file.write(piece)
         if not size:

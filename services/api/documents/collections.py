@@ -22,9 +22,12 @@ from services.documents.collections import Collection
 class _OfCollections(LibraryResource):
     def _described(self, collection: Collection, has_files: bool = True) -> dict[str, Any]:
         numbers, key = self.library.collections.files(collection), caller().id
-        files = self.library.files.numbered(numbers).values() if has_files and collection.owner == key else ()
+        is_own, folders = collection.owner == key, self.library.folders
+        files = self.library.files.numbered(numbers).values() if has_files and is_own else ()
+        folder = folders.of(collection) if is_own else None
+        problems = folders.problems(folder) if folder else ()
         listed = [described_file(each, self.library.collections.of_file(each)) for each in files]
-        return described_collection(collection, len(numbers), key, listed if has_files else None)
+        return described_collection(collection, len(numbers), key, listed if has_files else None, folder, problems)
 
 
 class CollectionsResource(_OfCollections):

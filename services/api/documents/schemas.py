@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from services.api.http.schemas import PassageBody
-from services.documents.collections import Collection
+from services.documents.collections import LONGEST_NAME, NAME_PATTERN, Collection
 from services.documents.files import StoredFile
+from services.documents.folders import FollowedFolder, Problem
 from services.validation import AnyCollection, FileIds, Strict, at_most
 
-# Slashes part a collection's name from its owner's id.
-CollectionName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\x00-\x1f\x7f]+$")]
+CollectionName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
 ReaderIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], at_most(1000)]
 
 
@@ -67,13 +68,25 @@ class CollectionFiles(Strict):
     files: FileIds
 
 
+class ProblemBody(BaseModel):
+    """A file or a folder, by its path, that cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
 class CollectionBody(BaseModel):
-    """A collection. `owner` is the id of its key; `readers` and `files` are its owner's to see: null for other keys."""
+    """A collection. `owner` is the id of its key; `readers`, `folder`, `problems` and `files` are null for other keys.
+
+    `folder` is the path of the folder that it follows, or null; `problems` has what cannot be read there, at most 1,000.
+    """
 
     name: str
     owner: str
     created: str
     readers: list[str] | Literal["everybody"] | None
+    folder: str | None
+    problems: list[ProblemBody] | None
     files: list[FileBody] | None
     n_files: int
 
@@ -122,15 +135,22 @@ def described_file(file: StoredFile, collections: list[str]) -> dict[str, Any]:
 
 
 def described_collection(
-    collection: Collection, n_files: int, key: str, files: list[dict[str, Any]] | None
+    collection: Collection,
+    n_files: int,
+    key: str,
+    files: list[dict[str, Any]] | None,
+    folder: FollowedFolder | None = None,
+    problems: Sequence[Problem] = (),
 ) -> dict[str, Any]:
-    """Return a collection as `CollectionBody` has it for a key."""
+    """Return a collection as `CollectionBody` has it for a key; it follows `folder`, which has these problems."""
     is_own = collection.owner == key
     return {
         "name": collection.name,
         "owner": collection.owner,
         "created": _time(collection.created),
         "readers": collection.readers if is_own else None,
+        "folder": str(folder.path) if folder and is_own else None,
+        "problems": [{"name": each.name, "reason": each.reason} for each in problems] if is_own else None,
         "files": files if is_own else None,
         "n_files": n_files,
     }

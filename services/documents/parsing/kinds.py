@@ -45,6 +45,12 @@ def extension_of(name: str) -> str:
     return found[1].lower() if found and found.start() else ""
 
 
+def check_extension(name: str) -> None:
+    """Raise UnsupportedType for a file whose name says that no content of it could be read."""
+    if (extension := extension_of(name)) and extension not in _EXTENSIONS:
+        raise failures.unsupported(f"files of the type .{extension} cannot be read", _WORKING)
+
+
 def kind_of(file: IO[bytes], name: str, limits: ParseLimits) -> str:
     """Return the kind of the opened file with this name; the file is at its beginning again.
 
