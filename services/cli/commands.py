@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from services.cli.parser import Command
 
 # Commands with arguments of their own, and what they cannot do where they fail.
-_MANAGING = {"keys": "manage keys", "models": "manage models", "doctor": "look at itself"}
+_MANAGING = {
+    "keys": "manage keys",
+    "models": "manage models",
+    "documents": "manage documents",
+    "doctor": "look at itself",
+}
 _CANNOT = {"serve": "start", "worker": "start", "flower": "start Flower"}
 
 
@@ -43,6 +48,10 @@ def _manage(name: str, arguments: Sequence[str]) -> int:
         from services.cli.models import models
 
         return models(arguments)
+    if name == "documents":
+        from services.cli.documents import documents
+
+        return documents(arguments)
     from services.cli.doctor import doctor
 
     return doctor(arguments)

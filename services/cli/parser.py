@@ -14,6 +14,7 @@ _ABOUT_COMMANDS = (
     "serve (the default), keys: mint, change and revoke them, and see what they used (keys --help), "
     "run: fetch a model if need be, serve it and chat in the terminal, "
     "models: list, show and remove model files, and the catalog (models --help), "
+    "documents: follow folders, whose files are then searched and cited (documents --help), "
     "doctor: what the server's settings, keys and files leave open to others (doctor --help), "
     "pull: fetch a model file, tune: measure which type of its file and which settings make a model fastest here, "
     "worker: compute for a cluster, migrate: copy what the data folder holds into a cluster (--back: and back), "

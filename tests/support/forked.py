@@ -32,7 +32,7 @@ from typing import IO, Any, NoReturn
 
 _SERVER = ("services.app", "services.cli.serve", "services.cli.first_model", "services.server.waitress_server")
 _HUB = ("services.models.hub", "services.models.remote_header")
-_COMMANDS = tuple(f"services.cli.{name}" for name in ("doctor", "keys", "models", "pull", "run", "unload"))
+_COMMANDS = tuple(f"services.cli.{name}" for name in ("doctor", "documents", "keys", "models", "pull", "run", "unload"))
 _CLUSTER = (*_SERVER, "services.cli.cluster", "services.cluster.node.node", "services.cluster.worker.worker")
 _ENGINE = ("-m", "services.engine.process.main")
 MAIN = ("main.py",)
