@@ -46,8 +46,10 @@ class DocumentVectors:
 
     def step(self) -> bool:
         """Make the vectors of one file; return False if there is none to do. Raises HearthError."""
-        for chosen in self._models.embedders():
-            key = self._models.vectors_key(chosen)
+        embedders = [(chosen, self._models.vectors_key(chosen)) for chosen in self._models.embedders()]
+        if embedders:
+            self._library.vectors.keep_only([key for _, key in embedders])
+        for chosen, key in embedders:
             for number in self._library.vectors.missing(key)[:1]:
                 self._embed(number, chosen, key)
                 return True

@@ -189,6 +189,10 @@ class Files:
                 self._drop(file)
         self._database.leave_no_trace()
 
+    def leave_no_trace(self) -> None:
+        """Remove what the index still holds of files that were replaced. Raises StorageFailed, Unavailable."""
+        self._database.leave_no_trace()
+
     def named(self, collection: int, name: str, digest: str) -> StoredFile | None:
         """Return a file of a collection that has this name and content, and that no folder is followed for."""
         rows = self._database.read(
@@ -221,7 +225,7 @@ def file_not_found(id_: str) -> NotFound:
 def _store_text(db: Any, number: int, name: str, document: ParsedDocument) -> None:
     text = document.text
     db.execute("INSERT INTO texts (file, text) VALUES (?, ?)", (number, text))
-    (first,) = db.execute("SELECT coalesce(max(number), 0) + 1 FROM chunks").fetchone()
+    (first,) = db.execute("SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
     chunks = list(enumerate(document.chunks, first))
     rows = ((n, number, chunk.start, chunk.end, chunk.page, chunk.heading) for n, chunk in chunks)
     db.executemany("INSERT INTO chunks (number, file, start, end, page, heading) VALUES (?, ?, ?, ?, ?, ?)", rows)

@@ -76,6 +76,8 @@ class Follower:
         self._walking = 0.0
         """Seconds that the last look took for finding what has changed."""
         self._logged = ""
+        self._has_traces = False
+        """True once the index may hold words of what was replaced."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -161,6 +163,9 @@ class Follower:
         steady = [file for path, file in changed.items() if before.pending.get(path) == pending[path]]
         has_more = self._read_all(folder, steady, known, missing)
         self._delete(folder, [file for path, file in missing.items() if path in before.missing])
+        if self._has_traces and not has_more:
+            self._library.files.leave_no_trace()
+            self._has_traces = False
         return has_more
 
     def _is_due(self, folder: FollowedFolder, file: FoundFile, known: FollowedFile | None) -> bool:
@@ -269,6 +274,7 @@ class Follower:
         with open_steady(folder.path, file) as content:
             self._uploads.add(upload, content, poll=poll, replaces=old, in_step=folders.noting(folder, noted))
         if old:
+            self._has_traces = True
             self._forget(old)
         if renamed:
             del missing[renamed.path]

@@ -57,8 +57,10 @@ class Vectors:
 
     def keep_only(self, models: Sequence[str]) -> None:
         """Remove the vectors by other models than these."""
-        with self._database.writing() as db:
-            db.execute("DELETE FROM vectors WHERE model NOT IN (SELECT value FROM json_each(?))", (json.dumps(models),))
+        others = "FROM vectors WHERE model NOT IN (SELECT value FROM json_each(?))"
+        if self._database.read(f"SELECT 1 {others} LIMIT 1", json.dumps(models)):
+            with self._database.writing() as db:
+                db.execute(f"DELETE {others}", (json.dumps(models),))
 
     def nearest(self, question: Sequence[float], files: list[int], model: str, k: int) -> list[Near]:
         """Return the `k` chunks of these files whose vectors are nearest to a question's, the nearest first."""

@@ -79,7 +79,6 @@ LAYERS = (
     ("services.stores",),
     ("services.answers",),
     ("auth",),
-    ("services.documents",),
     ("services.jobs",),
     ("services.documents",),
     ("services.sessions",),
