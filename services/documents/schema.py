@@ -18,9 +18,9 @@ TABLES = (
     # `created` is in seconds since 1970; `n_bytes` are those of the file as it was sent and of its text.
     # No number is used twice: a search that is in flight would take another key's text for that of a deleted file.
     "CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
-    "owner TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, purpose TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, "
-    "n_bytes INTEGER NOT NULL, n_characters INTEGER NOT NULL, n_tokens INTEGER NOT NULL, n_pages INTEGER NOT NULL, "
-    "n_chunks INTEGER NOT NULL, created REAL NOT NULL)",
+    "owner TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, purpose TEXT NOT NULL, digest TEXT NOT NULL, "
+    "size INTEGER NOT NULL, n_bytes INTEGER NOT NULL, n_characters INTEGER NOT NULL, n_tokens INTEGER NOT NULL, "
+    "n_pages INTEGER NOT NULL, n_chunks INTEGER NOT NULL, created REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS files_by_owner ON files (owner, number)",
     "CREATE TABLE IF NOT EXISTS texts (file INTEGER PRIMARY KEY REFERENCES files ON DELETE CASCADE, text TEXT NOT NULL)",
     # `start` and `end` are offsets in the text, in characters.

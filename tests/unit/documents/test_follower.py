@@ -529,13 +529,13 @@ def test_a_file_that_its_owner_deletes_comes_back_when_it_changes(world: World) 
     assert world.files == {"a.txt": "two"}
 
 
-def test_files_of_others_with_a_number_that_was_taken_over_stay(world: World) -> None:
+def test_the_number_of_a_deleted_file_is_not_used_again(world: World) -> None:
     world.write("a.txt", "one")
     world.look()
     (file,) = world.library.files.of_owner(OWNER)
     world.library.files.remove(OWNER, file.id)
     other = store(world, "bob", "b.txt", b"two")
-    assert other.number == file.number
+    assert other.number > file.number
     world.library.files.remove_all([file])
     assert world.library.files.of_owner("bob") == [other]
     store(world, OWNER, "c.txt", b"three", replaces=file)
