@@ -33,6 +33,8 @@ class Settings:
     """Megabytes that computed states may take in memory, beside the slots; None: a quarter of what is free."""
     cache_disk: int = 4000
     """Megabytes that computed states may take on disk."""
+    documents: Path | None = None
+    """A folder for the keys' own files, which a cluster's nodes share; None: one in the data folder, in a cluster none."""
     states: Path | None = None
     """A folder for computed states that workers share; None: each keeps its own, in its data folder."""
     model_ram: int | None = None
@@ -102,6 +104,7 @@ _HELP = {
     "queue": "answers that may wait for their turn; more get 503",
     "cache_ram": "megabytes of computed states to keep in memory (a quarter of what is free)",
     "cache_disk": "megabytes of computed states to keep on disk; 0 keeps none there",
+    "documents": "folder of the keys' own files, which a cluster's nodes share (one in the data folder)",
     "states": "folder of computed states that workers share (each has its own, in its data folder)",
     "model_ram": "megabytes that loaded models may take together (three quarters of what is free)",
     "idle_minutes": "minutes without use after which a model leaves memory; 0: never",

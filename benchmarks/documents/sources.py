@@ -209,8 +209,8 @@ SOURCES = (
 
 
 def cache_folder() -> Path:
-    """The folder of the fetched texts: the one that HEARTH_DOCUMENTS names, else one in the user's cache."""
-    if given := os.environ.get("HEARTH_DOCUMENTS"):
+    """The folder of the fetched texts: the one that HEARTH_TEXTS names, else one in the user's cache."""
+    if given := os.environ.get("HEARTH_TEXTS"):
         return Path(given).resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hearth" / "benchmark-documents"
 

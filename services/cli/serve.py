@@ -125,7 +125,7 @@ def _serve(
         application.jobs.start(takes_up=is_first)
         if application.document_vectors:
             application.document_vectors.start()
-        if is_first and application.follower:
+        if is_first and application.follower and not node:
             application.follower.start()
         master = stores.keys.mint_master()
         if (keyless := settings.keyless) and server.keyless_port:

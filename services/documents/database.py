@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from services.documents.mirror import Mirror
 from services.documents.schema import SET_UP, TABLES, TOKENIZER
 from services.storage.sqlite_file import SqliteFile
 
@@ -24,8 +25,12 @@ _FOR_READING = (
 class DocumentDatabase:
     """The database. Any thread may call it: one at a time reads, and one at a time writes."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the database at `path`, or make it. Raises DamagedFile, StorageFailed, Unavailable."""
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+        """Open the database at `path`, or make it; `mirror` has what other servers store too, None: there are no others.
+
+        Raises DamagedFile, StorageFailed, Unavailable.
+        """
+        self.mirror = mirror
         kind = "database of documents"
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._writer = SqliteFile(path, kind, SET_UP)
@@ -35,13 +40,23 @@ class DocumentDatabase:
         self._reader = SqliteFile(path, kind, _FOR_READING)
 
     @contextmanager
-    def writing(self) -> Iterator[Any]:
-        """Give the connection for changes, of which all are stored or none. Raises StorageFailed, Unavailable."""
+    def writing(self, is_own: bool = False) -> Iterator[Any]:
+        """Give the connection for changes, of which all are stored or none; `is_own`: other servers do not know of them.
+
+        Raises StorageFailed, Unavailable.
+        """
         with self._writing, self._writer.explained(), self._writer.transaction():
-            yield self._writer.db
+            if self.mirror is None or is_own:
+                yield self._writer.db
+            else:
+                with self.mirror.editing(self._writer.db):
+                    yield self._writer.db
 
     def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query, those of changes in flight left out. Raises StorageFailed, Unavailable."""
+        if self.mirror and self.mirror.has_changed():
+            with self.writing(is_own=True) as db:
+                self.mirror.refresh(db)
         with self._reading, self._reader.explained():
             return list(self._reader.db.execute(query, values))
 

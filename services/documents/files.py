@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -14,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from services.documents.database import DocumentDatabase
+from services.documents.mirror import is_of_file
 from services.documents.parsing.document import Chunk, ParsedDocument
-from services.documents.words import pairs
+from services.documents.rows import FACTS, delete_file, store_file
 from services.errors import NotFound
 from services.sessions.table import Kept
 from services.storage.json_file import give_to_owner, sync_folder
 
-_COLUMNS = (
-    *("number", "id", "owner", "name", "kind", "purpose", "digest", "size", "n_bytes", "n_characters", "n_tokens"),
-    *("n_pages", "n_chunks", "created"),
-)
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"  # noqa: S608
+_SELECT = f"SELECT number, id, {', '.join(FACTS)} FROM files"  # noqa: S608
+# Seconds after which what is left of an upload in a shared folder is removed.
+_GRACE = 3600.0
 _ARRIVING = ".arriving"
 InStep = Callable[[Any, int], None]
 """Called with the connection and the number of a new file, to store more in the same step."""
@@ -59,7 +57,7 @@ class StoredFile:
 
 
 class Files:
-    """The files. Any thread may call it; `_lock` protects the counts of what each key keeps."""
+    """The files. Any thread may call it."""
 
     def __init__(self, database: DocumentDatabase, folder: Path) -> None:
         """`folder` holds the files as they were sent. What a kill has left there is removed.
@@ -68,14 +66,15 @@ class Files:
         """
         self._database = database
         self._folder = folder
-        self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = {id_ for (id_,) in database.read("SELECT id FROM files")}
+        # Other servers may be storing files in a folder that is shared.
+        grace = _GRACE if database.mirror else 0.0
         for path in folder.iterdir():
-            if path.name not in known:
-                path.unlink()
-        rows = database.read("SELECT owner, count(*), sum(n_bytes) FROM files GROUP BY owner")
-        self._kept = {owner: Kept(count, n_bytes) for owner, count, n_bytes in rows}
+            if not is_of_file(path.name, known):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime <= time.time() - grace:
+                        path.unlink()
 
     def new_path(self) -> Path:
         """Make an empty file for this user only, in which a file arrives. The caller removes it, or stores it."""
@@ -104,32 +103,40 @@ class Files:
         In the same step it takes the place of another, and `in_step` is called. Raises StorageFailed, Unavailable, and what
         `in_step` raises; then nothing is stored.
         """
-        id_, size = f"file-{secrets.token_hex(12)}", arrived.stat().st_size
-        n_bytes = size + len(document.text.encode("utf-8", "replace"))
-        path = self._folder / id_
+        size = arrived.stat().st_size
+        facts = {
+            "id": (id_ := f"file-{secrets.token_hex(12)}"),
+            "owner": owner,
+            "name": name,
+            "kind": document.kind,
+            "purpose": purpose,
+            "digest": digest,
+            "size": size,
+            "n_bytes": size + len(document.text.encode("utf-8", "replace")),
+            "n_characters": len(document.text),
+            "n_tokens": document.n_tokens,
+            "n_pages": len(document.pages),
+            "n_chunks": len(document.chunks),
+            "created": time.time(),
+        }
+        path, mirror = self._folder / id_, self._database.mirror
         arrived.rename(path)
         try:
             _sync(path)
+            if mirror:
+                mirror.keep(id_, document)
             with self._database.writing() as db:
-                row = (
-                    *(None, id_, owner, name, document.kind, purpose, digest, size, n_bytes, len(document.text)),
-                    *(document.n_tokens, len(document.pages), len(document.chunks), time.time()),
-                )
-                places = ", ".join("?" * len(_COLUMNS))
-                number = db.execute(f"INSERT INTO files ({', '.join(_COLUMNS)}) VALUES ({places})", row).lastrowid  # noqa: S608
-                _store_text(db, number, name, document)
+                number = store_file(db, facts, document)
                 if collection is not None:
                     db.execute("INSERT INTO members (collection, file) VALUES (?, ?)", (collection, number))
-                is_replaced = replaces is not None and _delete(db, replaces)
+                is_replaced = replaces is not None and delete_file(db, replaces.id)
                 in_step(db, number)
         except BaseException:
-            path.unlink(missing_ok=True)
+            self._unlink(id_)
             raise
-        stored = StoredFile(number, *row[1:])
-        self._count(stored.owner, 1, stored.n_bytes)
         if replaces and is_replaced:
-            self._drop(replaces)
-        return stored
+            self._unlink(replaces.id)
+        return StoredFile(number=number, **facts)  # type: ignore[arg-type]
 
     def get(self, owner: str, id_: str) -> StoredFile:
         """Return a file. Raises NotFound if it is not there, or another key's."""
@@ -174,9 +181,9 @@ class Files:
         """Forget a file, and leave no trace of it. Raises NotFound if it is not there, or another key's."""
         file = self.get(owner, id_)
         with self._database.writing() as db:
-            if not _delete(db, file):
+            if not delete_file(db, file.id):
                 raise file_not_found(id_)
-        self._drop(file)
+        self._unlink(file.id)
         self._database.leave_no_trace()
         return file
 
@@ -184,9 +191,9 @@ class Files:
         """Forget files one by one, and leave no trace of them; those that are gone by now are passed over."""
         for file in files:
             with self._database.writing() as db:
-                is_there = _delete(db, file)
+                is_there = delete_file(db, file.id)
             if is_there:
-                self._drop(file)
+                self._unlink(file.id)
         self._database.leave_no_trace()
 
     def leave_no_trace(self) -> None:
@@ -203,47 +210,20 @@ class Files:
         return StoredFile(*rows[0]) if rows else None
 
     def kept(self, owner: str) -> Kept:
-        """Return the number and the bytes of a key's files; cheap."""
-        return self._kept.get(owner, Kept())
+        """Return the number and the bytes of a key's files."""
+        query = "SELECT count(*), coalesce(sum(n_bytes), 0) FROM files WHERE owner = ?"
+        return Kept(*self._database.read(query, owner)[0])
 
-    def _drop(self, file: StoredFile) -> None:
+    def _unlink(self, id_: str) -> None:
         # A kill before this leaves a file that the next start removes.
-        with suppress(FileNotFoundError):
-            self.path(file).unlink()
-        self._count(file.owner, -1, -file.n_bytes)
-
-    def _count(self, owner: str, count: int, n_bytes: int) -> None:
-        with self._lock:
-            self._kept[owner] = self._kept.get(owner, Kept()) + Kept(count, n_bytes)
+        (self._folder / id_).unlink(missing_ok=True)
+        if self._database.mirror:
+            self._database.mirror.drop(id_)
 
 
 def file_not_found(id_: str) -> NotFound:
     """Return the error for a file that is not there, or another key's."""
     return NotFound(f"there is no file {id_}", param="file", code="file_not_found")
-
-
-def _store_text(db: Any, number: int, name: str, document: ParsedDocument) -> None:
-    text = document.text
-    db.execute("INSERT INTO texts (file, text) VALUES (?, ?)", (number, text))
-    (first,) = db.execute("SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
-    chunks = list(enumerate(document.chunks, first))
-    rows = ((n, number, chunk.start, chunk.end, chunk.page, chunk.heading) for n, chunk in chunks)
-    db.executemany("INSERT INTO chunks (number, file, start, end, page, heading) VALUES (?, ?, ?, ?, ?, ?)", rows)
-    # A question may name the file.
-    words = (
-        (n, piece := text[chunk.start : chunk.end], f"{name} {chunk.heading}", pairs(f"{chunk.heading} {piece}"))
-        for n, chunk in chunks
-    )
-    db.executemany("INSERT INTO words (rowid, text, heading, pairs) VALUES (?, ?, ?, ?)", words)
-
-
-def _delete(db: Any, file: StoredFile) -> bool:
-    """Delete a file's rows; return False if there are none."""
-    # Another file may have its number by now.
-    if not db.execute("SELECT 1 FROM files WHERE number = ? AND id = ?", (file.number, file.id)).fetchone():
-        return False
-    db.execute("DELETE FROM words WHERE rowid IN (SELECT number FROM chunks WHERE file = ?)", (file.number,))
-    return bool(db.execute("DELETE FROM files WHERE number = ?", (file.number,)).rowcount)
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ from services.documents.database import NAME, DocumentDatabase
 from services.documents.files import Files, StoredFile
 from services.documents.folders import Folders
 from services.documents.index import Hit, Index
+from services.documents.mirror import Mirror
 from services.documents.ranking import fused
 from services.documents.vectors import Near, Vectors
 from services.errors import Unavailable
@@ -50,10 +51,13 @@ class Passage:
 class Library:
     """All documents of one server. Any thread may call it."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is the server's data folder. Raises DamagedFile, StorageFailed, Unavailable."""
-        self._database = DocumentDatabase(folder / NAME)
-        self.files = Files(self._database, folder / "documents")
+    def __init__(self, folder: Path, files: Path | None = None, mirror: Mirror | None = None) -> None:
+        """`folder` is the server's data folder, `files` that of the files as they were sent; None: one in `folder`.
+
+        `mirror` has what other servers store too. Raises DamagedFile, StorageFailed, Unavailable.
+        """
+        self._database = DocumentDatabase(folder / NAME, mirror)
+        self.files = Files(self._database, files or folder / "documents")
         self.collections = Collections(self._database)
         self.vectors = Vectors(self._database)
         self.folders = Folders(self._database, self.collections)
@@ -142,6 +146,9 @@ def _nearer(passage: Passage, near: Near | None) -> Passage:
 def present(part: Part | None) -> Part:
     """Return a part of a server that keeps files. Raises Unavailable if it keeps none."""
     if part is None:
-        what = "files are not kept here: the nodes of a cluster would need a folder that they share"
+        what = (
+            "files are not kept here: start the cluster's API nodes with --documents FOLDER (HEARTH_DOCUMENTS), a folder "
+            "that they share"
+        )
         raise Unavailable(what, code="no_documents")
     return part

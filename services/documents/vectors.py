@@ -50,7 +50,7 @@ class Vectors:
         scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-12)
         small = np.rint(rows / scale * _LARGEST).astype(np.int8)
         lengths = np.linalg.norm(small.astype(np.float32), axis=1).astype(np.float32)
-        with self._database.writing() as db:
+        with self._database.writing(is_own=True) as db:
             if db.execute("SELECT 1 FROM files WHERE number = ?", (file,)).fetchone():
                 query = "INSERT OR REPLACE INTO vectors (file, model, data) VALUES (?, ?, ?)"
                 db.execute(query, (file, model, small.tobytes() + lengths.tobytes()))
@@ -59,7 +59,7 @@ class Vectors:
         """Remove the vectors by other models than these."""
         others = "FROM vectors WHERE model NOT IN (SELECT value FROM json_each(?))"
         if self._database.read(f"SELECT 1 {others} LIMIT 1", json.dumps(models)):
-            with self._database.writing() as db:
+            with self._database.writing(is_own=True) as db:
                 db.execute(f"DELETE {others}", (json.dumps(models),))
 
     def nearest(self, question: Sequence[float], files: list[int], model: str, k: int) -> list[Near]:

@@ -22,6 +22,8 @@ from services.cluster.stores.sessions import RedisSessionTable
 from services.cluster.stores.table import RedisTable
 from services.cluster.stores.unsaved import RedisUnsavedConversations
 from services.cluster.stores.usage import RedisUsage
+from services.documents.library import Library
+from services.documents.mirror import TABLE, Mirror
 from services.models.profile import Chosen
 from services.sessions.service import Sessions
 from services.settings import Settings
@@ -50,6 +52,10 @@ def cluster_stores(
     )
     sessions = Sessions(Path(), RedisSessionTable(client), locks, RedisUnsavedConversations(client))
     charged = RedisTable(client, Path("charged.json"), check_charged)
+    documents = None
+    if settings.documents:
+        mirror = Mirror(RedisTable(client, TABLE), settings.documents)
+        documents = Library(settings.data, settings.documents, mirror)
     stores = Stores(
         profiles=ClusterProfiles(settings.data / "config.json", client, preferred),
         files=files,
@@ -59,8 +65,17 @@ def cluster_stores(
         meter=Meter(keys, usage, client.url, in_flight, client.key("limits")),
         jobs=jobs,
         responses=responses,
-        quotas=Quotas(keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb),
-        documents=None,
+        quotas=Quotas(
+            keys,
+            sessions,
+            jobs,
+            responses,
+            charged,
+            settings.key_sessions,
+            settings.key_storage_mb,
+            documents.files if documents else None,
+        ),
+        documents=documents,
     )
     return stores, [
         Heartbeat("session locks", intervals.locks, locks.renew),

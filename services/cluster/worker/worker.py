@@ -31,9 +31,11 @@ from services.cluster.routing import Routing
 from services.cluster.settings import ClusterSettings
 from services.cluster.stores.responses import RedisResponseTable
 from services.cluster.stores.sessions import RedisSessionTable
+from services.cluster.stores.table import RedisTable
 from services.cluster.worker.checksums import Checksums
 from services.cluster.worker.upstream import NamedFiles
 from services.cluster.worker.work import GiveBack, TaskRunner
+from services.documents.mirror import TABLE, states_of
 from services.errors import HearthError, NotFound
 from services.models.config import Profiles
 from services.models.files import ModelFiles
@@ -82,6 +84,7 @@ class Worker:
         self._slots = max((profile.n_parallel for profile in chosen), default=_SLOTS)
         self._sessions = Sessions(Path(), RedisSessionTable(self._client))
         self._responses = RedisResponseTable(self._client)
+        self._documents = RedisTable(self._client, TABLE)
         self._began = time.time()
         self._draining = threading.Event()
         self._published: dict[tuple[str, tuple[int, int, int]], str] = {}
@@ -221,7 +224,8 @@ class Worker:
                 with self._client.redis.pubsub(ignore_subscribe_messages=True) as subscription:
                     subscription.subscribe(self._client.key(CHANNEL))
                     # Orders to forget conversations may have been missed.
-                    self._backend.retain(self._sessions.names_of_all() | self._responses.states())
+                    of_files = states_of(self._documents.read())
+                    self._backend.retain(self._sessions.names_of_all() | self._responses.states() | of_files)
                     while True:
                         if message := subscription.get_message(timeout=5.0):
                             self._obey(message["data"])
