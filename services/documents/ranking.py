@@ -53,12 +53,12 @@ def bm25(terms: Collection[Term], library: Library, lengths: Mapping[int, int]) 
 def confidence(terms: Collection[Term], library: Library, chunk: int) -> float:
     """Return how sure it is that a chunk is about the question; benchmarks/documents tells which values mean what.
 
-    It is the share of the question's weight that the chunk has, times that weight in words that no chunk has: what is
+    It is the share of the question's weight that the chunk has, times that weight in words that one chunk has: what is
     asked should be there, and be more than a common word.
     """
     weights = [(weight(len(term.counts), library.n_chunks), chunk in term.counts) for term in terms]
     covered = sum(heavy for heavy, is_there in weights if is_there)
-    return covered / sum(heavy for heavy, _ in weights) * covered / weight(0, library.n_chunks)
+    return covered / sum(heavy for heavy, _ in weights) * covered / weight(1, library.n_chunks)
 
 
 def best(scores: Mapping[int, float], k: int) -> list[int]:
