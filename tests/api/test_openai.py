@@ -179,7 +179,7 @@ def test_a_limit_is_told_in_words(client: Client) -> None:
     assert "8 answers at most" in refused(client, messages=[{"role": "user", "content": "x"}], n=9)["message"]
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_image", "input_audio", "video_url", "file", "input_file"])
+@pytest.mark.parametrize("kind", ["image_url", "input_image", "input_audio", "video_url", "input_file"])
 def test_what_cannot_be_read_is_refused_by_its_name(client: Client, kind: str) -> None:
     parts = [{"type": "text", "text": "x"}, {"type": kind, kind: {"url": "x"}}]
     error = refused(client, messages=[{"role": "user", "content": parts}])

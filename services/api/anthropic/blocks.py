@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from services.api.http.open_body import Open
-from services.validation import at_most
+from services.validation import FileId, at_most
 
 # Blocks of one message, and messages of one request (a template may look at all earlier ones at each).
 MOST_BLOCKS, MOST_MESSAGES = 2000, 2000
@@ -18,11 +18,12 @@ _MEDIA = {"image": "images", "document": "documents other than plain text", "con
 
 
 class Source(Open):
-    """The source of a document or an image: `text` alone can be read."""
+    """The source of a document or an image: `text`, `content`, and a `file` that was uploaded, can be read."""
 
     type: str
     data: str | None = None
     content: str | list[Block] | None = None
+    file_id: FileId | None = None
 
     def words(self) -> str | None:
         """Return its text; None if it is none."""
@@ -30,7 +31,8 @@ class Source(Open):
             return self.data
         if self.type == "content":
             return words_of(self.content)
-        return None
+        # What it says stands elsewhere in the prompt.
+        return "" if self.type == "file" and self.file_id else None
 
 
 class Block(Open):
@@ -113,6 +115,12 @@ class MessageOfChat(Open):
             if block.type in kinds[self.role]:
                 raise ValueError(f"content: a message of the role {self.role} has no blocks of the type {block.type}")
         return self
+
+    @property
+    def files(self) -> list[str]:
+        """The ids of the files that it names."""
+        sources = [block.source for block in self.blocks if block.type == "document" and isinstance(block.source, Source)]
+        return [source.file_id for source in sources if source.type == "file" and source.file_id]
 
     @property
     def blocks(self) -> list[Block]:

@@ -34,7 +34,7 @@ def message_request(body: MessagesRequest) -> AnswerRequest:
         stop=tuple(body.stop_sequences or ()) or None,
         sampling={name: value for name, value in sampling.items() if value is not None},
         messages=tuple(messages),
-        files=tuple(body.files or ()),
+        files=tuple(dict.fromkeys([*(body.files or ()), *(id_ for message in body.messages for id_ in message.files)])),
         collections=(body.collection,) if body.collection else (),
         tools=tuple(tools),
         tool_choice=choice,

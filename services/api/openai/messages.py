@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from services.api.http.open_body import Open
 from services.api.openai.custom_tools import arguments_of
-from services.validation import at_most
+from services.validation import FileId, at_most
 
 # Messages of one request (a template may look at all earlier ones at each), and parts of one of them.
 MOST_MESSAGES, MOST_PARTS = 2000, 256
@@ -28,18 +28,32 @@ def _arguments(given: object) -> object:
     return json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given
 
 
+class FileOfPart(Open):
+    """A file that was uploaded before."""
+
+    file_id: Annotated[FileId | None, Field(validate_default=True)] = None
+
+    @field_validator("file_id")
+    @classmethod
+    def _is_uploaded(cls, id_: str | None) -> str | None:
+        if id_ is None:
+            raise ValueError("is missing: upload the file first (POST /v1/files), and name it by its id")
+        return id_
+
+
 class Part(Open):
-    """A part of a message: text, or in the assistant's messages a thought. Images, audio and files are refused."""
+    """A part of a message: text, an uploaded file, or in the assistant's messages a thought. Other media are refused."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
     thinking: Annotated[str | list[Part], at_most(MOST_PARTS)] | None = None
+    file: FileOfPart | None = None
 
     @field_validator("type")
     @classmethod
     def _is_text(cls, kind: str) -> str:
-        if kind in (*_TEXTS, *_THOUGHTS):
+        if kind in (*_TEXTS, *_THOUGHTS, "file"):
             return kind
         if medium := next((medium for word, medium in _MEDIA.items() if word in kind), None):
             raise ValueError(f"{medium} cannot be read by this server: messages are text")
@@ -47,7 +61,9 @@ class Part(Open):
 
     @model_validator(mode="after")
     def _says_something(self) -> Part:
-        if self.text is None and self.refusal is None and self.thinking is None:
+        if self.type == "file" and self.file is None:
+            raise ValueError("file is missing")
+        if self.type != "file" and self.text is None and self.refusal is None and self.thinking is None:
             raise ValueError("text is missing")
         return self
 
@@ -126,6 +142,12 @@ class ChatMessage(Open):
             if in_parts or self.reasoning_content or self.reasoning or self.thinking:
                 raise ValueError("only the assistant's messages hold thoughts")
         return self
+
+    @property
+    def files(self) -> list[str]:
+        """The ids of the files that it names."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [str(part.file.file_id) for part in parts if part.file]
 
     @property
     def has_calls(self) -> bool:

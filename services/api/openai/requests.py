@@ -37,7 +37,7 @@ def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
         keeps_stop=body.keeps_stop,
         sampling=body.sampling(),
         messages=tuple(messages),
-        files=tuple(body.files or ()),
+        files=body.all_files,
         collections=(body.collection,) if body.collection else (),
         tools=tuple(tools),
         tool_choice=tool_choice,

@@ -188,6 +188,11 @@ class ChatRequest(Generating, ThinkingFields, WithTools):
         return self
 
     @property
+    def all_files(self) -> tuple[str, ...]:
+        """The ids of the files from which it is answered: its own field's, and those that messages name."""
+        return tuple(dict.fromkeys([*(self.files or ()), *(id_ for message in self.messages for id_ in message.files)]))
+
+    @property
     def continues(self) -> bool:
         """True if the last message, which is the assistant's, is continued."""
         last, wish = self.messages[-1], self.continue_final_message

@@ -11,13 +11,13 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from services.api.http.open_body import Open
 from services.api.openai.custom_tools import arguments_of
-from services.validation import at_most
+from services.validation import FileId, at_most
 
 # Items of one request (a template may look at all earlier messages at each), and parts of one of them.
 MOST_ITEMS, MOST_PARTS = 4000, 2000
 
 _TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
-_MEDIA = {"input_image": "images", "input_audio": "audio", "input_file": "files", "computer_screenshot": "images"}
+_MEDIA = {"input_image": "images", "input_audio": "audio", "computer_screenshot": "images"}
 # What each kind of item has to have.
 _NEEDED = {
     "message": ("role", "content"),
@@ -34,14 +34,19 @@ _ROLES = {"developer": "system"}
 
 
 class ItemPart(Open):
-    """A part of an item's content, which is text."""
+    """A part of an item's content: text, or an uploaded file."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    file_id: FileId | None = None
 
     @model_validator(mode="after")
     def _is_text(self) -> ItemPart:
+        if self.type == "input_file":
+            if self.file_id is None:
+                raise ValueError("file_id is missing: upload the file first (POST /v1/files), and name it by its id")
+            return self
         if medium := _MEDIA.get(self.type):
             raise ValueError(f"type: {medium} cannot be read by this server: items are text")
         if self.type not in _TEXTS:
@@ -102,6 +107,12 @@ class Item(Open):
         """The thoughts of a reasoning item: in full where it has them."""
         written = joined_text(self.content) or opened(self.encrypted_content)
         return written or joined_text(self.summary)
+
+    @property
+    def files(self) -> list[str]:
+        """The ids of the files that it names."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.file_id for part in parts if part.file_id]
 
     def stored(self) -> dict[str, Any]:
         """Return the item as it is stored."""

@@ -38,10 +38,18 @@ class Before:
         """The number of first turns that the last prompt left out."""
         return self.chain[-1].left_out if self.chain else 0
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The ids of the files that its items name."""
+        return tuple(dict.fromkeys(id_ for item in self._all_items() for id_ in item.files))
+
     def messages(self) -> list[dict[str, Any]]:
         """Return everything as the messages that chat templates take."""
+        return messages_of(self._all_items())
+
+    def _all_items(self) -> list[Item]:
         stored = [item for each in self.chain for item in read_items([*each.items, *each.output])]
-        return messages_of([*stored, *self.items])
+        return [*stored, *self.items]
 
 
 def before_of(body: Responding, table: ResponseTable, owner: str) -> Before:
@@ -74,6 +82,7 @@ def response_request(body: CreateResponse, before: Before) -> AnswerRequest:
         history=history,
         history_start=before.n_left_out,
         slides=body.truncation != "disabled",
+        files=before.files,
         collections=body.collections,
         most_passages=body.most_passages,
         tools=tuple(tools),
@@ -97,6 +106,7 @@ def counted_request(body: Responding, before: Before) -> AnswerRequest:
         memory_k=None if body.session_id is not None else 0,
         max_tokens=0,
         messages=tuple(messages),
+        files=before.files,
         collections=body.collections,
         most_passages=body.most_passages,
         tools=tuple(tools),

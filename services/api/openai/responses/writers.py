@@ -44,6 +44,7 @@ class ResponseWriter:
         self.custom = {str(tool.name) for tool in body.own_tools if tool.type == "custom"}
         self.has_logprobs = body.n_top is not None
         self.as_summary = bool(body.reasoning and body.reasoning.summary)
+        self.searches = bool(body.collections)
         self.words = words
         """What was searched for in collections."""
         self.tells_passages = "file_search_call.results" in (body.include or ())
@@ -182,7 +183,7 @@ class _ResponseShaper(sse.Shaper):
 
     def _search(self) -> Iterator[sse.Data]:
         """The events of the search in collections, whose passages are in the prompt by now."""
-        if self.answer.given:
+        if self.answer.given and self._writer.searches:
             yield from self._begin(_FileSearch(self, self._writer.words, self.answer.given, self._writer.tells_passages))
             yield from self._close()
 
