@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -135,10 +136,12 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
     """
     faults = error.errors(include_url=False, include_input=False)
     fault = faults[0]
-    if (at := next((n for n, part in enumerate(fault["loc"]) if _is_branch(part)), None)) is not None:
+    if branches := _branches(fault):
         # No member of a union fits: the one that was meant is the one whose fault lies deepest.
-        fault = max((each for each in faults if each["loc"][:at] == fault["loc"][:at]), key=lambda each: len(each["loc"]))
-    path = tuple(part for part in fault["loc"] if not _is_branch(part))
+        before = fault["loc"][: branches[0]]
+        fault = max((each for each in faults if each["loc"][: len(before)] == before), key=lambda each: len(each["loc"]))
+    branches = _branches(fault)
+    path = tuple(part for n, part in enumerate(fault["loc"]) if n not in branches)
     field = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         meant = get_close_matches(str(path[-1]), list(known), n=1)
@@ -156,6 +159,8 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> Fault:
     return Fault(path, field, f"{field}: {reason}" if field else reason)
 
 
-def _is_branch(part: str | int) -> bool:
-    """Return whether a part of pydantic's path is a union's member, and no field."""
-    return isinstance(part, str) and bool(_BRANCH.match(part))
+def _branches(fault: ErrorDetails) -> list[int]:
+    """Return which parts of pydantic's path are members of unions, and no fields."""
+    # An unknown field is the last part, whatever its sender calls it.
+    parts = fault["loc"][:-1] if fault["type"] == "extra_forbidden" else fault["loc"]
+    return [n for n, part in enumerate(parts) if isinstance(part, str) and _BRANCH.match(part)]

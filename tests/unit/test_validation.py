@@ -15,6 +15,14 @@ from services.validation import explain
         ({}, "prompt", "prompt: is missing"),
         ({"prompt": "a", "foo-bar": 1}, "foo-bar", "foo-bar: there is no such field"),
         ({"prompt": "a", "max tokens": 1}, "max tokens", "max tokens: there is no such field; did you mean max_tokens?"),
+        # As pydantic calls the members of unions.
+        ({"prompt": "a", "Prompt": 1}, "Prompt", "Prompt: there is no such field; did you mean prompt?"),
+        ({"prompt": "a", "int": 1}, "int", "int: there is no such field"),
+        (
+            {"prompt": "a", "expires_after[anchor]": 1},
+            "expires_after[anchor]",
+            "expires_after[anchor]: there is no such field",
+        ),
         ({"prompt": "a", "stop": ["x", 5]}, "stop.1", "stop.1: input should be a valid string"),
         ({"prompt": "a", "stop": 5}, "stop", "stop: should be a text or a list of texts"),
         ({"prompt": " "}, "prompt", "prompt: the prompt is empty"),
