@@ -116,9 +116,12 @@ class PreparedAnswer:
         dropped = max(len(exchanges) - memory_k, 0) if memory_k is not None else forgotten
         # The answer is stored: whatever the engine comes to, it is not taken back.
         with suppress(HearthError):
-            words, start = self.asked.prompt, max(self.start - dropped, 0)
+            words, begun = self.asked.prompt, max(self.start - dropped, 0)
             with self.prefetching() as pause:
-                start, beginning = self.fitter.pausing(pause).ahead(exchanges[dropped:], words, start)
+                start, beginning = self.fitter.pausing(pause).ahead(exchanges[dropped:], words, begun)
+            if start > begun and self.given and self.given.is_whole:
+                # The next prompt rather holds passages of the files than less of the conversation.
+                return
             # Where the window begins is settled here, so that the next prompt is the one that is read ahead.
             if start or memory_k is None:
                 conversation.keep_start(dropped + start)
