@@ -225,8 +225,8 @@ def make_server(app: Callable[..., Any], settings: Settings) -> Server:
         inbuf_overflow=MAX_IN_MEMORY,
         outbuf_high_watermark=MAX_BUFFERED,
         max_request_header_size=MAX_HEADER,
-        # The parser refuses smaller ones already.
-        max_request_body_size=most_bytes(UPLOADS[0]) + 1,
+        # The parser refuses smaller ones already: here the framing of chunks counts, which may be as large as they are.
+        max_request_body_size=3 * most_bytes(UPLOADS[0]),
         url_scheme="https" if certificate else "http",
     )
     adjustments.socket_options = [*adjustments.socket_options, (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)]
