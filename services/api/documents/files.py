@@ -115,6 +115,8 @@ def uploaded() -> tuple[FileStorage, dict[str, str]]:
         what = "the body should be a form: multipart/form-data with a field `file` (curl -F file=@NAME)"
         raise InvalidRequest(what, param="Content-Type", code="not_multipart")
     given, files = request.form.to_dict(), request.files.to_dict(flat=False)
+    if repeated := [name for name, values in request.form.lists() if len(values) > 1]:
+        raise InvalidRequest(f"{repeated[0]}: send it once", param=repeated[0])
     if others := sorted(files.keys() - {"file"}):
         raise InvalidRequest(f"{others[0]}: there is no such field: send the file as `file`", param=others[0])
     if "file" in given or "file" not in files:
