@@ -77,6 +77,14 @@ def raw_pdf(objects: Sequence[bytes]) -> bytes:
     return bytes(out)
 
 
+def damaged_pdf() -> bytes:
+    """Return a PDF whose first page has a content that nobody can unpack."""
+    page = b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Resources <</Font <</F 3>>>> /Contents 4 0 R>>"
+    content = b"<</Length 3 /Filter /NoSuchFilter>>\nstream\nxyz\nendstream"
+    tree = b"<</Type /Pages /Kids [3 0 R] /Count 1>>"
+    return raw_pdf([b"<</Type /Catalog /Pages 2 0 R>>", tree, page, content])
+
+
 def pdf_bomb(size: int = 60_000_000) -> bytes:
     """Return a PDF whose page has a content that unpacks to `size` bytes."""
     packer = zlib.compressobj(9)

@@ -321,20 +321,13 @@ def test_a_wrong_encoding() -> None:
     assert refusal(b"\xff\xfea\0b", "a.txt").code == "wrong_encoding"
 
 
-def damaged_page() -> bytes:
-    page = b"<</Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Resources <</Font <</F 3>>>> /Contents 4 0 R>>"
-    content = b"<</Length 3 /Filter /NoSuchFilter>>\nstream\nxyz\nendstream"
-    tree = b"<</Type /Pages /Kids [3 0 R] /Count 1>>"
-    return documents.raw_pdf([b"<</Type /Catalog /Pages 2 0 R>>", tree, page, content])
-
-
 @pytest.mark.parametrize(
     ("data", "name", "message"),
     [
         (documents.book_pdf()[:1500], "a.pdf", "as a PDF"),
         (b"%PDF-1.7\n" + random.Random(1).randbytes(5000), "a.pdf", "as a PDF"),
         (documents.cyclic_pdf(), "a.pdf", "pages cannot be read"),
-        (damaged_page(), "a.pdf", "page 1 of the PDF"),
+        (documents.damaged_pdf(), "a.pdf", "page 1 of the PDF"),
         (documents.docx()[:5000], "a.docx", "ZIP archive"),
         (documents.changed_archive(documents.docx(), {"word/document.xml": b"<w:document"}), "a.docx", "Word document"),
         (documents.laughing_docx(), "a.docx", "Word document"),
