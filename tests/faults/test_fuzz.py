@@ -24,7 +24,7 @@ from tests.support.serving import ROOT, Server
 CASES = int(os.environ.get("HEARTH_FUZZ", "150"))
 WALKED = (
     "/v1/(chat/)?completions|/v1/messages.*|/v1/responses(/input_tokens)?|/(v1/)?rerank(ing)?|/infill|/apply-template"
-    "|/api|/api/(chat|generate)|/chat_completion|/answer|/answer/.*/draft|/jobs"
+    "|/api|/api/(chat|generate)|/chat_completion|/answer|/answer/.*/draft|/jobs|/search|/(v1/)?files|/collections"
 )
 SHORT = f"""
 [[operations]]
