@@ -313,7 +313,7 @@ def test_a_disk_that_is_full_leaves_nothing(client: Client, monkeypatch: pytest.
     def full(*_: Any) -> None:
         raise StorageFailed("data/documents.sqlite cannot be used: database or disk is full")
 
-    monkeypatch.setattr("services.documents.files._store_text", full)
+    monkeypatch.setattr("services.documents.files.store_file", full)
     assert send_file(client, "a.txt", LAMP).status_code == 500
     nothing_is_left(client)
     monkeypatch.undo()
@@ -471,6 +471,7 @@ def test_a_collection_is_made_changed_and_deleted(client: Client) -> None:
     made = client.post("/collections", {"name": "shelf", "files": [lamp["id"]]}).json()
     assert {**made, "files": None, "created": None} == {
         **{"name": "shelf", "owner": "0", "created": None, "readers": [], "files": None, "n_files": 1},
+        **{"folder": None, "problems": []},
     }
     assert [each["name"] for each in made["files"]] == ["lamp.txt"]
     assert made["files"][0]["collections"] == ["shelf"]
