@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,10 +94,16 @@ class Collections:
         query = "SELECT file FROM members WHERE collection = ? ORDER BY file"
         return [number for (number,) in self._database.read(query, collection.number)]
 
-    def of_file(self, file: StoredFile) -> list[str]:
-        """Return the names of the collections that hold a file."""
-        query = "SELECT name FROM collections JOIN members ON collection = number WHERE file = ? ORDER BY name"
-        return [name for (name,) in self._database.read(query, file.number)]
+    def of_files(self, files: Iterable[StoredFile]) -> dict[int, list[str]]:
+        """Return the names of the collections that hold each file, by the files' numbers."""
+        named: dict[int, list[str]] = {file.number: [] for file in files}
+        query = (
+            "SELECT file, name FROM collections JOIN members ON collection = number "
+            "WHERE file IN (SELECT value FROM json_each(?)) ORDER BY name"
+        )
+        for number, name in self._database.read(query, json.dumps(list(named))):
+            named[number].append(name)
+        return named
 
     def lend(self, collection: Collection, readers: Readers) -> Collection:
         """Replace the readers of a collection. Raises NotFound if it is gone by now."""

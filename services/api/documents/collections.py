@@ -13,7 +13,7 @@ from services.api.documents.schemas import (
     CollectionForm,
     CollectionList,
     described_collection,
-    described_file,
+    described_files,
 )
 from services.api.http.schemas import Deleted, replies, spec
 from services.documents.collections import Collection
@@ -23,10 +23,10 @@ class _OfCollections(LibraryResource):
     def _described(self, collection: Collection, has_files: bool = True) -> dict[str, Any]:
         numbers, key = self.library.collections.files(collection), caller().id
         is_own, folders = collection.owner == key, self.library.folders
-        files = self.library.files.numbered(numbers).values() if has_files and is_own else ()
+        files = list(self.library.files.numbered(numbers).values()) if has_files and is_own else []
         folder = folders.of(collection) if is_own else None
         problems = folders.problems(folder) if folder else ()
-        listed = [described_file(each, self.library.collections.of_file(each)) for each in files]
+        listed = described_files(self.library, files)
         return described_collection(collection, len(numbers), key, listed if has_files else None, folder, problems)
 
 

@@ -20,6 +20,7 @@ from services.api.documents.schemas import (
     FileForm,
     FileList,
     described_file,
+    described_files,
 )
 from services.api.http import sse
 from services.api.http.bodies import MAX_FILE
@@ -74,10 +75,8 @@ class FilesResource(LibraryResource):
     def get(self) -> Any:
         """List the key's files, the newest first."""
         owner = caller().id
-        files = [
-            described_file(each, self.library.collections.of_file(each)) for each in self.library.files.of_owner(owner)
-        ]
-        return {"files": files, "stored_bytes": self.library.files.kept(owner).n_bytes}
+        files = self.library.files.of_owner(owner)
+        return {"files": described_files(self.library, files), "stored_bytes": self.library.files.kept(owner).n_bytes}
 
 
 class FileResource(LibraryResource):
@@ -90,8 +89,7 @@ class FileResource(LibraryResource):
     @spec.validate(resp=replies(FileBody, 404))
     def get(self, id_: str) -> Any:
         """Describe a file."""
-        file = self.library.files.get(caller().id, id_)
-        return described_file(file, self.library.collections.of_file(file))
+        return described_files(self.library, [self.library.files.get(caller().id, id_)])[0]
 
     @spec.validate(resp=replies(Deleted, 404, 500, 503))
     def delete(self, id_: str) -> Any:

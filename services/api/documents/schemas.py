@@ -12,6 +12,7 @@ from services.api.http.schemas import PassageBody
 from services.documents.collections import LONGEST_NAME, NAME_PATTERN, Collection
 from services.documents.files import StoredFile
 from services.documents.folders import FollowedFolder, Problem
+from services.documents.library import Library
 from services.validation import AnyCollection, FileIds, Strict, at_most
 
 CollectionName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
@@ -132,6 +133,12 @@ def described_file(file: StoredFile, collections: list[str]) -> dict[str, Any]:
         "created": _time(file.created),
         "collections": collections,
     }
+
+
+def described_files(library: Library, files: Sequence[StoredFile]) -> list[dict[str, Any]]:
+    """Return files as `FileBody` has them."""
+    named = library.collections.of_files(files)
+    return [described_file(file, named[file.number]) for file in files]
 
 
 def described_collection(
