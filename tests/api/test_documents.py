@@ -307,17 +307,13 @@ def test_a_client_that_hangs_up_while_its_file_is_read_leaves_nothing(
 
 
 def test_a_disk_that_is_full_leaves_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents_of = client.parts.stores.documents
-    assert documents_of
-
     def full(*_: Any) -> None:
         raise StorageFailed("data/documents.sqlite cannot be used: database or disk is full")
 
-    monkeypatch.setattr("services.documents.files.store_file", full)
-    assert send_file(client, "a.txt", LAMP).status_code == 500
+    with monkeypatch.context() as patch:
+        patch.setattr("services.documents.files.store_file", full)
+        assert send_file(client, "a.txt", LAMP).status_code == 500
     nothing_is_left(client)
-    monkeypatch.undo()
-    monkeypatch.setattr(uploads, "parse", parse_here)
     upload(client, "a.txt", LAMP)
     assert [each["name"] for each in search(client, "lamp")] == ["a.txt"]
 
