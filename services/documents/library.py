@@ -118,6 +118,7 @@ class Library:
         for n, chunk in enumerate(chunks):
             start = passages[-1].end if passages else 0
             end = chunk.end if n + 1 < len(chunks) else len(text)
+            start += len(text[start:end]) - len(text[start:end].lstrip())
             passages.append(Passage(file, start, end, chunk.page, chunk.heading, text[start:end], found_start=chunk.start))
         return passages
 
