@@ -153,6 +153,9 @@ class Answers:
                 fitting = fitted_prompt(request, chosen, model, form, conversation, longest, pause, grounding)
                 fitted = fitting.fitted
                 fitted = replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
+            if fitting.given and grounding:
+                read = {passage.file for passage in fitting.given.passages}
+                grounding.library.files.note_reading(read, conversation.owner, conversation.name or request.state)
             reading = reading_of(request, chosen.profile, form, model, fitted.tail)
             return PreparedAnswer(
                 asked=request,

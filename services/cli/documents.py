@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from auth.identity import MASTER
 from services.bootstrap import open_keys
 from services.cli.data_lock import lock_data
 from services.cluster.settings import read_cluster
-from services.documents.collections import EVERYBODY, LONGEST_NAME, NAME_PATTERN, Collection, Collections, Readers
+from services.documents.collections import EVERYBODY, Collection, Collections, Readers, check_name
 from services.documents.database import NAME, DocumentDatabase
 from services.documents.folders import Folders, FollowedFolder, Problem
 from services.documents.library import Library
@@ -170,10 +169,10 @@ def _folder(given: str, data: Path) -> Path:
 
 def _name(given: str) -> str:
     """Return the name of a collection. Raises InvalidRequest."""
-    if not re.search(NAME_PATTERN, given) or len(given) > LONGEST_NAME:
-        what = f"should have 1 to {LONGEST_NAME} characters, without / and control characters"
-        raise InvalidRequest(f'--collection: "{given}" {what}')
-    return given
+    try:
+        return check_name(given)
+    except ValueError as error:
+        raise InvalidRequest(f'--collection: "{given}" {error}') from None
 
 
 def _readers(given: str | None) -> Readers | None:

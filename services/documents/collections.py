@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from services.errors import InvalidRequest, NotFound, Unprocessable
 EVERYBODY: Literal["everybody"] = "everybody"
 Readers = list[str] | Literal["everybody"]
 MOST_COLLECTIONS = 1000
-# Slashes part a collection's name from its owner's id.
-NAME_PATTERN, LONGEST_NAME = r"^[^/\x00-\x1f\x7f]+$", 100
+# Slashes part a collection's name from its owner's id, and paths of names that begin with a dot would lead elsewhere.
+_LONGEST_NAME, _NAME = 100, re.compile(r"[^/\s.](?:[^/]*[^/\s])?")
 _SELECT = "SELECT number, owner, name, readers, created FROM collections"
 
 
@@ -33,6 +34,15 @@ class Collection:
     def is_read_by(self, key: str) -> bool:
         """Return whether a key may search it."""
         return key == self.owner or self.readers == EVERYBODY or key in self.readers
+
+
+def check_name(name: str) -> str:
+    """Return the name of a new collection. Raises ValueError."""
+    if len(name) > _LONGEST_NAME or not name.isprintable() or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"should have 1 to {_LONGEST_NAME} characters, without / and control characters, and no dot or space in front"
+        )
+    return name
 
 
 class Collections:
@@ -57,8 +67,9 @@ class Collections:
         return made
 
     def get(self, owner: str, name: str) -> Collection:
-        """Return a key's own collection. Raises NotFound."""
-        rows = self._database.read(f"{_SELECT} WHERE owner = ? AND name = ?", owner, name)
+        """Return a key's own collection, by its name or as OWNER/NAME. Raises NotFound."""
+        own_name = name.removeprefix(f"{owner}/")
+        rows = self._database.read(f"{_SELECT} WHERE owner = ? AND name = ?", owner, own_name)
         if not rows:
             raise _not_found(name)
         return _collection(rows[0])

@@ -38,6 +38,9 @@ class DocumentDatabase:
             for statement in TABLES:
                 self._writer.db.execute(statement)
         self._reader = SqliteFile(path, kind, _FOR_READING)
+        if self.read("SELECT 1 FROM traces"):
+            # A kill came between.
+            self.leave_no_trace()
 
     @contextmanager
     def writing(self, is_own: bool = False) -> Iterator[Any]:
@@ -72,6 +75,7 @@ class DocumentDatabase:
         """Remove what the log of changes and the index still hold of deleted rows. Raises StorageFailed, Unavailable."""
         with self._writing, self._writer.explained():
             self._writer.db.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self._writer.db.execute("DELETE FROM traces")
             self._writer.db.execute("PRAGMA incremental_vacuum")
             self._writer.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

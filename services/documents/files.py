@@ -177,24 +177,38 @@ class Files:
         query = "SELECT start, end, page, heading FROM chunks WHERE file = ? ORDER BY number"
         return [Chunk(*row) for row in self._database.read(query, file.number)]
 
-    def remove(self, owner: str, id_: str) -> StoredFile:
-        """Forget a file, and leave no trace of it. Raises NotFound if it is not there, or another key's."""
-        file = self.get(owner, id_)
-        with self._database.writing() as db:
-            if not delete_file(db, file.id):
-                raise file_not_found(id_)
-        self._unlink(file.id)
-        self._database.leave_no_trace()
-        return file
+    def remove(self, owner: str, id_: str) -> set[tuple[str, str]]:
+        """Forget a file, and leave no trace of it here. Raises NotFound if it is not there, or another key's.
 
-    def remove_all(self, files: Iterable[StoredFile]) -> None:
-        """Forget files one by one, and leave no trace of them; those that are gone by now are passed over."""
+        Returns the owners and the names of the computed states that still hold text of it.
+        """
+        return self.remove_all([self.get(owner, id_)])
+
+    def remove_all(self, files: Iterable[StoredFile]) -> set[tuple[str, str]]:
+        """Forget files as `remove` does; those that are gone already stay so."""
+        states: set[tuple[str, str]] = set()
         for file in files:
+            states |= self.readings(file)
             with self._database.writing() as db:
                 is_there = delete_file(db, file.id)
             if is_there:
                 self._unlink(file.id)
         self._database.leave_no_trace()
+        return states
+
+    def note_reading(self, files: Iterable[StoredFile], owner: str, state: str) -> None:
+        """Note that a conversation's computed state holds text of these files."""
+        new = [file.number for file in files if (owner, state) not in self.readings(file)]
+        if new:
+            with self._database.writing(is_own=True) as db:
+                # One of them may be gone by now.
+                query = "INSERT OR IGNORE INTO readings SELECT number, ?, ? FROM files WHERE number = ?"
+                db.executemany(query, [(owner, state, number) for number in new])
+
+    def readings(self, file: StoredFile) -> set[tuple[str, str]]:
+        """Return the owners and the names of the computed states that hold text of a file, its own included."""
+        rows = self._database.read("SELECT owner, state FROM readings WHERE file = ?", file.number)
+        return {(file.owner, file.state), *rows}
 
     def leave_no_trace(self) -> None:
         """Remove what the index still holds of files that were replaced. Raises StorageFailed, Unavailable."""

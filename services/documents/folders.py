@@ -159,16 +159,16 @@ class Folders:
         return list(files.numbered(numbers).values())
 
     def remove_with_files(
-        self, folder: FollowedFolder, files: Files, forget_state: Callable[[StoredFile], None] = lambda _: None
+        self, folder: FollowedFolder, files: Files, forget_state: Callable[[str, str], None] = lambda *_: None
     ) -> int:
         """Follow a folder no more, and delete its files, and its collection if no other file is in that.
 
-        `forget_state` is called with each deleted file. Returns how many there were.
+        `forget_state` is called with the owner and the name of each computed state that holds text of them. Returns how
+        many files there were.
         """
         stored = self.stored(folder, files)
-        files.remove_all(stored)
-        for file in stored:
-            forget_state(file)
+        for owner, state in files.remove_all(stored):
+            forget_state(owner, state)
         self.remove(folder)
         if not self._collections.files(folder.collection):
             with suppress(NotFound):

@@ -270,12 +270,14 @@ class Follower:
             if not folders.is_followed(folder):
                 raise NotFound(f"{folder.path} is not followed any more")
 
+        states = self._library.files.readings(old) if old else set()
         upload = Upload(collection.owner, name, collection=collection.name)
         with open_steady(folder.path, file) as content:
             self._uploads.add(upload, content, poll=poll, replaces=old, in_step=folders.noting(folder, noted))
         if old:
             self._has_traces = True
-            self._forget(old)
+            for owner, state in states:
+                self._forget(owner, state)
         if renamed:
             del missing[renamed.path]
             folders.forget(folder, [renamed.path])
@@ -302,19 +304,18 @@ class Follower:
 
     def _remove(self, files: list[StoredFile]) -> None:
         if files:
-            self._library.files.remove_all(files)
-            for file in files:
-                self._forget(file)
+            for owner, state in self._library.files.remove_all(files):
+                self._forget(owner, state)
 
     def _stored(self, folder: FollowedFolder, file: FollowedFile) -> StoredFile | None:
         """Return the stored file, if it is there still."""
         now = None if file.file is None else self._library.files.numbered([file.file]).get(file.file)
         return now if now and (now.owner, now.name) == (folder.collection.owner, _shown(file.path)) else None
 
-    def _forget(self, file: StoredFile) -> None:
+    def _forget(self, owner: str, state: str) -> None:
         # What stays of it goes with the next start.
         with suppress(HearthError):
-            self._forget_state(file.owner, file.state)
+            self._forget_state(owner, state)
 
     def _poll(self) -> None:
         if self._stop.is_set():

@@ -18,9 +18,8 @@ from services.documents.ranking import fused
 from services.documents.vectors import Near, Vectors
 from services.errors import Unavailable
 
-# Passages of which the best three are less sure answer nothing. So 2 % of the questions whose passage is among the best
-# five are lost, and half of those that no text answers are refused (benchmarks/documents).
-LEAST_SURE = 0.49
+# Passages of which the best three are less sure answer nothing; see `ranking.confidence`.
+LEAST_SURE = 0.5
 # A vector that is nearer to the question's than those of all chunks are by so many standard deviations is sure enough.
 LEAST_DISTANCE = 3.5
 Part = TypeVar("Part")

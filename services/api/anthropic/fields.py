@@ -26,6 +26,8 @@ FIELDS = (
         thinking="`enabled` with `budget_tokens`, `disabled`, or the model's own way (`adaptive`, `between_tools`)",
         output_config="`effort`, and a JSON schema as `format`",
         output_format="a JSON schema, as in `output_config`",
+        files="ids of your files, from which it is answered; the text has `citations`",
+        collection="a collection of files, from which it is answered",
     ),
     *_honoured(
         (MESSAGES,),
@@ -37,8 +39,6 @@ FIELDS = (
         top_k="",
         session_id="the number of a session that keeps the conversation on the server",
         memory_k="how many exchanges of the session the prompt holds",
-        files="ids of your files, from which it is answered; the text has `citations`",
-        collection="a collection of files, from which it is answered",
     ),
     *_idle("metadata user_profile_id workspace_id", "keys tell users apart here"),
     *_idle("service_tier inference_geo speed diagnostics betas", "there is one way to compute an answer"),

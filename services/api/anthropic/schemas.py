@@ -92,6 +92,8 @@ class _Chat(Listed):
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
+    files: FileIds | None = None
+    collection: AnyCollection | None = None
 
     @field_validator("system")
     @classmethod
@@ -114,6 +116,16 @@ class _Chat(Listed):
         if self.output_format and self.output_config and self.output_config.format:
             raise ValueError("output_format: output_config.format gives the form already")
         return self
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """The ids of the files from which it is answered: its own field's, and those that messages name."""
+        return tuple(dict.fromkeys([*(self.files or ()), *(id_ for message in self.messages for id_ in message.files)]))
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """The names of the collections from which it is answered."""
+        return (self.collection,) if self.collection else ()
 
     @property
     def own_tools(self) -> list[ToolOfClient]:
@@ -144,8 +156,6 @@ class MessagesRequest(_Chat):
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1), Whole] | None = None
     session_id: Annotated[SessionId, Whole] | None = None
     memory_k: Annotated[MemoryK, Whole] | None = None
-    files: FileIds | None = None
-    collection: AnyCollection | None = None
 
 
 class CountTokensRequest(_Chat):

@@ -177,11 +177,9 @@ def store(
 
 def forget(answers: Answers, library: Library, id_: str) -> None:
     """Forget a file of the caller, and what was computed of it. Raises NotFound, StorageFailed, Unavailable."""
-    file = library.files.get(caller().id, id_)
-    answers.forget_state(file.owner, file.state)
-    library.files.remove(file.owner, id_)
-    # It may have been read ahead meanwhile.
-    answers.forget_state(file.owner, file.state)
+    # Afterwards, when no answer can begin that reads it.
+    for owner, state in library.files.remove(caller().id, id_):
+        answers.forget_state(owner, state)
 
 
 def content(library: Library, file: StoredFile) -> Response:

@@ -11,6 +11,9 @@ from services.api.http import sse
 from services.documents.uploads import Poll, Progress
 from services.errors import ClientDisconnected
 
+# Seconds of silence after which a comment shows that the server is there.
+_SILENCE = 10.0
+
 
 class UploadEvents:
     """The events of one upload. Owned by the thread that streams them; the work runs on a thread of its own."""
@@ -25,14 +28,16 @@ class UploadEvents:
     def first(self) -> dict[str, Any]:
         """Begin the work, and return its first event. Raises what the work raises before that."""
         self._thread.start()
-        return self._next()
+        event = self._next()
+        assert event
+        return event
 
     def written(self, first: dict[str, Any]) -> Iterator[str]:
         """Yield all events. Raises what the work raises."""
-        event = first
-        while "id" not in event:
-            yield sse.event(event)
-            event = self._next()
+        event: dict[str, Any] | None = first
+        while event is None or "id" not in event:
+            yield sse.WAITING if event is None else sse.event(event)
+            event = self._next(_SILENCE)
         yield sse.event(event)
         yield sse.DONE
 
@@ -41,8 +46,12 @@ class UploadEvents:
         self._is_closed.set()
         self._thread.join()
 
-    def _next(self) -> dict[str, Any]:
-        event = self._events.get()
+    def _next(self, seconds: float | None = None) -> dict[str, Any] | None:
+        """Return the next event; None where there is none for so long."""
+        try:
+            event = self._events.get(timeout=seconds)
+        except queue.Empty:
+            return None
         if isinstance(event, BaseException):
             raise event
         return event

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from services.api.http.schemas import PassageBody
-from services.documents.collections import LONGEST_NAME, NAME_PATTERN, Collection
+from services.documents.collections import Collection, check_name
 from services.documents.files import StoredFile
 from services.documents.folders import FollowedFolder, Problem
 from services.documents.library import Library
 from services.validation import AnyCollection, FileIds, Strict, at_most
 
-CollectionName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
+CollectionName = Annotated[str, AfterValidator(check_name)]
 ReaderIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], at_most(1000)]
 
 

@@ -43,7 +43,8 @@ def test_what_two_rankings_agree_on_comes_first() -> None:
 
 def test_a_common_word_makes_nothing_sure() -> None:
     library = Library(1000, 10)
-    common, rare = Term(dict.fromkeys(range(600), 1)), Term({7: 1})
-    assert confidence([rare], library, 7) > 0.8
-    assert confidence([common], library, 7) < 0.1
-    assert confidence([rare, Term({}), Term({})], library, 7) < 0.4
+    common, rare, unknown = Term(dict.fromkeys(range(600), 1)), Term({7: 1}), Term({})
+    assert confidence([rare], library, 7) > 0.5
+    assert confidence([rare, common], library, 7) > 0.5
+    assert confidence([rare, unknown, unknown], library, 7) < 0.5
+    assert confidence([common, unknown], library, 7) < 0.1

@@ -124,6 +124,8 @@ class Responding(Listed):
     @property
     def collections(self) -> tuple[str, ...]:
         """The names of the collections that are searched."""
+        if self.tool_choice == "none":
+            return ()
         searches = (tool.vector_store_ids or () for tool in self.tools or () if tool.type == FILE_SEARCH)
         return tuple(dict.fromkeys(name for names in searches for name in names))
 
