@@ -32,6 +32,29 @@ curl -s "$URL/v1/models/Guide" -H "$AUTH"
 curl -s "$URL/tokenize" -H "$AUTH" -d '{"content": "Hello", "with_pieces": true}'
 curl -s "$URL/detokenize" -H "$AUTH" -d '{"tokens": [11, 12]}'
 
+FILE=$(echo "Ana lives in Ulm." | curl -s "$URL/files" -H "$AUTH" -F "file=@-;filename=notes.txt" -F collection=notes)
+echo "$FILE"
+FILE=$(echo "$FILE" | sed 's/{"id":"\([^"]*\)".*/\1/')
+curl -s "$URL/files" -H "$AUTH"
+curl -s "$URL/files/$FILE" -H "$AUTH"
+curl -s "$URL/files/$FILE/content" -H "$AUTH"
+curl -s "$URL/search" -H "$AUTH" -d '{"query": "Where does Ana live?", "k": 1}'
+curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "Where does Ana live?", "collection": "notes", "memory_k": 0}'
+curl -s "$URL/collections" -H "$AUTH" -d '{"name": "all"}'
+curl -s "$URL/collections" -H "$AUTH"
+curl -s "$URL/collections/all/files" -H "$AUTH" -d "{\"files\": [\"$FILE\"]}"
+curl -s -X PATCH "$URL/collections/all" -H "$AUTH" -d '{"readers": "everybody"}'
+curl -s "$URL/collections/all" -H "$AUTH"
+curl -s -X DELETE "$URL/collections/all/files/$FILE" -H "$AUTH"
+curl -s -X DELETE "$URL/collections/all" -H "$AUTH"
+curl -s -X DELETE "$URL/files/$FILE" -H "$AUTH"
+curl -s -X DELETE "$URL/collections/notes" -H "$AUTH"
+FILE=$(curl -s "$URL/v1/files" -H "$AUTH" -F file=@examples/client.py -F purpose=user_data | sed 's/{"id":"\([^"]*\)".*/\1/')
+curl -s "$URL/v1/files" -H "$AUTH"
+curl -s "$URL/v1/files/$FILE" -H "$AUTH"
+curl -s "$URL/v1/files/$FILE/content" -H "$AUTH" | sed -n 1p
+curl -s -X DELETE "$URL/v1/files/$FILE" -H "$AUTH"
+
 curl -sN "$URL/api/generate" -H "$AUTH" -d '{"prompt": "Hello", "system_prompt": "Be kind."}'
 curl -s "$URL/api" -H "$AUTH" -d '{"file_name": "guide.gguf", "inputs": [{"role": "user", "content": "Hello"}]}'
 curl -s "$URL/generate" -H "$AUTH" -d '{"job_id": "hello", "content": "Hello"}'

@@ -4,11 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+import examples.langchain_documents
 from examples.client import Answer, Client, ServerError
+from examples.langchain_documents import HearthRetriever
+from tests.support.documents import handbook_pdf
+from tests.support.real_models import smollm2
 from tests.support.serving import ROOT, Server
 
 
@@ -82,6 +89,44 @@ def test_the_chat_says_what_is_wrong() -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, input="Hi\n", capture_output=True, text=True, timeout=60)
     assert "Connection refused" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def langchain_documents(server: Server, question: str, collection: str = "handbook") -> subprocess.CompletedProcess[str]:
+    """Run the example of LangChain with a question."""
+    command = [sys.executable, "-m", "examples.langchain_documents", "--url", server.url, "--collection", collection]
+    env = {**os.environ, "HEARTH_KEY": server.key}
+    return subprocess.run([*command, question], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_the_langchain_retriever_finds_passages_and_the_chain_answers(serve: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / smollm2().name).symlink_to(smollm2())
+    server = serve(models=tmp_path / "models", ready=False)
+    server.select("SmolLM2")
+    file = {"file": ("handbook.pdf", handbook_pdf())}
+    stored = server.request("POST", "/files", files=file, data={"collection": "handbook"})
+    assert stored.status_code == 200, stored.text
+    shown = textwrap.dedent((examples.langchain_documents.__doc__ or "").partition('if I am ill?"\n')[2])
+    done = langchain_documents(server, "Who should be called if I am ill?")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, shown.strip(), "")
+    retriever = HearthRetriever(url=server.url, key=SecretStr(server.key), collection="handbook", k=1)
+    [document] = retriever.invoke("When are wages paid?")
+    assert document.page_content.startswith("Wages")
+    about = {**document.metadata, "score": document.metadata["score"] > 0}
+    start, end = about["start"], about["end"]
+    assert about == {
+        "file": stored.json()["id"],
+        "name": "handbook.pdf",
+        "page": 3,
+        "start": start,
+        "end": end,
+        "score": True,
+    }
+    assert end - start == len(document.page_content)
+    # Without a passage the model is not asked.
+    assert langchain_documents(server, "xylophone").stdout == "No passage has the words of the question.\n"
+    wrong = langchain_documents(server, "Hello", "papers")
+    assert (wrong.returncode, wrong.stderr) == (1, '[there is no collection "papers"]\n')
 
 
 def test_the_curl_lines_work(serve: Callable[..., Server]) -> None:

@@ -8,6 +8,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+# The handbook of docs/documents.md, a page for each title.
+HANDBOOK = {
+    "Holidays": ["Each baker has 28 days of holiday a year.", "Ask Peter for them two weeks before."],
+    "Illness": ["If you are ill, call Maria before 6 in the morning."],
+    "Wages": ["Wages are paid on the last working day of each month."],
+}
 CHAPTERS = (("Beginnings", "The lamp was lit at dusk."), ("Ends", "The lamp went out at dawn."))
 
 
@@ -33,6 +39,11 @@ def pdf(pages: Sequence[Sequence[str]], outline: Mapping[int, str] | None = None
 def book_pdf() -> bytes:
     """Return a PDF of CHAPTERS, each with a page and an entry in the outline."""
     return pdf(list(CHAPTERS), {number: title for number, (title, _) in enumerate(CHAPTERS)})
+
+
+def handbook_pdf() -> bytes:
+    """Return a PDF of HANDBOOK, each page with an entry in the outline."""
+    return pdf([[title, *lines] for title, lines in HANDBOOK.items()], dict(enumerate(HANDBOOK)))
 
 
 def encrypted_pdf(password: str, algorithm: str = "AES-256") -> bytes:
