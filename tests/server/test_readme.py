@@ -14,10 +14,15 @@ from typing import NamedTuple
 import pytest
 
 from services.models.profile import Profile
+from tests.support.documents import OTHERS, handbook_pdf
+from tests.support.real_models import smollm2
 from tests.support.serving import ROOT, Server
 from tests.support.tiny import GUIDE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = (ROOT / "docs" / "documents.md").read_text(encoding="utf-8")
+# The id of a key that was minted, or of a file that was stored.
+MADE = re.compile(r'(?:"key":"hearth-[\w-]{43}",|^(?:data: )?\{)"id": ?"([0-9a-f]{8,16}|file-[0-9a-f]{24})"', re.MULTILINE)
 # The section whose commands run with the model that the first start downloads (test_first_start.py).
 REAL = "Quick start"
 # Langformers' own module, without its package, which would import torch.
@@ -39,6 +44,9 @@ CHANGING = [
     (r"hearth-[\w-]{43}", "hearth-…"),
     (r'"id":"[0-9a-f]{8,16}"', '"id":"…"'),
     (r'"id":"(chat)?cmpl-[0-9a-f]{32}"', '"id":"…"'),
+    (r"file-[0-9a-f]{24}", "file-…"),
+    # How often progress is told depends on the machine.
+    (r'data: \{"state": "reading"[^\n]*\n\n', ""),
     (r'"state":"(queued|running)","place":[01]', '"state":"queued","place":1'),
     (r'"(created|finished)":[\d.]+', '"created":0'),
     (r"\d{4}-\d\d-\d\dT[\d:+]+", "…"),
@@ -87,8 +95,8 @@ def pieces(text: str) -> list[Piece]:
     return found
 
 
-def run(piece: Piece, server: Server, minted: str = "") -> str:
-    """Run it on a server; return its output. ID is the id of the key that was `minted` last."""
+def run(piece: Piece, server: Server, made: str = "", folder: Path = ROOT) -> str:
+    """Run it on a server, in a folder; return its output. ID is the id of the key or file that was `made` last."""
     if piece.kind == "console":
         # -s: without curl's progress.
         typed = ["bash", "-c", re.sub(r"curl ", "curl -s ", piece.typed.replace("localhost:5000", server.url), count=1)]
@@ -96,8 +104,8 @@ def run(piece: Piece, server: Server, minted: str = "") -> str:
         address, port = server.url.removeprefix("http://").split(":")
         code = piece.typed.replace("localhost:5000", f"{address}:{port}").replace('localhost", 5000', f'{address}", {port}')
         typed = [sys.executable, "-c", f"{LIGHT_LANGFORMERS}\nKEY = {server.key!r}\n{code}"]
-    environ = {**os.environ, "KEY": server.key, "ID": minted, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(typed, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    environ = {**os.environ, "KEY": server.key, "ID": made, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(typed, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + (done.stderr if done.returncode else "")
 
 
@@ -112,14 +120,34 @@ def test_every_command_gives_the_output_shown(serve: Callable[..., Server], tmp_
     type_all(found, serve(models=tmp_path / "models"))
 
 
-def type_all(typed: list[Piece], server: Server) -> None:
-    """Run all on a server, and compare the outputs."""
-    minted = ""
+def test_the_commands_about_documents_give_the_output_shown(serve: Callable[..., Server], tmp_path: Path) -> None:
+    found = pieces(DOCUMENTS)
+    assert len(found) > 6
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / smollm2().name).symlink_to(smollm2())
+    (tmp_path / "handbook.pdf").write_bytes(handbook_pdf())
+    (tmp_path / "photo.png").write_bytes(OTHERS["a PNG image"])
+    server = serve(models=tmp_path / "models", ready=False)
+    server.select("SmolLM2")
+    # The tokens of files are counted by a model that is loaded.
+    server.ask("Hello", max_tokens=1, memory_k=0)
+    type_all(found, server, tmp_path)
+
+
+def test_the_readmes_commands_about_documents_are_those_of_their_page() -> None:
+    shown = re.findall(r"^curl .*", section("Own files"), re.MULTILINE)
+    assert len(shown) == 3
+    assert shown == [piece.typed for piece in pieces(DOCUMENTS)[:3]]
+
+
+def type_all(typed: list[Piece], server: Server, folder: Path = ROOT) -> None:
+    """Run all on a server, in a folder, and compare the outputs."""
+    made = ""
     for piece in typed:
         if not piece.typed.startswith(("KEY=", "ID=")):
-            said = run(piece, server, minted)
+            said = run(piece, server, made, folder)
             assert masked(said) == masked(piece.output), piece.typed
-            minted = found[1] if (found := re.search(r'"key":"hearth-[\w-]{43}","id":"([0-9a-f]{8,16})"', said)) else minted
+            made = found[-1] if (found := MADE.findall(said)) else made
 
 
 def test_every_key_of_a_profile_is_explained() -> None:
@@ -129,7 +157,8 @@ def test_every_key_of_a_profile_is_explained() -> None:
         assert field.is_required() == (name == "model")
 
 
-def test_the_profile_shown_is_good() -> None:
-    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
-    for name in ("Guide", "Helper"):
-        Profile.model_validate(shown[name])
+def test_the_profiles_shown_are_good() -> None:
+    for page, names in ((README, ("Guide", "Helper")), (DOCUMENTS, ("Helper", "Embeddings"))):
+        [block] = [each for each in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if "SelectedModel" in each]
+        for name in names:
+            Profile.model_validate(json.loads(block)[name])
