@@ -88,10 +88,14 @@ def described(passage: Passage) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The files that one request is about, and the passages in them that match what the person has said, the best first."""
+    """The files that one request is about, and the passages in them that answer what the person has said, the best first.
+
+    `matching` are those that match its words at all, whether or not they answer.
+    """
 
     library: Library
     files: Sequence[StoredFile]
+    found: Sequence[Passage] = field(default=(), repr=False)
     matching: Sequence[Passage] = field(default=(), repr=False)
 
     def whole(self, form: Form, n_ctx: int) -> tuple[Form, Given] | None:
@@ -102,17 +106,17 @@ class Grounding:
         if not self.files or sum(file.n_tokens for file in self.files) > _TOO_HIGH * n_ctx:
             return None
         passages = [passage for file in self.files for passage in self.library.passages(file)]
-        scores = {(hit.file.number, hit.start): hit.score for hit in self.matching}
+        scores = {(hit.file.number, hit.start): hit.score for hit in self.found or self.matching}
         scored = [replace(each, score=_score_of(each, scores)) for each in passages]
         likely = sorted((n for n, each in enumerate(scored, 1) if each.score), key=lambda n: -scored[n - 1].score)
         return form.with_documents(_whole_text(scored)), Given(tuple(scored), True, tuple(likely))
 
-    def found(self, form: Form, n_tokens: int, count: Callable[[Sequence[str]], list[int]]) -> tuple[Form, Given]:
+    def with_found(self, form: Form, n_tokens: int, count: Callable[[Sequence[str]], list[int]]) -> tuple[Form, Given]:
         """Return the form with the passages that match, of `n_tokens` together at most, and these passages.
 
         `count` returns how many tokens each of some texts has.
         """
-        passages = self.matching
+        passages = self.found
         sizes = count([_numbered(n, each) for n, each in enumerate(passages, 1)]) if passages else []
         fitting: list[Passage] = []
         left = n_tokens

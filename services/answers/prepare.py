@@ -197,7 +197,7 @@ def fitted_prompt(
     def count(texts: Sequence[str]) -> list[int]:
         return [len(tokens) for tokens in model.tokenize_all([Prompt(text) for text in texts])]
 
-    return fit(*grounding.found(form, int(CONTEXT_SHARE * n_ctx), count))
+    return fit(*grounding.with_found(form, int(CONTEXT_SHARE * n_ctx), count))
 
 
 def generation_request(

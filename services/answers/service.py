@@ -196,12 +196,13 @@ class Answers:
             return None
         library, most = present(self._library), request.most_passages or MOST_PASSAGES
         retriever, words = Retriever(self.models, library), request.prompt
-        found = good_enough(retriever.find(chosen.profile, words, files, most, poll))
+        matching = retriever.find(chosen.profile, words, files, most, poll)
+        found = good_enough(matching)
         said = [*conversation.exchanges, *request.history]
         if not found and said:
             # "And who wrote it?" is about what was said before.
             found = good_enough(retriever.find(chosen.profile, f"{words}\n{said[-1].human}", files, most, poll))
-        return Grounding(library, files, found)
+        return Grounding(library, files, found, matching)
 
     def search(self, client: Client, question: str, files: Sequence[StoredFile], k: int) -> list[Passage]:
         """Return the `k` passages of these files that match a question best, by the models that the profile names for it.

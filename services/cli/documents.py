@@ -36,7 +36,7 @@ def documents(arguments: Sequence[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     if read_cluster(os.environ):
-        raise Unavailable("files are not kept in a cluster: its nodes would need a folder that they share")
+        raise Unavailable("a cluster follows no folders: upload files to one of its API nodes (POST /files)")
     settings.data.mkdir(parents=True, exist_ok=True)
     with ExitStack() as closing:
         run: Callable[[_Command, argparse.Namespace], None] = given.run

@@ -237,7 +237,8 @@ class Files:
 
 def file_not_found(id_: str) -> NotFound:
     """Return the error for a file that is not there, or another key's."""
-    return NotFound(f"there is no file {id_}", param="file", code="file_not_found")
+    what = f"there is no file {id_}: files are named by their ids, which GET /files lists"
+    return NotFound(what, param="file", code="file_not_found")
 
 
 def _sync(path: Path) -> None:

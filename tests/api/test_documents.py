@@ -425,7 +425,7 @@ def test_what_another_key_has_is_not_found(client: Client) -> None:
     id_ = file["id"]
     for path in (f"/files/{id_}", f"/files/{id_}/content", f"/v1/files/{id_}", f"/v1/files/{id_}/content"):
         message = refused(client.get(path, key=other), 404, "file_not_found")
-        assert message == f"there is no file {id_}"
+        assert message.startswith(f"there is no file {id_}: ")
         if not path.endswith("content"):
             refused(client.delete(path, key=other), 404, "file_not_found")
     for reply in (

@@ -14,7 +14,7 @@ from services.validation import FileId, at_most
 MOST_BLOCKS, MOST_MESSAGES = 2000, 2000
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 
-_MEDIA = {"image": "images", "document": "documents other than plain text", "container_upload": "files"}
+_MEDIA = {"image": "images", "container_upload": "files"}
 
 
 class Source(Open):
@@ -66,6 +66,9 @@ class Block(Open):
             raise ValueError("type: tools are not searched by this server: all are in the prompt")
         if self.type == "document" and isinstance(self.source, Source) and self.source.words() is not None:
             return self
+        if self.type == "document":
+            what = 'upload it (POST /files), and name it: {"type": "file", "file_id": ID}'
+            raise ValueError(f"type: documents other than plain text cannot be read within a message: {what}")
         if medium := _MEDIA.get(self.type):
             raise ValueError(f"type: {medium} cannot be read by this server: messages are text")
         raise ValueError(f"type: this server has no blocks of the type {self.type[:64]!r}")

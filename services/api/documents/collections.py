@@ -35,7 +35,7 @@ class CollectionsResource(_OfCollections):
 
     @spec.validate(json=CollectionForm, resp=replies(CollectionBody, 400, 404, 413, 422, 500, 503))
     def post(self, json: CollectionForm) -> Any:
-        """Make a collection of files of the key. `readers` may search it and be answered from it, but see no file whole."""
+        """Make a collection of files of the key; `readers` may search it and be answered from it: they may read it."""
         owner = caller().id
         files = [self.library.files.get(owner, id_) for id_ in json.files]
         return self._described(self.library.collections.add(owner, json.name, json.readers, files))

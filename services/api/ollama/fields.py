@@ -45,6 +45,7 @@ FIELDS = (
     ),
     *_idle("keep_alive options", "models stay loaded while memory allows, and their settings are the profile's", _VECTORS),
     *_idle("truncate", "a text that does not fit is refused, and never cut", (*_BOTH, EMBED)),
+    *_refused("files collection", "Ollama's API has no files: ask by POST /answer, or by OpenAI's API", []),
     *_refused("images", "images cannot be read", [], endpoints=(GENERATE,)),
     *_idle("messages.tool_calls.function.index", "calls are read in their order", (CHAT,)),
     *_refused("messages.images", "images cannot be read", [], endpoints=(CHAT,)),

@@ -174,6 +174,7 @@ _REFUSED = (
     *_refused("audio", "this server does not speak", endpoints=CHAT),
     *_refused("web_search_options", "this server does not search the web", endpoints=CHAT),
     *_refused("moderation", "this server does not moderate"),
+    *_refused("files collection", "texts are completed without files: ask in a chat", [], endpoints=COMPLETIONS),
     *_refused(
         "documents", "put them into a message, or into chat_template_kwargs if the template takes them", [], endpoints=CHAT
     ),

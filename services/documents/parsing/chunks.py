@@ -30,7 +30,7 @@ _BELOW = " > "
 
 
 def chunks_of(document: ParsedDocument, characters: float | None = None) -> list[Chunk]:
-    """Split a document into chunks of about CHUNK_TOKENS, none of which reaches over a heading.
+    """Split a document into chunks of about CHUNK_TOKENS, none of which reaches over a heading, or over the end of a page.
 
     `characters` is how many of the document's characters are a token on average; None: an estimate by its script.
     """
@@ -68,7 +68,7 @@ def likely_characters(text: str) -> float:
 
 
 def _sections(document: ParsedDocument) -> Iterator[tuple[int, int, str]]:
-    """Yield the start, the end and the headings of each part of a document between two headings."""
+    """Yield the start, the end and the headings of each part of a document between two headings or pages."""
     above: list[Heading] = []
     starts: list[tuple[int, str]] = [(0, "")]
     for heading in document.headings:
@@ -80,7 +80,10 @@ def _sections(document: ParsedDocument) -> Iterator[tuple[int, int, str]]:
         else:
             starts.append((heading.start, title))
     for (start, title), (end, _) in pairwise([*starts, (len(document.text), "")]):
-        yield start, end, title
+        # A citation names one page.
+        pages = [page for page in document.pages if start < page < end]
+        for first, last in pairwise([start, *pages, end]):
+            yield first, last, title
 
 
 def _is_title_alone(document: ParsedDocument, begun: tuple[int, str], heading: Heading) -> bool:
