@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from services.answers.models import Models
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks for files without vectors, and between two looks whether others compute.
 _LOOK, _WAIT = 5.0, 0.2
+# Seconds before a file that has failed is tried again.
+_RETRY = 600.0
 # Passages whose vectors are made before the next such look.
 _AT_ONCE = 8
 
@@ -30,6 +33,8 @@ class DocumentVectors:
         self._is_busy = is_busy
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._again: dict[tuple[int, str], float] = {}
+        """When a file whose vectors were begun may be tried again."""
         self._problem = ""
         """The last one that was logged."""
 
@@ -50,10 +55,16 @@ class DocumentVectors:
         if embedders:
             self._library.vectors.keep_only([key for _, key in embedders])
         for chosen, key in embedders:
-            for number in self._library.vectors.missing(key)[:1]:
+            missing = [number for number in self._library.vectors.missing(key) if self._may_try(number, key)]
+            for number in missing[:1]:
+                # Should it fail, the others go first.
+                self._again[number, key] = time.monotonic() + _RETRY
                 self._embed(number, chosen, key)
                 return True
         return False
+
+    def _may_try(self, number: int, key: str) -> bool:
+        return time.monotonic() >= self._again.get((number, key), 0.0)
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -81,7 +92,8 @@ class DocumentVectors:
             # A lease for each few: the model may leave memory while others are answered.
             with self._models.lease_embedder(chosen, self._check) as embedder:
                 vectors += vectors_of(embedder, [f"{begins}{text}" for text in texts[at : at + _AT_ONCE]], self._check)
-        self._library.vectors.add(number, key, vectors)
+        if vectors:
+            self._library.vectors.add(number, key, vectors)
 
     def _wait_while_busy(self) -> None:
         while self._is_busy() and not self._closing.is_set():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from services.answers.admission import Poll
 from services.answers.prompt_form import form_of
@@ -82,9 +82,14 @@ class Models:
             return Profile(model="none")
 
     def embedders(self) -> list[Chosen]:
-        """Return the models that profiles name as their embedders. Raises NotFound for a name that is none."""
+        """Return the models that profiles name as their embedders, those that are there."""
         names = dict.fromkeys(profile.embedder for profile in self._profiles.config().profiles.values())
-        return [self.choose(None, name) for name in names if name]
+        found: list[Chosen] = []
+        for name in filter(None, names):
+            # Requests that need it tell what is wrong with it.
+            with suppress(HearthError):
+                found.append(self.choose(None, name))
+        return found
 
     def vectors_key(self, chosen: Chosen) -> str:
         """Return the name under which a profile's vectors are kept: other files and prefixes make others."""

@@ -20,7 +20,7 @@ from services.answers.request import AnswerRequest
 from services.answers.stream import Answer, summary
 from services.backend.protocols import Generation, Model
 from services.backend.types import Finish, GenerationRequest, PrefetchRequest, Prompt
-from services.errors import HearthError, PromptTooLong
+from services.errors import HearthError, PromptTooLong, TemplateTooSlow
 from services.models.profile import Chosen
 from services.prompts.chat import ChatForm
 from services.prompts.fit import FittedPrompt, PromptFitter, fitter_of
@@ -189,9 +189,10 @@ def fitted_prompt(
     if grounding is None:
         return fit(form)
     if whole := grounding.whole(form, n_ctx):
-        with suppress(PromptTooLong):
+        with suppress(PromptTooLong, TemplateTooSlow):
             fitting = fit(*whole)
-            if fitting.fitted.start <= start:
+            has_room = fitting.fitted.max_tokens >= min(longest, n_ctx // 4)
+            if fitting.fitted.start <= start and has_room:
                 return fitting
 
     def count(texts: Sequence[str]) -> list[int]:

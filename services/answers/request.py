@@ -88,6 +88,8 @@ class AnswerRequest:
     """False if the prompt holds all exchanges, or is refused."""
     files: tuple[str, ...] = ()
     """The ids of files of the key from which it is answered."""
+    earlier_files: tuple[str, ...] = ()
+    """The ids of files that earlier messages named: those that are gone by now are left out."""
     collections: tuple[str, ...] = ()
     """The names of collections from whose files it is answered."""
     most_passages: int | None = None

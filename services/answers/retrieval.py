@@ -19,7 +19,7 @@ from services.documents.library import Library, Passage
 from services.errors import BadModelFile
 from services.models.profile import Profile
 
-# Passages that are fused, and of these those that are reranked.
+# Passages that are fused, and of these those that are reranked, at least.
 _WIDE = 30
 
 
@@ -38,15 +38,16 @@ class Retriever:
         """
         if not files or not (profile.embedder or profile.reranker):
             return self.library.search(question, files, k)
-        found = self.library.search(question, files, _WIDE)
+        wide = max(_WIDE, k)
+        found = self.library.search(question, files, wide)
         if profile.embedder:
-            found = self._with_near(profile.embedder, question, files, found, poll)
+            found = self._with_near(profile.embedder, question, files, found, wide, poll)
         if profile.reranker and found:
             found = self._reranked(profile.reranker, question, found, poll)
         return found[:k]
 
     def _with_near(
-        self, model: str, question: str, files: Sequence[StoredFile], found: Sequence[Passage], poll: Poll
+        self, model: str, question: str, files: Sequence[StoredFile], found: Sequence[Passage], k: int, poll: Poll
     ) -> list[Passage]:
         chosen = self.models.choose(None, model)
         prefixes = chosen.profile.embedding_prefix
@@ -54,7 +55,7 @@ class Retriever:
             if embedder.ranks:
                 raise BadModelFile(f"embedder: {chosen.name} ranks texts, and makes no vectors", param="embedder")
             asked = vectors_of(embedder, [f"{prefixes.query if prefixes else ''}{question}"], poll)[0]
-        return self.library.with_near(asked, self.models.vectors_key(chosen), files, found, _WIDE)
+        return self.library.with_near(asked, self.models.vectors_key(chosen), files, found, k)
 
     def _reranked(self, model: str, question: str, found: Sequence[Passage], poll: Poll) -> list[Passage]:
         chosen = self.models.choose(None, model)

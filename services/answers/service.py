@@ -26,7 +26,7 @@ from services.backend.protocols import Backend, Embedder, Model
 from services.backend.types import Finish, PrefetchRequest, Prompt
 from services.documents.files import StoredFile
 from services.documents.library import Library, Passage, present
-from services.errors import HearthError
+from services.errors import HearthError, NotFound
 from services.models.profile import Chosen, EmbeddingPrefix
 from services.prompts.fit import fitter_of
 from services.prompts.form import Form
@@ -95,7 +95,7 @@ class Answers:
         self._room = room
         self._on_finish = on_finish
         self._library = library
-        self._turns = Turns()
+        self._turns, self._uploads = Turns(), Turns()
         self._cancellations = Cancellations()
         self.drafts = Drafts(models, sessions, backend, meter, self._drafting)
 
@@ -179,9 +179,15 @@ class Answers:
 
     def _files_of(self, client: Client, request: AnswerRequest) -> list[StoredFile] | None:
         """Return the files that a request is answered from; None: it names none. Raises as `Library.scope`."""
-        if not (request.files or request.collections):
+        if not (request.files or request.earlier_files or request.collections):
             return None
-        return present(self._library).scope(client.identity.id, request.files, request.collections)
+        library, owner = present(self._library), client.identity.id
+        found = {file.number: file for file in library.scope(owner, request.files, request.collections)}
+        for id_ in request.earlier_files:
+            with suppress(NotFound):
+                file = library.files.get(owner, id_)
+                found[file.number] = file
+        return list(found.values())
 
     def _grounding(
         self,
@@ -270,6 +276,10 @@ class Answers:
         if size <= _QUICK:
             return nullcontext(deadline.poll)
         return self._turns.turn(deadline.slot.account, deadline.poll)
+
+    def reading(self, deadline: Deadline) -> AbstractContextManager[Poll]:
+        """Take the account's turn for reading an uploaded file. Raises as `Turns.turn`."""
+        return self._uploads.turn(deadline.slot.account, deadline.poll)
 
     def _prefetching(self, account: str, size: int) -> AbstractContextManager[Poll]:
         """Work on what nobody may wait for: it is not done where others are at work, or where it takes long."""

@@ -137,7 +137,7 @@ def _remove(command: _Command, given: argparse.Namespace) -> None:
 
 def _delete(settings: Settings, folder: FollowedFolder) -> str:
     """Delete the files of a folder where no server runs, which has the files open; return what was done."""
-    library = Library(settings.data)
+    library = Library(settings.data, settings.documents)
     try:
         count = library.folders.remove_with_files(folder, library.files)
     finally:

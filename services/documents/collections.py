@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from services.errors import InvalidRequest, NotFound, Unprocessable
 EVERYBODY: Literal["everybody"] = "everybody"
 Readers = list[str] | Literal["everybody"]
 MOST_COLLECTIONS = 1000
+# The master key's id.
+MASTER = "0"
 # Slashes part a collection's name from its owner's id, and paths of names that begin with a dot would lead elsewhere.
 _LONGEST_NAME, _NAME = 100, re.compile(r"[^/\s.](?:[^/]*[^/\s])?")
 _SELECT = "SELECT number, owner, name, readers, created FROM collections"
@@ -48,8 +50,10 @@ def check_name(name: str) -> str:
 class Collections:
     """The collections of all keys. Any thread may call it. All raise StorageFailed, Unavailable."""
 
-    def __init__(self, database: DocumentDatabase) -> None:
+    def __init__(self, database: DocumentDatabase, is_good: Callable[[str], bool] = lambda _: True) -> None:
+        """`is_good` returns whether a key may still be used: the collections of others are lent to nobody."""
         self._database = database
+        self._is_good = is_good
 
     def add(self, owner: str, name: str, readers: Readers, files: Sequence[StoredFile] = ()) -> Collection:
         """Make a collection. Raises Unprocessable if its owner has one of that name, or too many."""
@@ -75,25 +79,26 @@ class Collections:
         return _collection(rows[0])
 
     def readable(self, key: str, name: str) -> Collection:
-        """Return the collection of this name, or OWNER/NAME, that a key may search: its own before those lent to it.
+        """Return the collection that a key may search: its own or the master key's of this name, or any as OWNER/NAME.
 
-        Raises NotFound, and InvalidRequest where several keys have lent one of that name.
+        A name alone is no other key's: with a collection of that name, anybody could take another's place. Raises NotFound,
+        and InvalidRequest where only others have lent one of that name.
         """
         owner, slash, own_name = name.partition("/")
         rows = self._database.read(f"{_SELECT} WHERE name = ?", own_name if slash else name)
-        found = [each for each in map(_collection, rows) if each.is_read_by(key) and (not slash or each.owner == owner)]
-        mine = [each for each in found if each.owner == key] or found
-        if len(mine) > 1:
-            names = ", ".join(f'"{each.owner}/{each.name}"' for each in mine)
-            what = f'collection: several keys have lent one called "{name}": name it with its owner, as one of {names}'
-            raise InvalidRequest(what, param="collection", code="collection_ambiguous")
-        if not mine:
-            raise _not_found(name)
-        return mine[0]
+        found = {each.owner: each for each in map(_collection, rows) if self._is_readable(each, key)}
+        for wanted in [owner] if slash else [key, MASTER]:
+            if wanted in found:
+                return found[wanted]
+        if found and not slash:
+            names = ", ".join(f'"{each.owner}/{each.name}"' for each in found.values())
+            what = f'collection: "{name}" is lent by another key: name it with its owner, as {names}'
+            raise InvalidRequest(what, param="collection", code="collection_of_others")
+        raise _not_found(name)
 
     def readable_by(self, key: str) -> list[Collection]:
         """Return the collections that a key may search, its own first, by name."""
-        found = [each for each in map(_collection, self._database.read(_SELECT)) if each.is_read_by(key)]
+        found = [each for each in map(_collection, self._database.read(_SELECT)) if self._is_readable(each, key)]
         return sorted(found, key=lambda each: (each.owner != key, each.name, each.owner))
 
     def all(self) -> list[Collection]:
@@ -142,6 +147,9 @@ class Collections:
         with self._database.writing() as db:
             if not db.execute("DELETE FROM collections WHERE number = ?", (collection.number,)).rowcount:
                 raise _not_found(collection.name)
+
+    def _is_readable(self, collection: Collection, key: str) -> bool:
+        return collection.is_read_by(key) and (collection.owner == key or self._is_good(collection.owner))
 
 
 def _collection(row: tuple[Any, ...]) -> Collection:

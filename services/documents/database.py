@@ -38,6 +38,8 @@ class DocumentDatabase:
             for statement in TABLES:
                 self._writer.db.execute(statement)
         self._reader = SqliteFile(path, kind, _FOR_READING)
+        self._deletes_securely = self._writer.accepts("INSERT INTO words (words, rank) VALUES ('secure-delete', 1)")
+        """True where SQLite (from 3.42 on) takes deleted words out of the index at once."""
         if self.read("SELECT 1 FROM traces"):
             # A kill came between.
             self.leave_no_trace()
@@ -74,9 +76,11 @@ class DocumentDatabase:
     def leave_no_trace(self) -> None:
         """Remove what the log of changes and the index still hold of deleted rows. Raises StorageFailed, Unavailable."""
         with self._writing, self._writer.explained():
-            self._writer.db.execute("INSERT INTO words (words) VALUES ('optimize')")
+            if not self._deletes_securely:
+                self._writer.db.execute("INSERT INTO words (words) VALUES ('optimize')")
             self._writer.db.execute("DELETE FROM traces")
-            self._writer.db.execute("PRAGMA incremental_vacuum")
+            # One step of it frees one page.
+            self._writer.db.executescript("PRAGMA incremental_vacuum")
             self._writer.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +17,12 @@ from services.documents.database import DocumentDatabase
 from services.documents.mirror import is_of_file
 from services.documents.parsing.document import Chunk, ParsedDocument
 from services.documents.rows import FACTS, delete_file, store_file
-from services.errors import NotFound
+from services.errors import NotFound, StorageFailed
 from services.sessions.table import Kept
 from services.storage.json_file import give_to_owner, sync_folder
 
 _SELECT = f"SELECT number, id, {', '.join(FACTS)} FROM files"  # noqa: S608
+_OWN_NAME = re.compile(r"file-[0-9a-f]{24}(?:\.parsed)?|[0-9a-f.]+\.arriving|file-[0-9a-f.]+\.arriving")
 # Seconds after which what is left of an upload in a shared folder is removed.
 _GRACE = 3600.0
 _ARRIVING = ".arriving"
@@ -66,12 +68,16 @@ class Files:
         """
         self._database = database
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        known = {id_ for (id_,) in database.read("SELECT id FROM files")}
+        if database.mirror is None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            raise StorageFailed(f"{folder} is no folder: the API nodes should share one there (--documents)")
+        known = database.mirror.ids() if database.mirror else {id_ for (id_,) in database.read("SELECT id FROM files")}
         # Other servers may be storing files in a folder that is shared.
         grace = _GRACE if database.mirror else 0.0
         for path in folder.iterdir():
-            if not is_of_file(path.name, known):
+            # What else stands there is not ours.
+            if _OWN_NAME.fullmatch(path.name) and not is_of_file(path.name, known):
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime <= time.time() - grace:
                         path.unlink()
@@ -177,12 +183,15 @@ class Files:
         query = "SELECT start, end, page, heading FROM chunks WHERE file = ? ORDER BY number"
         return [Chunk(*row) for row in self._database.read(query, file.number)]
 
-    def remove(self, owner: str, id_: str) -> set[tuple[str, str]]:
-        """Forget a file, and leave no trace of it here. Raises NotFound if it is not there, or another key's.
+    def remove(self, owner: str | None, id_: str) -> set[tuple[str, str]]:
+        """Forget a file of an owner, None: of any, and leave no trace of it here. Raises NotFound if there is none.
 
         Returns the owners and the names of the computed states that still hold text of it.
         """
-        return self.remove_all([self.get(owner, id_)])
+        rows = self._database.read(f"{_SELECT} WHERE id = ? AND owner = coalesce(?, owner)", id_, owner)
+        if not rows:
+            raise file_not_found(id_)
+        return self.remove_all([StoredFile(*rows[0])])
 
     def remove_all(self, files: Iterable[StoredFile]) -> set[tuple[str, str]]:
         """Forget files as `remove` does; those that are gone already stay so."""

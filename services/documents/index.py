@@ -45,7 +45,7 @@ class Index:
 
     def _look_up(self, terms: Mapping[str, str], files: list[int]) -> tuple[list[Term], dict[int, int]]:
         """Return the terms that are sought, the rarest first, with their chunks, and these chunks' lengths."""
-        sizes = sorted((self._size(word), term) for term, word in terms.items())
+        sizes = sorted((self._size(word, files), term) for term, word in terms.items())
         found: list[Term] = []
         lengths: dict[int, int] = {}
         left = MOST_OCCURRENCES
@@ -60,10 +60,13 @@ class Index:
             found.append(Term(counts))
         return found, lengths
 
-    def _size(self, word: str) -> int:
-        """Return how many chunks have a word, at most one more than are looked at."""
-        query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        return int(self._database.read(query, f'"{word}"', MOST_OCCURRENCES + 1)[0][0])
+    def _size(self, word: str, files: list[int]) -> int:
+        """Return how many chunks of these files have a word, at most one more than are looked at."""
+        query = (
+            "SELECT count(*) FROM (SELECT 1 FROM words CROSS JOIN chunks ON number = words.rowid WHERE words MATCH ? "
+            "AND file IN (SELECT value FROM json_each(?)) LIMIT ?)"
+        )
+        return int(self._database.read(query, f'"{word}"', json.dumps(files), MOST_OCCURRENCES + 1)[0][0])
 
     def _occurrences(self, term: str, files: list[int]) -> list[tuple[int, str, int]]:
         query = (

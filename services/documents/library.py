@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -50,14 +50,21 @@ class Passage:
 class Library:
     """All documents of one server. Any thread may call it."""
 
-    def __init__(self, folder: Path, files: Path | None = None, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: Path | None = None,
+        mirror: Mirror | None = None,
+        is_good: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         """`folder` is the server's data folder, `files` that of the files as they were sent; None: one in `folder`.
 
-        `mirror` has what other servers store too. Raises DamagedFile, StorageFailed, Unavailable.
+        `mirror` has what other servers store too; `is_good` is as in `Collections`. Raises DamagedFile, StorageFailed,
+        Unavailable.
         """
         self._database = DocumentDatabase(folder / NAME, mirror)
         self.files = Files(self._database, files or folder / "documents")
-        self.collections = Collections(self._database)
+        self.collections = Collections(self._database, is_good)
         self.vectors = Vectors(self._database)
         self.folders = Folders(self._database, self.collections)
         self._index = Index(self._database)

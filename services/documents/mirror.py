@@ -19,6 +19,7 @@ from typing import Any
 
 from services.documents.parsing.document import Chunk, ParsedDocument
 from services.documents.rows import FACTS, delete_file, store_file
+from services.errors import Unavailable
 from services.storage.json_file import JsonTable, sync_folder
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ class Mirror:
         self._seen: Facts | None = None
         """The table's content that the index agrees with."""
 
+    def ids(self) -> set[str]:
+        """Return the ids of all files in the table. Raises Unavailable."""
+        return {name.removeprefix(_FILE) for name in self._table.read() if name.startswith(_FILE)}
+
     def has_changed(self) -> bool:
         """Return whether another server has changed something. Raises Unavailable."""
         return self._table.read() is not self._seen
@@ -54,7 +59,9 @@ class Mirror:
     def editing(self, db: Any) -> Iterator[None]:
         """Do the block's changes in the table too, or neither here nor there. Raises Unavailable, StorageFailed."""
         with self._table.edit() as shared:
-            self._apply(db, shared)
+            if not self._apply(db, shared):
+                what = "the folder of documents cannot be read as a whole now: nothing is changed"
+                raise Unavailable(what, code="documents_away", retry_after=5)
             yield
             now = _described(db)
             # An entry that is equal is not written again.

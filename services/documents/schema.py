@@ -22,6 +22,7 @@ TABLES = (
     "size INTEGER NOT NULL, n_bytes INTEGER NOT NULL, n_characters INTEGER NOT NULL, n_tokens INTEGER NOT NULL, "
     "n_pages INTEGER NOT NULL, n_chunks INTEGER NOT NULL, created REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS files_by_owner ON files (owner, number)",
+    "CREATE INDEX IF NOT EXISTS files_by_size ON files (owner, n_bytes)",
     "CREATE TABLE IF NOT EXISTS texts (file INTEGER PRIMARY KEY REFERENCES files ON DELETE CASCADE, text TEXT NOT NULL)",
     # `start` and `end` are offsets in the text, in characters.
     "CREATE TABLE IF NOT EXISTS chunks (number INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER NOT NULL REFERENCES files "

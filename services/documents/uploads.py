@@ -13,7 +13,7 @@ from services.documents.files import InStep, StoredFile
 from services.documents.library import Library
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.parser import parse
-from services.errors import TooLarge, Unavailable, Unprocessable
+from services.errors import NotFound, TooLarge, Unavailable, Unprocessable
 
 _PIECE = 2**20
 Progress = Callable[[str, int, int], None]
@@ -133,5 +133,7 @@ class Uploads:
     def _collection(self, owner: str, name: str) -> int:
         collections = self._library.collections
         with self._lock:
-            mine = [each for each in collections.readable_by(owner) if (each.owner, each.name) == (owner, name)]
-            return (mine[0] if mine else collections.add(owner, name, [])).number
+            try:
+                return collections.get(owner, name).number
+            except NotFound:
+                return collections.add(owner, name, []).number

@@ -56,6 +56,8 @@ class ChatForm(Form):
         new = [dict(message) for message in self.messages[self._n_system :]]
         if (last := last_user(new)) is not None:
             new[last]["content"] = f"{self.passages}{words}"
+        elif self.passages:
+            new.append({"role": "user", "content": self.passages.rstrip("\n")})
         return self._render([*_messages_of(window), *new])
 
     @override

@@ -47,6 +47,14 @@ class SqliteFile:
                 self.db.execute("ROLLBACK")
             raise
 
+    def accepts(self, statement: str) -> bool:
+        """Execute a statement that versions of SQLite may not know; return whether this one does."""
+        try:
+            self.db.execute(statement)
+            return True
+        except sqlite3.OperationalError:
+            return False
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Raise SQLite's errors as DamagedFile, StorageFailed or Unavailable, naming the file."""

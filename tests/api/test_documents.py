@@ -580,7 +580,7 @@ def test_of_equal_names_a_keys_own_collection_goes_first(client: Client) -> None
     for key in (one, two):
         client.patch("/collections/shelf", {"readers": "everybody"}, key=key)
     message = refused(
-        client.post("/search", {"query": "lamp", "collection": "shelf"}), 400, "collection_ambiguous", "collection"
+        client.post("/search", {"query": "lamp", "collection": "shelf"}), 400, "collection_of_others", "collection"
     )
     assert f'"{one_id}/shelf"' in message
     assert f'"{two_id}/shelf"' in message
@@ -592,6 +592,57 @@ def test_of_equal_names_a_keys_own_collection_goes_first(client: Client) -> None
     assert [each["name"] for each in search(client, "lamp", collection="shelf")] == ["c.txt"]
     owners = [each["owner"] for each in client.get("/collections").json()["collections"]]
     assert owners == ["0", *sorted((one_id, two_id))]
+
+
+def test_another_keys_collection_takes_no_name(client: Client) -> None:
+    (reader, _), (other, other_id) = client.mint("reader"), client.mint("other")
+    upload(client, "a.txt", "The lamp of the master.", collection="handbook")
+    client.patch("/collections/handbook", {"readers": "everybody"})
+    upload(client, "b.txt", "The lamp of another.", other, collection="handbook")
+    client.patch("/collections/handbook", {"readers": "everybody"}, key=other)
+    assert [each["name"] for each in search(client, "lamp", reader, collection="handbook")] == ["a.txt"]
+    client.delete("/collections/handbook")
+    body = {"query": "lamp", "collection": "handbook"}
+    message = refused(client.post("/search", body, key=reader), 400, "collection_of_others", "collection")
+    assert f'"{other_id}/handbook"' in message
+
+
+def test_a_revoked_keys_collections_are_lent_no_more(client: Client) -> None:
+    lender, lender_id = client.mint("lender")
+    file = upload(client, "a.txt", LAMP, lender, collection="shelf")
+    client.patch("/collections/shelf", {"readers": "everybody"}, key=lender)
+    assert search(client, "lamp", collection=f"{lender_id}/shelf")
+    assert client.delete(f"/auth/key/{lender_id}").status_code == 200
+    refused(
+        client.post("/search", {"query": "lamp", "collection": f"{lender_id}/shelf"}),
+        404,
+        "collection_not_found",
+        "collection",
+    )
+    assert client.get("/collections").json()["collections"] == []
+    # What it has left can be found and deleted with the master key.
+    assert [each["id"] for each in client.get(f"/files?owner={lender_id}").json()["files"]] == [file["id"]]
+    assert client.delete(f"/files/{file['id']}").json() == {"deleted": True}
+    assert client.get(f"/files?owner={lender_id}").json()["files"] == []
+
+
+def test_only_the_master_key_sees_others_files(client: Client) -> None:
+    one, one_id = client.mint("one")
+    other, _ = client.mint("other")
+    file = upload(client, "a.txt", LAMP, one)
+    refused(client.get(f"/files?owner={one_id}", key=other), 403, "not_permitted", "owner")
+    assert client.get(f"/files?owner={one_id}", key=one).json()["files"][0]["id"] == file["id"]
+    assert client.delete(f"/files/{file['id']}", key=other).status_code == 404
+
+
+def test_what_others_store_changes_no_search(client: Client) -> None:
+    key, _ = client.mint("one")
+    upload(client, "a.txt", "The zebra sleeps. The lamp burns.", key)
+    upload(client, "b.txt", "The harbour is wide. The lamp is out.", key)
+    before = search(client, "zebra lamp harbour", key)
+    for n in range(30):
+        upload(client, f"{n}.txt", "zebra lamp harbour " * 40)
+    assert search(client, "zebra lamp harbour", key) == before
 
 
 def test_a_search_tells_where_its_passages_stand(client: Client) -> None:

@@ -11,6 +11,7 @@ TEXT = b"# Boats\n\nThe boat in the harbour is called Marigold. It carries twelv
 
 def test_files_are_shared_by_the_nodes_of_a_folder(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "documents"
+    folder.mkdir()
     cluster.worker()
     one = cluster.node("--documents", str(folder))
     two = cluster.node("--documents", str(folder))

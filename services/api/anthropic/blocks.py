@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -122,10 +123,19 @@ class MessageOfChat(Open):
     @property
     def files(self) -> list[str]:
         """The ids of the files that it names."""
-        sources = [block.source for block in self.blocks if block.type == "document" and isinstance(block.source, Source)]
-        return [source.file_id for source in sources if source.type == "file" and source.file_id]
+        return list(_files_of(self.blocks))
 
     @property
     def blocks(self) -> list[Block]:
         """The content's blocks."""
         return self.content if isinstance(self.content, list) else [Block(type="text", text=self.content)]
+
+
+def _files_of(content: str | list[Block] | None) -> Iterator[str]:
+    """Yield the ids of the files that blocks name, those within results of tools too."""
+    for block in content if isinstance(content, list) else ():
+        yield from _files_of(block.content)
+        if isinstance(block.source, Source):
+            yield from _files_of(block.source.content)
+            if block.source.type == "file" and block.source.file_id:
+                yield block.source.file_id

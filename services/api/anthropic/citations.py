@@ -15,7 +15,7 @@ def cited_of(answer: Answer) -> list[dict[str, Any]]:
     if answer.given is None:
         return []
     files = list(dict.fromkeys(passage.file.id for passage in answer.given.passages))
-    return [_citation(each, files.index(each["file"])) for each in answer.summary["citations"]]
+    return [_citation(each, files.index(each["file"])) for each in answer.summary["citations"] if each["cited"]]
 
 
 def _citation(cited: dict[str, Any], index: int) -> dict[str, Any]:

@@ -19,17 +19,17 @@ from services.api.documents.schemas import (
     FileBody,
     FileForm,
     FileList,
+    FilesOfQuery,
     described_file,
     described_files,
 )
 from services.api.http import sse
-from services.api.http.bodies import MAX_FILE
 from services.api.http.client import current_client
 from services.api.http.schemas import Deleted, replies, spec, validated
-from services.documents.files import StoredFile
+from services.documents.files import StoredFile, file_not_found
 from services.documents.library import Library, present
 from services.documents.uploads import Poll, Progress, Upload, Uploads
-from services.errors import InvalidRequest
+from services.errors import InvalidRequest, NotPermitted
 from services.validation import Strict
 
 # Types that a browser shows without running anything in them.
@@ -71,10 +71,12 @@ class FilesResource(LibraryResource):
         streams = fields.stream == "true"
         return store(self._answers, uploads, upload, file, lambda stored: described_file(stored, collections), streams)
 
-    @spec.validate(resp=replies(FileList))
-    def get(self) -> Any:
-        """List the key's files, the newest first."""
-        owner = caller().id
+    @spec.validate(query=FilesOfQuery, resp=replies(FileList))
+    def get(self, query: FilesOfQuery) -> Any:
+        """List the key's files, the newest first. The master key may list another key's by its id: ?owner=KEY_ID."""
+        owner = query.owner or caller().id
+        if owner != caller().id and not caller().is_master:
+            raise NotPermitted("owner: only the master key may list the files of others", param="owner")
         files = self.library.files.of_owner(owner)
         return {"files": described_files(self.library, files), "stored_bytes": self.library.files.kept(owner).n_bytes}
 
@@ -155,8 +157,8 @@ def store(
         deadline = stack.enter_context(answers.admit_metered(client))
 
         def work(progress: Progress, poll: Poll) -> dict[str, Any]:
-            # Accounts take turns at reading files, as at other heavy work.
-            with answers.working(deadline, MAX_FILE) as pause:
+            # Accounts take turns at reading files.
+            with answers.reading(deadline) as pause:
 
                 def go_on() -> None:
                     poll()
@@ -176,9 +178,13 @@ def store(
 
 
 def forget(answers: Answers, library: Library, id_: str) -> None:
-    """Forget a file of the caller, and what was computed of it. Raises NotFound, StorageFailed, Unavailable."""
+    """Forget a file of the caller (the master key: any file), and what was computed of it.
+
+    Raises NotFound, StorageFailed, Unavailable.
+    """
+    me = caller()
     # Afterwards, when no answer can begin that reads it.
-    for owner, state in library.files.remove(caller().id, id_):
+    for owner, state in library.files.remove(None if me.is_master else me.id, id_):
         answers.forget_state(owner, state)
 
 
@@ -186,4 +192,8 @@ def content(library: Library, file: StoredFile) -> Response:
     """Return a file's content as a reply."""
     guessed = mimetypes.guess_type(file.name)[0]
     kind = guessed if guessed in _SHOWN else "application/octet-stream"
-    return send_file(library.files.path(file), mimetype=kind, as_attachment=True, download_name=file.name)
+    try:
+        return send_file(library.files.path(file), mimetype=kind, as_attachment=True, download_name=file.name)
+    except FileNotFoundError:
+        # It was deleted in between.
+        raise file_not_found(file.id) from None

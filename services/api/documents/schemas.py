@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from services.api.http.schemas import PassageBody
+from services.api.http.schemas import PassageBody, Query
 from services.documents.collections import Collection, check_name
 from services.documents.files import StoredFile
 from services.documents.folders import FollowedFolder, Problem
@@ -40,6 +40,12 @@ class FileBody(BaseModel):
     chunks: int
     created: str
     collections: list[str]
+
+
+class FilesOfQuery(Query):
+    """The query of GET /files."""
+
+    owner: Annotated[str, Field(description="The id of the key whose files are listed; the caller's own without it.")] = ""
 
 
 class FileList(BaseModel):

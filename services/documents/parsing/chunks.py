@@ -25,6 +25,8 @@ _SEPARATORS = [
 ]
 # A piece of text by which tokens are counted, and how many there are, in characters.
 _SAMPLE, _SAMPLES = 2000, 4
+# Characters of a chunk's headings, the last ones.
+_LONGEST_HEADING = 300
 # Between the titles of headings, from the highest to the lowest.
 _BELOW = " > "
 
@@ -73,7 +75,7 @@ def _sections(document: ParsedDocument) -> Iterator[tuple[int, int, str]]:
     starts: list[tuple[int, str]] = [(0, "")]
     for heading in document.headings:
         above = [each for each in above if each.level < heading.level] + [heading]
-        title = _BELOW.join(each.title for each in above)
+        title = _BELOW.join(each.title for each in above)[-_LONGEST_HEADING:]
         # A heading right below another belongs to the same section: a title alone answers nothing.
         if not document.text[starts[-1][0] : heading.start].strip() or _is_title_alone(document, starts[-1], heading):
             starts[-1] = (starts[-1][0], title)

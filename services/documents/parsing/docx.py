@@ -13,7 +13,7 @@ from services.documents.parsing import failures
 from services.documents.parsing.builder import TextBuilder, one_line
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.limits import ParseLimits
-from services.documents.parsing.xml_tree import attribute, local_name, parse_xml, refuse_entities
+from services.documents.parsing.xml_tree import attribute, local_name, outermost, parse_xml, refuse_entities
 
 _HEADING_STYLE = re.compile(r"heading ([1-9])$")
 _BREAKS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
@@ -134,8 +134,8 @@ class _Reader:
 
     def _table(self, table: Any) -> None:
         rows = (
-            " | ".join(filter(None, (one_line("".join(_text_of(cell))) for cell in row.iter("{*}tc"))))
-            for row in table.iterchildren("{*}tr")
+            " | ".join(filter(None, (one_line("".join(_text_of(cell))) for cell in outermost(row, "tc"))))
+            for row in outermost(table, "tr")
         )
         self._builder.paragraph("\n".join(filter(None, rows)))
 

@@ -10,7 +10,7 @@ from services.documents.parsing.archive import open_archive, read_member
 from services.documents.parsing.builder import TextBuilder, one_line
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.limits import ParseLimits
-from services.documents.parsing.xml_tree import attribute, local_name, parse_xml
+from services.documents.parsing.xml_tree import attribute, local_name, outermost, parse_xml
 
 # Comments, deleted text, fields of forms, and the table of contents, which repeats the headings.
 _SKIPPED = {"annotation", "tracked-changes", "forms", "sequence-decls", "table-of-content", "desc", "title"}
@@ -61,8 +61,8 @@ def _add(builder: TextBuilder, element: Any) -> None:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    for row in table.iter("{*}table-row"):
-        cells = (one_line("".join(_text_of(cell))) for cell in row.iterchildren("{*}table-cell"))
+    for row in outermost(table, "table-row"):
+        cells = (one_line("".join(_text_of(cell))) for cell in outermost(row, "table-cell"))
         if line := " | ".join(filter(None, cells)):
             yield line
 

@@ -21,7 +21,7 @@ from services.errors import HearthError, TooLarge, Unprocessable, UnsupportedTyp
 
 LINE = 1 << 20
 _CHARACTERS = 1 << 16
-_ITEMS = 500
+_ITEMS = 100
 _ERRORS: dict[str, type[HearthError]] = {kind.__name__: kind for kind in (UnsupportedType, TooLarge, Unprocessable)}
 _MESSAGE = 1000
 

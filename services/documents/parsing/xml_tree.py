@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from services.documents.parsing import failures
@@ -41,3 +42,14 @@ def attribute(element: Any, name: str) -> str:
 def _reason(error: Exception) -> str:
     # lxml adds where it was, as "<string>, line 1, column 5".
     return str(error).partition(" (<string>")[0][:200]
+
+
+def outermost(element: Any, name: str) -> Iterator[Any]:
+    """Yield the elements of a local name below another one, in their order, and none that stand within one of these."""
+    stack = list(reversed(element))
+    while stack:
+        each = stack.pop()
+        if local_name(each) == name:
+            yield each
+        else:
+            stack.extend(reversed(each))

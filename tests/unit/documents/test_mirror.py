@@ -13,7 +13,7 @@ from services.documents.files import StoredFile
 from services.documents.library import Library
 from services.documents.mirror import Mirror, states_of
 from services.documents.parsing.document import Chunk, ParsedDocument
-from services.errors import NotFound, Unavailable, Unprocessable
+from services.errors import NotFound, StorageFailed, Unavailable, Unprocessable
 from services.storage.json_file import JsonFile, JsonObject
 
 Node = Callable[[str], Library]
@@ -105,13 +105,13 @@ def test_collections_are_shared(node: Node) -> None:
     one, other = node("a"), node("b")
     stored = store(one, "lighthouse")
     made = one.collections.add("1", "sea", ["2"], [stored])
-    seen = other.collections.readable("2", "sea")
+    seen = other.collections.readable("2", "1/sea")
     assert (seen.owner, seen.readers, seen.created) == ("1", ["2"], made.created)
     assert [other.files.numbered([n])[n].id for n in other.collections.files(seen)] == [stored.id]
     with pytest.raises(Unprocessable):
         other.collections.add("1", "sea", [])
     other.collections.lend(other.collections.get("1", "sea"), "everybody")
-    assert one.collections.readable("3", "sea").readers == "everybody"
+    assert one.collections.readable("3", "1/sea").readers == "everybody"
     other.collections.exclude(seen, other.files.get("1", stored.id))
     assert one.collections.files(made) == []
     one.collections.include(made, [stored])
@@ -164,3 +164,34 @@ def test_uploads_of_other_nodes_are_left_alone_at_a_start(node: Node, tmp_path: 
 def test_the_table_tells_the_computed_states(node: Node, tmp_path: Path) -> None:
     stored = store(node("a"), "one")
     assert states_of(JsonFile(tmp_path / "documents.json").read()) == {("1", stored.state)}
+
+
+def test_a_node_that_cannot_read_the_folder_changes_nothing(node: Node, tmp_path: Path) -> None:
+    one = node("a")
+    stored = store(one, "kept")
+    parsed = tmp_path / "shared" / f"{stored.id}.parsed"
+    away = parsed.rename(tmp_path / "away")
+    other = node("b")
+    with pytest.raises(Unavailable):
+        other.collections.add("1", "sea", [])
+    assert names(one) == ["kept.txt"]
+    away.rename(parsed)
+    other.collections.add("1", "sea", [])
+    assert (names(one), names(other)) == (["kept.txt"], ["kept.txt"])
+
+
+def test_a_folder_that_is_not_there_is_named(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "shared").rmdir()
+    with pytest.raises(StorageFailed, match="shared is no folder"):
+        node("a")
+
+
+def test_what_else_stands_in_the_folder_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in ("thesis.docx", "file-notes.txt", "a.arriving.txt"):
+        (folder / name).write_text("mine")
+    for name in ("file-0123456789abcdef01234567", "0123456789ab.arriving"):
+        (folder / name).write_text("left by a kill")
+    Library(tmp_path, folder)
+    assert {path.name for path in folder.iterdir()} == {"thesis.docx", "file-notes.txt", "a.arriving.txt"}

@@ -111,8 +111,8 @@ class Item(Open):
     @property
     def files(self) -> list[str]:
         """The ids of the files that it names."""
-        parts = self.content if isinstance(self.content, list) else []
-        return [part.file_id for part in parts if part.file_id]
+        lists = [parts for parts in (self.content, self.output, self.summary) if isinstance(parts, list)]
+        return [part.file_id for parts in lists for part in parts if part.file_id]
 
     def stored(self) -> dict[str, Any]:
         """Return the item as it is stored."""

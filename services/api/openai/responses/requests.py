@@ -40,16 +40,20 @@ class Before:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The ids of the files that its items name."""
-        return tuple(dict.fromkeys(id_ for item in self._all_items() for id_ in item.files))
+        """The ids of the files that the request's own items name."""
+        return _files_of(self.items)
+
+    @property
+    def earlier_files(self) -> tuple[str, ...]:
+        """The ids of the files that the items of stored responses name."""
+        return _files_of(self._stored_items())
 
     def messages(self) -> list[dict[str, Any]]:
         """Return everything as the messages that chat templates take."""
-        return messages_of(self._all_items())
+        return messages_of([*self._stored_items(), *self.items])
 
-    def _all_items(self) -> list[Item]:
-        stored = [item for each in self.chain for item in read_items([*each.items, *each.output])]
-        return [*stored, *self.items]
+    def _stored_items(self) -> list[Item]:
+        return [item for each in self.chain for item in read_items([*each.items, *each.output])]
 
 
 def before_of(body: Responding, table: ResponseTable, owner: str) -> Before:
@@ -83,6 +87,7 @@ def response_request(body: CreateResponse, before: Before) -> AnswerRequest:
         history_start=before.n_left_out,
         slides=body.truncation != "disabled",
         files=before.files,
+        earlier_files=before.earlier_files,
         collections=body.collections,
         most_passages=body.most_passages,
         tools=tuple(tools),
@@ -107,6 +112,7 @@ def counted_request(body: Responding, before: Before) -> AnswerRequest:
         max_tokens=0,
         messages=tuple(messages),
         files=before.files,
+        earlier_files=before.earlier_files,
         collections=body.collections,
         most_passages=body.most_passages,
         tools=tuple(tools),
@@ -202,3 +208,7 @@ def _thinking(body: Responding) -> ThinkingWish:
     effort = body.reasoning.effort if body.reasoning else None
     enabled = None if effort is None else effort != "none"
     return ThinkingWish(enabled, None if effort == "none" else effort, None, "reasoning.effort", is_optional=True)
+
+
+def _files_of(items: Iterable[Item]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(id_ for item in items for id_ in item.files))
