@@ -96,7 +96,7 @@ def build_application(
     idempotency = Idempotency(jobs, answers)
     library, uploads, follower = stores.documents, None, None
     if library:
-        uploads = Uploads(library, stores.quotas.check_room, answers.characters_per_token, MAX_FILE)
+        uploads = Uploads(library, stores.quotas.check_room, answers.characters_per_token, MAX_FILE, answers.is_answering)
         follower = Follower(library, uploads, partial(_owner_problem, stores.keys), answers.forget_state)
     return Application(
         settings=settings,
@@ -107,7 +107,7 @@ def build_application(
         responds={name: idempotency.respond_by(each) for name, each in computed.items()},
         pulls=pulls,
         uploads=uploads,
-        document_vectors=DocumentVectors(answers.models, library, lambda: answers.n_open > 0) if library else None,
+        document_vectors=DocumentVectors(answers.models, library, answers.is_answering) if library else None,
         follower=follower,
         hosts=Hosts(settings.host, settings.allowed_hosts),
         draining=Draining(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class LeasedEmbedder:
 
 
 class Answers:
-    """Opens answers. Any thread may call it; its parts protect themselves."""
+    """Opens answers. Any thread may call it; its parts protect themselves, and `_counting` how many are in flight."""
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class Answers:
         self._library = library
         self._turns, self._uploads = Turns(), Turns()
         self._cancellations = Cancellations()
+        self._counting, self._n_in_flight = threading.Lock(), 0
         self.drafts = Drafts(models, sessions, backend, meter, self._drafting)
 
     def open(self, client: Client, request: AnswerRequest) -> Answer:
@@ -130,6 +132,7 @@ class Answers:
         slot = deadline.slot
         files = self._files_of(client, request)
         with ExitStack() as stack:
+            stack.enter_context(self._counted())
             slot.join()
             stack.callback(slot.leave)
             ticket = stack.enter_context(self._meter.enter(client.identity.id))
@@ -176,6 +179,21 @@ class Answers:
                 on_finish=self._on_finish,
                 end=stack.pop_all(),
             )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count an answer as in flight."""
+        with self._counting:
+            self._n_in_flight += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._n_in_flight -= 1
+
+    def is_answering(self) -> bool:
+        """Return whether answers are in flight, waiting ones included."""
+        return self._n_in_flight > 0
 
     def _files_of(self, client: Client, request: AnswerRequest) -> list[StoredFile] | None:
         """Return the files that a request is answered from; None: it names none. Raises as `Library.scope`."""

@@ -10,9 +10,11 @@ from typing import Any
 
 from services.documents.mirror import Mirror
 from services.documents.schema import SET_UP, TABLES, TOKENIZER
-from services.storage.sqlite_file import SqliteFile
+from services.storage.sqlite_file import VERSION, SqliteFile
 
 NAME = "documents.sqlite"
+# Whether SQLite can take deleted words out of the index at once; otherwise the whole index is written anew.
+_DELETES_SECURELY = VERSION >= (3, 42)
 _FOR_READING = (
     # Of each term of the index, where it stands.
     "CREATE VIRTUAL TABLE temp.places USING fts5vocab (main, words, instance)",
@@ -37,9 +39,9 @@ class DocumentDatabase:
         with self._writer.explained(), self._writer.transaction():
             for statement in TABLES:
                 self._writer.db.execute(statement)
+            if _DELETES_SECURELY:
+                self._writer.db.execute("INSERT INTO words (words, rank) VALUES ('secure-delete', 1)")
         self._reader = SqliteFile(path, kind, _FOR_READING)
-        self._deletes_securely = self._writer.accepts("INSERT INTO words (words, rank) VALUES ('secure-delete', 1)")
-        """True where SQLite (from 3.42 on) takes deleted words out of the index at once."""
         if self.read("SELECT 1 FROM traces"):
             # A kill came between.
             self.leave_no_trace()
@@ -76,7 +78,7 @@ class DocumentDatabase:
     def leave_no_trace(self) -> None:
         """Remove what the log of changes and the index still hold of deleted rows. Raises StorageFailed, Unavailable."""
         with self._writing, self._writer.explained():
-            if not self._deletes_securely:
+            if not _DELETES_SECURELY:
                 self._writer.db.execute("INSERT INTO words (words) VALUES ('optimize')")
             self._writer.db.execute("DELETE FROM traces")
             # One step of it frees one page.

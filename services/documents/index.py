@@ -14,7 +14,7 @@ from services.documents.ranking import Library, Term, best, bm25, confidence
 from services.documents.words import words_of
 
 # Occurrences that a search looks at, the rarest words first: common ones add little, and would take most of the time.
-MOST_OCCURRENCES = 8000
+MOST_OCCURRENCES = 3000
 # The weights of a word in the text, in the headings above it or the file's name, and of a pair of characters.
 _WEIGHTS = {"text": 1.0, "heading": 0.25, "pairs": 1.0}
 

@@ -41,15 +41,17 @@ class Uploads:
         check_room: Callable[[str, int], None],
         characters_per_token: Callable[[Sequence[str]], float | None],
         most_bytes: int,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         """`check_room` raises NotPermitted where a key may not keep so many bytes more.
 
-        `characters_per_token` is as in `parse`. A file may have `most_bytes`.
+        `characters_per_token` and `is_busy` are as in `parse`. A file may have `most_bytes`.
         """
         self._library = library
         self._check_room = check_room
         self._characters_per_token = characters_per_token
         self._most_bytes = most_bytes
+        self._is_busy = is_busy
         self._lock = threading.Lock()
 
     def add(
@@ -124,6 +126,7 @@ class Uploads:
                 on_progress=lambda done, of: progress("reading", done, of),
                 is_cancelled=is_cancelled,
                 characters_per_token=self._characters_per_token,
+                is_busy=self._is_busy,
             )
         except Unavailable:
             if given_up:

@@ -12,6 +12,9 @@ from typing import Any
 from services.errors import DamagedFile, StorageFailed, Unavailable
 from services.storage.json_file import give_to_owner, not_now
 
+# SQLite's own version, as (3, 40, 1).
+VERSION = sqlite3.sqlite_version_info
+
 
 class SqliteFile:
     """A connection to one file. Its owner lets one thread at a time use it."""
@@ -46,14 +49,6 @@ class SqliteFile:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             raise
-
-    def accepts(self, statement: str) -> bool:
-        """Execute a statement that versions of SQLite may not know; return whether this one does."""
-        try:
-            self.db.execute(statement)
-            return True
-        except sqlite3.OperationalError:
-            return False
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -17,13 +17,13 @@ from pathlib import Path
 from services.documents.parsing import failures
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.limits import ParseLimits
+from services.documents.parsing.pace import Pace
 from services.documents.parsing.protocol import LINE, ReplyError, ReplyReader
 from services.errors import HearthError, Unavailable
 from services.settings import HOME
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.1
 _READ = 1 << 16
 # Characters of a file's name, of which only the end counts.
 _NAME = 300
@@ -53,13 +53,14 @@ def parse(
     on_progress: Callable[[int, int], None] | None = None,
     is_cancelled: Callable[[], bool] = _never,
     characters_per_token: Callable[[Sequence[str]], float | None] = lambda _: None,
+    is_busy: Callable[[], bool] = _never,
 ) -> ParsedDocument:
     """Return the document of the file at `path`, in a process of its own, which ends before this returns.
 
     `name` is the file's name at its sender: its extension says what kind it is, and the content has to agree.
     `on_progress(done, of)` is called meanwhile, with pages, rows or the like. `is_cancelled` is asked ten times a second.
     `characters_per_token` returns how many characters a token of some texts has, by which the document is cut into chunks;
-    None: an estimate by its script.
+    None: an estimate by its script. While `is_busy`, the process has a small share of the time.
 
     Raises UnsupportedType, TooLarge (more than `limits` allow) and Unprocessable (damaged, encrypted, without text, too
     slow, too much memory), all with the param "file" and a code; Unavailable if it was cancelled (code "cancelled"), or if
@@ -68,7 +69,7 @@ def parse(
     request = {"path": str(path.resolve()), "name": name[-_NAME:], "limits": asdict(limits)}
     with _start() as process:
         try:
-            reading = _Reading(process, limits, on_progress, is_cancelled, characters_per_token)
+            reading = _Reading(process, limits, on_progress, is_cancelled, characters_per_token, is_busy)
             return reading.run(json.dumps(request).encode() + b"\n")
         finally:
             process.kill()
@@ -96,12 +97,14 @@ class _Reading:
         on_progress: Callable[[int, int], None] | None,
         is_cancelled: Callable[[], bool],
         characters_per_token: Callable[[Sequence[str]], float | None],
+        is_busy: Callable[[], bool],
     ) -> None:
         self._process = process
         self._limits = limits
         self._on_progress = on_progress
         self._is_cancelled = is_cancelled
         self._characters_per_token = characters_per_token
+        self._pace = Pace(process, is_busy)
         self._reply = ReplyReader(limits)
         self._line = bytearray()
         self._errors = b""
@@ -119,8 +122,8 @@ class _Reading:
                 selector.register(stdout, selectors.EVENT_READ, self._take)
                 selector.register(stderr, selectors.EVENT_READ, self._take_error)
                 while selector.get_map():
-                    self._check(deadline)
-                    for key, _ in selector.select(_POLL_SECONDS):
+                    self._check(deadline + self._pace.paused)
+                    for key, _ in selector.select(self._pace.go_on()):
                         data = os.read(key.fd, _READ)
                         if not data:
                             selector.unregister(key.fileobj)
