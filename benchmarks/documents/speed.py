@@ -31,7 +31,7 @@ PAGES, PAGE_WORDS = 1000, 450
 CHUNKS, CHUNKS_OF_A_FILE, CHUNK_WORDS = 100_000, 250, 130
 DOCUMENT_WORDS = 2200
 STREAM_TOKENS = 600
-ROUNDS = 5
+ROUNDS = 3
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def measure_first_tokens(server: Hearth) -> None:
             file = upload(server, "report.txt", make_text(DOCUMENT_WORDS, rng, english=True).encode())
             if waits:
                 # It is read ahead meanwhile.
-                time.sleep(20)
+                time.sleep(45)
             session = 10 * n + 5 * waits
             first = ask(server, file, session, "What is it about?")
             if waits:
