@@ -156,9 +156,12 @@ class Answers:
                 fitting = fitted_prompt(request, chosen, model, form, conversation, longest, pause, grounding)
                 fitted = fitting.fitted
                 fitted = replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
-            if fitting.given and grounding:
-                read = {passage.file for passage in fitting.given.passages}
-                grounding.library.files.note_reading(read, conversation.owner, conversation.name or request.state)
+            state = conversation.name or request.state
+            if fitting.given and grounding and state:
+                # An answer is worth more than that deleting a file finds this conversation's state.
+                with suppress(HearthError):
+                    read = {passage.file for passage in fitting.given.passages}
+                    grounding.library.files.note_reading(read, conversation.owner, state)
             reading = reading_of(request, chosen.profile, form, model, fitted.tail)
             return PreparedAnswer(
                 asked=request,
