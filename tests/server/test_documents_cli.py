@@ -123,7 +123,7 @@ def test_errors_name_their_culprits(tmp_path: Path, data: Path, run: Run) -> Non
     assert "everybody" in run("list").stdout
 
 
-def test_a_cluster_keeps_no_files(run: Run) -> None:
+def test_a_cluster_follows_no_folders(run: Run) -> None:
     failed = run("list", CELERY_BROKER_URL="amqp://localhost", REDIS_HOST="localhost")
     assert failed.returncode == 1
-    assert "files are not kept in a cluster" in failed.stderr
+    assert "a cluster follows no folders" in failed.stderr

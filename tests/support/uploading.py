@@ -49,6 +49,7 @@ def parse_here(
     on_progress: Callable[[int, int], None] | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
     characters_per_token: Callable[[Sequence[str]], float | None] = lambda _: None,
+    is_busy: Callable[[], bool] = lambda: False,
 ) -> ParsedDocument:
     """Parse in this process, as `parse` does in one of its own, whose start takes most of a second."""
     # As in that process: the libraries warn of their own imports.
