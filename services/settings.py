@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -159,6 +160,14 @@ def read_settings(flags: Mapping[str, str | None], environ: Mapping[str, str]) -
     settings = Settings(**values)  # type: ignore[arg-type]
     _check(settings)
     return settings
+
+
+def settings_of(parser: argparse.ArgumentParser, given: argparse.Namespace, *names: str) -> Settings:
+    """Return the settings for a command with flags for some of them; a wrong value ends it with the parser's message."""
+    try:
+        return read_settings({name: getattr(given, name, None) for name in names}, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def flag_of(name: str) -> str:

@@ -21,7 +21,7 @@ from services.documents.folders import Folders, FollowedFolder, Problem
 from services.documents.library import Library
 from services.errors import InvalidRequest, NotFound, Unavailable
 from services.logs import visible
-from services.settings import Settings, read_settings
+from services.settings import Settings, settings_of
 
 # Problems that are printed of each folder.
 _PRINTED = 20
@@ -31,10 +31,7 @@ def documents(arguments: Sequence[str]) -> int:
     """Run `main.py documents` with these arguments; return the exit status. Raises HearthError, or OSError of the disk."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
-        settings = read_settings({"data": getattr(given, "data", None)}, os.environ)
-    except ValueError as error:
-        parser.error(str(error))
+    settings = settings_of(parser, given, "data")
     if read_cluster(os.environ):
         raise Unavailable("a cluster follows no folders: upload files to one of its API nodes (POST /files)")
     settings.data.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from auth.identity import GRACE, SCOPES, USUAL, Limits, Terms
 from auth.usage import as_csv, entries
 from services.bootstrap import open_keys, open_usage
 from services.logs import visible
-from services.settings import Settings, read_settings
+from services.settings import Settings, settings_of
 from services.validation import explain
 
 _LIMITS = tuple(Limits.model_fields)
@@ -29,10 +29,7 @@ def keys(arguments: Sequence[str]) -> int:
     """Run `main.py keys` with these arguments; return the exit status. Raises HearthError."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
-        settings = read_settings({"data": getattr(given, "data", None)}, os.environ)
-    except ValueError as error:
-        parser.error(str(error))
+    settings = settings_of(parser, given, "data")
     run: Callable[[_Command, argparse.Namespace], None] = given.run
     run(_Command(settings, parser.error), given)
     return 0

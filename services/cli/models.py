@@ -26,18 +26,14 @@ from services.models.fitting import fit_of
 from services.models.gguf import NO_TEMPLATE, GgufInfo
 from services.models.profile import Profile
 from services.models.sources import FORMS, parse_source
-from services.settings import Settings, read_settings
+from services.settings import Settings, settings_of
 
 
 def models(arguments: Sequence[str]) -> int:
     """Run `main.py models` with these arguments; return the exit status. Raises HearthError, or OSError of the disk."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    names = ("data", "models", "pull_hosts")
-    try:
-        settings = read_settings({name: getattr(given, name, None) for name in names}, os.environ)
-    except ValueError as error:
-        parser.error(str(error))
+    settings = settings_of(parser, given, "data", "models", "pull_hosts")
     given.run(_Models(settings), given)
     return 0
 
