@@ -50,7 +50,7 @@ class DocumentVectors:
             self._thread.join(timeout=5)
 
     def step(self) -> bool:
-        """Make the vectors of one file; return False if there is none to do. Raises HearthError."""
+        """Make the vectors of one file; return False if no file lacks them. Raises HearthError."""
         embedders = [(chosen, self._models.vectors_key(chosen)) for chosen in self._models.embedders()]
         if embedders:
             self._library.vectors.keep_only([key for _, key in embedders])

@@ -106,8 +106,9 @@ class Grounding:
         if not self.files or sum(file.n_tokens for file in self.files) > _TOO_HIGH * n_ctx:
             return None
         passages = [passage for file in self.files for passage in self.library.passages(file)]
+        # A passage begins behind its chunk where that repeats the end of the one before.
         scores = {(hit.file.number, hit.start): hit.score for hit in self.found or self.matching}
-        scored = [replace(each, score=_score_of(each, scores)) for each in passages]
+        scored = [replace(each, score=scores.get((each.file.number, each.found_start), 0.0)) for each in passages]
         likely = sorted((n for n, each in enumerate(scored, 1) if each.score), key=lambda n: -scored[n - 1].score)
         return form.with_documents(_whole_text(scored)), Given(tuple(scored), True, tuple(likely))
 
@@ -138,11 +139,6 @@ def good_enough(found: Sequence[Passage]) -> list[Passage]:
         return []
     best = max(passage.score for passage in found)
     return [passage for passage in found if passage.score >= LEAST_SHARE * best]
-
-
-def _score_of(passage: Passage, scores: dict[tuple[int, int], float]) -> float:
-    """Return the score of the hit that begins in a passage, or just before it, where chunks overlap."""
-    return scores.get((passage.file.number, passage.found_start), 0.0)
 
 
 def _numbered(number: int, passage: Passage) -> str:

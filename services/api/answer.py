@@ -249,8 +249,8 @@ def _answer_request(body: PromptFields, model: str | None, system: str) -> Answe
         stop=None if body.stop is None else tuple(body.stop),
         sampling=sampling_of(body),
         messages=chat if system else (),
-        files=tuple(body.files or ()),
-        collections=(body.collection,) if body.collection else (),
+        files=body.all_files(),
+        collections=body.collections,
         thinking=body.wish,
         template_kwargs=body.chat_template_kwargs or {},
     )

@@ -9,10 +9,11 @@ from typing_extensions import override
 
 from services.api.anthropic.blocks import MOST_BLOCKS, MOST_MESSAGES, Block, MessageOfChat, Name
 from services.api.anthropic.fields import COUNT, MESSAGES, known_fields
+from services.api.http.file_fields import FileFields
 from services.api.http.nulls import without_nulls
 from services.api.http.open_body import Open, Whole
 from services.api.http.request_fields import Listed, ignored_beside_tools
-from services.validation import AnyCollection, Effort, FileIds, MemoryK, SessionId, Share, StopString, at_most
+from services.validation import Effort, MemoryK, SessionId, Share, StopString, at_most
 
 MOST_TOOLS, MOST_STOPS = 512, 64
 Schema = dict[str, Any]
@@ -81,7 +82,7 @@ class OutputConfig(Open):
     format: JsonFormat | None = None
 
 
-class _Chat(Listed):
+class _Chat(Listed, FileFields):
     """The fields of a chat, which its tokens depend on."""
 
     model: Name | None = None
@@ -92,8 +93,6 @@ class _Chat(Listed):
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
-    files: FileIds | None = None
-    collection: AnyCollection | None = None
 
     @field_validator("system")
     @classmethod
@@ -116,16 +115,6 @@ class _Chat(Listed):
         if self.output_format and self.output_config and self.output_config.format:
             raise ValueError("output_format: output_config.format gives the form already")
         return self
-
-    @property
-    def all_files(self) -> tuple[str, ...]:
-        """The ids of the files from which it is answered: its own field's, and those that messages name."""
-        return tuple(dict.fromkeys([*(self.files or ()), *(id_ for message in self.messages for id_ in message.files)]))
-
-    @property
-    def collections(self) -> tuple[str, ...]:
-        """The names of the collections from which it is answered."""
-        return (self.collection,) if self.collection else ()
 
     @property
     def own_tools(self) -> list[ToolOfClient]:

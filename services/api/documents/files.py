@@ -57,7 +57,7 @@ class FilesResource(LibraryResource):
         """Store a file (multipart/form-data), so that answers and searches can draw on it.
 
         Text, Markdown, HTML, PDF, docx, odt, epub, csv and source code are read, up to 50 MiB. With `collection` the file
-        goes into that collection, which is made where there is none. With `stream` "true" the reply is text/event-stream:
+        goes into that collection; a new name makes one. With `stream` "true" the reply is text/event-stream:
         events of how much is read and indexed, the last of which is the file, then `data: [DONE]`. A file that cannot be
         read leaves nothing.
         """

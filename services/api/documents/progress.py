@@ -47,7 +47,7 @@ class UploadEvents:
         self._thread.join()
 
     def _next(self, seconds: float | None = None) -> dict[str, Any] | None:
-        """Return the next event; None where there is none for so long."""
+        """Return the next event; None after so many seconds without one."""
         try:
             event = self._events.get(timeout=seconds)
         except queue.Empty:

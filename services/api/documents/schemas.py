@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from services.api.http.file_fields import FileFields
 from services.api.http.schemas import PassageBody, Query
 from services.documents.collections import Collection, check_name
 from services.documents.files import StoredFile
 from services.documents.folders import FollowedFolder, Problem
 from services.documents.library import Library
-from services.validation import AnyCollection, FileIds, Strict, at_most
+from services.validation import FileIds, Strict, at_most
 
 CollectionName = Annotated[str, AfterValidator(check_name)]
 ReaderIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], at_most(1000)]
@@ -104,12 +105,10 @@ class CollectionList(BaseModel):
     collections: list[CollectionBody]
 
 
-class SearchBody(Strict):
+class SearchBody(Strict, FileFields):
     """The body of POST /search. Without `files` and `collection` all files of the key are searched."""
 
     query: Annotated[str, Field(min_length=1, max_length=10_000)]
-    files: FileIds | None = None
-    collection: AnyCollection | None = None
     k: Annotated[int, Field(ge=1, le=100)] = 5
 
     @model_validator(mode="after")

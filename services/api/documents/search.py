@@ -32,6 +32,5 @@ class SearchResource(LibraryResource):
         if json.files is None and json.collection is None:
             files = self.library.files.of_owner(owner)
         else:
-            names = [json.collection] if json.collection else []
-            files = self.library.scope(owner, json.files or [], names)
+            files = self.library.scope(owner, json.all_files(), json.collections)
         return {"passages": [described(each) for each in self._answers.search(client, json.query, files, json.k)]}

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pydantic import model_validator
 
 from services.answers.request import ThinkingWish
+from services.api.http.file_fields import FileFields
 from services.validation import (
     AnswerPenalty,
-    AnyCollection,
     Effort,
-    FileIds,
     Keep,
     MaxTokens,
     MemoryK,
@@ -63,7 +62,7 @@ class ThinkingFields(Strict):
         return self
 
 
-class PromptFields(ThinkingFields):
+class PromptFields(ThinkingFields, FileFields):
     """A prompt, and how to answer it. What is left out, the profile decides; `AnswerRequest` describes the fields."""
 
     prompt: str
@@ -80,10 +79,6 @@ class PromptFields(ThinkingFields):
     frequency_penalty: AnswerPenalty | None = None
     stop: StopStrings | None = None
     seed: Seed | None = None
-    files: FileIds | None = None
-    """Files of the key from which it is answered."""
-    collection: AnyCollection | None = None
-    """A collection from whose files it is answered."""
 
 
 def _is_on(value: bool | str) -> bool:

@@ -15,11 +15,12 @@ from spectree.plugins.flask_plugin import FlaskPlugin
 from spectree.utils import get_model_key
 from typing_extensions import override
 
+from services.api.http.file_fields import FileFields
 from services.api.http.prompt_fields import PromptFields, ThinkingFields
 from services.api.http.spectree_internals import LazySpecTree
 from services.errors import InvalidRequest
 from services.storage.json_text import DEEPEST, is_deeper, parse_json
-from services.validation import AnyCollection, FileIds, Keep, MaxTokens, MemoryK, Strict, explain
+from services.validation import Keep, MaxTokens, MemoryK, Strict, explain
 from services.validation import Prompt as PromptText
 
 
@@ -108,7 +109,7 @@ class WrittenPrompt(BaseModel):
     messages_left_out: int
 
 
-class DraftBody(ThinkingFields):
+class DraftBody(ThinkingFields, FileFields):
     """The body of POST /answer/ID/draft: what a person has written so far, and those fields of POST /answer that shape the
     prompt."""
 
@@ -118,8 +119,6 @@ class DraftBody(ThinkingFields):
     memory_k: MemoryK | None = None
     keep: Keep | None = None
     max_tokens: MaxTokens | None = None
-    files: FileIds | None = None
-    collection: AnyCollection | None = None
 
 
 class Drafted(BaseModel):

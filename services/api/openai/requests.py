@@ -37,8 +37,8 @@ def chat_requests(body: ChatRequest) -> list[AnswerRequest]:
         keeps_stop=body.keeps_stop,
         sampling=body.sampling(),
         messages=tuple(messages),
-        files=body.all_files,
-        collections=(body.collection,) if body.collection else (),
+        files=body.all_files(id_ for message in body.messages for id_ in message.files),
+        collections=body.collections,
         tools=tuple(tools),
         tool_choice=tool_choice,
         # The older form of a call has room for one.

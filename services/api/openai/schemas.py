@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import override
 
+from services.api.http.file_fields import FileFields
 from services.api.http.open_body import Lenient, Open, Whole
 from services.api.http.request_fields import Listed
 from services.api.openai.constraint_fields import (
@@ -34,7 +35,7 @@ from services.api.openai.tool_fields import (
     chosen,
 )
 from services.backend.types import Constraint, Prompt
-from services.validation import AnyCollection, FileIds, MemoryK, SessionId
+from services.validation import MemoryK, SessionId
 
 __all__ = [
     "MOST_MESSAGES",
@@ -130,7 +131,7 @@ class Generating(Listed, SamplingFields):
         return next((name for name, _ in constraints_of(self)), "")
 
 
-class ChatRequest(Generating, ThinkingFields, WithTools):
+class ChatRequest(Generating, ThinkingFields, WithTools, FileFields):
     """The body of POST /v1/chat/completions."""
 
     listed = known_fields("chat")
@@ -147,8 +148,6 @@ class ChatRequest(Generating, ThinkingFields, WithTools):
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     session_id: Annotated[SessionId, Whole] | None = None
     memory_k: Annotated[MemoryK, Whole] | None = None
-    files: FileIds | None = None
-    collection: AnyCollection | None = None
 
     @model_validator(mode="after")
     def _choice_fits(self) -> ChatRequest:
@@ -186,11 +185,6 @@ class ChatRequest(Generating, ThinkingFields, WithTools):
         if self.add_generation_prompt:
             raise ValueError("continue_final_message: a message is either continued or begun (add_generation_prompt)")
         return self
-
-    @property
-    def all_files(self) -> tuple[str, ...]:
-        """The ids of the files from which it is answered: its own field's, and those that messages name."""
-        return tuple(dict.fromkeys([*(self.files or ()), *(id_ for message in self.messages for id_ in message.files)]))
 
     @property
     def continues(self) -> bool:

@@ -46,7 +46,7 @@ class ResponseWriter:
         self.as_summary = bool(body.reasoning and body.reasoning.summary)
         self.searches = bool(body.collections)
         self.words = words
-        """What was searched for in collections."""
+        """The person's words, for which collections are searched."""
         self.tells_passages = "file_search_call.results" in (body.include or ())
         self.seals = "reasoning.encrypted_content" in (body.include or ())
 
