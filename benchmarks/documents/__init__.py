@@ -1,1 +1,1 @@
-"""How well passages are found that answer questions about documents, and how well answers cite them."""
+"""Measurements of searches in documents, of answers that cite them, and of their speed."""

@@ -25,7 +25,7 @@ COLLECTION = "texts"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether the citations hold the passage that answers, whether a mark names it, and whether the words are right."""
+    """The outcome of one question: the citations hold the passage, a mark names it, the words are right."""
 
     is_cited: bool
     has_marks: bool

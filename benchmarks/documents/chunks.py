@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.documents.parsing.chunks import chunks_of
+from services.documents.parsing.chunks import with_chunks
 from services.documents.parsing.document import Heading, ParsedDocument
 
 # A chapter, a heading of Markdown or reStructuredText, a numbered one, an article, an entry of a dictionary.
@@ -30,8 +30,7 @@ class Chunk:
 def parsed(text: str) -> ParsedDocument:
     """Return a source's text as a document with headings and chunks."""
     headings = tuple(Heading(match.start(), 1, next(filter(None, match.groups()), "")) for match in _HEADING.finditer(text))
-    document = ParsedDocument(text, "text", headings=headings)
-    return ParsedDocument(text, "text", headings=headings, chunks=tuple(chunks_of(document)))
+    return with_chunks(ParsedDocument(text, "text", headings=headings))
 
 
 def listed(documents: dict[str, ParsedDocument]) -> list[Chunk]:

@@ -22,7 +22,7 @@ DEPTH = 10
 
 @dataclass(frozen=True)
 class Score:
-    """What share of the passages is among the best 1, 5 and 10 chunks, and the mean of 1 / rank."""
+    """The share of the passages that are among the best 1, 5 and 10 chunks, and the mean of 1 / rank."""
 
     count: int
     recall_1: float
@@ -57,7 +57,7 @@ def load_texts() -> dict[str, str]:
 
 
 def holders(chunks: Iterable[Chunk], spans: Sequence[tuple[int, int]], source: str) -> set[int]:
-    """Return the ids of the chunks that hold at least half of the passage, wherever it is in its source."""
+    """Return the ids of the chunks that hold at least half of the passage in one of these places."""
     return {
         chunk.id
         for chunk in chunks

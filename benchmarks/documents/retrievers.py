@@ -17,7 +17,7 @@ from services.documents.parsing.document import ParsedDocument
 
 
 class Retriever(Protocol):
-    """What `evaluate` measures."""
+    """A search that `evaluate` measures."""
 
     def search(self, query: str, k: int) -> list[int]:
         """Return the ids of the best `k` chunks, best first."""

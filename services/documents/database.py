@@ -13,7 +13,7 @@ from services.documents.schema import SET_UP, TABLES, TOKENIZER
 from services.storage.sqlite_file import VERSION, SqliteFile
 
 NAME = "documents.sqlite"
-# Whether SQLite can take deleted words out of the index at once; otherwise the whole index is written anew.
+# True if SQLite removes deleted words from the index at once; older versions have to write the whole index anew.
 _DELETES_SECURELY = VERSION >= (3, 42)
 _FOR_READING = (
     # Of each term of the index, where it stands.

@@ -184,7 +184,7 @@ class Files:
         return [Chunk(*row) for row in self._database.read(query, file.number)]
 
     def remove(self, owner: str | None, id_: str) -> set[tuple[str, str]]:
-        """Forget a file of an owner, None: of any, and leave no trace of it here. Raises NotFound if there is none.
+        """Forget a file of an owner, None: of any, and leave no trace of it here. Raises NotFound if it is not stored.
 
         Returns the owners and the names of the computed states that still hold text of it.
         """

@@ -40,7 +40,7 @@ class FollowedFile:
     """A file of a followed folder as it was last read; `path` is relative to the folder.
 
     `digest` is its SHA-256: "" where the name or the size told enough, None where reading it is tried again. `file` is the
-    number of the stored file, None if there is none, and `problem` says why.
+    number of the stored file, None if it is not stored, and `problem` says why.
     """
 
     path: str
@@ -53,7 +53,7 @@ class FollowedFile:
 
 @dataclass(frozen=True)
 class Problem:
-    """What cannot be read: a file by its relative path, or the folder by its own; and the reason."""
+    """A file (by its relative path) or folder (by its own path) that cannot be read, and the reason."""
 
     name: str
     reason: str

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.documents.database import DocumentDatabase
-from services.documents.ranking import Library, Term, best, bm25, confidence
+from services.documents.ranking import Corpus, Term, best, bm25, confidence
 from services.documents.words import words_of
 
 # Occurrences that a search looks at, the rarest words first: common ones add little, and would take most of the time.
@@ -39,9 +39,9 @@ class Index:
         terms, lengths = self._look_up(self._database.stems(words_of(question)), files)
         if not lengths:
             return []
-        library = self._library(files)
-        scores = bm25(terms, library, lengths)
-        return [Hit(chunk, min(scores[chunk], 1.0), confidence(terms, library, chunk)) for chunk in best(scores, k)]
+        corpus = self._corpus(files)
+        scores = bm25(terms, corpus, lengths)
+        return [Hit(chunk, min(scores[chunk], 1.0), confidence(terms, corpus, chunk)) for chunk in best(scores, k)]
 
     def _look_up(self, terms: Mapping[str, str], files: list[int]) -> tuple[list[Term], dict[int, int]]:
         """Return the terms that are sought, the rarest first, with their chunks, and these chunks' lengths."""
@@ -75,7 +75,7 @@ class Index:
         )
         return self._database.read(query, term, json.dumps(files), 2 * MOST_OCCURRENCES)
 
-    def _library(self, files: list[int]) -> Library:
+    def _corpus(self, files: list[int]) -> Corpus:
         query = "SELECT sum(n_chunks), sum(n_characters) FROM files WHERE number IN (SELECT value FROM json_each(?))"
         n_chunks, n_characters = self._database.read(query, json.dumps(files))[0]
-        return Library(n_chunks or 1, (n_characters or 1) / (n_chunks or 1))
+        return Corpus(n_chunks or 1, (n_characters or 1) / (n_chunks or 1))

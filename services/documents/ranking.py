@@ -25,7 +25,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Library:
+class Corpus:
     """The chunks that are searched: their number, and their mean length in characters."""
 
     n_chunks: int
@@ -37,7 +37,7 @@ def weight(n_with: int, n_chunks: int) -> float:
     return math.log(1 + (n_chunks - n_with + 0.5) / (n_with + 0.5))
 
 
-def bm25(terms: Collection[Term], library: Library, lengths: Mapping[int, int]) -> dict[int, float]:
+def bm25(terms: Collection[Term], corpus: Corpus, lengths: Mapping[int, int]) -> dict[int, float]:
     """Return the score of each chunk that has one of the terms, 0 or more; `lengths` are in characters.
 
     A chunk of mean length that has every word once scores 1. Words that no chunk has count too: a question about something
@@ -45,23 +45,23 @@ def bm25(terms: Collection[Term], library: Library, lengths: Mapping[int, int]) 
     """
     scores: dict[int, float] = {}
     for term in terms:
-        heavy = weight(len(term.counts), library.n_chunks)
+        heavy = weight(len(term.counts), corpus.n_chunks)
         for chunk, count in term.counts.items():
-            norm = K1 * (1 - B + B * lengths[chunk] / library.mean_length)
+            norm = K1 * (1 - B + B * lengths[chunk] / corpus.mean_length)
             scores[chunk] = scores.get(chunk, 0.0) + heavy * count * (K1 + 1) / (count + norm)
-    total = sum(weight(len(term.counts), library.n_chunks) for term in terms)
+    total = sum(weight(len(term.counts), corpus.n_chunks) for term in terms)
     return {chunk: score / total for chunk, score in scores.items()}
 
 
-def confidence(terms: Collection[Term], library: Library, chunk: int) -> float:
+def confidence(terms: Collection[Term], corpus: Corpus, chunk: int) -> float:
     """Return how sure it is that a chunk is about the question: at 0.5 or more it is sure enough.
 
     What is asked should be there (the share of the question's weight that the chunk has), and be more than a common word
     (that weight, in words that one chunk has). benchmarks/documents tells what these values lose and refuse.
     """
-    weights = [(weight(len(term.counts), library.n_chunks), chunk in term.counts) for term in terms]
+    weights = [(weight(len(term.counts), corpus.n_chunks), chunk in term.counts) for term in terms]
     covered = sum(heavy for heavy, is_there in weights if is_there)
-    share, words = covered / sum(heavy for heavy, _ in weights), covered / weight(1, library.n_chunks)
+    share, words = covered / sum(heavy for heavy, _ in weights), covered / weight(1, corpus.n_chunks)
     return max(share / ENOUGH_SHARE, share * words / ENOUGH_WORDS) / 2
 
 

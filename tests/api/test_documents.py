@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -21,10 +20,9 @@ from services.documents.parsing import failures
 from services.documents.parsing.parser import parse
 from services.errors import StorageFailed
 from tests.support import documents
-from tests.support.fake_backend import FakeBackend
 from tests.support.in_process import Client
 from tests.support.serving import Stream, in_threads, wait_for
-from tests.support.uploading import file_names, parse_here, search, send_file, upload
+from tests.support.uploading import file_names, parse_here, search, send_file, shared_client, upload
 
 Open = Callable[..., Client]
 
@@ -42,11 +40,8 @@ def client(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Client]:
     """The same for all tests of this file that leave it as it is."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(uploads, "parse", parse_here)
-        client = Client(Path(folder) / "data", FakeBackend())
+    with shared_client() as client:
         yield client
-        client.close()
 
 
 def refused(reply: requests.Response, status: int, code: str, param: str | None = "file") -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from tests.api.test_openai_tools import MARKS, TEMPLATE, call
 from tests.support.fake_backend import FakeBackend, Piece
 from tests.support.in_process import Client
 from tests.support.openai_api import CLOCK
-from tests.support.uploading import parse_here, search, upload
+from tests.support.uploading import parse_here, search, shared_client, upload
 
 Open = Callable[..., Client]
 CHATS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
@@ -40,12 +38,9 @@ def client(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Client]:
     """The same for all tests of this file that leave it as it is."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(uploads, "parse", parse_here)
-        client = Client(Path(folder) / "data", FakeBackend())
+    with shared_client() as client:
         upload(client, "lamp.md", LAMP, collection="shelf")
         yield client
-        client.close()
 
 
 def long_text(n: int = len(SUBJECTS)) -> str:

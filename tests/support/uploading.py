@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
+from services.documents import uploads
 from services.documents.parsing.child import read
-from services.documents.parsing.chunks import chunks_of, likely_characters, samples_of
+from services.documents.parsing.chunks import with_chunks
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.limits import ParseLimits
+from tests.support.fake_backend import FakeBackend
+from tests.support.in_process import Client
 from tests.support.serving import Api
 
 
@@ -57,6 +62,14 @@ def parse_here(
         warnings.simplefilter("ignore")
         document = read(file, path, name, limits, on_progress or (lambda *_: None))
     assert not is_cancelled()
-    characters = characters_per_token(samples_of(document.text)) or likely_characters(document.text)
-    chunks = tuple(chunks_of(document, characters))
-    return replace(document, chunks=chunks, n_tokens=round(len(document.text) / characters))
+    return with_chunks(document, characters_per_token)
+
+
+@contextmanager
+def shared_client() -> Iterator[Client]:
+    """A client for the tests of a file that leave it as it is; files are parsed in this process."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(uploads, "parse", parse_here)
+        client = Client(Path(folder) / "data", FakeBackend())
+        yield client
+        client.close()

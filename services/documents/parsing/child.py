@@ -17,12 +17,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from services.documents.parsing import failures
-from services.documents.parsing.chunks import chunks_of, likely_characters, samples_of
+from services.documents.parsing.chunks import with_chunks
 from services.documents.parsing.confinement import limit_resources, refuse_other_files
 from services.documents.parsing.document import ParsedDocument
 from services.documents.parsing.kinds import extension_of, kind_of
@@ -90,15 +89,16 @@ def reply(path: Path, name: str, limits: ParseLimits, output: IO[bytes]) -> None
             output.write(to_line({"progress": [done, of]}))
             output.flush()
 
+    def ask_parent(samples: list[str]) -> float | None:
+        output.write(to_line({"samples": samples}))
+        output.flush()
+        characters: float | None = json.loads(sys.stdin.readline())["characters"]
+        return characters
+
     try:
         with path.open("rb") as file:
             document = read(file, path, name, limits, report)
-        output.write(to_line({"samples": samples_of(document.text)}))
-        output.flush()
-        characters = json.loads(sys.stdin.readline())["characters"] or likely_characters(document.text)
-        chunks = tuple(chunks_of(document, characters))
-        document = replace(document, chunks=chunks, n_tokens=round(len(document.text) / characters))
-        for line in document_lines(document):
+        for line in document_lines(with_chunks(document, ask_parent)):
             output.write(line)
     except Exception as error:
         reserve = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from services.documents.parsing.document import Chunk, Heading, ParsedDocument
@@ -55,6 +56,21 @@ def chunks_of(document: ParsedDocument, characters: float | None = None) -> list
             page = bisect_right(document.pages, start + first) or None
             chunks.append(Chunk(start + first, start + last, page, heading))
     return chunks
+
+
+def with_chunks(
+    document: ParsedDocument, characters_per_token: Callable[[list[str]], float | None] = lambda _: None
+) -> ParsedDocument:
+    """Return a document with its chunks, and about how many tokens it has.
+
+    `characters_per_token` is given a few pieces of the text; it is as in `parser.parse`.
+    """
+    characters = characters_per_token(samples_of(document.text)) or likely_characters(document.text)
+    return replace(
+        document,
+        chunks=tuple(chunks_of(document, characters)),
+        n_tokens=round(len(document.text) / characters),
+    )
 
 
 def samples_of(text: str) -> list[str]:
