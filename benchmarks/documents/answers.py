@@ -84,11 +84,10 @@ def ask(server: Hearth, question: Question, sources: dict[str, str]) -> Outcome:
         for each in answer["citations"]
         if each["file"] == sources[question.source] and find_passage(each["text"], question.passage)
     ]
-    has_marks = any(each["cited"] for each in answer["citations"])
     return Outcome(
         bool(holding),
-        has_marks,
-        has_marks and bool(holding),
+        any(each["cited"] for each in answer["citations"]),
+        any(each["cited"] for each in holding),
         question.answer.casefold() in answer["result"].casefold(),
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.clustering import QUICK, Cluster, Rabbit, Redis, Worker, heartbeats, running, talkative
+from tests.support.forked import PAUSE
 from tests.support.serving import Server, Stream, child_of, wait_for
 
 # How many kills in a row, under load; a long run is more.
@@ -141,10 +142,14 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun(cluster: Cluster) 
 
 
 def test_a_node_that_dies_is_computed_for_no_longer(cluster: Cluster) -> None:
-    doomed = cluster.start(nodes=2, config=talkative)
+    # The whole answer would take 80 seconds; its text comes without a break.
+    cluster.worker(config=talkative, **{PAUSE: "0.02"})
+    doomed = cluster.start(workers=0, nodes=2, config=talkative)
     node = cluster.nodes[1]
     stream = Stream(doomed.post("/answer", {**LONG, "max_tokens": 4000, "session_id": 3, "stream": True}, stream=True))
     stream.next()
+    # Heartbeats tell of it a moment later.
+    wait_for(lambda: running(cluster) == 1)
     doomed.kill()
     cluster.nodes.remove(doomed)
     wait_for(lambda: running(cluster) == 0, 60)

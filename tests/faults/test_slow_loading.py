@@ -25,7 +25,7 @@ from services.engine.process.client import EngineProcess
 from services.engine.process.connection import EngineOptions
 from services.engine.process.main import THREADS, Child
 from services.engine.process.socket import MessageSocket
-from tests.support.serving import ENDLESS, Server
+from tests.support.serving import ENDLESS, Server, wait_for
 from tests.support.tiny import GUIDE
 
 SETTINGS = LoadSettings(GUIDE, 256)
@@ -90,8 +90,8 @@ def test_a_trial_that_is_not_done_keeps_nobody_longer_than_allowed(serve: Callab
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "timeout")
     assert 2 <= time.monotonic() - started < 10
     os.kill(probe, signal.SIGCONT)
-    server.wait_for("ready")
-    assert server.ask("Hi", max_tokens=1)["result"]
+    # On a busy machine loading takes more than the two seconds; it goes on all the same.
+    wait_for(lambda: server.post("/answer", {"prompt": "Hi", "max_tokens": 1}).status_code == 200)
 
 
 def test_a_trial_that_is_stopped_ends_with_its_server(serve: Callable[..., Server], models: Path) -> None:

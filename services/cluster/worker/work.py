@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Attempts at one answer: a request over which so many engines went down would end the next too.
 MOST_ATTEMPTS = 4
-# Seconds between two looks for an order while no text comes, and between two whether the API node is alive.
+# Seconds between two looks for an order while no text is written, and between two whether the API node is alive.
 _LOOK, _LOOK_FOR_NODE = 0.2, 5.0
 # Seconds for which Redis may be away before an answer is given back to the broker.
 _MOST_AWAY = 300.0
@@ -316,11 +316,11 @@ class _Watch:
         self._written += 1
 
     def look(self) -> None:
-        """Look for an order, and whether the API node is alive; called while no text comes."""
+        """Look for an order, and whether the API node is alive; called at least every quarter of a second."""
         now = time.monotonic()
-        if now - self._looked < _LOOK:
-            return
-        self.heed(self._runner.write_events(self._id, self._attempt, self._written, []))
+        if now - self._looked >= _LOOK:
+            # Each event that is written brings the order too.
+            self.heed(self._runner.write_events(self._id, self._attempt, self._written, []))
         if now - self._seen > _LOOK_FOR_NODE:
             self._seen = now
             self._missed = 0 if self._runner.has_reader(self._id) else self._missed + 1
