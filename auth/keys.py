@@ -111,6 +111,13 @@ class KeyStore:
         entries = self._entries()
         return _chain(entries, id_) if id_ in entries else []
 
+    def is_usable(self, id_: str) -> bool:
+        """Return whether there is a key of this id, and neither it nor one of those that minted it has ended."""
+        try:
+            return bool(self.chain(id_))
+        except NotAuthenticated:
+            return False
+
     def family(self, id_: str) -> set[str]:
         """Return the ids of a key and of all keys that were minted by it, and by those."""
         return _family(self._entries(), id_)

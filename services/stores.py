@@ -48,7 +48,7 @@ def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
     responses = ResponseStore(database)
     # Opened while all have the same file: should it be removed, a new one beside its WAL would be damaged.
     last_use.read()
-    documents = Library(settings.data, settings.documents, is_good=lambda key: bool(keys.chain(key)))
+    documents = Library(settings.data, settings.documents, is_usable=keys.is_usable)
     charged = JsonFile(settings.data / "charged.json", check_charged, private=True)
     return Stores(
         profiles=profiles,

@@ -50,13 +50,14 @@ def check_name(name: str) -> str:
 class Collections:
     """The collections of all keys. Any thread may call it. All raise StorageFailed, Unavailable."""
 
-    def __init__(self, database: DocumentDatabase, is_good: Callable[[str], bool] = lambda _: True) -> None:
-        """`is_good` returns whether a key may still be used: the collections of others are lent to nobody."""
+    def __init__(self, database: DocumentDatabase, is_usable: Callable[[str], bool] = lambda _: True) -> None:
+        """`is_usable` returns whether there is a key of an id that has not ended: only such keys lend and read."""
         self._database = database
-        self._is_good = is_good
+        self._is_usable = is_usable
 
     def add(self, owner: str, name: str, readers: Readers, files: Sequence[StoredFile] = ()) -> Collection:
-        """Make a collection. Raises Unprocessable if its owner has one of that name, or too many."""
+        """Make a collection. Raises Unprocessable if its owner has one of that name, or too many, NotFound for a reader."""
+        self._check_readers(readers, [])
         with self._database.writing() as db:
             names = [row[0] for row in db.execute("SELECT name FROM collections WHERE owner = ?", (owner,))]
             if name in names:
@@ -122,7 +123,8 @@ class Collections:
         return named
 
     def lend(self, collection: Collection, readers: Readers) -> Collection:
-        """Replace the readers of a collection. Raises NotFound if it is gone by now."""
+        """Replace the readers of a collection. Raises NotFound for one that is no key's id, or if it is gone by now."""
+        self._check_readers(readers, collection.readers)
         with self._database.writing() as db:
             query = "UPDATE collections SET readers = ? WHERE number = ?"
             if not db.execute(query, (json.dumps(readers), collection.number)).rowcount:
@@ -149,7 +151,14 @@ class Collections:
                 raise _not_found(collection.name)
 
     def _is_readable(self, collection: Collection, key: str) -> bool:
-        return collection.is_read_by(key) and (collection.owner == key or self._is_good(collection.owner))
+        return collection.is_read_by(key) and (collection.owner == key or self._is_usable(collection.owner))
+
+    def _check_readers(self, readers: Readers, earlier: Readers) -> None:
+        """Raise NotFound for a new reader that is no key's id; an earlier one may have ended since."""
+        known = set(earlier) if isinstance(earlier, list) else set()
+        for id_ in readers if isinstance(readers, list) else ():
+            if id_ not in known and not self._is_usable(id_):
+                raise NotFound(f'readers: there is no key with the id "{id_}"', param="readers", code="key_not_found")
 
 
 def _collection(row: tuple[Any, ...]) -> Collection:

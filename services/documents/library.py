@@ -55,16 +55,16 @@ class Library:
         folder: Path,
         files: Path | None = None,
         mirror: Mirror | None = None,
-        is_good: Callable[[str], bool] = lambda _: True,
+        is_usable: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """`folder` is the server's data folder, `files` that of the files as they were sent; None: one in `folder`.
 
-        `mirror` has what other servers store too; `is_good` is as in `Collections`. Raises DamagedFile, StorageFailed,
+        `mirror` has what other servers store too; `is_usable` is as in `Collections`. Raises DamagedFile, StorageFailed,
         Unavailable.
         """
         self._database = DocumentDatabase(folder / NAME, mirror)
         self.files = Files(self._database, files or folder / "documents")
-        self.collections = Collections(self._database, is_good)
+        self.collections = Collections(self._database, is_usable)
         self.vectors = Vectors(self._database)
         self.folders = Folders(self._database, self.collections)
         self._index = Index(self._database)

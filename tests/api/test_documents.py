@@ -6,8 +6,9 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -608,17 +609,41 @@ def test_a_revoked_keys_collections_are_lent_no_more(client: Client) -> None:
     client.patch("/collections/shelf", {"readers": "everybody"}, key=lender)
     assert search(client, "lamp", collection=f"{lender_id}/shelf")
     assert client.delete(f"/auth/key/{lender_id}").status_code == 200
-    refused(
-        client.post("/search", {"query": "lamp", "collection": f"{lender_id}/shelf"}),
-        404,
-        "collection_not_found",
-        "collection",
-    )
-    assert client.get("/collections").json()["collections"] == []
+    lends_nothing(client, lender_id)
     # What it has left can be found and deleted with the master key.
     assert [each["id"] for each in client.get(f"/files?owner={lender_id}").json()["files"]] == [file["id"]]
     assert client.delete(f"/files/{file['id']}").json() == {"deleted": True}
     assert client.get(f"/files?owner={lender_id}").json()["files"] == []
+
+
+def test_an_expired_keys_collections_are_lent_no_more(client: Client) -> None:
+    lender, lender_id = client.mint("lender")
+    upload(client, "a.txt", LAMP, lender, collection="shelf")
+    client.patch("/collections/shelf", {"readers": "everybody"}, key=lender)
+    soon = datetime.now(timezone.utc) + timedelta(seconds=0.5)
+    assert client.patch(f"/auth/key/{lender_id}", {"expires": soon.isoformat()}).status_code == 200
+    time.sleep(0.6)
+    lends_nothing(client, lender_id)
+
+
+def lends_nothing(client: Client, lender: str) -> None:
+    body = {"query": "lamp", "collection": f"{lender}/shelf"}
+    refused(client.post("/search", body), 404, "collection_not_found", "collection")
+    assert client.get("/collections").json()["collections"] == []
+
+
+def test_a_collection_is_lent_to_keys_that_there_are(client: Client) -> None:
+    _, reader = client.mint("reader")
+    body = {"name": "shelf", "readers": [reader, "nobody"]}
+    message = refused(client.post("/collections", body), 404, "key_not_found", "readers")
+    assert message == 'readers: there is no key with the id "nobody"'
+    assert client.get("/collections").json()["collections"] == []
+    client.post("/collections", {"name": "shelf", "readers": [reader]})
+    refused(client.patch("/collections/shelf", {"readers": ["nobody"]}), 404, "key_not_found", "readers")
+    client.delete(f"/auth/key/{reader}")
+    _, other = client.mint("other")
+    # A reader that was revoked may stay.
+    assert client.patch("/collections/shelf", {"readers": [reader, other]}).json()["readers"] == [reader, other]
 
 
 def test_only_the_master_key_sees_others_files(client: Client) -> None:

@@ -55,7 +55,7 @@ def cluster_stores(
     documents = None
     if settings.documents:
         mirror = Mirror(RedisTable(client, TABLE), settings.documents)
-        documents = Library(settings.data, settings.documents, mirror, lambda key: bool(keys.chain(key)))
+        documents = Library(settings.data, settings.documents, mirror, keys.is_usable)
     stores = Stores(
         profiles=ClusterProfiles(settings.data / "config.json", client, preferred),
         files=files,
