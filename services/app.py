@@ -96,7 +96,9 @@ def build_application(
     idempotency = Idempotency(jobs, answers)
     library, uploads, follower = stores.documents, None, None
     if library:
-        uploads = Uploads(library, stores.quotas.check_room, answers.characters_per_token, MAX_FILE, answers.is_answering)
+        uploads = Uploads(
+            library, stores.quotas.check_room, answers.files.characters_per_token, MAX_FILE, answers.is_answering
+        )
         follower = Follower(library, uploads, partial(_owner_problem, stores.keys), answers.forget_state)
     return Application(
         settings=settings,

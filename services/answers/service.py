@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,20 +14,18 @@ from services.answers.cancellation import Cancellations
 from services.answers.client import Client
 from services.answers.deadline import Deadline, while_key_is_good
 from services.answers.draft import Drafts
-from services.answers.grounding import MOST_PASSAGES, Grounding, good_enough
 from services.answers.models import Models
+from services.answers.own_files import OwnFiles
 from services.answers.prepare import PreparedAnswer, conversation_of, fitted_prompt, generation_request
 from services.answers.reading import reading_of
 from services.answers.replay import stored_answer
 from services.answers.request import AnswerRequest
-from services.answers.retrieval import Retriever
 from services.answers.stream import Answer
 from services.answers.turns import Turns
 from services.backend.protocols import Backend, Embedder, Model
-from services.backend.types import Finish, PrefetchRequest, Prompt
+from services.backend.types import Finish
 from services.documents.files import StoredFile
-from services.documents.library import Library, Passage, present
-from services.errors import HearthError, NotFound
+from services.documents.library import Library, Passage
 from services.models.profile import Chosen, EmbeddingPrefix
 from services.prompts.fit import fitter_of
 from services.prompts.form import Form
@@ -95,11 +93,11 @@ class Answers:
         self._max_seconds = max_seconds
         self._room = room
         self._on_finish = on_finish
-        self._library = library
         self._turns, self._uploads = Turns(), Turns()
         self._cancellations = Cancellations()
         self._counting, self._n_in_flight = threading.Lock(), 0
         self.drafts = Drafts(models, sessions, backend, meter, self._drafting)
+        self.files = OwnFiles(models, meter, library, self._prefetching)
 
     def open(self, client: Client, request: AnswerRequest) -> Answer:
         """Start to answer.
@@ -130,7 +128,7 @@ class Answers:
     def _prepare(self, client: Client, request: AnswerRequest, deadline: Deadline) -> PreparedAnswer:
         """Reserve and load everything that an answer needs before it is computed."""
         slot = deadline.slot
-        files = self._files_of(client, request)
+        files = self.files.named(client.identity.id, request)
         with ExitStack() as stack:
             stack.enter_context(self._counted())
             slot.join()
@@ -147,7 +145,7 @@ class Answers:
             chosen = self.models.choose(ticket.profiles, request.model)
             conversation = conversation_of(self._sessions, client, request, chosen)
             # Before the model is leased: others may have to be loaded for it.
-            grounding = self._grounding(request, files, conversation, chosen, deadline.poll)
+            grounding = self.files.grounding(request, files, conversation, chosen, deadline.poll)
             model = stack.enter_context(self.models.lease(chosen, deadline.poll))
             form = self.models.form(request, chosen, model, conversation.system)
             size = _size(request, conversation, files)
@@ -157,11 +155,8 @@ class Answers:
                 fitted = fitting.fitted
                 fitted = replace(fitted, max_tokens=ticket.reserve(len(fitted.tokens), fitted.max_tokens))
             state = conversation.name or request.state
-            if fitting.given and grounding and state:
-                # An answer is worth more than that deleting a file finds this conversation's state.
-                with suppress(HearthError):
-                    read = {passage.file for passage in fitting.given.passages}
-                    grounding.library.files.note_reading(read, conversation.owner, state)
+            if fitting.given and state:
+                self.files.note_reading(fitting.given, conversation.owner, state)
             reading = reading_of(request, chosen.profile, form, model, fitted.tail)
             return PreparedAnswer(
                 asked=request,
@@ -198,39 +193,6 @@ class Answers:
         """Return whether answers are in flight, waiting ones included."""
         return self._n_in_flight > 0
 
-    def _files_of(self, client: Client, request: AnswerRequest) -> list[StoredFile] | None:
-        """Return the files that a request is answered from; None: it names none. Raises as `Library.scope`."""
-        if not (request.files or request.earlier_files or request.collections):
-            return None
-        library, owner = present(self._library), client.identity.id
-        found = {file.number: file for file in library.scope(owner, request.files, request.collections)}
-        for id_ in request.earlier_files:
-            with suppress(NotFound):
-                file = library.files.get(owner, id_)
-                found[file.number] = file
-        return list(found.values())
-
-    def _grounding(
-        self,
-        request: AnswerRequest,
-        files: list[StoredFile] | None,
-        conversation: Conversation,
-        chosen: Chosen,
-        poll: Poll,
-    ) -> Grounding | None:
-        """Find the passages for a request's prompt. Raises as `Retriever.find`."""
-        if files is None:
-            return None
-        library, most = present(self._library), request.most_passages or MOST_PASSAGES
-        retriever, words = Retriever(self.models, library), request.prompt
-        matching = retriever.find(chosen.profile, words, files, most, poll)
-        found = good_enough(matching)
-        said = [*conversation.exchanges, *request.history]
-        if not found and said:
-            # "And who wrote it?" is about what was said before.
-            found = good_enough(retriever.find(chosen.profile, f"{words}\n{said[-1].human}", files, most, poll))
-        return Grounding(library, files, found, matching)
-
     def search(self, client: Client, question: str, files: Sequence[StoredFile], k: int) -> list[Passage]:
         """Return the `k` passages of these files that match a question best, by the models that the profile names for it.
 
@@ -238,7 +200,7 @@ class Answers:
         """
         with self.admit_metered(client) as deadline:
             profile = self.models.search_profile(self._meter.profiles(client.identity.id))
-            return Retriever(self.models, present(self._library)).find(profile, question, files, k, deadline.poll)
+            return self.files.search(profile, question, files, k, deadline.poll)
 
     def stop(self, key: SessionKey, thinking: bool = False) -> bool:
         """End the session's answer in flight, which keeps its text so far; return whether there was one.
@@ -335,9 +297,9 @@ class Answers:
         """Lease the model of a request, and put its prompt into its form. Raises as `lease` does."""
         with self.admit_metered(client) as deadline:
             chosen = self.models.choose(self._meter.profiles(client.identity.id), request.model)
-            files = self._files_of(client, request)
+            files = self.files.named(client.identity.id, request)
             conversation = conversation_of(self._sessions, client, request, chosen)
-            grounding = self._grounding(request, files, conversation, chosen, deadline.poll)
+            grounding = self.files.grounding(request, files, conversation, chosen, deadline.poll)
             with self.models.lease(chosen, deadline.poll) as model:
                 form = self.models.form(request, chosen, model, conversation.system)
                 with self.working(deadline, _size(request, conversation, files)) as pause:
@@ -360,34 +322,6 @@ class Answers:
             self.drafts.drop(key)
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
-
-    def characters_per_token(self, samples: Sequence[str]) -> float | None:
-        """Return how many characters of texts a token of the selected model has; None while that is not loaded."""
-        with suppress(HearthError):
-            chosen = self.models.choose(None, None)
-            if samples and self.models.is_loaded(chosen):
-                with self.models.lease(chosen, _never) as model:
-                    n_tokens = sum(map(len, model.tokenize_all([Prompt(each) for each in samples])))
-                    return sum(map(len, samples)) / max(n_tokens, 1)
-        return None
-
-    def read_ahead(self, client: Client, file: StoredFile) -> None:
-        """Have a file's text read, as conversations about it begin, while nothing else is computed; if it fits a prompt.
-
-        Nothing is loaded for that, and what fails is left undone.
-        """
-        account, request = self._meter.account(client.identity), AnswerRequest("", files=(file.id,))
-        with suppress(HearthError):
-            chosen = self.models.choose(self._meter.profiles(client.identity.id), None)
-            if not self.models.is_loaded(chosen):
-                return
-            with self.models.lease(chosen, _never) as model, self._prefetching(account, file.n_characters) as pause:
-                form = self.models.form(request, chosen, model, None)
-                if whole := Grounding(present(self._library), [file]).whole(form, model.n_ctx):
-                    fitter = fitter_of(whole[0], model, model.n_ctx, chosen.profile.max_tokens, pause)
-                    _, tokens = fitter.ahead([], "")
-                    if len(tokens) < model.n_ctx:
-                        model.prefetch(PrefetchRequest(tokens, file.owner, file.state, account))
 
     def forget_state(self, owner: str, name: str) -> None:
         """Forget what was computed under a name that is no session's. Raises Unavailable."""

@@ -165,7 +165,7 @@ def store(
                     pause()
 
                 stored = uploads.add(upload, file.stream, progress, go_on)
-            answers.read_ahead(client, stored)
+            answers.files.read_ahead(client, stored)
             return describe(stored)
 
         if not streams:
