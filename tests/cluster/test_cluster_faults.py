@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.support.clustering import QUICK, Cluster, Rabbit, Redis, Worker, heartbeats, running, talkative
-from tests.support.forked import PAUSE
 from tests.support.serving import Server, Stream, child_of, wait_for
 
 # How many kills in a row, under load; a long run is more.
@@ -143,7 +142,7 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun(cluster: Cluster) 
 
 def test_a_node_that_dies_is_computed_for_no_longer(cluster: Cluster) -> None:
     # The whole answer would take 80 seconds; its text comes without a break.
-    cluster.worker(config=talkative, **{PAUSE: "0.02"})
+    cluster.worker(config=talkative, HEARTH_TESTS_PAUSE="0.02")
     doomed = cluster.start(workers=0, nodes=2, config=talkative)
     node = cluster.nodes[1]
     stream = Stream(doomed.post("/answer", {**LONG, "max_tokens": 4000, "session_id": 3, "stream": True}, stream=True))
