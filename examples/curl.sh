@@ -21,7 +21,14 @@ curl -s "$URL/answer/1/prompt?prompt=Hello" -H "$AUTH"
 curl -s "$URL/sessions?q=Ana" -H "$AUTH"
 curl -s -X POST "$URL/answer/1/stop" -H "$AUTH"
 curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "Hello", "model": "Pirate", "system_prompt": "Be kind.", "memory_k": 0}'
-curl -s -X PATCH "$URL/answer/1" -H "$AUTH" -d '{"name": "My talk"}'
+curl -s -X PATCH "$URL/answer/1" -H "$AUTH" -d '{"name": "My talk", "pinned": true, "folder": "Talks"}'
+curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id": 1, "keep": 2}'
+curl -s "$URL/answer/1/branch" -H "$AUTH" -d '{"at": 2, "number": 1}'
+curl -s -X PATCH "$URL/answer/1/messages/1" -H "$AUTH" -d '{"content": "Hello Ana."}'
+curl -s -X DELETE "$URL/answer/1/messages/1" -H "$AUTH"
+curl -s "$URL/sessions/export" -H "$AUTH" > sessions-export.json
+curl -s "$URL/sessions/import" -H "$AUTH" -d @sessions-export.json
+rm sessions-export.json
 curl -s -X DELETE "$URL/answer/1" -H "$AUTH"
 
 curl -s "$URL/v1/chat/completions" -H "$AUTH" -d '{"model": "Guide", "messages": [{"role": "user", "content": "Hello"}]}'

@@ -29,8 +29,9 @@ from services.documents.library import Library, Passage
 from services.models.profile import Chosen, EmbeddingPrefix
 from services.prompts.fit import fitter_of
 from services.prompts.form import Form
+from services.sessions.branches import size_of_session
 from services.sessions.conversation import Conversation
-from services.sessions.history import SessionKey
+from services.sessions.history import SessionHistory, SessionKey
 from services.sessions.service import Sessions
 
 # A prompt of more characters is written and tokenized in its account's turn; a message counts as some more than it holds.
@@ -322,6 +323,25 @@ class Answers:
             self.drafts.drop(key)
             self._backend.forget(key.owner, str(key.number))
             self._sessions.history(key).clear()
+
+    @contextmanager
+    def changing(self, client: Client, key: SessionKey, n_bytes: int = 0) -> Iterator[SessionHistory]:
+        """Hold a session's lock while its messages are changed, which takes `n_bytes` more, after the prompt in flight.
+
+        Raises NotPermitted where its owner may not keep so much.
+        """
+        with self.admit(client) as deadline, self._sessions.lock(key, deadline.poll):
+            # The key may have been revoked while the request waited.
+            self._meter.accounts(client.identity.id)
+            self.drafts.drop(key)
+            with self._room(key, n_bytes) if n_bytes else nullcontext():
+                yield self._sessions.history(key)
+
+    def store_session(self, owner: str, session: Mapping[str, Any], poll: Poll) -> None:
+        """Store a session of an export as a new one. Raises NotPermitted where its owner may not keep it."""
+        key = self._sessions.new_key(owner)
+        with self._sessions.lock(key, poll), self._room(key, size_of_session(session)):
+            self._sessions.history(key).restore(session)
 
     def forget_state(self, owner: str, name: str) -> None:
         """Forget what was computed under a name that is no session's. Raises Unavailable."""

@@ -1,4 +1,4 @@
-"""/answer: prompts, and the caller's sessions."""
+"""/answer: prompts, drafts, and answers in flight."""
 
 from __future__ import annotations
 
@@ -23,14 +23,10 @@ from services.api.http.prompt_fields import PromptFields
 from services.api.http.schemas import (
     AnswerBody,
     AnswerResult,
-    ConversationBody,
     Deleted,
     DraftBody,
     Drafted,
-    SessionList,
-    SessionName,
     SessionNames,
-    SessionsQuery,
     StopBody,
     Stopped,
     WrittenPrompt,
@@ -38,11 +34,8 @@ from services.api.http.schemas import (
     spec,
     validated,
 )
-from services.errors import InvalidRequest, NotFound
-from services.jobs.jobs import Jobs
-from services.sessions.history import SessionKey
-from services.sessions.records import parse_number
-from services.sessions.responses import ResponseTable
+from services.api.sessions import session_key
+from services.errors import InvalidRequest
 from services.sessions.service import Sessions
 from services.storage.json_text import read_json_text
 
@@ -88,69 +81,6 @@ class AnswerResource(Resource):
         return self._sessions.names(caller().id)
 
 
-class SessionsResource(Resource):
-    """The caller's own sessions."""
-
-    def __init__(self, answers: Answers, sessions: Sessions) -> None:
-        self._answers = answers
-        self._sessions = sessions
-
-    @spec.validate(resp=replies(SessionList, 503))
-    def get(self, query: SessionsQuery) -> Any:
-        """List the caller's own sessions with their times, the one that went on last first.
-
-        With ?q=WORDS only those that have these words in their name or their messages, in whichever case; that counts as a
-        request.
-        """
-        owner, words = caller().id, query.q.strip()
-        if not words:
-            return {"sessions": self._sessions.listed(owner)}
-        n_bytes = self._sessions.kept(owner).n_bytes
-        with (
-            self._answers.admit_metered(current_client()) as deadline,
-            self._answers.working(deadline, n_bytes) as pause,
-        ):
-            return {"sessions": self._sessions.listed(owner, words, pause)}
-
-
-class SessionResource(Resource):
-    """One session. The master key may put the owner's key id before the number, as GET /answer lists it."""
-
-    def __init__(self, answers: Answers, sessions: Sessions, jobs: Jobs, responses: ResponseTable) -> None:
-        self._answers = answers
-        self._sessions = sessions
-        self._jobs = jobs
-        self._responses = responses
-
-    @spec.validate(resp=replies(ConversationBody, 404))
-    def get(self, number: str, owner: str | None = None) -> Any:
-        """Show a conversation in full."""
-        return self._sessions.history(_session_key(number, owner)).describe()
-
-    @spec.validate(json=SessionName, resp=replies(SessionName, 400, 404, 413, 500))
-    def patch(self, json: SessionName, number: str, owner: str | None = None) -> Any:
-        """Give a conversation another name."""
-        self._sessions.history(_session_key(number, owner)).rename(json.name)
-        return {"name": json.name}
-
-    @spec.validate(resp=replies(Deleted, 404, 500, 503))
-    def delete(self, number: str, owner: str | None = None) -> Any:
-        """Forget a conversation."""
-        key = _session_key(number, owner)
-        of = key.owner, str(key.number)
-        had_responses = self._responses.remove_session(*of)
-        try:
-            self._answers.forget(current_client(), key)
-        except NotFound:
-            # Calls alone are kept with the responses.
-            if not had_responses:
-                raise
-        # An answer may have been in flight.
-        self._responses.remove_session(*of)
-        self._jobs.forget_session(*of)
-        return {"deleted": True}
-
-
 class PromptResource(Resource):
     """The prompt by which a session goes on."""
 
@@ -165,7 +95,7 @@ class PromptResource(Resource):
         and how the model thinks are as in the body of POST /answer (`chat_template_kwargs` as JSON, `files` with commas
         between). Nothing is computed or stored.
         """
-        key = _session_key(number, None)
+        key = session_key(number, None)
         given: dict[str, Any] = {"prompt": "", **request.args.to_dict(), "session_id": key.number}
         if unknown := sorted(given.keys() - _SHOWN):
             raise InvalidRequest(f"{unknown[0]}: there is no such field; there are {', '.join(_SHOWN)}", param=unknown[0])
@@ -192,7 +122,7 @@ class DraftResource(Resource):
         session need not exist yet. An empty prompt forgets the draft.
         """
         given = json.model_dump(exclude={"model", "system_prompt"}, exclude_none=True)
-        fields = validated(PromptFields, {**given, "session_id": _session_key(number, None).number})
+        fields = validated(PromptFields, {**given, "session_id": session_key(number, None).number})
         asked = _answer_request(fields, json.model, json.system_prompt or "")
         try:
             draft = self._answers.drafts.read(current_client(), asked)
@@ -203,7 +133,7 @@ class DraftResource(Resource):
     @spec.validate(resp=replies(Deleted, 404, 503))
     def delete(self, number: str) -> Any:
         """Forget what was drafted, and what was computed of it."""
-        self._answers.drafts.forget(current_client(), _session_key(number, None))
+        self._answers.drafts.forget(current_client(), session_key(number, None))
         return {"deleted": True}
 
 
@@ -219,7 +149,7 @@ class StopResource(Resource):
 
         With `{"what": "thinking"}` only the model's thoughts end, and it answers now.
         """
-        return {"stopped": self._answers.stop(_session_key(number, None), json.what == "thinking")}
+        return {"stopped": self._answers.stop(session_key(number, None), json.what == "thinking")}
 
 
 def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
@@ -262,15 +192,6 @@ def _value_of(name: str, text: str) -> Any:
         return int(text) if text.isdecimal() and len(text) < 10 else text
     value = read_json_text(text)
     return value if isinstance(value, bool | dict) else text
-
-
-def _session_key(number: str, owner: str | None) -> SessionKey:
-    """Return the session that the path names. Raises NotFound for another key's, except for the master."""
-    me = caller()
-    parsed = parse_number(number)
-    if parsed is None or (owner not in (None, me.id) and not me.is_master):
-        raise NotFound(f"there is no session {number}", param="session_id", code="session_not_found")
-    return SessionKey(owner or me.id, parsed)
 
 
 class _AnswerShaper(sse.Shaper):

@@ -19,8 +19,6 @@ from services.api.answer import (
     AnswerResource,
     DraftResource,
     PromptResource,
-    SessionResource,
-    SessionsResource,
     StopResource,
     compute_answer,
 )
@@ -112,6 +110,14 @@ from services.api.route import (
     Route,
     Streams,
     Tag,
+)
+from services.api.sessions import (
+    BranchResource,
+    ExportResource,
+    ImportResource,
+    MessageResource,
+    SessionResource,
+    SessionsResource,
 )
 from services.api.tokens import DetokenizeResource, TokenizeResource
 from services.api.usage import UsageResource
@@ -305,7 +311,11 @@ ROUTES: tuple[Route, ...] = (
     Route("prompt", ("/answer/<number>/prompt",), PromptResource, _ANSWERS, _answers, needs="answer"),
     Route("draft", ("/answer/<number>/draft",), DraftResource, _ANSWERS, _answers, needs="answer"),
     Route("stop", ("/answer/<number>/stop",), StopResource, _ANSWERS, _answers, needs="answer"),
+    Route("branch", ("/answer/<number>/branch",), BranchResource, _ANSWERS, _answers, needs="answer"),
+    Route("message", ("/answer/<number>/messages/<index>",), MessageResource, _ANSWERS, _answers, needs="answer"),
     Route("sessions", ("/sessions",), SessionsResource, _ANSWERS, _sessions, needs="answer"),
+    Route("export_sessions", ("/sessions/export",), ExportResource, _ANSWERS, _sessions, needs="answer"),
+    Route("import_sessions", ("/sessions/import",), ImportResource, _ANSWERS, _answers, needs="answer"),
     _computed(
         "chat",
         "/v1/chat/completions",

@@ -106,7 +106,9 @@ class Conversation:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
             request = Answered(self.request, summary or {}) if self.request else None
-            self._history.add_exchange(exchange, self.wanted if is_new else None, keep, request)
+            self._history.add_exchange(
+                exchange, self.wanted if is_new else None, keep, request, branches=not self._begins_anew
+            )
         elif self.memory_k != 0 or self.wanted is not None:
             if self.memory_k is None:
                 # Many at once, so that the next many prompts begin alike.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,10 +20,22 @@ from typing import Any
 from typing_extensions import override
 
 from services.errors import DamagedFile, HearthError, StorageFailed, Unavailable
+from services.sessions.branches import size_of_branches
 from services.sessions.history import stored_messages
 from services.sessions.journal import Journal, Record
 from services.sessions.records import check_sessions
-from services.sessions.table import MOST_REQUESTS, REQUESTS, WINDOW, Answered, Kept, Message, Table, answer_to, size_of
+from services.sessions.table import (
+    BRANCHES,
+    MOST_REQUESTS,
+    REQUESTS,
+    WINDOW,
+    Answered,
+    Kept,
+    Message,
+    Table,
+    answer_to,
+    size_of,
+)
 from services.storage.json_file import PATIENCE, JsonFile, JsonObject, SchemaError, Stamp, unreadable, unwritable
 from services.storage.json_text import readable
 
@@ -101,6 +113,7 @@ class SessionTable(Table):
         name: str,
         keep: int | None = None,
         request: Answered | None = None,
+        branches: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         with self._changing():
             if request and answer_to(self._table.get(entry), request.name):
@@ -110,6 +123,8 @@ class SessionTable(Table):
             at = had if keep is None else min(keep, had)
             cut = {"cut": True} if at < had else {}
             record = {"session": entry, "at": at, "time": now, "name": name, **cut, "messages": messages}
+            if branches is not None:
+                record[BRANCHES] = branches
             if request:
                 record[REQUESTS] = {request.name.id: request.entry(at + len(messages) - 1, now)}
             self._record(record)
@@ -121,24 +136,19 @@ class SessionTable(Table):
             if session is None or request not in session.get(REQUESTS, {}):
                 return
             left = {id_: each for id_, each in session[REQUESTS].items() if id_ != request}
-            self._table[entry] = _with_requests(session, left)
+            self._table[entry] = _with(session, REQUESTS, left)
             # The next fold writes it. A kill before that does no harm: the session answers as the stored reply would.
             self._settled = True
             self._ask_for_fold()
 
     @override
-    def rename(self, entry: str, name: str) -> bool:
+    def update(self, entry: str, fields: Mapping[str, Any], messages: list[Message] | None = None) -> bool:
         with self._changing():
             if entry not in self._table:
                 return False
-            self._record({"session": entry, "renamed": name})
+            replaced = {} if messages is None else {"messages": messages}
+            self._record({"session": entry, "set": dict(fields), **replaced})
             return True
-
-    @override
-    def set_window(self, entry: str, start: int) -> None:
-        with self._changing():
-            if entry in self._table:
-                self._record({"session": entry, WINDOW: start})
 
     @override
     def remove(self, entry: str) -> bool:
@@ -236,14 +246,17 @@ class SessionTable(Table):
         """Raise SchemaError, which quotes no text of people's, for a record that is not as this class writes it."""
         entry, messages = record.get("session"), record.get("messages", [])
         good = isinstance(entry, str) and isinstance(messages, list)
-        if good and "renamed" in record:
-            good = isinstance(record["renamed"], str)
-        elif good and WINDOW in record:
-            good = isinstance(record[WINDOW], int)
+        changed = _set_by(record)
+        if good and changed is not None:
+            good = isinstance(changed, dict)
         elif good and not record.get("removed"):
             good = all(isinstance(record.get(name), kind) for name, kind in (("at", int), ("time", str), ("name", str)))
         try:
-            session = {"messages": messages, REQUESTS: record.get(REQUESTS, {})}
+            session = {
+                **(changed or {BRANCHES: record.get(BRANCHES, [])}),
+                "messages": messages,
+                REQUESTS: record.get(REQUESTS, {}),
+            }
             check_sessions({str(entry): session} if good else {"": None})
         except SchemaError as error:
             where = ".".join(map(str, error.path[1:]))
@@ -270,10 +283,9 @@ class SessionTable(Table):
             self._table.pop(entry, None)
             self._weigh(entry, None)
             return
-        if "renamed" in record or WINDOW in record:
+        if (changed := _set_by(record)) is not None:
             if entry in self._table:
-                changed = {"name": record["renamed"]} if "renamed" in record else {WINDOW: record[WINDOW]}
-                self._table[entry] = {**self._table[entry], **changed}
+                self._set(entry, changed, record.get("messages"))
             return
         new, at = record["messages"], record["at"]
         before = self._messages(entry)
@@ -281,17 +293,20 @@ class SessionTable(Table):
         if record.get("cut"):
             # A list of its own: a fold may be writing the one that was.
             before = before[:at]
-            size = size_of(before)
         elif before[at : at + len(new)] == new:
             return
         session = self._table.get(entry) or {"name": "", "created": record["time"]}
+        if BRANCHES in record:
+            session = _with(session, BRANCHES, record[BRANCHES])
+        if record.get("cut"):
+            size = size_of(before) + size_of_branches(session.get(BRANCHES, ()))
         if 2 * session.get(WINDOW, 0) > at:
             # The exchange at which the window begins is cut away.
-            session = {field: value for field, value in session.items() if field != WINDOW}
+            session = _with(session, WINDOW, None)
         requests = {id_: each for id_, each in session.get(REQUESTS, {}).items() if each["at"] < len(before)}
         requests = dict([*requests.items(), *record.get(REQUESTS, {}).items()][-MOST_REQUESTS:])
         self._table[entry] = {
-            **{field: value for field, value in _with_requests(session, requests).items() if field != "history"},
+            **{field: value for field, value in _with(session, REQUESTS, requests).items() if field != "history"},
             "name": (session.get("name") if before else "") or record["name"],
             "created": session.get("created") or record["time"],
             "updated": record["time"],
@@ -300,6 +315,27 @@ class SessionTable(Table):
         }
         before += new
         self._weigh(entry, size + size_of(new))
+
+    def _set(self, entry: str, fields: Mapping[str, Any], messages: list[Message] | None) -> None:
+        """Replace fields of a session, and its messages if they are given."""
+        session, had = self._table[entry], self._messages(entry)
+        for field, value in fields.items():
+            session = _with(session, field, value)
+        if messages is not None:
+            pairs = zip(had, messages, strict=False)
+            same = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(had), len(messages)))
+            # An answer that a request names is there no more, or at another place.
+            requests = {id_: each for id_, each in session.get(REQUESTS, {}).items() if each["at"] < same}
+            session = {**_with(_with(session, REQUESTS, requests), "history", None), "messages": messages}
+            if 2 * session.get(WINDOW, 0) > len(messages):
+                session = _with(session, WINDOW, None)
+        self._table[entry] = session
+        if messages is not None or BRANCHES in fields:
+            self._weigh(entry, self._size(entry))
+
+    def _size(self, entry: str) -> int:
+        """Return the bytes of a session's messages, those of its other branches included."""
+        return size_of(self._messages(entry)) + size_of_branches(self._table[entry].get(BRANCHES, ()))
 
     def _weigh(self, entry: str, n_bytes: int | None) -> None:
         """Note the size of a session; None: it is removed."""
@@ -316,7 +352,7 @@ class SessionTable(Table):
         self._sizes, self._kept = {}, {}
         for entry, session in self._table.items():
             if isinstance(session, dict):
-                self._weigh(entry, size_of(self._messages(entry)))
+                self._weigh(entry, self._size(entry))
 
     def _unwritable(self, error: OSError) -> HearthError:
         return unwritable(self._journal.path, error)
@@ -346,9 +382,17 @@ class SessionTable(Table):
             self._closing.wait((time.thread_time() - started) / FOLD_SHARE)
 
 
-def _with_requests(session: JsonObject, requests: JsonObject) -> JsonObject:
-    rest = {field: value for field, value in session.items() if field != REQUESTS}
-    return {**rest, REQUESTS: requests} if requests else rest
+def _with(session: JsonObject, field: str, value: Any) -> JsonObject:
+    """Return a session with another value of a field, without the field if that is empty; a name may be."""
+    rest = {name: each for name, each in session.items() if name != field}
+    return {**rest, field: value} if value or field == "name" else rest
+
+
+def _set_by(record: Record) -> Any:
+    """Return the fields that a record sets, in this version's form or that of 0.1.0; None if it sets none."""
+    if "renamed" in record:
+        return {"name": record["renamed"]}
+    return record.get("set", {WINDOW: record[WINDOW]} if WINDOW in record else None)
 
 
 def _owner_of(entry: str) -> str:

@@ -9,7 +9,20 @@ from typing import Any
 
 from services.errors import NotFound
 from services.prompts.form import Exchange
-from services.sessions.table import COUNT, WINDOW, Answered, Message, RequestName, Table, answer_to
+from services.sessions.branches import Branch, Tree, counts, enter, leave, without
+from services.sessions.table import (
+    BRANCHES,
+    COUNT,
+    FOLDER,
+    PINNED,
+    SETTINGS,
+    WINDOW,
+    Answered,
+    Message,
+    RequestName,
+    Table,
+    answer_to,
+)
 
 MASTER = "0"
 NAME_LENGTH = 60
@@ -40,10 +53,19 @@ class SessionHistory:
         """The whole conversation; [] if there is no such session yet."""
         return stored_messages(self._stored() or {})
 
-    def add(self, messages: list[Message], keep: int | None = None, request: Answered | None = None) -> None:
-        """Append messages, all of them or none; `keep` and `request` are as for `add_exchange`. Raises StorageFailed."""
-        if messages:
-            self._table.add(self._key.entry, messages, self._given_name() or _name_by(messages), keep, request)
+    def add(
+        self, messages: list[Message], keep: int | None = None, request: Answered | None = None, *, branches: bool = True
+    ) -> None:
+        """Append messages, all of them or none; the arguments are as for `add_exchange`. Raises StorageFailed."""
+        if not messages:
+            return
+        tree = None
+        if keep is not None and keep < len(had := self.messages):
+            if branches and len(messages) > 1 and had[keep] == messages[0] and keep + 1 < len(had):
+                # The same words are answered anew: the answer alone is another.
+                keep, messages = keep + 1, messages[1:]
+            tree = leave(had, self._branches, keep)[1] if branches else []
+        self._table.add(self._key.entry, messages, self._given_name() or _name_by(messages), keep, request, tree)
 
     def _given_name(self) -> str:
         """Return the name that a person has given it, which stays if it begins anew; "" where it is its first words."""
@@ -57,15 +79,20 @@ class SessionHistory:
         system: str | None = None,
         keep: int | None = None,
         request: Answered | None = None,
+        *,
+        branches: bool = True,
     ) -> None:
         """Append a prompt and its answer, both or neither, behind a system prompt where one is given.
 
-        `keep` is how many messages stay before them; None: all. `request` is the one that they answer: where the session
-        answers it already nothing is added. Raises StorageFailed.
+        `keep` is how many messages stay before them; None: all. Those that do not stay are kept as another branch, or if
+        `branches` is False forgotten with all branches. `request` is the one that they answer: where the session answers
+        it already nothing is added. Raises StorageFailed.
         """
         thoughts = {"reasoning": exchange.reasoning} if exchange.reasoning else {}
         said = [{"type": "human", "content": exchange.human}, {"type": "ai", "content": exchange.ai, **thoughts}]
-        self.add(said if system is None else [{"type": "system", "content": system}, *said], keep, request)
+        self.add(
+            said if system is None else [{"type": "system", "content": system}, *said], keep, request, branches=branches
+        )
 
     def answered(self, name: RequestName) -> tuple[str, Mapping[str, Any]] | None:
         """Return the answer to the request of this name, and its reply's other fields; None where the session has none.
@@ -81,10 +108,67 @@ class SessionHistory:
         thoughts = {"reasoning": message["reasoning"]} if message.get("reasoning") else {}
         return message["content"], {**thoughts, **known["told"]}
 
-    def rename(self, name: str) -> None:
-        """Give the session another name. Raises NotFound where there is none, StorageFailed."""
-        if not self._table.rename(self._key.entry, name):
+    def set(self, fields: Mapping[str, Any]) -> None:
+        """Replace fields of the session: "name", `PINNED`, `FOLDER`, `SETTINGS`. Raises NotFound, StorageFailed."""
+        if not self._table.update(self._key.entry, fields):
             raise self._missing()
+
+    def restore(self, session: Mapping[str, Any]) -> None:
+        """Store a session of an export, which is none yet, with its times and all that its owner has set.
+
+        Raises StorageFailed.
+        """
+        self._table.add(self._key.entry, session["messages"], session.get("name") or _name_by(session["messages"]))
+        fields = ("created", "updated", BRANCHES, PINNED, FOLDER, SETTINGS)
+        self._table.update(self._key.entry, {name: session[name] for name in fields if session.get(name)})
+
+    def enter(self, at: int, number: int) -> None:
+        """Open another of the branches that begin at message `at`; the caller holds the session's lock.
+
+        Raises NotFound where there is no such branch, StorageFailed.
+        """
+        tree = enter(self._present(), self._branches, at, number)
+        if tree is None:
+            what = f"number: no branch {number} begins at message {at}"
+            raise NotFound(what, param="number", code="branch_not_found")
+        self._replace(tree)
+
+    def edit(self, at: int, content: str) -> None:
+        """Put other words in place of message `at`, in a branch of their own; the caller holds the session's lock.
+
+        Raises NotFound where there is no such message, StorageFailed.
+        """
+        message = self._message(at)
+        kept, branches = leave(self.messages, self._branches, at)
+        self._replace(([*kept, {"type": message["type"], "content": content}], branches))
+
+    def delete(self, at: int) -> None:
+        """Delete message `at` of the open branch; the caller holds the session's lock. What follows it stays.
+
+        Raises NotFound where there is no such message, StorageFailed.
+        """
+        self._message(at)
+        self._replace(without(self.messages, self._branches, at))
+
+    def _message(self, at: int) -> Message:
+        messages = self._present()
+        if at >= len(messages):
+            raise NotFound(f"the session has {len(messages)} messages, counted from 0", code="message_not_found")
+        return messages[at]
+
+    def _present(self) -> list[Message]:
+        """Return the messages. Raises NotFound if there is no such session."""
+        if not self.exists:
+            raise self._missing()
+        return self.messages
+
+    def _replace(self, tree: Tree) -> None:
+        messages, branches = tree
+        self._table.update(self._key.entry, {BRANCHES: branches}, messages)
+
+    @property
+    def _branches(self) -> list[Branch]:
+        return list((self._stored() or {}).get(BRANCHES) or ())
 
     @property
     def exists(self) -> bool:
@@ -120,7 +204,7 @@ class SessionHistory:
 
     def keep_window(self, start: int) -> None:
         """Store how many exchanges prompts leave out from now on. Raises StorageFailed."""
-        self._table.set_window(self._key.entry, start)
+        self._table.update(self._key.entry, {WINDOW: start})
 
     def window(self, k: int, upto: int | None = None) -> list[Exchange]:
         """Return the last `k` exchanges, oldest first, of its first `upto` messages; None: of all."""
@@ -134,12 +218,15 @@ class SessionHistory:
         stored = self._stored()
         if stored is None:
             raise self._missing()
+        told = counts(stored.get(BRANCHES) or ())
         return {
             "session_id": self._key.number,
-            "name": stored.get("name") or "",
-            "created": stored.get("created"),
-            "updated": stored.get("updated"),
-            "messages": [_shown(message) for message in stored_messages(stored)],
+            **described(stored),
+            "settings": stored.get(SETTINGS) or {},
+            "messages": [
+                {**_shown(message), **({"branch": told[n][0], "branches": told[n][1]} if n in told else {})}
+                for n, message in enumerate(stored_messages(stored))
+            ],
         }
 
     def _stored(self) -> Any:
@@ -148,6 +235,17 @@ class SessionHistory:
 
     def _missing(self) -> NotFound:
         return NotFound(f"there is no session {self._key.number}", param="session_id", code="session_not_found")
+
+
+def described(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored session's name, times, and what its owner has set, as lists of sessions show them."""
+    return {
+        "name": stored.get("name") or "",
+        "created": stored.get("created"),
+        "updated": stored.get("updated"),
+        "pinned": bool(stored.get(PINNED)),
+        "folder": stored.get(FOLDER) or "",
+    }
 
 
 def _pair(messages: Sequence[Message]) -> list[Exchange]:

@@ -2,7 +2,9 @@
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
 or system; an answer of a model that thinks has its `"reasoning"` too. Once the conversation is long, `"window"` counts its
-first exchanges that prompts leave out. Its name is the session's number, and for a session of another key than the
+first exchanges that prompts leave out. `"branches"` are what was said otherwise from one message on (see branches.py),
+`"pinned"`, `"folder"` and `"settings"` what its owner has set: the last is for clients, such as the chat page. All four are
+left out where they are empty. Its name is the session's number, and for a session of another key than the
 master `KEY ID/NUMBER`. `"requests"` are those, by their names, whose answers were stored when the server last ended, and
 whose replies were not: `{"key:NAME": {"digest", "at", "time", "told"}}`, where `at` is the index of the answer's message,
 and `told` the reply's other fields. It is nearly always empty, and left out.
@@ -46,6 +48,16 @@ class StoredRequest(BaseModel):
     told: dict[str, Any]
 
 
+class StoredBranch(BaseModel):
+    """One branch of a conversation that is not open."""
+
+    model_config = _LOOSE
+    at: Annotated[int, Field(ge=0)]
+    number: Annotated[int, Field(ge=1)]
+    messages: Annotated[list[StoredMessage], Field(min_length=1)]
+    branches: list[StoredBranch] = []
+
+
 class StoredSession(BaseModel):
     """One session in the file, in either form."""
 
@@ -55,6 +67,10 @@ class StoredSession(BaseModel):
     updated: str | None = None
     window: Annotated[int, Field(ge=0)] = 0
     requests: dict[str, StoredRequest] = {}
+    branches: list[StoredBranch] = []
+    pinned: bool = False
+    folder: Annotated[str, Field(repr=False)] = ""
+    settings: Annotated[dict[str, Any], Field(repr=False)] = {}
     messages: list[StoredMessage] = []
     history: Annotated[list[str], Field(exclude=True, repr=False)] = []
 

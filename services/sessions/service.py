@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from services.sessions.file_table import SessionTable
-from services.sessions.history import MASTER, SessionHistory, SessionKey, count_of, stored_messages
+from services.sessions.history import MASTER, SessionHistory, SessionKey, count_of, described, stored_messages
 from services.sessions.locks import LocalSessionLocks, SessionLocks
 from services.sessions.records import key_of, parse_number
 from services.sessions.table import Kept, Table
 from services.sessions.unsaved import LocalUnsavedConversations, UnsavedConversations
+
+# Characters of a message that a search shows before and behind what it has found.
+_BEFORE, _BEHIND = 40, 80
+# JavaScript's numbers are exact up to this.
+_MOST_NUMBER = 2**53 - 1
 
 
 class Sessions:
@@ -65,15 +71,24 @@ class Sessions:
             own = [each for each in own if _says(each[1], wanted, pause)]
         own.sort(key=lambda each: (str(each[1].get("updated") or ""), each[0].number), reverse=True)
         return [
-            {
-                "session_id": key.number,
-                "name": session.get("name") or "",
-                "created": session.get("created"),
-                "updated": session.get("updated"),
-                "messages": count_of(session),
-            }
+            {"session_id": key.number, **described(session), "messages": count_of(session), **_snippet(session, wanted)}
             for key, session in own
         ]
+
+    def stored(self, owner: str) -> Iterator[Any]:
+        """Yield an owner's own sessions as they are stored, by their numbers. Not to be changed."""
+        keys = sorted(key for entry in self._table.entries(owner) if (key := key_of(entry)) and key.owner == owner)
+        for key in keys:
+            if session := self._table.get(key.entry):
+                yield session
+
+    def new_key(self, owner: str) -> SessionKey:
+        """Return the key of a session that an owner does not have yet."""
+        numbers = {key.number for entry in self._table.entries(owner) if (key := key_of(entry)) and key.owner == owner}
+        while True:
+            number = secrets.randbelow(_MOST_NUMBER) + 1
+            if number not in numbers:
+                return SessionKey(owner, number)
 
     def names_of_all(self) -> set[tuple[str, str]]:
         """Return the owner and number of all sessions."""
@@ -91,6 +106,18 @@ class Sessions:
     def lock(self, key: SessionKey, poll: Callable[[], None]) -> AbstractContextManager[None]:
         """Lock the session while one prompt is answered, as `SessionLocks.lock` does."""
         return self._locks.lock(key.entry, poll)
+
+
+def _snippet(session: Any, words: str) -> dict[str, str]:
+    """Return the snippet of a session that was searched for words, which are casefolded: those around the first hit."""
+    if not words:
+        return {}
+    for message in stored_messages(session):
+        text = " ".join(message["content"].split())
+        if (at := text.casefold().find(words)) >= 0:
+            start, end = max(at - _BEFORE, 0), at + len(words) + _BEHIND
+            return {"snippet": f"{'…' * (start > 0)}{text[start:end]}{'…' * (end < len(text))}"}
+    return {"snippet": ""}
 
 
 def _says(session: Any, words: str, pause: Callable[[], None]) -> bool:

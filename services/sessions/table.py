@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
@@ -13,6 +13,8 @@ Message = dict[str, str]
 """A message: its "type" (human, ai or system), its "content", and of an answer its "reasoning", if the model thought."""
 # The field of a session that counts the first exchanges that its prompts leave out.
 WINDOW = "window"
+# The fields that hold its other branches, and what its owner has set: all are left out where they are empty.
+BRANCHES, PINNED, FOLDER, SETTINGS = "branches", "pinned", "folder", "settings"
 # The field with the requests whose answers a session holds, and whose replies are not stored yet; a name is good for a day.
 REQUESTS = "requests"
 MOST_REQUESTS, GOOD_FOR = 100, timedelta(days=1)
@@ -73,11 +75,12 @@ class Table(Protocol):
         name: str,
         keep: int | None = None,
         request: Answered | None = None,
+        branches: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Append to a session, durably, all or nothing; make it, and call it `name`, where there is none.
 
         `keep` is how many of its messages stay; None: all. `request` is the one that the last message answers: where the
-        session answers it already nothing is added.
+        session answers it already nothing is added. `branches` replaces its other branches; None: they stay.
         """
         ...
 
@@ -85,12 +88,12 @@ class Table(Protocol):
         """Forget the name of a request, whose reply is stored elsewhere now."""
         ...
 
-    def rename(self, entry: str, name: str) -> bool:
-        """Give a session another name, durably; return False if there is none."""
-        ...
+    def update(self, entry: str, fields: Mapping[str, Any], messages: list[Message] | None = None) -> bool:
+        """Replace fields of a session, and all its messages if they are given, durably; return False if there is none.
 
-    def set_window(self, entry: str, start: int) -> None:
-        """Store how many of a session's first exchanges its prompts leave out, durably."""
+        The fields are "name", `WINDOW`, `BRANCHES`, `PINNED`, `FOLDER` and `SETTINGS`; an empty value removes one. Whoever
+        gives messages or branches holds the session's lock.
+        """
         ...
 
     def remove(self, entry: str) -> bool:

@@ -25,6 +25,8 @@ NEEDS = {
     **dict.fromkeys(("/auth", "/auth/me", "/auth/usage", "/status"), ANY),
     **dict.fromkeys(("/answer", "/answer/<number>", "/answer/<owner>/<number>", "/answer/<number>/prompt"), "answer"),
     **dict.fromkeys(("/answer/<number>/draft", "/answer/<number>/stop", "/sessions", "/tokenize", "/detokenize"), "answer"),
+    **dict.fromkeys(("/answer/<number>/branch", "/answer/<number>/messages/<index>"), "answer"),
+    **dict.fromkeys(("/sessions/export", "/sessions/import"), "answer"),
     **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), "answer"),
     **dict.fromkeys(("/v1/rerank", "/rerank", "/v1/reranking", "/reranking"), "answer"),
     **dict.fromkeys(("/infill",), "answer"),

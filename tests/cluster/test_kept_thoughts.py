@@ -112,7 +112,7 @@ def test_thoughts_and_calls_are_the_same_on_any_node(node: Callable[[], Client])
     assert (kept.count, kept.n_bytes) == (1, sum(len(text.encode()) for each in messages(there) for text in said_in(each)))
 
 
-def test_an_edit_forgets_the_thoughts_behind_it(node: Callable[[], Client]) -> None:
+def test_the_thoughts_behind_an_edit_are_kept_in_their_branch(node: Callable[[], Client]) -> None:
     here = node()
     fake(here).reply(Mark("<think>"), THOUGHT, Mark("</think>"), "One.")
     here.ask("First", session_id=1)
@@ -126,7 +126,10 @@ def test_an_edit_forgets_the_thoughts_behind_it(node: Callable[[], Client]) -> N
     assert f"<think>{THOUGHT}</think>One." in prompt_of(here)
     there = node()
     assert [each.get("reasoning") for each in messages(there)] == [None, THOUGHT, None, None]
-    total = sum(len(text.encode()) for each in messages(there) for text in said_in(each))
+    edited = messages(there)
+    there.post("/answer/1/branch", {"at": 2, "number": 1})
+    assert [each.get("reasoning") for each in messages(node())] == [None, THOUGHT, None, SECOND]
+    total = sum(len(text.encode()) for each in (*edited, *messages(there)[2:]) for text in said_in(each))
     assert there.parts.stores.sessions.kept("0").n_bytes == total
 
 

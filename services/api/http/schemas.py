@@ -138,22 +138,6 @@ class SessionNames(RootModel[dict[str, str]]):
     """Session number → name; for the master key also KEY ID/NUMBER → name."""
 
 
-class SessionEntry(BaseModel):
-    """A session in a list; `messages` is the number of its messages."""
-
-    session_id: int
-    name: str
-    created: str | None
-    updated: str | None
-    messages: int
-
-
-class SessionList(BaseModel):
-    """The caller's own sessions, the last used first."""
-
-    sessions: list[SessionEntry]
-
-
 class StopBody(Strict):
     """The body of POST /answer/ID/stop, which may be empty. "thinking" ends the thoughts alone: the model answers now."""
 
@@ -164,36 +148,6 @@ class Stopped(BaseModel):
     """The result of a stop: false where no answer was in flight."""
 
     stopped: bool
-
-
-class SessionsQuery(Query):
-    """The query of GET /sessions."""
-
-    q: Annotated[str, Field(description="Words that the session's name, or one of its messages, has.")] = ""
-
-
-class SessionName(Strict):
-    """The body of PATCH /answer/ID."""
-
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class Message(BaseModel):
-    """One message of a conversation; an answer of a model that thought has its `reasoning` too."""
-
-    type: str
-    content: str
-    reasoning: str | None = None
-
-
-class ConversationBody(BaseModel):
-    """A session in full."""
-
-    session_id: int
-    name: str
-    created: str | None
-    updated: str | None
-    messages: list[Message]
 
 
 class Deleted(BaseModel):

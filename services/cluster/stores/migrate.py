@@ -32,12 +32,15 @@ from services.sessions.file_table import SessionTable
 from services.sessions.history import stored_messages
 from services.sessions.records import check_sessions, key_of
 from services.sessions.responses import UNFINISHED, ResponseStore, ResponseTable
+from services.sessions.table import BRANCHES, FOLDER, PINNED, SETTINGS
 from services.settings import Settings
 from services.storage.database import NAME
 from services.storage.json_file import JsonFile, JsonTable
 
 log = logging.getLogger(__name__)
 
+# What a session has only where its owner has set or branched it.
+_SET = (BRANCHES, PINNED, FOLDER, SETTINGS)
 _SESSIONS, _KEYS = "sessions.json", "api_keys.json"
 
 
@@ -85,6 +88,8 @@ def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> C
                 there.remove(entry)
             times = session["created"] or "", session["updated"] or ""
             there.restore(entry, session["messages"], json.dumps(session["name"]), *times)
+            if fields := {name: session[name] for name in _SET if name in session}:
+                there.update(entry, fields)
     keys = JsonFile(settings.data / _KEYS, check_keys).read()
     _copy_entries(keys, RedisTable(client, Path(_KEYS), check_keys), copied, "keys")
     _copy_last_use(LocalLastUse(settings.data / NAME), RedisLastUse(client))
@@ -137,6 +142,7 @@ def _plain(session: Mapping[str, Any]) -> dict[str, Any]:
     """Return a session's fields that both stores have."""
     created = session.get("created") or None
     about = {"created": created, "updated": session.get("updated") or created}
+    about |= {name: session[name] for name in _SET if session.get(name)}
     return {"name": session.get("name") or "", **about, "messages": stored_messages(session)}
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -17,19 +17,36 @@ from typing_extensions import override
 from services.cluster.redis_client import RedisClient, reached
 from services.cluster.stores.history import CommonHistory, written
 from services.errors import Unavailable
+from services.sessions.branches import size_of_branches
 from services.sessions.history import MASTER
 from services.sessions.langchain_history import langchain_message, table_message
-from services.sessions.table import COUNT, GOOD_FOR, REQUESTS, WINDOW, Answered, Kept, Message, Table, size_of
+from services.sessions.table import (
+    BRANCHES,
+    COUNT,
+    FOLDER,
+    GOOD_FOR,
+    PINNED,
+    REQUESTS,
+    SETTINGS,
+    WINDOW,
+    Answered,
+    Kept,
+    Message,
+    Table,
+    size_of,
+)
 
 # Sessions whose messages are kept in memory.
 _KEPT = 1000
 # Seconds for which storing an exchange waits while Redis is away.
 _STORING = 60.0
 # KEYS of all three scripts: the messages (the newest first), the session's hash, the owner's sessions, the owners, the
-# requests that the session answers ("AT JSON", by their names), the bytes of each owner's messages.
+# requests that the session answers ("AT JSON", by their names), the bytes of each owner's messages, the session's other
+# branches (JSON).
 # ARGV: a token of this call, created, updated, name (JSON), how many messages stay (-1: all), the session, its owner, the
 # request's name ("": none), what is kept of it, the time from which on a request's name is good, the bytes of the new
-# messages, these. Neither the same call nor the same request adds twice.
+# messages and branches, the branches ("": they stay), the new messages. Neither the same call nor the same request adds
+# twice.
 _ADD = """
 local had = redis.call('LLEN', KEYS[1])
 local last = redis.call('HGET', KEYS[2], 'last')
@@ -55,11 +72,12 @@ if keep >= 0 and keep < had then
 end
 local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
 if 2 * window > had then redis.call('HDEL', KEYS[2], 'window') end
-for i = 12, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+if ARGV[12] == '[]' then redis.call('DEL', KEYS[7]) elseif ARGV[12] ~= '' then redis.call('SET', KEYS[7], ARGV[12]) end
+for i = 13, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
 redis.call('HINCRBY', KEYS[2], 'bytes', grown)
 redis.call('HINCRBY', KEYS[6], ARGV[7], grown)
 if ARGV[8] ~= '' then
-  redis.call('HSET', KEYS[5], ARGV[8], (had + #ARGV - 12) .. ' ' .. ARGV[9])
+  redis.call('HSET', KEYS[5], ARGV[8], (had + #ARGV - 13) .. ' ' .. ARGV[9])
   redis.call('EXPIRE', KEYS[5], 86400)
 end
 local name = redis.call('HGET', KEYS[2], 'name')
@@ -68,19 +86,41 @@ redis.call('HSETNX', KEYS[2], 'created', ARGV[2])
 redis.call('HSET', KEYS[2], 'updated', ARGV[3], 'last', ARGV[1])
 redis.call('SADD', KEYS[3], ARGV[6])
 redis.call('SADD', KEYS[4], ARGV[7])
-return had + #ARGV - 11
+return had + #ARGV - 12
 """
-_SET_WINDOW = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'window', ARGV[1]) end"
-_RENAME = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'name', ARGV[1])
+# ARGV: the owner, by how many bytes the session grows, its other branches ("": they stay), from which message on requests
+# are forgotten (-1: none), a token of this call ("": the messages stay), how many fields follow, each with its JSON ("": it
+# is removed), then the messages.
+_UPDATE = """
+if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+if ARGV[2] ~= '0' then
+  redis.call('HINCRBY', KEYS[2], 'bytes', ARGV[2])
+  redis.call('HINCRBY', KEYS[6], ARGV[1], ARGV[2])
+end
+if ARGV[3] == '[]' then redis.call('DEL', KEYS[7]) elseif ARGV[3] ~= '' then redis.call('SET', KEYS[7], ARGV[3]) end
+local same = tonumber(ARGV[4])
+local requests = same >= 0 and redis.call('HGETALL', KEYS[5]) or {}
+for i = 1, #requests, 2 do
+  if tonumber(requests[i + 1]:match('^%d+')) >= same then redis.call('HDEL', KEYS[5], requests[i]) end
+end
+local first = 7 + 2 * tonumber(ARGV[6])
+for i = 7, first - 1, 2 do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[2], ARGV[i]) else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+end
+if ARGV[5] ~= '' then
+  redis.call('DEL', KEYS[1])
+  for i = first, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+  local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
+  if 2 * window > #ARGV - first + 1 then redis.call('HDEL', KEYS[2], 'window') end
+  redis.call('HSET', KEYS[2], 'last', ARGV[5])
+end
 return 1
 """
 _REMOVE = """
 local was = redis.call('SREM', KEYS[3], ARGV[1])
 redis.call('HINCRBY', KEYS[6], ARGV[2], -tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0'))
 if redis.call('SCARD', KEYS[3]) == 0 then redis.call('SREM', KEYS[4], ARGV[2]) end
-redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5])
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5], KEYS[7])
 return was
 """
 
@@ -95,8 +135,7 @@ class RedisSessionTable(Table):
         self._client = client
         self._redis = client.redis
         self._add = self._redis.register_script(_ADD)
-        self._rename = self._redis.register_script(_RENAME)
-        self._set_window = self._redis.register_script(_SET_WINDOW)
+        self._update = self._redis.register_script(_UPDATE)
         self._remove = self._redis.register_script(_REMOVE)
         self._lock = threading.Lock()
         self._copies: OrderedDict[str, tuple[dict[str, str], list[Message]]] = OrderedDict()
@@ -107,8 +146,11 @@ class RedisSessionTable(Table):
             pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(self._about(entry))
             pipe.hgetall(self._requests(entry))
-            about, requests = pipe.execute()
+            pipe.get(self._branches(entry))
+            about, requests, branches = pipe.execute()
             session = self._session(entry, about)
+        if session and branches:
+            session[BRANCHES] = json.loads(branches)
         if session and requests:
             parted = {id_: each.partition(" ") for id_, each in requests.items()}
             session[REQUESTS] = {id_: {**json.loads(text), "at": int(at)} for id_, (at, _, text) in parted.items()}
@@ -149,9 +191,10 @@ class RedisSessionTable(Table):
         name: str,
         keep: int | None = None,
         request: Answered | None = None,
+        branches: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.restore(entry, messages, json.dumps(name), now, now, keep, request)
+        self.restore(entry, messages, json.dumps(name), now, now, keep, request, branches)
 
     @override
     def settle(self, entry: str, request: str) -> None:
@@ -167,6 +210,7 @@ class RedisSessionTable(Table):
         updated: str,
         keep: int | None = None,
         request: Answered | None = None,
+        branches: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Append as `add` does, to a session that has its times already (ISO 8601); `name` is JSON."""
         owner = _owner_of(entry)
@@ -174,7 +218,11 @@ class RedisSessionTable(Table):
         kept = -1 if keep is None else keep
         named = (request.name.id, json.dumps(request.entry(0, updated))) if request else ("", "")
         oldest = (datetime.now(timezone.utc) - GOOD_FOR).isoformat(timespec="seconds")
-        about = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *named, oldest, size_of(messages)]
+        grown = size_of(messages)
+        if branches is not None:
+            grown += size_of_branches(branches) - size_of_branches((self.get(entry) or {}).get(BRANCHES) or ())
+        tree = "" if branches is None else json.dumps(branches, separators=(",", ":"))
+        about = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *named, oldest, grown, tree]
         keys, arguments = self._keys(entry, owner), [*about, *said]
         deadline = time.monotonic() + _STORING
         while True:
@@ -189,14 +237,28 @@ class RedisSessionTable(Table):
                 time.sleep(0.25)
 
     @override
-    def rename(self, entry: str, name: str) -> bool:
+    def update(self, entry: str, fields: Mapping[str, Any], messages: list[Message] | None = None) -> bool:
+        owner, had = _owner_of(entry), None
+        if messages is not None or BRANCHES in fields:
+            had = self.get(entry)
+            if had is None:
+                return False
+        grown, same, token, said = 0, -1, "", []
+        if had and messages is not None:
+            pairs = enumerate(zip(had["messages"], messages, strict=False))
+            shorter = min(len(had["messages"]), len(messages))
+            same = next((n for n, (one, other) in pairs if one != other), shorter)
+            token, said = uuid.uuid4().hex, [written(langchain_message(message)) for message in messages]
+            grown += size_of(messages) - size_of(had["messages"])
+        tree = ""
+        if had and BRANCHES in fields:
+            tree = json.dumps(fields[BRANCHES], separators=(",", ":"))
+            grown += size_of_branches(fields[BRANCHES]) - size_of_branches(had.get(BRANCHES) or ())
+        changed = {name: value for name, value in fields.items() if name != BRANCHES}
+        named = [part for name, value in changed.items() for part in (name, _hash_value(name, value))]
         with reached():
-            return bool(self._rename([self._about(entry)], [json.dumps(name)]))
-
-    @override
-    def set_window(self, entry: str, start: int) -> None:
-        with reached():
-            self._set_window([self._about(entry)], [start])
+            keys = self._keys(entry, owner)
+            return bool(self._update(keys, [owner, grown, tree, same, token, len(changed), *named, *said]))
 
     @override
     def remove(self, entry: str) -> bool:
@@ -236,6 +298,9 @@ class RedisSessionTable(Table):
     def _requests(self, entry: str) -> str:
         return self._client.key("requests", entry)
 
+    def _branches(self, entry: str) -> str:
+        return self._client.key("branches", entry)
+
     @property
     def _sizes(self) -> str:
         return self._client.key("session_bytes")
@@ -243,7 +308,8 @@ class RedisSessionTable(Table):
     def _keys(self, entry: str, owner: str) -> list[str]:
         """Return the names in Redis that the scripts take."""
         of_session, owners = [self._messages(entry), self._about(entry)], self._client.key("owners")
-        return [*of_session, self._sessions_of(owner), owners, self._requests(entry), self._sizes]
+        others = [self._requests(entry), self._sizes, self._branches(entry)]
+        return [*of_session, self._sessions_of(owner), owners, *others]
 
     def _sessions_of(self, owner: str) -> str:
         return self._client.key("sessions", owner)
@@ -258,8 +324,8 @@ class _Listed(Mapping[str, Any]):
         self._known = {**_fields(about), COUNT: count}
 
     def __getitem__(self, name: str) -> Any:
-        if name == "messages":
-            return (self._table.get(self._entry) or {"messages": []})["messages"]
+        if name in ("messages", BRANCHES):
+            return (self._table.get(self._entry) or {"messages": []})[name]
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -271,7 +337,14 @@ class _Listed(Mapping[str, Any]):
 
 def _fields(about: Mapping[str, str]) -> dict[str, Any]:
     fields = {"name": json.loads(about["name"]), "created": about.get("created"), "updated": about.get("updated")}
-    return {**fields, **({WINDOW: int(about[WINDOW])} if WINDOW in about else {})}
+    return {**fields, **{name: json.loads(about[name]) for name in (WINDOW, PINNED, FOLDER, SETTINGS) if name in about}}
+
+
+def _hash_value(name: str, value: Any) -> str:
+    """Return the value of a session's hash for a field: JSON, but times as they are; "" removes one."""
+    if name in ("created", "updated"):
+        return str(value)
+    return json.dumps(value) if value or name == "name" else ""
 
 
 def _owner_of(entry: str) -> str:

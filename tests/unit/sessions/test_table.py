@@ -145,7 +145,7 @@ def test_a_name_that_is_given_is_kept(path: Path) -> None:
     sessions = opened(path)
     add(sessions, 1, 0)
     history = sessions.history(SessionKey(MASTER, 1))
-    history.rename("Mine")
+    history.set({"name": "Mine"})
     add(sessions, 1, 1)
     assert opened(path).history(SessionKey(MASTER, 1)).describe()["name"] == "Mine"
     fold(sessions)

@@ -1,0 +1,123 @@
+"""The bodies of requests and replies about sessions."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from services.api.http.schemas import Query
+from services.validation import Strict
+
+_MOST_SETTINGS = 16_384
+
+
+class SessionEntry(BaseModel):
+    """A session in a list; `messages` is the number of its messages, `snippet` what a search has found in them."""
+
+    session_id: int
+    name: str
+    created: str | None
+    updated: str | None
+    pinned: bool
+    folder: str
+    messages: int
+    snippet: str | None = None
+
+
+class SessionList(BaseModel):
+    """The caller's own sessions, the last used first."""
+
+    sessions: list[SessionEntry]
+
+
+class SessionsQuery(Query):
+    """The query of GET /sessions."""
+
+    q: Annotated[str, Field(description="Words that the session's name, or one of its messages, has.")] = ""
+
+
+class SessionChange(Strict):
+    """The body of PATCH /answer/ID: what is to be changed. `settings` is any JSON object, for clients."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = ""
+    pinned: bool = False
+    folder: Annotated[str, Field(max_length=100)] = ""
+    settings: dict[str, Any] = {}
+
+    @field_validator("settings")
+    @classmethod
+    def _is_small(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(settings)) > _MOST_SETTINGS:
+            raise ValueError(f"should have at most {_MOST_SETTINGS:,} characters as JSON")
+        return settings
+
+
+class BranchChoice(Strict):
+    """The body of POST /answer/ID/branch: the branch of this number, of those that begin at message `at`."""
+
+    at: Annotated[int, Field(ge=0)]
+    number: Annotated[int, Field(ge=1)]
+
+
+class MessageEdit(Strict):
+    """The body of PATCH /answer/ID/messages/N."""
+
+    content: Annotated[str, Field(min_length=1)]
+
+
+class Message(BaseModel):
+    """One message of a conversation; an answer of a model that thought has its `reasoning` too.
+
+    `branch` is the number of the open branch, and `branches` how many there are, where several begin at this message.
+    """
+
+    type: str
+    content: str
+    reasoning: str | None = None
+    branch: int | None = None
+    branches: int | None = None
+
+
+class ConversationBody(BaseModel):
+    """A session in full."""
+
+    session_id: int
+    name: str
+    created: str | None
+    updated: str | None
+    pinned: bool
+    folder: str
+    settings: dict[str, Any]
+    messages: list[Message]
+
+
+class ExportBody(BaseModel):
+    """All sessions of a key."""
+
+    format: str
+    version: int
+    sessions: list[dict[str, Any]]
+
+
+class ImportBody(Strict):
+    """Hearth's export, or the conversations of ChatGPT's or Open WebUI's export as `sessions`."""
+
+    sessions: list[Any]
+    format: Literal["hearth-sessions"] = "hearth-sessions"
+    version: Literal[1] = 1
+
+
+class SkippedBody(BaseModel):
+    """A conversation that was left out, and the reason."""
+
+    name: str
+    reason: str
+
+
+class Imported(BaseModel):
+    """The result of an import."""
+
+    imported: int
+    skipped: list[SkippedBody]
