@@ -66,6 +66,11 @@ class Answer:
         return self._generation.queue_position
 
     @property
+    def n_read(self) -> int:
+        """The tokens of the prompt that are read so far; a prompt that is read at once stays at 0."""
+        return self._generation.n_read
+
+    @property
     def choices(self) -> list[TokenChoice]:
         """The choices of the tokens that were read so far, if `Sampling.n_top` asks for them."""
         return self.choices_from(0)

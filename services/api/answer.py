@@ -20,6 +20,7 @@ from services.api.http.client import current_client
 from services.api.http.computation import Reply
 from services.api.http.idempotency import Respond
 from services.api.http.prompt_fields import PromptFields
+from services.api.http.reading_progress import ReadingProgress
 from services.api.http.schemas import (
     AnswerBody,
     AnswerResult,
@@ -69,6 +70,9 @@ class AnswerResource(Resource):
         A model that thinks sends its thoughts before the answer, as `data: {"reasoning": …}`; the whole answer has them as
         `reasoning`. `think` (or `thinking`, `enable_thinking`, `reasoning_effort`) says whether and how much it thinks;
         `thinking_budget` ends the thoughts after so many tokens; `chat_template_kwargs` sets variables of the template.
+
+        With `progress` the stream tells how much of a longer prompt is read, before the first text: `data: {"progress":
+        {"read": 512, "of": 2048, "seconds_left": 3.2}}`, in tokens; `seconds_left` is null until it can be told.
 
         With `files` (ids) or a `collection` (a name) it is answered from these: the prompt holds their whole text if that
         fits beside the conversation, else the passages that match. `citations` then has the passages that the answer cites.
@@ -154,6 +158,8 @@ class StopResource(Resource):
 
 def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
     """Compute the reply to POST /answer. Raises as `Answers.open` does."""
+    if body.progress and not body.stream:
+        raise InvalidRequest("progress: only a stream tells it: send stream too", param="progress")
     try:
         answer = answers.open(client, _answer_request(body, body.model, body.system_prompt or ""))
     except InvalidRequest as error:
@@ -162,7 +168,7 @@ def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
         # The chat template refuses the chat that the system prompt made of it.
         raise InvalidRequest(error.message, param="system_prompt", code=error.code) from error
     if body.stream:
-        return sse.EventStream(sse.written([_AnswerShaper(answer)]), answer.close)
+        return sse.EventStream(sse.written([_AnswerShaper(answer, body.progress is True)]), answer.close)
     answer.whole()
     return answer.summary
 
@@ -197,9 +203,10 @@ def _value_of(name: str, text: str) -> Any:
 class _AnswerShaper(sse.Shaper):
     """Shapes an answer as /answer's own events: pieces, of which the first has the queue position, and the summary."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, tells_reading: bool) -> None:
         self.answer = answer
         self._has_begun = False
+        self._progress = ReadingProgress() if tells_reading else None
 
     @override
     def queued(self, queue_position: int) -> Iterable[sse.Data]:
@@ -210,6 +217,11 @@ class _AnswerShaper(sse.Shaper):
     @override
     def text(self, chunk: str) -> Iterable[sse.Data]:
         return [self._piece("chunk", chunk)]
+
+    @override
+    def reading(self, n_read: int, of: int) -> Iterable[sse.Data]:
+        told = self._progress.told(n_read, of) if self._progress and not self._has_begun else None
+        return [{"progress": told}] if told else []
 
     @override
     def reasoning(self, chunk: str) -> Iterable[sse.Data]:

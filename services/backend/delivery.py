@@ -32,6 +32,7 @@ class Delivery(Generation):
         self.n_choices = 0
         self.prompt_choices: list[TokenChoice] = []
         self.queue_position: int | None = None
+        self.n_read = 0
         self._spent = Spent()
         self._events: queue.SimpleQueue[Sequence[tuple[Event, int]]] = queue.SimpleQueue()
         """Events that came together, each with the number of choices at its time."""

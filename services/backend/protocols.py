@@ -35,6 +35,8 @@ class Generation(Protocol):
     """With `GenerationRequest.prompt_logprobs` those of the prompt's tokens but the first, once the text begins."""
     queue_position: int | None
     """Its position in the queue for a slot; 0 once it has one, None before that is known."""
+    n_read: int = 0
+    """The prompt's tokens that are read so far, cached ones included; a prompt that is read in one step stays at 0."""
 
     @property
     def spent(self) -> Spent:

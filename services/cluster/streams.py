@@ -5,7 +5,7 @@ later one has begun, an earlier one writes nothing more, and the later goes on w
 `text` with its new `tokens` and how these were chosen (`choices`, of which the attempt's first `n_choices` belong to the
 text so far; those of the prompt are `prompt_choices`), where `mark` says that it is a special token's, and at the end
 `finish`, with the tokens behind the last text, or `error`, with the cost (`spent`); `worker` names the worker that has
-begun.
+begun, `n_read` counts the tokens of the prompt that are read.
 
 The scripts run atomically in Redis. Sending one again does no harm.
 """

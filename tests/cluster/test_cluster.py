@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.clustering import Cluster, heartbeats, running
+from tests.server.test_reading_progress import check, progress_of
+from tests.support.clustering import Cluster, heartbeats, running, talkative
 from tests.support.serving import Server, Stream, wait_for
 
 
@@ -197,3 +198,10 @@ def test_a_draft_is_read_by_the_worker_that_has_the_conversation(shared: Cluster
     wait_for(is_read)
     usage = one.ask(words, key=key, session_id=1)["usage"]
     assert usage["cached_tokens"] >= reply["tokens"] - 1
+
+
+def test_how_much_of_a_prompt_is_read_is_told_from_the_worker(cluster: Cluster) -> None:
+    cluster.worker(config=talkative, HEARTH_TESTS_PAUSE="0.3")
+    node = cluster.start(workers=0, config=talkative)
+    told, rest = progress_of(node, progress=True)
+    check(told, rest[-2]["usage"]["prompt_tokens"])

@@ -40,6 +40,8 @@ class AnswerBody(PromptFields):
 
     prompt: PromptText
     stream: bool | None = None
+    progress: bool | None = None
+    """True if the stream should tell how much of the prompt is read."""
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """A profile, or a file of the models folder. None: the selected profile."""
     system_prompt: str | None = None

@@ -82,6 +82,10 @@ class Shaper(Protocol):
         """Return the events that tell a new position in the queue, beside the comment; 0: the answer has its slot."""
         return ()
 
+    def reading(self, n_read: int, of: int) -> Iterable[Data]:
+        """Return the events that tell how much of the prompt is read, if the client wants to know; both are in tokens."""
+        return ()
+
     def text(self, chunk: str) -> Iterable[Data]:
         """Return the events for a piece of the content."""
         ...
@@ -153,6 +157,8 @@ def written(
                 if form.has_comments:
                     yield comment
                 yield from map(write, shaper.queued(queue_position or 0))
+            if n_read := shaper.answer.n_read:
+                yield from map(write, shaper.reading(n_read, shaper.answer.n_prompt))
         yield from map(write, shaper.end())
     yield from map(write, ending())
     if done:

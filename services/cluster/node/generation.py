@@ -61,6 +61,7 @@ class StreamGeneration(Generation):
         self._n_before = 0
         """The number of choices of earlier attempts."""
         self.queue_position: int | None = None
+        self.n_read = 0
         self._spent = Spent()
         self.id = id_
         self.request = request
@@ -171,6 +172,7 @@ class StreamGeneration(Generation):
             self.queue_position = 0
             self._n_before = len(self.choices)
             self._sender.note_begun(self)
+        self.n_read = event.get("n_read", self.n_read)
         self.tokens += event.get("tokens", ())
         self.choices += [choice_from_json(choice) for choice in event.get("choices", ())]
         if choices := event.get("prompt_choices"):

@@ -279,8 +279,12 @@ class _Watch:
         """Whether the attempt is to end: it was cancelled or forgotten, or a later one has begun."""
 
     def deliver(self, generation: Generation) -> None:
-        """Write the text as it comes, until it ends or `is_over`."""
+        """Write the text as it comes, until it ends or `is_over`; before it, how much of the prompt is read."""
+        n_read = 0
         for text in generation.chunks(self.look):
+            if not text and generation.n_read > n_read:
+                n_read = generation.n_read
+                self.write({"n_read": n_read})
             if text:
                 mark = {"mark": True} if isinstance(text, Mark) else {}
                 self.write({"text": text, **mark, **self._new(generation)})

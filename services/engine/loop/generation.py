@@ -113,6 +113,10 @@ class EngineGeneration(Delivery):
         """Take note of the queue position, 0 once the sequence has a slot."""
         self.queue_position = queue_position
 
+    def read(self, n_read: int) -> None:
+        """Take note of how many tokens of the prompt are read, before it is read to its end."""
+        self.n_read = n_read
+
     @property
     @override
     def spent(self) -> Spent:

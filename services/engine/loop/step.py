@@ -194,8 +194,10 @@ class Steps:
                 self._make_checkpoint(sequence)
             if completes:
                 completed.append((sequence, row - len(item.draft)))
-            elif sequence.n_computed == sequence.head_at:
-                self._share_head(sequence)
+            else:
+                self._generations[sequence].read(sequence.n_computed)
+                if sequence.n_computed == sequence.head_at:
+                    self._share_head(sequence)
         return completed
 
     def _observe(self, batch: list[BatchItem], n_read: int, n_decoding: int, seconds: float) -> None:

@@ -55,6 +55,8 @@ class IncomingGeneration(Delivery):
         self._n_pieces += len(update.pieces)
         if update.queue_position is not None:
             self.queue_position = update.queue_position
+        if update.n_read is not None:
+            self.n_read = update.n_read
         if update.left:
             self._spent = update.left
             self.left.set()

@@ -82,6 +82,10 @@ class OutgoingGeneration(EngineGeneration):
             self._outbox.put(Update(self._number, queue_position=queue_position), is_urgent=True)
 
     @override
+    def read(self, n_read: int) -> None:
+        self._outbox.put(Update(self._number, n_read=n_read), is_urgent=False)
+
+    @override
     def put(self, event: str | Finish | HearthError) -> None:
         if isinstance(event, str):
             self._pieces.append((event, len(self.choices) - self._n_choices))

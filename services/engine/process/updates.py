@@ -5,7 +5,7 @@ generation's number and the counts of what follows: tokens (int32), choices, cho
 A choice is a `_CHOICE` of the numbers of likeliest tokens and of ids; then, of the chosen token and the likeliest, the
 lengths of the pieces (uint32) and the logprobs (float64); then the ids (int32) and the pieces. A piece of text is a
 `_PIECE` and its UTF-8, in which surrogates may stand. The JSON object has what is rare: `finish`, `error`, `left`,
-`queue_position`.
+`queue_position`, `n_read`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Update:
     left: Spent | None = None
     """The cost of all, once its sequence has left the engine."""
     queue_position: int | None = None
+    n_read: int | None = None
 
 
 def is_updates(data: bytes) -> bool:
@@ -82,6 +83,8 @@ def _rare(update: Update) -> bytes:
     told: Message = {}
     if update.queue_position is not None:
         told["queue_position"] = update.queue_position
+    if update.n_read is not None:
+        told["n_read"] = update.n_read
     if isinstance(update.end, Finish):
         told["finish"] = to_json(update.end)
     elif update.end:
@@ -123,7 +126,8 @@ def _update(data: bytes, at: int) -> tuple[Update, int]:
     elif "error" in told:
         end = error_from_json(told["error"])
     left = from_json(Spent, told["left"]) if "left" in told else None
-    return Update(number, tokens, choices, prompt_choices, pieces, end, left, told.get("queue_position")), at + n_rare
+    rare = end, left, told.get("queue_position"), told.get("n_read")
+    return Update(number, tokens, choices, prompt_choices, pieces, *rare), at + n_rare
 
 
 def _read_choices(data: bytes, at: int, count: int) -> tuple[list[TokenChoice], int]:

@@ -62,6 +62,7 @@ class DummyGeneration:
         self.n_choices = 0
         self.prompt_choices: Sequence[TokenChoice] = ()
         self.queue_position: int | None = 0
+        self.n_read = 0
         self._pieces = pieces
 
     def chunks(self, poll: Callable[[], None]) -> Iterator[str]:
