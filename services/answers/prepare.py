@@ -72,12 +72,16 @@ class PreparedAnswer:
 
         def finished(reply: Reply, finish: Finish) -> dict[str, Any]:
             self.on_finish(finish)
+            if self.asked.begun:
+                reasoning = self.asked.begun_reasoning or reply.reasoning
+                reply = replace(reply, content=self.asked.begun + reply.content, reasoning=reasoning)
             told = {**summary(reply, self.asked.session_id, self.chosen, finish), **counts}
             if self.given:
                 told["citations"] = self.given.citations(reply.content)
             if self._is_stored(reply, is_whole=finish.reason != "cancelled"):
                 exchange = Exchange(self.asked.prompt, reply.content, reply.reasoning)
-                forgotten = self.conversation.store(exchange, start, stored_summary(told))
+                is_cut = finish.reason in ("length", "cancelled")
+                forgotten = self.conversation.store(exchange, start, stored_summary(told), is_cut, self.asked.goes_on)
                 # When the answer is out and closed: the client waits for nothing of it.
                 self.end.callback(self._prefetch_next, exchange, forgotten)
             return told

@@ -31,8 +31,11 @@ def form_of(request: AnswerRequest, profile: Profile, own: ChatFormat, folder: P
         return InfillForm(request.infill)
     if request.text is not None:
         return TextForm(request.text)
-    if not request.messages and profile.template is not None:
-        return TemplateForm(profile.template)
+    if profile.template is not None:
+        if not request.messages:
+            return TemplateForm(profile.template)
+        if request.goes_on and request.messages[0]["role"] == "user":
+            return TemplateForm(profile.template, request.begun)
     messages = _with_system(request.messages or ({"role": "user", "content": request.prompt},), system)
     chat_format = _format_of(request, profile, own, folder)
     return ChatForm(

@@ -105,6 +105,12 @@ class AnswerRequest:
     """Variables for the chat template, beside the messages and the tools."""
     continues: bool = False
     """True if the last message is the model's own and is continued, instead of answered."""
+    goes_on: bool = False
+    """True if the session's last answer is continued; what follows and `prompt` are then filled in from the session."""
+    begun: str = field(default="", repr=False)
+    """The answer so far that is continued, which the session stores with the rest."""
+    begun_reasoning: str = field(default="", repr=False)
+    """The thoughts before it."""
     generation_prompt: bool = True
     """True if the prompt ends with the beginning of the model's message."""
     chat_format: str = ""

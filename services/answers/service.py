@@ -14,6 +14,7 @@ from services.answers.cancellation import Cancellations
 from services.answers.client import Client
 from services.answers.deadline import Deadline, while_key_is_good
 from services.answers.draft import Drafts
+from services.answers.going_on import gone_on
 from services.answers.models import Models
 from services.answers.own_files import OwnFiles
 from services.answers.prepare import PreparedAnswer, conversation_of, fitted_prompt, generation_request
@@ -143,6 +144,8 @@ class Answers:
                 stack.enter_context(self._sessions.lock(key, deadline.poll))
                 stack.enter_context(self._room(key, len(request.prompt.encode())))
                 self.drafts.drop(key)
+                if request.goes_on:
+                    request = gone_on(request, self._sessions.history(key))
             chosen = self.models.choose(ticket.profiles, request.model)
             conversation = conversation_of(self._sessions, client, request, chosen)
             # Before the model is leased: others may have to be loaded for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from flask import request
@@ -70,6 +71,9 @@ class AnswerResource(Resource):
         A model that thinks sends its thoughts before the answer, as `data: {"reasoning": …}`; the whole answer has them as
         `reasoning`. `think` (or `thinking`, `enable_thinking`, `reasoning_effort`) says whether and how much it thinks;
         `thinking_budget` ends the thoughts after so many tokens; `chat_template_kwargs` sets variables of the template.
+
+        With `continue`, and no prompt, the session's last answer is continued where it was cut: the stream has what is
+        added, `result` the whole answer.
 
         With `progress` the stream tells how much of a longer prompt is read, before the first text: `data: {"progress":
         {"read": 512, "of": 2048, "seconds_left": 3.2}}`, in tokens; `seconds_left` is null until it can be told.
@@ -161,7 +165,8 @@ def compute_answer(answers: Answers, body: AnswerBody, client: Client) -> Reply:
     if body.progress and not body.stream:
         raise InvalidRequest("progress: only a stream tells it: send stream too", param="progress")
     try:
-        answer = answers.open(client, _answer_request(body, body.model, body.system_prompt or ""))
+        asked = _answer_request(body, body.model, body.system_prompt or "")
+        answer = answers.open(client, replace(asked, goes_on=body.continue_ is True))
     except InvalidRequest as error:
         if error.param != "messages":
             raise

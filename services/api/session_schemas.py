@@ -70,12 +70,14 @@ class MessageEdit(Strict):
 class Message(BaseModel):
     """One message of a conversation; an answer of a model that thought has its `reasoning` too.
 
+    `cut` is true for an answer that is not whole: its length was limited, or it was stopped.
     `branch` is the number of the open branch, and `branches` how many there are, where several begin at this message.
     """
 
     type: str
     content: str
     reasoning: str | None = None
+    cut: bool | None = None
     branch: int | None = None
     branches: int | None = None
 

@@ -20,6 +20,8 @@ class TemplateForm(Form):
     """A profile's template, to be filled."""
 
     template: str
+    begun: str = field(default="", repr=False)
+    """The beginning of the answer to this request, which is continued."""
     documents: str = field(default="", repr=False)
     passages: str = field(default="", repr=False)
     stop = ()
@@ -27,7 +29,13 @@ class TemplateForm(Form):
 
     @override
     def fill(self, window: Sequence[Exchange], words: str) -> Prompt:
-        return fill_template(self.template, window, f"{self.passages}{words}", self.documents)
+        prompt = fill_template(self.template, window, f"{self.passages}{words}", self.documents)
+        if not self.begun:
+            return prompt
+        start = len(prompt.text) + 1
+        # As the model writes it: a blank parts the answer from what stands before it.
+        text = f"{prompt.text} {self.begun}"
+        return replace(prompt, text=text, typed=(*prompt.typed, (start, len(text))))
 
     @override
     def next(self, window: Sequence[Exchange], words: str) -> Prompt:

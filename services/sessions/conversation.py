@@ -96,19 +96,26 @@ class Conversation:
         """The session's own system prompt; None where it has none, or the caller wants one."""
         return self._had if self.wanted is None else None
 
-    def store(self, exchange: Exchange, start: int = 0, summary: Mapping[str, Any] | None = None) -> int:
+    def store(
+        self,
+        exchange: Exchange,
+        start: int = 0,
+        summary: Mapping[str, Any] | None = None,
+        is_cut: bool = False,
+        goes_on: bool = False,
+    ) -> int:
         """Add the prompt and its answer, durably where it is a session; prompts leave out `start` of `exchanges` so far.
 
-        `summary` holds the reply's fields beside the answer, which a session keeps in case the same request comes again.
-        Returns how many of `exchanges` an unsaved conversation has forgotten for it. Raises StorageFailed.
+        `is_cut`: the answer is not whole. `goes_on`: it takes the place of the one that it continues. `summary` holds the
+        reply's fields beside the answer, which a session keeps in case the same request comes again. Returns how many of
+        `exchanges` an unsaved conversation has forgotten for it. Raises StorageFailed.
         """
         if self.session_id is not None:
             is_new = self.wanted is not None and self.wanted != self._had
             keep = 0 if self._begins_anew else self.keep
             request = Answered(self.request, summary or {}) if self.request else None
-            self._history.add_exchange(
-                exchange, self.wanted if is_new else None, keep, request, branches=not self._begins_anew
-            )
+            system, branches = self.wanted if is_new else None, not self._begins_anew
+            self._history.add_exchange(exchange, system, keep, request, is_cut=is_cut, goes_on=goes_on, branches=branches)
         elif self.memory_k != 0 or self.wanted is not None:
             if self.memory_k is None:
                 # Many at once, so that the next many prompts begin alike.

@@ -80,16 +80,26 @@ class SessionHistory:
         keep: int | None = None,
         request: Answered | None = None,
         *,
+        is_cut: bool = False,
+        goes_on: bool = False,
         branches: bool = True,
     ) -> None:
         """Append a prompt and its answer, both or neither, behind a system prompt where one is given.
 
         `keep` is how many messages stay before them; None: all. Those that do not stay are kept as another branch, or if
-        `branches` is False forgotten with all branches. `request` is the one that they answer: where the session answers
-        it already nothing is added. Raises StorageFailed.
+        `branches` is False forgotten with all branches. `is_cut`: the answer is not whole. `goes_on`: it takes the place of
+        the one that it continues, behind these messages and its prompt. `request` is the one that they answer: where the
+        session answers it already nothing is added. Raises StorageFailed.
         """
-        thoughts = {"reasoning": exchange.reasoning} if exchange.reasoning else {}
-        said = [{"type": "human", "content": exchange.human}, {"type": "ai", "content": exchange.ai, **thoughts}]
+        more: Message = {"reasoning": exchange.reasoning} if exchange.reasoning else {}
+        more |= {"cut": True} if is_cut else {}
+        said: list[Message] = [
+            {"type": "human", "content": exchange.human},
+            {"type": "ai", "content": exchange.ai, **more},
+        ]
+        if goes_on and keep is not None:
+            self._table.add(self._key.entry, said[1:], "", keep + 1, request)
+            return
         self.add(
             said if system is None else [{"type": "system", "content": system}, *said], keep, request, branches=branches
         )
@@ -271,7 +281,11 @@ def _shorten(text: str) -> str:
 
 def _shown(message: Message) -> Message:
     """Return the fields of a message that its owner is shown."""
-    return {name: message[name] for name in ("type", "content", "reasoning") if message.get(name) or name != "reasoning"}
+    return {
+        name: message[name]
+        for name in ("type", "content", "reasoning", "cut")
+        if message.get(name) or name in ("type", "content")
+    }
 
 
 def stored_messages(stored: Any) -> list[Message]:

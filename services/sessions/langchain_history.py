@@ -15,6 +15,8 @@ from services.sessions.table import Message
 
 # Where LangChain's integrations keep the thoughts of a message, among its additional_kwargs.
 _REASONING = "reasoning_content"
+# Where an answer that is not whole says so.
+_CUT = "cut"
 # The parts of a content that are thoughts, and the fields that hold them: LangChain's own, and Anthropic's.
 _THOUGHTS = {"reasoning": "reasoning", "thinking": "thinking"}
 _KINDS: dict[str, type[BaseMessage]] = {"human": HumanMessage, "ai": AIMessage, "system": SystemMessage}
@@ -54,7 +56,8 @@ class LangChainHistory(BaseChatMessageHistory):
 def langchain_message(message: Message) -> BaseMessage:
     """Return a message of the table as LangChain's, with its thoughts where LangChain's integrations have them."""
     reasoning = message.get("reasoning")
-    more = {"additional_kwargs": {_REASONING: reasoning}} if reasoning else {}
+    kwargs = {**({_REASONING: reasoning} if reasoning else {}), **({_CUT: True} if message.get(_CUT) else {})}
+    more = {"additional_kwargs": kwargs} if kwargs else {}
     return _KINDS[message["type"]](content=message["content"], **more)
 
 
@@ -62,7 +65,8 @@ def table_message(message: BaseMessage) -> Message:
     """Return LangChain's message as one of the table."""
     reasoning = str(message.additional_kwargs.get(_REASONING) or "") or _parts_of(message, _THOUGHTS)
     text = _parts_of(message, {"text": "text"})
-    return {"type": message.type, "content": text, **({"reasoning": reasoning} if reasoning else {})}
+    is_cut = {_CUT: True} if message.additional_kwargs.get(_CUT) is True else {}
+    return {"type": message.type, "content": text, **({"reasoning": reasoning} if reasoning else {}), **is_cut}
 
 
 def _is_text(message: BaseMessage) -> bool:

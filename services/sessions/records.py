@@ -1,7 +1,8 @@
 """The format of data/sessions.json.
 
 An entry of the file is `"1": {"name", "created", "updated", "messages": [{"type", "content"}]}`, where a type is human, ai
-or system; an answer of a model that thinks has its `"reasoning"` too. Once the conversation is long, `"window"` counts its
+or system; an answer of a model that thinks has its `"reasoning"` too, and one that is not whole
+`"cut": true`. Once the conversation is long, `"window"` counts its
 first exchanges that prompts leave out. `"branches"` are what was said otherwise from one message on (see branches.py),
 `"pinned"`, `"folder"` and `"settings"` what its owner has set: the last is for clients, such as the chat page. All four are
 left out where they are empty. Its name is the session's number, and for a session of another key than the
@@ -36,6 +37,7 @@ class StoredMessage(BaseModel):
     type: Literal["human", "ai", "system"]
     content: Annotated[str, Field(repr=False)]
     reasoning: Annotated[str, Field(repr=False)] = ""
+    cut: bool = False
 
 
 class StoredRequest(BaseModel):

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from services.errors import Unprocessable
 
-Message = dict[str, str]
-"""A message: its "type" (human, ai or system), its "content", and of an answer its "reasoning", if the model thought."""
+Message = dict[str, Any]
+"""A message: its "type" (human, ai or system) and its "content"; of an answer also its "reasoning", if the model thought,
+and "cut": true, if it is not whole."""
 # The field of a session that counts the first exchanges that its prompts leave out.
 WINDOW = "window"
 # The fields that hold its other branches, and what its owner has set: all are left out where they are empty.

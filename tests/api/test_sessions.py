@@ -124,6 +124,43 @@ def test_a_message_is_edited_in_a_branch_of_its_own(client: Client) -> None:
     assert error(client.patch("/answer/3/messages/0", {"content": "x"}), 404) == "session_id"
 
 
+def test_an_answer_that_was_cut_is_continued_in_its_place(client: Client) -> None:
+    client.edit_config(
+        template=None, chat_template="{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    say(client, "Hi", "Hello")
+    client.backend.reply("One", " two", " three")  # type: ignore[attr-defined]
+    assert client.ask("Count", session_id=1, max_tokens=2)["finish_reason"] == "length"
+    assert client.get("/answer/1").json()["messages"][3] == {"type": "ai", "content": "One two", "cut": True}
+    client.restart()
+    client.backend.reply(" three", " four")  # type: ignore[attr-defined]
+    reply = client.post("/answer", {"session_id": 1, "continue": True}).json()
+    assert (reply["result"], reply["finish_reason"]) == ("One two three four", "stop")
+    model = client.backend.models()[-1]  # type: ignore[attr-defined]
+    prompt = b"".join(model.pieces(model.requests[-1].tokens)).decode()
+    assert prompt.endswith("<user>Count<assistant>One two")
+    client.restart()
+    last = client.get("/answer/1").json()["messages"]
+    assert last[2:] == [{"type": "human", "content": "Count"}, {"type": "ai", "content": "One two three four"}]
+    assert "branches" not in json.dumps(last)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "prompt"),
+        ({"continue": False, "session_id": 1}, "prompt"),
+        ({"continue": True, "session_id": 1, "prompt": "x"}, "prompt"),
+        ({"continue": True}, "session_id"),
+        ({"continue": True, "session_id": 1, "keep": 0}, "keep"),
+        ({"continue": True, "session_id": 9}, "continue"),
+    ],
+)
+def test_what_cannot_be_continued_is_named(client: Client, body: dict[str, Any], param: str) -> None:
+    say(client, "Hi", "Hello")
+    assert error(client.post("/answer", body), 400) == param
+
+
 def test_a_message_is_deleted_and_its_computed_state_forgotten(client: Client) -> None:
     say(client, "Hi", "Hello")
     say(client, "My code is 1234", "I see")

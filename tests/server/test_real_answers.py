@@ -25,7 +25,7 @@ from services.settings import Settings
 from services.stores import file_stores
 from tests.support.ports import free_port
 from tests.support.real_models import smollm2
-from tests.support.serving import ROOT, Server
+from tests.support.serving import ROOT, Server, Stream
 from tests.support.tiny import GUIDE
 from tests.unit.answers.test_answers import DummyBackend, DummyGeneration
 
@@ -407,3 +407,17 @@ def test_what_the_prompt_is_asked_by_is_honoured_or_refused(real: Server) -> Non
     for name, value in (("bogus", "1"), ("keep", "9"), ("memory_k", "many"), ("max_tokens", "0")):
         refused = real.get("/answer/90/prompt", params={"prompt": "Bye", name: value})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+
+
+@pytest.mark.parametrize("model", [FILE, "Guide"])
+def test_a_cut_answer_continued_is_the_answer_that_was_not_cut(real: Server, model: str) -> None:
+    asked: dict[str, Any] = {"prompt": "Count from 1 to 9.", "model": model, "temperature": 0, "memory_k": 0}
+    whole = real.post("/answer", {**asked, "max_tokens": 30}).json()
+    cut = real.post("/answer", {**asked, "session_id": 71, "keep": 0, "max_tokens": 6}).json()
+    assert (cut["finish_reason"], whole["result"].startswith(cut["result"])) == ("length", True)
+    more = {**asked, "session_id": 71, "continue": True, "max_tokens": 24, "stream": True}
+    del more["prompt"]
+    events = Stream(real.post("/answer", more, stream=True)).rest()
+    assert events[-2]["result"] == whole["result"]
+    assert cut["result"] + "".join(each.get("chunk", "") for each in events[:-2]) == whole["result"]
+    assert real.get("/answer/71").json()["messages"][1]["content"] == whole["result"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Request, make_response
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 from spectree import Response, SecurityScheme
 from spectree.models import InType, SecureType, SecuritySchemeData
 from spectree.plugins.base import Context
@@ -38,7 +38,9 @@ class Query(BaseModel):
 class AnswerBody(PromptFields):
     """The body of POST /answer."""
 
-    prompt: PromptText
+    prompt: PromptText = ""
+    continue_: Annotated[bool | None, Field(alias="continue")] = None
+    """True, without a prompt, if the session's last answer should be continued."""
     stream: bool | None = None
     progress: bool | None = None
     """True if the stream should tell how much of the prompt is read."""
@@ -46,6 +48,19 @@ class AnswerBody(PromptFields):
     """A profile, or a file of the models folder. None: the selected profile."""
     system_prompt: str | None = None
     """With a system prompt, the conversation is written by a chat template instead of the profile's template."""
+
+    @model_validator(mode="after")
+    def _has_words(self) -> AnswerBody:
+        if not self.continue_:
+            if "prompt" not in self.model_fields_set:
+                raise ValueError("prompt: is missing")
+        elif "prompt" in self.model_fields_set:
+            raise ValueError("prompt: leave it out to continue the last answer")
+        elif self.session_id is None:
+            raise ValueError("session_id: is missing: the last answer of a session is continued")
+        elif self.keep is not None:
+            raise ValueError("keep: the last answer of a session is continued")
+        return self
 
 
 class PassageBody(BaseModel):
