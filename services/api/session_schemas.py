@@ -83,7 +83,7 @@ class Message(BaseModel):
 
 
 class ConversationBody(BaseModel):
-    """A session in full."""
+    """A session in full. `window` is the number of its first exchanges that no longer fit into a prompt."""
 
     session_id: int
     name: str
@@ -92,6 +92,7 @@ class ConversationBody(BaseModel):
     pinned: bool
     folder: str
     settings: dict[str, Any]
+    window: int
     messages: list[Message]
 
 

@@ -233,6 +233,7 @@ class SessionHistory:
             "session_id": self._key.number,
             **described(stored),
             "settings": stored.get(SETTINGS) or {},
+            "window": int(stored.get(WINDOW) or 0),
             "messages": [
                 {**_shown(message), **({"branch": told[n][0], "branches": told[n][1]} if n in told else {})}
                 for n, message in enumerate(stored_messages(stored))

@@ -143,7 +143,7 @@ def test_code_is_coloured_and_copied(parrot: Server, visit: Visit) -> None:
     chat.button("Copy the code").first.click()
     expect(chat.page.locator("#announce")).to_have_text("Copied")
     assert chat.page.evaluate("navigator.clipboard.readText()") == "def double(x):\n    return 2 * x  # <b>not bold</b>"
-    chat.button("Copy the answer").click()
+    chat.button("Copy as Markdown").click()
     chat.wait_for("navigator.clipboard.readText().then((text) => text.startsWith('Here is how'))")
     assert chat.page.evaluate("navigator.clipboard.readText()") == CODE
     # Over plain HTTP from another machine there is no such clipboard, and the old way is taken.
@@ -167,7 +167,7 @@ def test_a_reasoning_models_thoughts_are_folded(parrot: Server, visit: Visit, pr
             chat.page.reload()
         thoughts = chat.page.get_by_text("First <i>this</i>, then that.")
         expect(thoughts).to_be_hidden()
-        chat.page.get_by_text("Thoughts").click()
+        chat.page.get_by_text(re.compile("Thoughts|Thought for [0-9]+ s")).click()
         expect(thoughts).to_be_visible()
         expect(chat.answers).not_to_contain_text("think>")
 

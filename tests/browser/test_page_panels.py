@@ -66,7 +66,7 @@ def test_settings_are_kept_for_each_conversation(server: Server, visit: Visit) -
     panel.get_by_label("Top p").fill("0.5")
     panel.get_by_label("Top p").blur()
     chat.ask("Count to 9.")
-    expect(chat.page.locator(".figures")).to_contain_text("cut at its longest")
+    expect(chat.page.locator(".cut")).to_contain_text("Answer cut at 3 tokens.")
     expect(chat.answers).to_have_text(["1, 2"])
     chat.page.goto(f"{server.url}/#/{pirates}")
     expect(panel.get_by_label("Profile")).to_have_value("Pirate")

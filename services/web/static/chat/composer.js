@@ -40,6 +40,29 @@ export class Composer {
     return may;
   }
 
+  /** Go on with the open conversation's last answer, `begun`, whose prompt stands behind the first `keep` messages. */
+  async goOn(prompt, keep, begun) {
+    if (!(await this.#mayAsk(keep))) return;
+    const { session } = this.conversation;
+    this.#changed(runs.goOn(session, { prompt, keep, begun, settings: settingsOf(session) }));
+    this.conversation.scroller.toEnd();
+  }
+
+  /** Give up what failed, and its prompt. */
+  forget(run) {
+    runs.dismiss(run);
+    if (run.isFirst && !this.conversation.messages.length) {
+      this.place(null, "New chat");
+      this.conversation.open(null);
+      this.showDraft();
+    } else {
+      this.conversation.redraw();
+    }
+    this.sidebar.draw();
+    this.onchange();
+    this.field.focus();
+  }
+
   /** Ask once more for what failed. */
   async retry(run) {
     if (await this.#mayAsk(run.keep)) this.#changed(runs.askAgain(run, settingsOf(run.session)));

@@ -2,7 +2,7 @@
 
 import { Refused, call } from "./api.js";
 import { announce, byId, el, toast } from "./dom.js";
-import { answerArticle, figuresOf, humanArticle, systemNote, welcome } from "./messages.js";
+import { answerArticle, figuresOf, forgottenMark, humanArticle, systemNote, welcome } from "./messages.js";
 import { runOf } from "./runs.js";
 import { Scroller } from "./scroller.js";
 import * as store from "./store.js";
@@ -14,11 +14,27 @@ const SHOWN = 50;
 
 export class Conversation {
   /**
-   * `ask(prompt, keep)` is called for a prompt that is put anew, `retry(run)` and `edit(run)` for one that failed; `hint`
-   * stands in an empty conversation.
+   * `ask(prompt, keep)` is called for a prompt that is put anew, `goOn(prompt, keep, begun)` for an answer that is continued,
+   * `retry(run)`, `edit(run)` and `forget(run)` for one that failed, `loaded(found)` with what the server has of a session;
+   * `hint` stands in an empty conversation.
    */
-  constructor({ ask, retry, edit, renamed, hint }) {
-    this.handlers = { ask, retry, edit };
+  constructor({ ask, goOn, retry, edit, forget, loaded, renamed, hint }) {
+    this.failed = { retry, edit, forget };
+    this.loaded = loaded;
+    this.handlers = {
+      ask,
+      again: (n) => {
+        const at = this.messages.findLastIndex((each, m) => m < n && each.type === "human");
+        if (at >= 0) ask(this.messages[at].content, at);
+      },
+      goOn: () => {
+        const at = this.messages.length - 2;
+        goOn(this.messages[at].content, at, this.messages[at + 1].content);
+      },
+      open: (n, number) => this.#change("POST", "branch", { at: n, number }),
+      change: (n, content) => this.#change("PATCH", `messages/${n}`, { content }),
+      remove: (n) => this.#change("DELETE", `messages/${n}`),
+    };
     this.hint = hint;
     this.renamed = renamed;
     this.scroller = new Scroller(byId("scroll"), byId("to-end"));
@@ -82,6 +98,7 @@ export class Conversation {
   #forget() {
     this.turn = (this.turn ?? 0) + 1;
     this.messages = [];
+    this.window = 0;
     this.articles = [];
     this.first = 0;
     clearTimeout(this.timer);
@@ -92,7 +109,7 @@ export class Conversation {
 
   async #read(turn) {
     const session = this.session;
-    let found = { name: "", messages: [] };
+    let found = { name: "", messages: [], window: 0 };
     let isMissing = false;
     try {
       found = await call("GET", `/answer/${session}`);
@@ -101,12 +118,37 @@ export class Conversation {
       isMissing = !runOf(session) && !store.read("draft", session, "");
     }
     if (turn !== this.turn || session !== this.session) return false;
-    this.messages = found.messages;
-    this.#keepFigures();
+    this.#take(found);
     this.renamed(isMissing ? "Not found" : found.name);
-    this.#draw();
     if (isMissing) AREA.replaceChildren(el("p", { className: "notice" }, "There is no such conversation. ", el("a", { href: "#/" }, "Begin a new one")));
     return true;
+  }
+
+  /** Take over what the server has of the session, and show it. */
+  #take(found) {
+    this.messages = found.messages;
+    this.window = found.window;
+    this.#keepFigures();
+    this.loaded(found);
+    this.#draw();
+  }
+
+  /** Have the server change what is said, and show what came of it; returns whether it did. */
+  async #change(method, path, body) {
+    const { session } = this;
+    try {
+      if (!(await this.isCurrent())) throw new Error("This conversation has gone on elsewhere. Look before you change it.");
+      const found = await call(method, `/answer/${session}/${path}`, body);
+      if (session === this.session) {
+        // What was asked for before is older.
+        this.turn += 1;
+        this.#take(found);
+      }
+      return true;
+    } catch (error) {
+      toast(error.message, { isError: true });
+      return false;
+    }
   }
 
   /** How the last answer came about is kept with it, by its place. */
@@ -130,7 +172,7 @@ export class Conversation {
     const same = shown.findIndex(({ text }, n) => text !== this.articles[n]?.text);
     const from = same < 0 ? shown.length : same;
     for (const { node } of this.articles.splice(from)) node.remove();
-    AREA.querySelectorAll(".notice, .welcome").forEach((node) => node.remove());
+    AREA.querySelectorAll(".notice, .welcome, .forgotten").forEach((node) => node.remove());
     if (this.tail && !runOf(this.session)) {
       this.tail.remove();
       this.tail = null;
@@ -147,6 +189,7 @@ export class Conversation {
     if (run) this.#showTail(run);
     else if (!wanted.length) AREA.append(welcome(this.hint));
     this.#mark(run);
+    this.#markForgotten(figures);
     byId("scroll").setAttribute("aria-busy", String(Boolean(run && !run.isOver)));
   }
 
@@ -170,20 +213,27 @@ export class Conversation {
     });
   }
 
+  /** Mark in the conversation where the model's reading begins. */
+  #markForgotten(figures) {
+    const known = figures[this.messages.length - 1]?.messages_left_out ?? 2 * this.window;
+    if (!known) return;
+    let said = 0;
+    const at = this.messages.findIndex(({ type }) => type !== "system" && (said += 1) > known);
+    const article = this.articles[at - this.first];
+    if (at > 0 && article) AREA.insertBefore(forgottenMark(), article.node);
+  }
+
   #article(message, n, figures) {
     if (message.type === "system") return systemNote(message.content);
-    if (message.type === "human") return humanArticle(message.content, (prompt) => this.handlers.ask(prompt, n), keptEdit(this.session, n));
-    return answerArticle(message, figures, () => {
-      const at = this.messages.findLastIndex((each, m) => m < n && each.type === "human");
-      if (at >= 0) this.handlers.ask(this.messages[at].content, at);
-    });
+    const kept = keptEdit(this.session, n);
+    return message.type === "human" ? humanArticle(message, n, this.handlers, kept) : answerArticle(message, n, figures, this.handlers, kept);
   }
 
   #showTail(run) {
     if (this.tail?.run !== run) {
       this.tail?.remove();
       AREA.querySelectorAll(".notice, .welcome").forEach((node) => node.remove());
-      this.tail = new Tail(run, this.handlers);
+      this.tail = new Tail(run, this.failed);
       AREA.append(this.tail.element);
       this.#mark(run);
     }

@@ -5,6 +5,7 @@ const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   close: "M6 6l12 12M18 6L6 18",
   copy: "M9 9h10v11H9zM6 15H5V4h10v2",
+  text: "M5 6h14M5 10h14M5 14h10M5 18h7",
   edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
   again: "M19 12a7 7 0 1 1-2-5l2 2M19 4v5h-5",
   send: "M12 19V5M6 11l6-6 6 6",

@@ -18,7 +18,10 @@ const hint = new TinyHint(() => panels.show("models"));
 const conversation = new Conversation({
   ask: (prompt, keep) => composer.askAnew(prompt, keep),
   retry: (run) => composer.retry(run),
+  goOn: (prompt, keep, begun) => composer.goOn(prompt, keep, begun),
   edit: (run) => composer.edit(run),
+  forget: (run) => composer.forget(run),
+  loaded: () => {},
   renamed: (name) => entitle(name || "Conversation"),
   hint: hint.element,
 });

@@ -38,8 +38,18 @@ export function ask(session, { prompt, keep = null, isFirst = false, settings = 
   return begin(session, { name: randomName(), at: Date.now(), isFirst, body: bodyOf(prompt, keep, settings) });
 }
 
+/** Go on with a session's last answer, `begun`, and its prompt, which stand behind the first `keep` messages. */
+export function goOn(session, { prompt, keep, begun, settings = {} }) {
+  const body = { ...settings, continue: true, stream: true, progress: true };
+  return begin(session, { name: randomName(), at: Date.now(), isFirst: false, body, goesOn: { prompt, keep, begun } });
+}
+
 /** Ask once more for what failed. Under its old name, since it may have been answered all the same. */
 export function askAgain(run, settings) {
+  if (run.asked.goesOn) {
+    dismiss(run);
+    return goOn(run.session, { ...run.asked.goesOn, settings });
+  }
   const body = bodyOf(run.prompt, run.keep, settings);
   const isTheSame = JSON.stringify(body) === JSON.stringify(run.asked.body);
   dismiss(run);
@@ -47,7 +57,7 @@ export function askAgain(run, settings) {
   return begin(run.session, { name: isTheSame ? name : randomName(), at: Date.now(), isFirst, body });
 }
 
-const bodyOf = (prompt, keep, settings) => ({ ...settings, prompt, stream: true, ...(keep === null ? {} : { keep }) });
+const bodyOf = (prompt, keep, settings) => ({ ...settings, prompt, stream: true, progress: true, ...(keep === null ? {} : { keep }) });
 
 /** Go on with what this page had asked before it was loaded anew, and with what was asked in the open session. */
 export function resume(session) {
@@ -61,7 +71,7 @@ export function resume(session) {
 export function takeLeft() {
   const left = pending().filter(([, , asked]) => Date.now() - asked.at > LEFT);
   for (const [owner, name] of left) store.keep("pending", `${owner}/${name}`, null);
-  return left.map(([session, , { body, isFirst }]) => ({ session, prompt: body.prompt, keep: body.keep ?? null, isFirst }));
+  return left.filter(([, , { goesOn }]) => !goesOn).map(([session, , { body, isFirst }]) => ({ session, prompt: body.prompt, keep: body.keep ?? null, isFirst }));
 }
 
 /** What was asked, and is not among the runs: session, name and request of each. */
@@ -97,9 +107,13 @@ class Run {
   constructor(session, asked) {
     this.session = session;
     this.asked = asked;
-    this.prompt = asked.body.prompt;
-    this.keep = asked.body.keep ?? null;
+    this.prompt = asked.goesOn?.prompt ?? asked.body.prompt;
+    this.keep = asked.goesOn?.keep ?? asked.body.keep ?? null;
+    this.begun = asked.goesOn?.begun ?? "";
     this.text = "";
+    this.reading = null;
+    this.thoughtSince = null;
+    this.thoughtSeconds = 0;
     this.thoughts = "";
     this.place = null;
     this.state = "waiting";
@@ -120,7 +134,7 @@ class Run {
 
   /** Whether it was stopped before its first word, so that nothing is stored. */
   get isNothing() {
-    return this.state === "done" && this.summary.finish_reason === "cancelled" && !this.summary.result;
+    return this.state === "done" && this.summary.finish_reason === "cancelled" && !this.summary.result && !this.begun;
   }
 
   async follow() {
@@ -170,19 +184,24 @@ class Run {
     let text = "";
     let thoughts = "";
     for await (const { data, comment } of events("/answer", forSession(this.session, this.asked.body), options)) {
+      if (data?.progress) this.reading = data.progress;
       if (comment?.startsWith("queued ")) this.place = Number(comment.slice(7));
       else if (data?.queue_position) this.place = data.queue_position;
       if (data && "chunk" in data && data.chunk) {
         // Followed anew, it is told from the beginning.
-        this.text = text += data.chunk;
+        text += data.chunk;
+        this.text = this.begun + text;
         this.place = null;
+        this.#endThoughts();
         this.state = "answering";
       } else if (data && "result" in data) {
         this.text = data.result;
         this.thoughts = data.reasoning ?? "";
-        this.summary = data;
+        this.#endThoughts();
+        this.summary = { ...data, ...(this.thoughtSeconds ? { thought_seconds: this.thoughtSeconds } : {}) };
       } else if (data?.reasoning) {
         this.thoughts = thoughts += data.reasoning;
+        this.thoughtSince ??= Date.now();
         this.place = null;
         this.state = "answering";
       }
@@ -194,6 +213,11 @@ class Run {
     }
     if (!this.summary) throw new Unreachable();
     this.#finish();
+  }
+
+  /** The first word has come: so long the model has thought. */
+  #endThoughts() {
+    if (this.thoughtSince !== null) this.thoughtSeconds ||= Math.max(1, Math.round((Date.now() - this.thoughtSince) / 1000));
   }
 
   #fail(error, attempt) {

@@ -8,7 +8,7 @@ const PACE = 2;
 const SLOWEST = 250;
 
 export class Tail {
-  /** `handlers.retry(run)` and `handlers.edit(run)` are called where it has failed. */
+  /** `handlers.retry(run)`, `handlers.edit(run)` and `handlers.forget(run)` are called where it has failed. */
   constructor(run, handlers) {
     this.run = run;
     this.handlers = handlers;
@@ -16,7 +16,9 @@ export class Tail {
     this.state = el("p", { className: "state" });
     this.failure = el("div", { className: "failure", role: "alert", hidden: true });
     this.answer = el("article", { className: "message ai", "aria-label": "Answer" }, this.view.element, this.state, this.failure);
-    const human = el("article", { className: "message human", "aria-label": "You" }, el("div", { className: "words" }, run.prompt));
+    this.bar = el("progress", { hidden: true, "aria-label": "How much of the conversation is read" });
+    this.state.after(this.bar);
+    const human = el("article", { className: "message human", "aria-label": "You" }, el("div", { className: "words", dir: "auto" }, run.prompt));
     this.element = el("div", { className: "tail" }, human, this.answer);
     this.drawn = 0;
     this.timer = null;
@@ -41,21 +43,27 @@ export class Tail {
 
   show() {
     const { run } = this;
-    this.view.show(run.text, run.thoughts);
+    this.view.show(run.text || run.begun, run.thoughts);
     this.drawn = performance.now();
     const words = stateText(run);
     this.state.hidden = !words;
-    if (this.said !== words) {
-      this.said = words;
-      this.state.textContent = words;
-      if (words) announce(words);
+    this.state.textContent = words;
+    // What is read is told by the bar: not each step is to be said.
+    const said = run.reading ? words.split(":")[0] : words;
+    if (this.said !== said) {
+      this.said = said;
+      if (said) announce(said);
     }
+    this.bar.hidden = !words || !run.reading;
+    if (run.reading) Object.assign(this.bar, { max: run.reading.of, value: run.reading.read });
     this.answer.classList.toggle("writing", run.state === "answering");
     if (run.state === "failed" && this.failure.hidden) {
       this.failure.hidden = false;
+      const button = (label, onclick, className = "") => el("button", { type: "button", className, onclick }, label);
       this.failure.replaceChildren(el("p", {}, run.error.message),
-        el("button", { type: "button", className: "primary", onclick: () => this.handlers.retry(run) }, "Try again"),
-        el("button", { type: "button", onclick: () => this.handlers.edit(run) }, "Edit"));
+        button("Try again", () => this.handlers.retry(run), "primary"),
+        ...(run.begun ? [] : [button("Edit", () => this.handlers.edit(run))]),
+        button(run.begun ? "Leave it" : "Delete", () => this.handlers.forget(run)));
     }
   }
 }
@@ -65,5 +73,12 @@ function stateText(run) {
   if (run.state === "reconnecting") return "The connection is lost. Trying again…";
   if (run.state === "answering" && !run.text) return "Thinking…";
   if (run.state !== "waiting") return "";
+  if (run.reading && !run.place) return readingText(run.reading);
   return run.place ? `Waiting: number ${run.place} in line` : "Thinking…";
+}
+
+/** "Reading: 512 of 2,048 tokens, about 3 s left". */
+function readingText({ read, of, seconds_left: left }) {
+  const rest = left === null ? "" : `, about ${left < 90 ? `${Math.max(1, Math.round(left))} s` : `${Math.round(left / 60)} min`} left`;
+  return `Reading: ${read.toLocaleString("en")} of ${of.toLocaleString("en")} tokens${rest}`;
 }
