@@ -81,6 +81,11 @@ def caller_or_none() -> Identity | None:
     return cast("Identity | None", g.get("identity"))
 
 
+def is_of_master() -> bool:
+    """Return whether the request that is being served was sent with the master key."""
+    return "identity" in g and caller().is_master
+
+
 def check_scope(identity: Identity, access: Access) -> None:
     """Raise NotPermitted where this key may not use an endpoint of this access."""
     if identity.is_master or access.needs in (PUBLIC, ANY_KEY):
@@ -132,7 +137,9 @@ class _Authenticator:
         check_type(request.mimetype, bool(request.content_length))
         identity = self.keys.identity(request.environ[KEYLESS])
         if identity is None:
-            raise NotAuthenticated("the key of this address is no more: see --ollama", param="Authorization")
+            raise NotAuthenticated(
+                "the key of this address is no longer valid. Ask whoever runs the server", param="Authorization"
+            )
         if needs not in _WITHOUT_KEY:
             raise NotPermitted("this cannot be done without a key: send it to the server's own address", code="key_needed")
         return identity

@@ -284,7 +284,8 @@ class KeyStore:
         """Raise NotPermitted where there are as many keys as there may be, in all or of one in the chain of `by`."""
         if len(data) >= self._max_keys:
             what = f"there are {len(data):,} keys, as many as max_keys allows: revoke some, or raise --max-keys"
-            raise NotPermitted(what, param="max_keys", code="too_many_keys")
+            public = f"there are {len(data):,} keys, as many as there may be: revoke some"
+            raise NotPermitted(what, param="max_keys", code="too_many_keys", public=public)
         for account in _chain(data, by) if by else ():
             most = account.limits.keys or _MINTED
             if len(_family(data, account.id)) > most:

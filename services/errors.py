@@ -29,16 +29,25 @@ from pathlib import Path
 class HearthError(Exception):
     """An error with a message for people.
 
-    `param` names the field or header at fault, `code` is a short constant for programs.
+    `param` names the field or header at fault, `code` is a short constant for programs. A message that names commands,
+    settings or files of the server is for whoever runs it: `public` is the one for everybody else.
     """
 
     code = "error"
+    public: str | None = None
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, public: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.code
+        self.public = public or self.public
+
+    def message_for(self, is_master: bool) -> str:
+        """Return the message for the master key, or for any other sender of a request."""
+        return self.message if is_master or self.public is None else self.public
 
 
 class InvalidRequest(HearthError):
@@ -148,9 +157,15 @@ class Unavailable(HearthError):
     code = "unavailable"
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        public: str | None = None,
     ) -> None:
-        super().__init__(message, param=param, code=code)
+        super().__init__(message, param=param, code=code, public=public)
         self.retry_after = retry_after
 
 
@@ -176,6 +191,7 @@ class DamagedFile(HearthError):
     """A file of ours whose content is not in its format."""
 
     code = "damaged_file"
+    public = "a file of the server is damaged. Ask whoever runs it"
 
     def __init__(self, path: Path, reason: str, *, line: int | None = None, column: int | None = None) -> None:
         where = f", line {line}" if line else ""
@@ -189,3 +205,4 @@ class StorageFailed(HearthError):
     """A file of ours could not be written; its content is as before."""
 
     code = "storage_failed"
+    public = "the server could not store that. Ask whoever runs it"

@@ -191,12 +191,15 @@ def _check_profile(allowed: Allowed, name: str) -> None:
 
 
 def _no_model(chosen: Chosen, error: HearthError) -> Unavailable:
-    """Return the error for a profile whose model cannot be loaded, saying what to do."""
+    """Return the error for a profile whose model cannot be loaded, saying what whoever runs the server can do."""
     if error.code == "no_worker":
         return Unavailable(error.message, param="model", code=error.code, retry_after=5)
+    is_missing = error.code == "model_not_found"
+    why = "this model's file is not on the server" if is_missing else "this model cannot be loaded on the server"
     fetch = f"Fetch it with: python3 main.py pull {chosen.name}. Or put" if chosen.profile.source else "Put"
     return Unavailable(
         f'the profile "{chosen.name}" has no working model: {error.message}. {fetch} a good file of that name into the '
         "models folder, change the profile in data/config.json, or switch with POST /models/model",
         code="no_model",
+        public=f'the profile "{chosen.name}" has no working model: {why}. Ask whoever runs it',
     )

@@ -96,7 +96,7 @@ class CatalogModel(BaseModel):
 class ModelList(BaseModel):
     """The files of the models folder, the profiles, and the models that can be fetched.
 
-    `config_problem` is the error in an edited config.json.
+    `config_problem` is the error in an edited config.json, which the master key alone is told.
     """
 
     models: list[str]

@@ -69,8 +69,8 @@ class ModelsResource(Resource):
             "profiles": list(config.profiles),
             "profile_details": {name: _told(profile) for name, profile in config.profiles.items()},
             "catalog": proposals({file.name for file in files if file.info}, self._free()),
-            # It may name any of the profiles.
-            **({"config_problem": self._profiles.problem} if self._profiles.problem and allowed is None else {}),
+            # It names a file of the server, and any of its profiles.
+            **({"config_problem": self._profiles.problem} if self._profiles.problem and caller().is_master else {}),
         }
 
 

@@ -51,7 +51,7 @@ def error_to_json(error: BaseException) -> Message:
     if not isinstance(error, HearthError):
         error = errors.EngineFailure(f"the engine failed: {error}")
     fields = {"kind": type(error).__name__, "message": error.message, "param": error.param, "code": error.code}
-    return {**fields, "retry_after": getattr(error, "retry_after", None)}
+    return {**fields, "public": error.public, "retry_after": getattr(error, "retry_after", None)}
 
 
 def error_from_json(data: Message) -> HearthError:
@@ -59,7 +59,7 @@ def error_from_json(data: Message) -> HearthError:
     kind: type[HearthError] = getattr(errors, data["kind"], errors.EngineFailure)
     # The constructors of some kinds take other arguments than a message.
     error = kind.__new__(kind)
-    HearthError.__init__(error, data["message"], param=data["param"], code=data["code"])
+    HearthError.__init__(error, data["message"], param=data["param"], code=data["code"], public=data.get("public"))
     if isinstance(error, Unavailable):
         error.retry_after = data["retry_after"]
     return error

@@ -157,5 +157,5 @@ def present(part: Part | None) -> Part:
             "files are not kept here: start the cluster's API nodes with --documents FOLDER (HEARTH_DOCUMENTS), a folder "
             "that they share"
         )
-        raise Unavailable(what, code="no_documents")
+        raise Unavailable(what, code="no_documents", public="files are not kept on this server. Ask whoever runs it")
     return part

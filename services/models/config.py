@@ -69,7 +69,8 @@ class Config:
         if allowed is not None and name not in allowed:
             raise not_permitted(name, allowed)
         what = f'there is no model "{name}": neither a profile nor a file of the models folder'
-        raise NotFound(what, param="model", code="model_not_found")
+        public = f'there is no model "{name}" on this server'
+        raise NotFound(what, param="model", code="model_not_found", public=public)
 
     def only(self, allowed: Sequence[str] | None) -> Config:
         """Return the config as seen by a key that may use the profiles `allowed`; None: all.
@@ -100,8 +101,9 @@ class Config:
             raise NotFound(reason, param="source", code="profile_not_found")
         profile = self.profiles[what]
         if profile.source is None:
-            what = f'the profile "{what}" does not say where its model comes from: give it a "source", {FORMS}'
-            raise NotFound(what, param="source", code="no_source")
+            public = f'the profile "{what}" does not say where its model comes from'
+            what = f'{public}: give it a "source", {FORMS}'
+            raise NotFound(what, param="source", code="no_source", public=public)
         return parse_source(profile.source), profile.model
 
     def profile_of(self, file: str, allowed: Sequence[str] | None = None) -> str | None:
@@ -185,7 +187,9 @@ class Profiles:
         """
         with self._file.edit() as data:
             if name == SELECTED or name in data:
-                raise InvalidRequest(f'there is a profile "{name}" in data/config.json already', param="model_config")
+                public = f'there is a profile "{name}" already'
+                what = f'there is a profile "{name}" in data/config.json already'
+                raise InvalidRequest(what, param="model_config", public=public)
             _check_profile(name, dict(entry))
             data.update({**({SELECTED: name} if selects else {}), name: dict(entry)})
         if selects:
@@ -253,7 +257,8 @@ def not_permitted(name: str, allowed: Sequence[str]) -> NotPermitted:
 
 def unknown_profile(name: str) -> NotFound:
     """The error for a profile that does not exist."""
-    return NotFound(f'there is no profile "{name}" in data/config.json', param="model_config", code="profile_not_found")
+    public = f'there is no profile "{name}"'
+    return NotFound(f"{public} in data/config.json", param="model_config", code="profile_not_found", public=public)
 
 
 def _check(data: JsonObject) -> None:

@@ -16,7 +16,8 @@ def check_room(folder: Path, name: str, needed: int = 0) -> None:
     free = shutil.disk_usage(folder).free
     if needed + MARGIN > free:
         what = f"{name} needs {_gb(needed)} more, and the disk of {folder} has {_gb(free)} free"
-        raise StorageFailed(what, param="source", code="disk_full")
+        public = f"{name} needs {_gb(needed)} more, and the server's disk has {_gb(free)} free"
+        raise StorageFailed(what, param="source", code="disk_full", public=public)
 
 
 def _gb(n_bytes: int) -> str:

@@ -36,7 +36,8 @@ def fetch(remote: Remote, folder: Path) -> Path:
     """
     for file in remote.files:
         if not (folder / file.file).resolve().is_relative_to(folder.resolve()):
-            raise InvalidRequest(f"{file.file} would lie outside of the models folder", param="model")
+            public = f"{file.file} is no name that a model file of the server can have"
+            raise InvalidRequest(f"{file.file} would lie outside of the models folder", param="model", public=public)
     with _storage_errors(remote.file), alone(folder, remote.file, seconds=2):
         missing = [file for file in remote.files if not _is_there(folder / file.file, file, remote)]
         if missing:
@@ -72,7 +73,8 @@ def _bring(folder: Path, remote: Remote, missing: Sequence[RemoteFile]) -> None:
                 file.fetch(part, received)
             except PullFailed as error:
                 kept = f". {KEPT}" if part.stat().st_size else ""
-                raise PullFailed(f"{error.message}{kept}", param=error.param, code=error.code) from error
+                public = error.public and f"{error.public}{kept}"
+                raise PullFailed(f"{error.message}{kept}", param=error.param, code=error.code, public=public) from error
         _check_arrived(part, file, remote)
 
 
@@ -202,7 +204,8 @@ def _is_there(path: Path, file: RemoteFile, remote: Remote) -> bool:
     if _matches(path, file):
         return True
     what = f"there is a file {file.file} in the models folder already, and it is not {remote.source}; move it away first"
-    raise InvalidRequest(what, param="source", code="file_exists")
+    public = f"there is another file {file.file} on this server already. Ask whoever runs it"
+    raise InvalidRequest(what, param="source", code="file_exists", public=public)
 
 
 def _matches(path: Path, file: RemoteFile) -> bool:

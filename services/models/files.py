@@ -119,7 +119,8 @@ class ModelFiles(AvailableModels):
             raise _not_there(name)
         if not name.strip() or "\0" in name or pure.is_absolute() or ".." in pure.parts:
             what = "the model should be the name of a file in the models folder"
-            raise InvalidRequest(what, param="model", code="bad_model_name")
+            public = "the model should be the name of a model file of the server"
+            raise InvalidRequest(what, param="model", code="bad_model_name", public=public)
         try:
             path = self.folder / pure
             if not _is_candidate(path):
@@ -190,7 +191,8 @@ def remove_model(folder: Path, name: str) -> tuple[int, list[str]]:
 
 
 def _not_there(name: str) -> NotFound:
-    return NotFound(f"there is no file {name} in the models folder", param="model", code="model_not_found")
+    what = f"there is no file {name} in the models folder"
+    return NotFound(what, param="model", code="model_not_found", public=f"there is no model file {name} on this server")
 
 
 def nfc(name: str) -> str:

@@ -51,11 +51,13 @@ def explained(source: HubFile) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
+        public = f"{source.repo} asks for its owner's permission, which this server has not"
         what = f"{source.repo} asks for its owner's permission: ask there, and set HF_TOKEN to your token"
-        raise PullFailed(what, param="source", code="no_permission") from None
+        raise PullFailed(what, param="source", code="no_permission", public=public) from None
     except errors.RepositoryNotFoundError:
         what = f"the hub has no repository {source.repo}, or HF_TOKEN may not see it"
-        raise NotFound(what, param="source", code="repository_not_found") from None
+        public = f"the hub has no repository {source.repo}, or the server may not see it"
+        raise NotFound(what, param="source", code="repository_not_found", public=public) from None
     except errors.RevisionNotFoundError:
         what = f"{source.repo} has no revision {source.revision}"
         raise NotFound(what, param="source", code="revision_not_found") from None

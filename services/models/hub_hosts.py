@@ -50,7 +50,8 @@ def reach_only(hosts: Sequence[str]) -> None:
         host = request.url.host
         if host not in own and not any(fnmatch(host, pattern) for pattern in hosts):
             what = f"the hub leads to {host}, and models are fetched from {', '.join(hosts)} only (--pull-hosts)"
-            raise PullFailed(what, param="source", code="host_not_allowed")
+            public = f"the hub leads to {host}, from which this server fetches no models"
+            raise PullFailed(what, param="source", code="host_not_allowed", public=public)
 
     with _lock:
         # Another client would end the downloads of this one.

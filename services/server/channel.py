@@ -321,7 +321,7 @@ class Channel(RefusingChannel, Connection):
             # That check may have refused it.
             if self.request and request.completed:
                 if not request.error and not self.server.connections.may_open_request(self.source):
-                    what = "this address has as many requests open as it may (--address-requests)"
+                    what = "this address has as many requests open as it may"
                     request.refuse(Refusal(429, "Too Many Requests", what, "too_many_open_requests"))
                 self._start_answer()
                 return

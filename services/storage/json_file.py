@@ -32,6 +32,8 @@ Check = Callable[[JsonObject], None]
 PATIENCE, HELD_FOR, _IMPATIENCE = 5.0, 1.0, 0.02
 # Seconds between two tries to lock.
 _RETRY = 0.005
+# What people read who do not run the server.
+_NOT_NOW = "the server cannot do that just now; try again soon"
 
 
 class SchemaError(ValueError):
@@ -163,7 +165,8 @@ class JsonFile(JsonTable):
                 self._held[purpose] = time.monotonic() + HELD_FOR
                 what = f"{self.path.parent.name}/{self.path.name} cannot be changed now: another program holds its lock"
                 where = f".{self.path.name}.{purpose}"
-                raise Unavailable(f"{what}, {where}; try again, or end it", code="file_locked", retry_after=5)
+                what = f"{what}, {where}; try again, or end it"
+                raise Unavailable(what, code="file_locked", retry_after=5, public=_NOT_NOW)
             time.sleep(_RETRY)
 
     def stamp(self) -> Stamp | None:
@@ -284,7 +287,8 @@ def not_now(what: str, error: OSError) -> Unavailable | None:
     """Return the error where the system, not the file, is at fault: too many open files, or no memory; else None."""
     if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return None
-    return Unavailable(f"{what} at the moment: {error.strerror}; try again", code="no_resources", retry_after=2)
+    what = f"{what} at the moment: {error.strerror}; try again"
+    return Unavailable(what, code="no_resources", retry_after=2, public=_NOT_NOW)
 
 
 def _draft_of(target: Path) -> Path:

@@ -137,10 +137,10 @@ class ApiHost:
         if missing is None:
             raise not_permitted(body.file_name, identity.profiles or ())
         if not body.repo_id:
-            raise NotFound(missing.message, param="file_name", code=missing.code)
+            raise NotFound(missing.message, param="file_name", code=missing.code, public=missing.public)
         source = hub_file(body.repo_id, body.file_name, "repo_id, file_name")
         if not identity.may("models:pull"):
-            what = f"{body.file_name} is not in the models folder, and this key may not fetch models"
+            what = f"{body.file_name} is not on this server, and this key may not fetch models"
             raise NotPermitted(what, param="file_name")
         with self.answers.admit_metered(client) as deadline:
             self.audit.note("pull", identity.id, source=str(source), request_id=request_id.get() or None)

@@ -179,7 +179,7 @@ def _answer(answers: Answers, messages: list[dict[str, Any]], meta: Meta, client
     try:
         answer = answers.open(client, request)
     except InvalidRequest as error:
-        raise Unprocessable(error.message, param=error.param, code=error.code) from error
+        raise Unprocessable(error.message, param=error.param, code=error.code, public=error.public) from error
     return {"content": answer.whole()}
 
 

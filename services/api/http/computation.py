@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from auth.access import Access
 from auth.authentication import check_scope
-from auth.identity import Identity
+from auth.identity import MASTER, Identity
 from auth.keys import KeyStore
 from services.answers.admission import Poll, Slot
 from services.answers.client import Client
@@ -62,17 +62,18 @@ class JobRunner:
         """Begin to compute a job, as `Perform`. An error becomes the reply that tells it."""
         computation = self._computations.get(asked.path)
         shape = computation.error_shape if computation else usual_shape
+        is_master = key.owner == MASTER
         try:
             reply = self._compute(computation, key, asked, poll, background)
             if isinstance(reply, EventStream):
-                return _RunningJob(200, {"Content-Type": reply.form.content_type}, reply.guarded(), reply.close)
+                return _RunningJob(200, {"Content-Type": reply.form.content_type}, reply.guarded(is_master), reply.close)
             return _whole(200, reply)
         except HearthError as error:
             status = status_of(error)
             if status >= 500 and not isinstance(error, Unavailable):
                 log.error("POST %s: %s", asked.path, error.message)
             retry_after = error.retry_after if isinstance(error, Unavailable) else None
-            return _whole(status, shape(status, body_of(error)), retry_after)
+            return _whole(status, shape(status, body_of(error, is_master)), retry_after)
         except Exception as error:
             log.error("POST %s failed", asked.path, exc_info=error)
             return _whole(500, shape(500, unforeseen_body()))

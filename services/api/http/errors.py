@@ -12,6 +12,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from auth.authentication import is_of_master
 from services import errors
 from services.api.http.bodies import too_large
 from services.logs import redacted
@@ -57,9 +58,9 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     return {"message": message, "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def body_of(error: errors.HearthError) -> dict[str, Any]:
-    """Return the body of one of our errors."""
-    return error_body(status_of(error), error.message, error.param, error.code)
+def body_of(error: errors.HearthError, is_master: bool) -> dict[str, Any]:
+    """Return the body of one of our errors, for the master key or for any other sender."""
+    return error_body(status_of(error), error.message_for(is_master), error.param, error.code)
 
 
 def unforeseen_body() -> dict[str, Any]:
@@ -87,7 +88,7 @@ def handle_errors(app: Flask, shapes: Mapping[str, ErrorShape]) -> None:
         status = status_of(error)
         if status >= 500 and not isinstance(error, errors.Unavailable):
             log.error("%s %s: %s", request.method, request.url_rule, error.message)
-        response = response_of(status, body_of(error))
+        response = response_of(status, body_of(error, is_of_master()))
         if status == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, errors.Unavailable) and error.retry_after is not None:

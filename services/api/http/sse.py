@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from flask import Response
 
+from auth.authentication import is_of_master
 from services.answers.stream import Answer
 from services.api.http.errors import ErrorShape, body_of, status_of, unforeseen_body, usual_shape
 from services.errors import ClientDisconnected, HearthError
@@ -112,14 +113,17 @@ class EventStream:
     form: StreamForm = EVENTS
     error_shape: ErrorShape = usual_shape
 
-    def guarded(self) -> Iterator[str]:
-        """Yield the events; where one cannot be had, the last is a `Failure` that tells the error."""
+    def guarded(self, is_master: bool) -> Iterator[str]:
+        """Yield the events; where one cannot be had, the last is a `Failure` that tells the error.
+
+        `is_master`: they are for the master key.
+        """
         try:
             yield from self.events
         except ClientDisconnected:
             return
         except HearthError as error:
-            yield self._failure(status_of(error), body_of(error))
+            yield self._failure(status_of(error), body_of(error, is_master))
         except Exception as error:
             log.error("a stream failed", exc_info=error)
             yield self._failure(500, unforeseen_body())
@@ -200,7 +204,7 @@ class _Silences:
 
 def respond(stream: EventStream) -> Response:
     """Return a response that sends the events of a stream as they come, and an error on the way as the last event."""
-    response = Response(stream.guarded(), content_type=stream.form.content_type)
+    response = Response(stream.guarded(is_of_master()), content_type=stream.form.content_type)
     response.headers["Cache-Control"] = "no-cache"
     # nginx would collect the events.
     response.headers["X-Accel-Buffering"] = "no"

@@ -50,7 +50,7 @@ class ClusterProfiles(Profiles):
     def add(self, name: str, entry: Mapping[str, Any], selects: bool = True) -> None:
         """Raise InvalidRequest: each API node has profiles of its own."""
         what = f"no profile has the model {entry['model']}: in a cluster a new one is written into each node's config.json"
-        raise InvalidRequest(what, param="model_config")
+        raise InvalidRequest(what, param="model_config", public=f"no profile has the model {entry['model']}")
 
     @override
     def select(self, name: str, model: str) -> None:

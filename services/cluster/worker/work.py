@@ -240,7 +240,8 @@ class TaskRunner:
         """Return an error as the caller is to see it: a fault of a worker's files is not the caller's."""
         if isinstance(error, BadModelFile | NotFound):
             what = f"the worker {self.name} cannot load the model: {error.message}"
-            return Unavailable(what, param="model", code="no_model", retry_after=5)
+            public = "this model cannot be loaded on the server. Ask whoever runs it"
+            return Unavailable(what, param="model", code="no_model", retry_after=5, public=public)
         if not isinstance(error, HearthError):
             log.error("a request failed: %s", type(error).__name__)
         return error
