@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any
 
 from services.answers.admission import Poll
 from services.answers.prompt_form import form_of
@@ -128,17 +129,31 @@ class Models:
             # It also waits for a model that was leased before and has left memory.
             self._prefetch_head(chosen, loaded)
             with self._naming:
-                # Another request may have made one while it was loaded.
-                name = name or self._profiles.config().profile_of(checked.name)
-                if name is None:
-                    name = self._profiles.config().free_name(checked.name)
-                    self._profiles.add(name, entry)
+                if profile is not None:
+                    self._profiles.select(profile, checked.name)
+                    name = profile
                 else:
-                    self._profiles.select(name, checked.name)
+                    name = self._select_of(checked.name, allowed, entry)
             # The last model on lease stays loaded: let it be this one, whatever was asked of the old one meanwhile.
             with self._backend.lease(settings, poll):
                 self._broken = None
             return name
+
+    def _select_of(self, file: str, allowed: Allowed, entry: Mapping[str, Any]) -> str:
+        """Select a profile of a model file, or add one of this `entry`; no other profile changes. Returns its name.
+
+        `_naming` is held: while the model was loaded, a profile may have been made, or have got another model.
+        """
+        config = self._profiles.config()
+        config.check_file(file, allowed)
+        name = config.profile_of(file, allowed)
+        if name is None:
+            name = config.free_name(file)
+            self._profiles.add(name, entry)
+        else:
+            _check_profile(allowed, name)
+            self._profiles.select(name, config.profiles[name].model)
+        return name
 
     def warm_up(self) -> HearthError | None:
         """Load the selected profile's model; return why that failed, where it did."""

@@ -14,6 +14,7 @@ class ModelDetails(BaseModel):
     """A GGUF file's header (`context_length` in tokens, `size` in bytes), or the `problem` for which it cannot be used.
 
     A file without a `chat_template`, as of a base model, continues a text; `note` says so. `parts` counts its files.
+    `capabilities` are as in GET /v1/models: completion with tools and thinking, or embeddings, or rerank.
     """
 
     name: str | None = None
@@ -25,6 +26,7 @@ class ModelDetails(BaseModel):
     size: int | None = None
     adapter: bool | None = None
     chat_template: bool | None = None
+    capabilities: list[str] | None = None
     parts: int | None = None
     note: str | None = None
     problem: str | None = None
@@ -51,11 +53,12 @@ class ProfileDetails(BaseModel):
 
     `memory_k` null: as many exchanges as fit into the context. `thinking` says whether or how much the model thinks, null:
     as it does by itself; `thinking_budget` limits its thoughts, in tokens, and `chat_template_kwargs` are variables for its
-    chat template.
+    chat template. `capabilities` are as in GET /v1/models; null: its model's file is not here, so that they are not known.
     """
 
     model: str
     source: str | None
+    capabilities: list[str] | None
     prompted_by: Literal["template", "chat template"]
     system_prompt: str | None
     n_ctx: int | Literal["auto"]

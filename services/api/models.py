@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +15,7 @@ from services.answers.service import Answers
 from services.api.http import sse
 from services.api.http.client import current_client
 from services.api.http.schemas import replies, spec
+from services.api.model_facts import abilities_of
 from services.api.model_schemas import (
     ModelFreed,
     ModelList,
@@ -30,7 +31,7 @@ from services.errors import NotFound
 from services.models.catalog import proposals
 from services.models.config import Profiles, not_permitted
 from services.models.downloads import Pulls
-from services.models.files import AvailableModels, ModelFile
+from services.models.files import AvailableModels, ModelFile, nfc
 from services.models.gguf import NO_TEMPLATE
 from services.models.profile import Profile
 
@@ -59,19 +60,37 @@ class ModelsResource(Resource):
         """
         allowed, loaded = caller().profiles, self._backend.loaded()
         config, known = self._profiles.config().only(allowed), self._profiles.config().files_of(allowed or ())
-        files = [file for file in self._files.list() if allowed is None or file.name in known]
+        every = self._files.list()
+        files = [file for file in every if allowed is None or file.name in known]
+        here = {nfc(file.name): file for file in every}
         return {
             "models": [file.name for file in files],
-            "details": {file.name: _details(file) for file in files},
+            "details": {file.name: self._details(file) for file in files},
             "loaded": [file.name for file in files if self._files.folder / file.name in loaded],
             "arriving": [file for file in self._pulls.arriving() if allowed is None or file["file"] in known],
             "selected": config.selected,
             "profiles": list(config.profiles),
-            "profile_details": {name: _told(profile) for name, profile in config.profiles.items()},
+            "profile_details": {name: self._told(profile, here) for name, profile in config.profiles.items()},
             "catalog": proposals({file.name for file in files if file.info}, self._free()),
             # It names a file of the server, and any of its profiles.
             **({"config_problem": self._profiles.problem} if self._profiles.problem and caller().is_master else {}),
         }
+
+    def _told(self, profile: Profile, here: Mapping[str, ModelFile]) -> dict[str, Any]:
+        by = "chat template" if profile.template is None else "template"
+        told = {"prompted_by": by, "n_ctx": profile.context or "auto", "memory_k": profile.memory}
+        file = here.get(nfc(profile.model))
+        can = abilities_of(self._files, file, profile) if file and file.info else None
+        return {**profile.model_dump(include=_TOLD), **told, "capabilities": can}
+
+    def _details(self, file: ModelFile) -> dict[str, Any]:
+        if not file.info:
+            return {"problem": file.problem}
+        told = {name: value for name, value in asdict(file.info).items() if name != "metadata"}
+        if file.info.adapter:
+            return told
+        told["capabilities"] = abilities_of(self._files, file, None)
+        return told if file.info.chat_template else {**told, "note": NO_TEMPLATE}
 
 
 class ModelResource(Resource):
@@ -164,16 +183,3 @@ def _events(first: dict[str, Any], progress: Generator[dict[str, Any]]) -> Itera
             yield sse.event(at)
         told = at
     yield sse.DONE
-
-
-def _told(profile: Profile) -> dict[str, Any]:
-    by = "chat template" if profile.template is None else "template"
-    told = {"prompted_by": by, "n_ctx": profile.context or "auto", "memory_k": profile.memory}
-    return {**profile.model_dump(include=_TOLD), **told}
-
-
-def _details(file: ModelFile) -> dict[str, Any]:
-    if not file.info:
-        return {"problem": file.problem}
-    told = {name: value for name, value in asdict(file.info).items() if name != "metadata"}
-    return told if file.info.chat_template or file.info.adapter else {**told, "note": NO_TEMPLATE}

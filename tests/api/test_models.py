@@ -13,7 +13,7 @@ from services.models.catalog import catalog
 from tests.support.hub import Hub
 from tests.support.in_process import Client
 from tests.support.serving import Stream
-from tests.support.tiny import GUIDE, write_parrot_model
+from tests.support.tiny import GUIDE, write_embedding_model, write_parrot_model
 
 Open = Callable[..., Client]
 
@@ -37,6 +37,23 @@ def test_the_models_are_listed_with_what_each_is(client: Client) -> None:
         "auto",
         "You are a helpful, friendly assistant. Give short and correct answers.",
     )
+
+
+def test_the_abilities_of_files_and_profiles_are_told(open_client: Open, model_folder: Path) -> None:
+    template = "{% if tools %}{{ tools }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    write_parrot_model(model_folder / "parrot.gguf", "Hello!")
+    write_embedding_model(model_folder / "vectors.gguf")
+    client = open_client(models=model_folder)
+    client.edit_config("Handy", model="guide.gguf", chat_template=template)
+    client.edit_config("Meaning", model="vectors.gguf")
+    listed = client.get("/models").json()
+    of_files = {name: details["capabilities"] for name, details in listed["details"].items()}
+    assert (of_files["parrot.gguf"], of_files["vectors.gguf"]) == (["completion"], ["embeddings"])
+    of_profiles = {name: details["capabilities"] for name, details in listed["profile_details"].items()}
+    assert of_profiles["Handy"] == ["completion", "tools"]
+    assert of_profiles["Meaning"] == ["embeddings"]
+    # Of a file that is not here nothing is known.
+    assert of_profiles["Qwen"] is None
 
 
 def test_a_name_is_stored_as_it_is_listed(client: Client) -> None:
@@ -108,6 +125,34 @@ def test_a_file_alone_selects_a_profile_of_it_or_makes_one(open_client: Open, mo
     assert len(config_of(client)) == len(before) + 1
     details = client.get("/models").json()["details"]
     assert details["parrot.gguf"]["note"] == "no chat template: goes on with a text"
+
+
+def test_a_profile_that_has_the_files_name_and_another_file_stays_as_it_is(open_client: Open, model_folder: Path) -> None:
+    write_parrot_model(model_folder / "parrot.gguf", "Hello!")
+    client = open_client(models=model_folder)
+    client.edit_config("parrot", model="guide.gguf", template="Mine: {input}")
+    before = config_of(client)
+    assert client.post("/models/model", {"model": "parrot.gguf"}).json()["profile"] == "parrot 2"
+    assert config_of(client) == {**before, "SelectedModel": "parrot 2", "parrot 2": {"model": "parrot.gguf"}}
+
+
+def test_a_profile_that_gets_another_file_while_its_first_is_loaded_keeps_that(
+    open_client: Open, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parrot_model(model_folder / "parrot.gguf", "Hello!")
+    client = open_client(models=model_folder)
+    client.edit_config("Bird", model="parrot.gguf")
+    lease = client.backend.lease
+
+    def edited(*arguments: Any) -> Any:
+        client.edit_config("Bird", model="guide.gguf")
+        return lease(*arguments)
+
+    monkeypatch.setattr(client.backend, "lease", edited)
+    assert client.post("/models/model", {"model": "parrot.gguf"}).json()["profile"] == "parrot"
+    after = config_of(client)
+    assert (after["Bird"], after["parrot"]) == ({"model": "guide.gguf"}, {"model": "parrot.gguf"})
+    assert after["SelectedModel"] == "parrot"
 
 
 def test_a_file_that_the_catalog_knows_gets_what_its_makers_advise(open_client: Open, model_folder: Path) -> None:
