@@ -1,7 +1,7 @@
 // The line in an empty chat that says so where the model is a tiny one.
 
-import { call } from "./api.js";
 import { el } from "./dom.js";
+import { askModels } from "./known.js";
 
 // Weights below which a model is good for a first look only.
 const TINY = 0.5e9;
@@ -15,7 +15,7 @@ export class TinyHint {
 
   /** Look what would answer: the model that `name` means (a profile or a file), else the selected one. */
   async refresh(name, mayFetch) {
-    const known = await call("GET", "/models").catch(() => null);
+    const known = await askModels().catch(() => null);
     const file = known?.profile_details[name || known.selected]?.model ?? name;
     const details = known?.details[file];
     this.element.hidden = !details || details.problem || !(details.weights < TINY);
