@@ -5,6 +5,7 @@ import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { announce, byId, download, el, icon, toast } from "./dom.js";
 import { Panels } from "./panels.js";
+import { Picker } from "./picker.js";
 import * as runs from "./runs.js";
 import { openSettings, settingsOf } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
@@ -39,12 +40,13 @@ const composer = new Composer({
   },
   onchange: () => showState(),
 });
+const picker = new Picker(byId("picker"), { session: () => conversation.session, onchange: () => (changedSettings(), panels.refresh()) });
 const panels = new Panels({
   settings: ["Settings", () => (body) => openSettings(body, { session: () => conversation.session, onchange: changedSettings, openModels: () => panels.show("models"), save })],
   // These come when they are first wanted.
   models: ["Models", async () => {
     const { openModels } = await import("./models.js");
-    return (body) => openModels(body, { may, onswitch: showHint });
+    return (body) => openModels(body, { may, onswitch: showModel });
   }],
   keys: ["Keys", async () => (await import("./keys.js")).openKeys],
   status: ["Status", async () => {
@@ -133,7 +135,7 @@ async function route() {
   const opened = conversation.open(session);
   composer.showDraft();
   showState();
-  showHint();
+  showModel();
   panels.refresh();
   try {
     await Promise.all([opened, sidebar.reload()]);
@@ -164,12 +166,14 @@ addEventListener("visibilitychange", () => {
 
 function changedSettings() {
   showState();
-  showHint();
+  showModel();
 }
 
-/** Say in an empty chat what its model is, where that is a tiny one. */
-function showHint() {
-  if (may("models:read")) hint.refresh(settingsOf(conversation.session).model, may("models:pull"));
+/** Show which model answers, and say so in an empty chat where that is a tiny one. */
+function showModel() {
+  if (!may("models:read")) return;
+  picker.refresh();
+  hint.refresh(settingsOf(conversation.session).model, may("models:pull"));
 }
 
 let shown = "";
@@ -178,16 +182,18 @@ let shown = "";
 function showState() {
   const { isBusy } = composer;
   const settings = settingsOf(conversation.session);
-  const label = settings.model ? `Settings · ${settings.model}` : "Settings";
-  const now = JSON.stringify([isBusy, label, Object.keys(settings).length]);
+  // The model has a place of its own.
+  const isChanged = Object.keys(settings).some((name) => name !== "model");
+  const now = JSON.stringify([isBusy, isChanged, settings.model]);
   // An answer under way comes here with each word: what is clicked on meanwhile is to stay.
   if (now === shown) return;
   shown = now;
   byId("send").hidden = isBusy;
   byId("stop").hidden = !isBusy;
   byId("messages").classList.toggle("busy", isBusy);
-  byId("open-settings").replaceChildren(icon("settings"), el("span", {}, label));
-  byId("open-settings").classList.toggle("changed", Object.keys(settings).length > 0);
+  byId("open-settings").replaceChildren(icon("settings"), el("span", {}, "Settings"));
+  byId("open-settings").classList.toggle("changed", isChanged);
+  picker.draw();
 }
 
 // The list, the panels and the keyboard.
