@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.support.browsing import Chat, chromium
+from tests.support.hub import Hub
 from tests.support.serving import Server, wait_for
 
 
@@ -42,3 +43,13 @@ def endless(shared_endless: Server) -> Iterator[Server]:
     yield mine
     shared_endless.delete(f"/auth/key/{id_}")
     wait_for(lambda: not any(shared_endless.get("/status").json()["answers"][n] for n in ("running", "waiting")))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub of the test's own, from which its servers fetch."""
+    hub = Hub()
+    for name, value in hub.env.items():
+        monkeypatch.setenv(name, value)
+    yield hub
+    hub.close()

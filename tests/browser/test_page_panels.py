@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageChops
 from playwright.sync_api import Page, expect
 
-from services.models.catalog import catalog
 from tests.support.browsing import Chat
 from tests.support.hub import Hub
 from tests.support.serving import ROOT, Server
@@ -38,15 +36,6 @@ TALK = """A prompt is read **once**. What is computed of it stays in the *KV cac
 def first_token(new_words, cached):
     return time_to_read(new_words)  # not the whole talk
 ```"""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    hub = Hub()
-    for name, value in hub.env.items():
-        monkeypatch.setenv(name, value)
-    yield hub
-    hub.close()
 
 
 def test_settings_are_kept_for_each_conversation(server: Server, visit: Visit) -> None:
@@ -124,9 +113,11 @@ def test_the_models_are_shown_switched_and_fetched(serve: Serve, models: Path, v
     panel = chat.panel("Models")
     rows = panel.locator(".rows").first.locator("li")
     expect(rows).to_have_count(3)
-    expect(rows.filter(has_text="guide.gguf")).to_contain_text("Q8_0 · llama · 3.5 M weights · 3.8 MB · context 2048")
+    expect(rows.filter(has_text="guide.gguf")).to_contain_text(
+        "3.8 MB · reads up to 2048 tokens · 3.5 M weights · Q8_0 · llama"
+    )
     expect(rows.filter(has_text="guide.gguf")).to_contain_text("in use")
-    expect(rows.filter(has_text="broken.gguf").locator(".error")).not_to_be_empty()
+    expect(rows.filter(has_text="broken.gguf").locator(".error").first).to_contain_text("cannot be used")
 
     hub.pause.clear()
     panel.get_by_label("Source").fill("hf:maker/tiny")
@@ -143,101 +134,21 @@ def test_the_models_are_shown_switched_and_fetched(serve: Serve, models: Path, v
     panel.get_by_role("button", name="Fetch", exact=True).click()
     expect(panel.get_by_role("alert")).to_contain_text("no repository maker/none")
 
-    choice = panel.get_by_label("Profile or file")
-    expect(choice).to_have_value("profile:Guide")
+    choice = panel.get_by_label("Profile")
+    expect(choice).to_have_value("Guide")
     expect(panel.locator("#use-facts")).to_have_text(
-        "prompted by its template · context 2048 · remembers 5 exchanges · temperature 0"
+        "a template of its own · 2048 tokens at once · remembers 5 exchanges · temperature 0"
     )
-    choice.select_option("profile:SmolLM2")
+    choice.select_option("SmolLM2")
     expect(panel.locator("#use-facts")).to_have_text(
-        "its model is not here · prompted by the chat template · context auto · remembers all that fits · temperature 0.2"
+        "its file is not on the server · the model's own chat format · remembers all that fits · temperature 0.2"
     )
-    choice.select_option("profile:Pirate")
+    choice.select_option("Pirate")
     panel.get_by_role("button", name="Use it for everybody").click()
     expect(chat.page.locator("#toasts")).to_contain_text("guide.gguf answers everybody now, by the profile Pirate")
     assert server.get("/models").json()["selected"] == "Pirate"
     assert chat.ask("What is the capital of France?") == "Arr! The capital of France is Paris."
     expect(chat.page.locator(".figures")).to_contain_text("Pirate")
-
-
-def test_a_file_without_a_profile_gets_one_and_no_other_profile_is_changed(
-    serve: Serve, models: Path, visit: Visit
-) -> None:
-    (models / "random.gguf").unlink()
-    write_parrot_model(models / "parrot.gguf", "Hello!")
-    server = serve(models=models)
-    before = json.loads((server.data / "config.json").read_text())
-    chat = visit(server).enter()
-    panel = chat.panel("Models")
-    parrot = panel.locator(".rows").first.locator("li").filter(has_text="parrot.gguf")
-    expect(parrot).to_contain_text("no chat template: goes on with a text")
-    choice = panel.get_by_label("Profile or file")
-    expect(choice.locator("optgroup")).to_have_count(2)
-    choice.select_option("file:parrot.gguf")
-    expect(panel.locator("#use-facts")).to_contain_text("A profile is made for it. It has no chat template")
-    panel.get_by_role("button", name="Use it for everybody").click()
-    said = "parrot.gguf answers everybody now, by the profile parrot, which was made for it"
-    expect(chat.page.locator("#toasts")).to_contain_text(said)
-    expect(choice).to_have_value("profile:parrot")
-    expect(choice.locator("optgroup")).to_have_count(1)
-    after = json.loads((server.data / "config.json").read_text())
-    assert after == {**before, "SelectedModel": "parrot", "parrot": {"model": "parrot.gguf"}}
-
-
-def test_one_button_fetches_a_model_and_has_everybody_use_it(serve: Serve, models: Path, visit: Visit, hub: Hub) -> None:
-    entry = next(entry for entry in catalog() if entry.source.startswith("hf:"))
-    _, _, path = entry.source.partition(":")
-    user, repo, file = path.split("/", 2)
-    whole = (models / "guide.gguf").read_bytes()
-    hub.files[f"{user}/{repo}"] = {file: whole}
-    server = serve(models=models)
-    chat = visit(server).enter()
-    panel = chat.panel("Models")
-    row = panel.get_by_role("region", name="More models").get_by_role("listitem").filter(has_text=entry.name)
-    for fact in (entry.licence, entry.about, f"for a machine with {entry.machine_gb} GB"):
-        expect(row).to_contain_text(fact)
-    hub.pause.clear()
-    button = row.get_by_role("button")
-    expect(button).to_have_accessible_name(f"Fetch and use {entry.name}")
-    button.focus()
-    chat.page.keyboard.press("Enter")
-    expect(button).to_have_accessible_name(f"Fetching… {entry.name}")
-    expect(button).to_be_focused()
-    expect(row.get_by_role("progressbar")).to_have_attribute("max", str(len(whole)))
-    # It goes on while something else is looked at.
-    chat.button("Close the panel").click()
-    panel = chat.panel("Models")
-    expect(button).to_have_accessible_name(f"Fetching… {entry.name}")
-    hub.pause.set()
-    profile = entry.file.removesuffix(".gguf")
-    said = f"{entry.name} answers everybody now, by the profile {profile}, which was made for it"
-    expect(chat.page.locator("#toasts")).to_contain_text(said)
-    expect(row).to_contain_text("in use")
-    expect(row.get_by_role("button")).to_be_hidden()
-    listed = server.get("/models").json()
-    assert listed["selected"] == profile
-    assert listed["profile_details"][profile]["source"] == entry.source
-    assert (server.models / entry.file).read_bytes() == whole
-
-    # What is here is used, without fetching it again.
-    server.select("Guide")
-    expect(row.get_by_role("button")).to_have_accessible_name(f"Use {entry.name}")
-    n_requests = len(hub.requests)
-    row.get_by_role("button").click()
-    expect(row).to_contain_text("in use")
-    assert server.get("/models").json()["selected"] == profile
-    assert len(hub.requests) == n_requests
-
-
-def test_what_cannot_be_fetched_says_why_at_its_place(serve: Serve, models: Path, visit: Visit, hub: Hub) -> None:
-    entry = next(entry for entry in catalog() if entry.source.startswith("hf:"))
-    chat = visit(serve(models=models)).enter()
-    panel = chat.panel("Models")
-    row = panel.get_by_role("region", name="More models").get_by_role("listitem").filter(has_text=entry.name)
-    row.get_by_role("button").click()
-    expect(row.locator(".error")).to_contain_text("has no repository")
-    expect(row.get_by_role("button")).to_have_accessible_name(f"Fetch and use {entry.name}")
-    assert hub.requests
 
 
 def test_an_empty_chat_says_that_its_model_is_tiny(serve: Serve, visit: Visit) -> None:
@@ -300,7 +211,7 @@ def test_only_the_master_key_fetches_models_and_makes_keys(server: Server, visit
     expect(chat.button("Keys")).to_be_hidden()
     panel = chat.panel("Models")
     expect(panel.get_by_role("button", name="Use it for everybody")).to_be_visible()
-    expect(panel.get_by_role("region", name="More models")).to_contain_text("Apache-2.0")
+    expect(panel.get_by_role("region", name="Suggested models")).to_contain_text("Apache-2.0")
     # Neither the form nor any of the catalog's buttons.
     expect(panel.get_by_role("button", name="Fetch")).to_have_count(0)
     expect(chat.page.locator(".tiny")).to_contain_text("For real work, ask for a larger one.")

@@ -1,9 +1,11 @@
-// "More models": the catalog, and one button each that fetches a model, makes a profile of it and selects that.
+// Suggested models: the catalog, and one button each that fetches a model, makes a profile of it and selects that.
 
-import { call, events } from "./api.js";
+import { events } from "./api.js";
 import { bytes, el, toast } from "./dom.js";
+import { abilities } from "./known.js";
 
-const CAN = { think: "thinks first", tools: "uses tools" };
+// So many are shown at first.
+const MOST = 5;
 
 /** What this page is doing with entries, by name: {state, at, error}. It goes on while the panel is closed. */
 const going = new Map();
@@ -11,7 +13,11 @@ let changed = () => {};
 
 /** The rows of the catalog; `may(scope)` is as for the panel, `use(body)` has everybody use a model, and says so. */
 export function catalogRows({ may, use, onchange }) {
-  const list = el("ul", { className: "rows" });
+  const best = el("ul", { className: "rows" });
+  const others = el("ul", { className: "rows" });
+  const fitting = el("p", { className: "faint" });
+  const more = el("details", { className: "more", hidden: true }, el("summary", {}, "More"), others);
+  const element = el("div", { className: "suggested" }, fitting, best, more);
   const rows = new Map();
   changed = onchange;
 
@@ -34,14 +40,21 @@ export function catalogRows({ may, use, onchange }) {
   };
 
   return {
-    element: list,
-    /** Show what the server says, and what is arriving by file. The rows stay the same elements, so that a button keeps the focus. */
+    element,
+    /** Show what the server says, and what is arriving by file. Rows stay the same elements at the same place, so that a button keeps the focus. */
     draw(known, arriving) {
+      if (!rows.size) {
+        const [first, rest] = suggested(known.catalog);
+        for (const entry of known.catalog) rows.set(entry.name, new Row(entry));
+        best.append(...first.map(({ name }) => rows.get(name).element));
+        others.append(...rest.map(({ name }) => rows.get(name).element));
+        more.hidden = !rest.length;
+        // What is on its way there is to be seen.
+        more.open = !first.length || rest.some(({ name, file }) => going.has(name) || arriving.has(file));
+        fitting.textContent = first.length ? "The best for the memory that is free on the server now, the largest first."
+          : "None of these fits into the memory that is free on the server now.";
+      }
       for (const entry of known.catalog) {
-        if (!rows.has(entry.name)) {
-          rows.set(entry.name, new Row(entry));
-          list.append(rows.get(entry.name).element);
-        }
         const isUsed = known.profile_details[known.selected]?.model === entry.file;
         const mayStart = entry.here ? may("models:switch") : may("models:pull");
         rows.get(entry.name).draw(entry, { isUsed, mayStart, mayUse: may("models:switch"), at: arriving.get(entry.file), start });
@@ -60,6 +73,12 @@ async function fetchModel(entry) {
   }
 }
 
+/** The catalog in two: the largest that fit, the largest first, and all others. */
+function suggested(catalog) {
+  const first = catalog.filter((entry) => entry.fits).slice(-MOST).reverse();
+  return [first, catalog.filter((entry) => !first.includes(entry))];
+}
+
 class Row {
   constructor(entry) {
     this.badges = el("span", { className: "badges" });
@@ -67,8 +86,7 @@ class Row {
     this.amount = el("span", { className: "faint" });
     this.problem = el("span", { className: "error" });
     this.button = el("button", { type: "button" });
-    const can = entry.can.map((each) => CAN[each]);
-    const facts = [bytes(entry.size), entry.licence, ...can, `for a machine with ${entry.machine_gb} GB`].join(" · ");
+    const facts = [bytes(entry.size), entry.licence, ...abilities(entry.can), `for a machine with ${entry.machine_gb} GB`].join(" · ");
     this.element = el("li", { tabIndex: -1 }, el("strong", {}, entry.name), this.badges, el("span", { className: "faint" }, facts),
       el("span", { className: "about" }, entry.about), this.bar, this.amount, this.problem, this.button);
   }

