@@ -173,8 +173,7 @@ def test_a_browser_that_keeps_nothing_can_chat(server: Server, visit: Visit) -> 
     chat.page.get_by_label("Key", exact=True).fill(server.key)
     chat.page.keyboard.press("Enter")
     expect(chat.prompt).to_be_focused()
-    panel = chat.panel("Settings")
-    panel.get_by_label("Profile", exact=True).select_option("Pirate")
+    chat.choose_model("Pirate")
     assert chat.ask("What is the capital of France?") == "Arr! The capital of France is Paris."
 
 

@@ -30,13 +30,9 @@ ABLE = (
 )
 
 
-def button_of(chat: Chat) -> Locator:
-    return chat.button(re.compile("^Model: "))
-
-
 def open_list(chat: Chat) -> Locator:
     """Open the list of models."""
-    button_of(chat).click()
+    chat.model.click()
     listed = chat.page.get_by_role("listbox", name="Models")
     expect(listed).to_be_focused()
     return listed
@@ -68,8 +64,8 @@ def test_the_list_says_of_each_model_what_it_is_and_can_do(serve: Serve, models:
     (models / "broken.gguf").write_bytes(b"GGUF")
     server.edit_config("Broken", model="broken.gguf")
     chat = visit(server).enter()
-    expect(button_of(chat)).to_have_text("Guide")
-    expect(button_of(chat)).to_have_accessible_name("Model: Guide, the server's choice")
+    expect(chat.model).to_have_text("Guide")
+    expect(chat.model).to_have_accessible_name("Model: Guide, the server's choice")
     options = open_list(chat).get_by_role("option")
     expect(options.locator("strong")).to_have_text(
         ["The server's choice", "Guide", "Pirate", "Thinker", "SmolLM2", "Qwen", "Broken"]
@@ -92,32 +88,30 @@ def test_a_model_is_chosen_for_one_conversation(server: Server, visit: Visit) ->
     chat = visit(server).enter()
     open_list(chat).get_by_role("option", name="Pirate").click()
     expect(chat.page.get_by_role("listbox")).to_be_hidden()
-    expect(button_of(chat)).to_be_focused()
-    expect(button_of(chat)).to_have_accessible_name("Model: Pirate")
+    expect(chat.model).to_be_focused()
+    expect(chat.model).to_have_accessible_name("Model: Pirate")
     assert chat.ask("What is the capital of France?") == "Arr! The capital of France is Paris."
     assert chosen(chat) == "Pirate"
     pirates = chat.session
     chat.page.get_by_role("link", name="New chat").click()
-    expect(button_of(chat)).to_have_text("Guide")
+    expect(chat.model).to_have_text("Guide")
     chat.page.goto(f"{server.url}/#/{pirates}")
-    expect(button_of(chat)).to_have_text("Pirate")
-    # The settings say the same, and what else is set stays.
+    expect(chat.model).to_have_text("Pirate")
+    # What else is set stays, and is kept beside it.
     panel = chat.panel("Settings")
-    expect(panel.get_by_label("Profile")).to_have_value("Pirate")
-    panel.get_by_label("Longest answer").fill("50")
+    panel.get_by_label("Longest answer").fill("3")
     panel.get_by_label("Longest answer").blur()
+    expect(chat.model).to_have_text("Pirate")
     open_list(chat).get_by_role("option", name=re.compile("^The server's choice")).click()
-    expect(button_of(chat)).to_have_text("Guide")
-    expect(panel.get_by_label("Profile")).to_have_value("")
-    expect(panel.get_by_label("Longest answer")).to_have_value("50")
-    panel.get_by_label("Profile").select_option("Pirate")
-    expect(button_of(chat)).to_have_text("Pirate")
+    expect(chat.model).to_have_text("Guide")
+    expect(panel.get_by_label("Longest answer")).to_have_value("3")
+    assert chat.ask("Count to 9.") == "1, 2"
 
 
 def test_the_list_is_gone_through_by_keyboard(server: Server, visit: Visit) -> None:
     chat = visit(server).enter()
     keys = chat.page.keyboard
-    button_of(chat).focus()
+    chat.model.focus()
     keys.press("ArrowDown")
     listed = chat.page.get_by_role("listbox")
     expect(listed).to_be_focused()
@@ -138,7 +132,7 @@ def test_the_list_is_gone_through_by_keyboard(server: Server, visit: Visit) -> N
     expect(listed).to_be_visible()
     keys.press("Escape")
     expect(listed).to_be_hidden()
-    expect(button_of(chat)).to_be_focused()
+    expect(chat.model).to_be_focused()
     assert chosen(chat) is None
     keys.press("Enter")
     keys.press("p")
@@ -146,7 +140,7 @@ def test_the_list_is_gone_through_by_keyboard(server: Server, visit: Visit) -> N
     keys.press("ArrowDown")
     keys.press(" ")
     expect(listed).to_be_hidden()
-    expect(button_of(chat)).to_have_text("Pirate")
+    expect(chat.model).to_have_text("Pirate")
     keys.press("Enter")
     expect(active).to_have_text("Pirate")
     keys.press("Tab")
@@ -157,7 +151,7 @@ def test_the_list_is_gone_through_by_keyboard(server: Server, visit: Visit) -> N
     chat.page.get_by_role("log").click()
     expect(listed).to_be_hidden()
     open_list(chat)
-    button_of(chat).click()
+    chat.model.click()
     expect(listed).to_be_hidden()
 
 
@@ -172,11 +166,11 @@ def test_a_profile_that_is_gone_is_named_as_such(serve: Serve, visit: Visit) -> 
     path.write_text(json.dumps(config))
     # It is found out once the list is opened.
     listed = open_list(chat)
-    expect(button_of(chat)).to_have_text("Parrot (gone)")
+    expect(chat.model).to_have_text("Parrot (gone)")
     expect(listed.get_by_role("option").last).to_contain_text("no such model any more")
     expect(listed).to_be_focused()
     listed.get_by_role("option", name=re.compile("^The server's choice")).click()
-    expect(button_of(chat)).to_have_text("Guide")
+    expect(chat.model).to_have_text("Guide")
     expect(open_list(chat)).not_to_contain_text("Parrot")
 
 
@@ -184,7 +178,7 @@ def test_a_key_that_lists_no_models_has_no_list(server: Server, visit: Visit) ->
     key, _ = server.mint(scopes=["answer"])
     chat = visit(server, key=key).enter()
     assert chat.ask("Count to 3.") == "1, 2, 3."
-    expect(button_of(chat)).to_be_hidden()
+    expect(chat.model).to_be_hidden()
 
 
 def test_a_missing_file_is_told_in_a_persons_words(serve: Serve, visit: Visit) -> None:
@@ -223,7 +217,7 @@ def test_a_button_uses_a_file_and_no_other_profile_is_changed(serve: Serve, mode
     expect(parrot).to_contain_text("in use")
     expect(parrot).to_be_focused()
     expect(panel.get_by_label("Profile")).to_have_value("parrot 2")
-    expect(button_of(chat)).to_have_text("parrot 2")
+    expect(chat.model).to_have_text("parrot 2")
     after = json.loads((server.data / "config.json").read_text())
     assert after == {**before, "SelectedModel": "parrot 2", "parrot 2": {"model": "parrot.gguf"}}
     assert chat.ask("Hi").startswith("Hello!")
@@ -338,7 +332,7 @@ def test_the_list_and_the_panel_stand_in_nobodys_way(
     expect(listed.get_by_role("option")).to_have_count(6)
     _check(chat.page)
     listed.get_by_role("option", name=long).click()
-    expect(button_of(chat)).to_have_text("A-model-of-a-rather-long-name-7B-Instruct")
+    expect(chat.model).to_have_text("A-model-of-a-rather-long-name-7B-Instruct")
     inside = _boxes(chat.page, "header > *:not([hidden]), header .picker > button")
     assert all(x >= 0 and x + width <= chat.page.viewport_size["width"] for x, width in inside)  # type: ignore[index]
     # One after the other, and none below another.

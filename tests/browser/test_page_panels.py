@@ -43,13 +43,13 @@ def test_settings_are_kept_for_each_conversation(server: Server, visit: Visit) -
     panel = chat.panel("Settings")
     expect(panel.get_by_label("Temperature")).to_have_attribute("placeholder", "0")
     expect(panel.get_by_label("Memory")).to_have_attribute("placeholder", "5")
-    panel.get_by_label("Profile").select_option("Pirate")
+    chat.choose_model("Pirate")
     assert chat.ask("What is the capital of France?") == "Arr! The capital of France is Paris."
     expect(chat.page.locator(".figures")).to_contain_text("Pirate")
     pirates = chat.session
     # A new chat begins with the server's choice.
     chat.page.get_by_role("link", name="New chat").click()
-    expect(panel.get_by_label("Profile")).to_have_value("")
+    expect(chat.model).to_have_text("Guide")
     panel.get_by_label("Longest answer").fill("3")
     panel.get_by_label("Memory").fill("0")
     panel.get_by_label("Top p").fill("0.5")
@@ -57,14 +57,20 @@ def test_settings_are_kept_for_each_conversation(server: Server, visit: Visit) -
     chat.ask("Count to 9.")
     expect(chat.page.locator(".cut")).to_contain_text("Answer cut at 3 tokens.")
     expect(chat.answers).to_have_text(["1, 2"])
+    counted = chat.session
     chat.page.goto(f"{server.url}/#/{pirates}")
-    expect(panel.get_by_label("Profile")).to_have_value("Pirate")
+    expect(chat.model).to_have_text("Pirate")
     expect(panel.get_by_label("Longest answer")).to_have_value("")
+    chat.page.goto(f"{server.url}/#/{counted}")
     chat.page.reload()
     panel = chat.panel("Settings")
-    expect(panel.get_by_label("Profile")).to_have_value("Pirate")
+    expect(panel.get_by_label("Longest answer")).to_have_value("3")
+    # The model is no setting: it stays.
+    chat.choose_model("Pirate")
+    expect(panel.get_by_label("Longest answer")).to_have_value("3")
     chat.button("Reset to the profile's settings").click()
-    assert chat.ask("What is the capital of Spain?") == "The capital of Spain is Madrid."
+    expect(panel.get_by_label("Longest answer")).to_have_value("")
+    assert chat.ask("What is the capital of Spain?") == "Arr! The capital of Spain is Madrid."
 
 
 def test_a_conversation_is_saved_as_a_file(server: Server, visit: Visit) -> None:
@@ -178,20 +184,21 @@ def test_the_line_below_an_answer_counts_what_was_left_out(server: Server, visit
     expect(chat.page.locator(".figures").last).to_contain_text("2 earlier messages left out")
 
 
-def test_the_help_of_the_system_prompt_is_about_the_profile(server: Server, visit: Visit) -> None:
+def test_the_help_of_the_system_prompt_is_about_the_profile(serve: Serve, visit: Visit) -> None:
+    server = serve()
+    server.edit_config("Asked", model="guide.gguf", system_prompt="Give short answers.")
+    server.edit_config("Bare", model="guide.gguf")
     chat = visit(server).enter()
     panel = chat.panel("Settings")
     system, memory = panel.get_by_label("System prompt"), panel.get_by_label("Memory")
     tip = panel.locator("#help-system_prompt")
     expect(system).to_have_attribute("placeholder", "None: the profile's own template")
     expect(tip).to_contain_text("This profile has a template of its own")
-    panel.get_by_label("Profile").select_option("SmolLM2")
-    expect(system).to_have_attribute(
-        "placeholder", "You are a helpful, friendly assistant. Give short and correct answers."
-    )
+    chat.choose_model("Asked")
+    expect(system).to_have_attribute("placeholder", "Give short answers.")
     expect(tip).to_contain_text("in the place of the profile's own")
     expect(memory).to_have_attribute("placeholder", "all that fits")
-    panel.get_by_label("Profile").select_option("Qwen")
+    chat.choose_model("Bare")
     expect(system).to_have_attribute("placeholder", "None")
 
 
@@ -307,8 +314,7 @@ def test_nothing_stands_in_the_way_of_anybody(
     name = "phone" if size is PHONE else "desktop"
     _check(chat.page)
     chat.ask("What can you do?")
-    chat.panel("Settings").get_by_label("Profile").select_option("Explainer")
-    chat.button("Close the panel").click()
+    chat.choose_model("Explainer")
     chat.ask("Why is the second answer quick?")
     expect(chat.page.locator(".hljs-keyword").first).to_be_visible()
     chat.page.mouse.move(1, 1)

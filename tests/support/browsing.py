@@ -101,6 +101,20 @@ class Chat:
     def button(self, name: str | re.Pattern[str]) -> Locator:
         return self.page.get_by_role("button", name=name, exact=isinstance(name, str))
 
+    @property
+    def model(self) -> Locator:
+        """The button with the name of the model that answers."""
+        return self.page.get_by_role("button", name=re.compile("^Model: "))
+
+    def choose_model(self, name: str) -> None:
+        """Choose the model that answers the open conversation."""
+        self.model.click()
+        option = self.page.get_by_role("option").filter(
+            has=self.page.locator("strong", has_text=re.compile(f"^{re.escape(name)}$"))
+        )
+        option.click()
+        expect(self.page.get_by_role("listbox")).to_be_hidden()
+
     def send(self, prompt: str) -> None:
         self.prompt.fill(prompt)
         self.prompt.press("Enter")

@@ -42,7 +42,7 @@ const composer = new Composer({
 });
 const picker = new Picker(byId("picker"), { session: () => conversation.session, onchange: () => (changedSettings(), panels.refresh()) });
 const panels = new Panels({
-  settings: ["Settings", () => (body) => openSettings(body, { session: () => conversation.session, onchange: changedSettings, openModels: () => panels.show("models"), save })],
+  settings: ["Settings", () => (body) => openSettings(body, { session: () => conversation.session, onchange: changedSettings, save })],
   // These come when they are first wanted.
   models: ["Models", async () => {
     const { openModels } = await import("./models.js");

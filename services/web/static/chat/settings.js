@@ -26,11 +26,13 @@ const SYSTEM_HELP = {
 /** The settings kept for a session; for a new chat, those that its first prompt will take along. */
 export const settingsOf = (session) => store.read("settings", session ?? "new", {});
 
-/** Show the settings of `session()`; `onchange` is called when they change, `openModels` and `save` by their buttons. */
-export function openSettings(body, { session, onchange, openModels, save }) {
+/** Show the settings of `session()`; `onchange` is called when they change, and `save` by its button. */
+export function openSettings(body, { session, onchange, save }) {
   const fields = new Map();
+  // The model is chosen at the top of the conversation.
+  const modelOf = ({ model }) => (model ? { model } : {});
   const keepAll = () => {
-    const settings = {};
+    const settings = modelOf(settingsOf(session()));
     for (const [name, field] of fields) {
       if (!field.reportValidity()) return;
       if (field.value !== "") settings[name] = field.type === "number" ? Number(field.value) : field.value;
@@ -50,18 +52,15 @@ export function openSettings(body, { session, onchange, openModels, save }) {
         el("span", { id: tip, className: "tip", role: "tooltip" }, help)),
       field);
   };
-  const profile = el("select", {}, el("option", { value: "" }, "The server's choice"));
   const system = el("textarea", { rows: 4 });
   const numbers = NUMBERS.map(([name, label, limits, help]) => add(name, label, el("input", { type: "number", inputMode: "decimal", ...limits }), help));
   const reset = () => {
-    store.keep("settings", session() ?? "new", {});
+    store.keep("settings", session() ?? "new", modelOf(settingsOf(session())));
     onchange();
     fill();
   };
   body.replaceChildren(
     el("p", { className: "faint" }, "For this conversation only, and kept with it in this browser."),
-    add("model", "Profile", profile, "A profile names a model and says how it is used. The server's choice is the one selected for everybody."),
-    el("button", { type: "button", className: "link", onclick: openModels }, "Switch the server's model…"),
     add("system_prompt", "System prompt", system, SYSTEM),
     ...numbers,
     el("button", { type: "button", className: "wide", onclick: reset }, "Reset to the profile's settings"),
@@ -71,30 +70,18 @@ export function openSettings(body, { session, onchange, openModels, save }) {
   let models = null;
   function fill() {
     const settings = settingsOf(session());
-    offer(settings.model);
     for (const [name, field] of fields) field.value = settings[name] ?? "";
     defaults();
   }
-  /** The profiles there are, and the one that is set, even where there is none of its name. */
-  function offer(chosen) {
-    const names = models?.profiles ?? [];
-    const others = chosen && !names.includes(chosen) ? [chosen] : [];
-    profile.replaceChildren(el("option", { value: "" }, models ? `The server's choice (${models.selected})` : "The server's choice"),
-      ...names.map((name) => el("option", { value: name }, `${name} · ${models.profile_details[name].model}`)),
-      ...others.map((name) => el("option", { value: name }, models ? `${name} (there is no such profile)` : name)));
-    profile.value = chosen ?? "";
-  }
   function defaults() {
-    const chosen = models?.profile_details[profile.value || models.selected];
+    const chosen = models?.profile_details[settingsOf(session()).model || models.selected];
     for (const [name] of NUMBERS) fields.get(name).placeholder = chosen ? String(chosen[name] ?? "all that fits") : "";
     system.placeholder = !chosen ? "" : chosen.prompted_by === "template" ? "None: the profile's own template" : chosen.system_prompt || "None";
     body.querySelector("#help-system_prompt").textContent = SYSTEM_HELP[chosen?.prompted_by ?? ""];
   }
-  profile.addEventListener("change", defaults);
   fill();
   call("GET", "/models").then((found) => {
     models = found;
-    offer(profile.value || undefined);
     defaults();
   }, () => {});
   return { refresh: fill };
