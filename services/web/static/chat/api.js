@@ -63,7 +63,7 @@ export async function* events(path, body, options = {}) {
 async function send(method, path, body, { headers = {}, ...options }) {
   let response;
   try {
-    const sent = typeof body === "string" ? body : body && JSON.stringify(body);
+    const sent = typeof body === "string" || body instanceof FormData ? body : body && JSON.stringify(body);
     response = await fetch(path, { method, body: sent, headers: { Authorization: authorization, ...headers }, ...options });
   } catch (error) {
     throw error.name === "AbortError" ? error : new Unreachable();

@@ -1,8 +1,10 @@
 // Where prompts are written, and what becomes of them: asked, stopped, asked again, or given back.
 
+import { Attachments } from "./attachments.js";
 import { byId, isSend, toast } from "./dom.js";
+import { Drafts } from "./drafts.js";
 import * as runs from "./runs.js";
-import { settingsOf } from "./settings.js";
+import { fieldsOf } from "./settings.js";
 import * as store from "./store.js";
 
 export class Composer {
@@ -10,12 +12,16 @@ export class Composer {
   constructor({ conversation, sidebar, place, onchange }) {
     Object.assign(this, { conversation, sidebar, place, onchange });
     this.field = byId("prompt");
+    this.drafts = new Drafts();
+    this.number = null;
+    this.attachments = new Attachments({ session: () => conversation.session, onchange: () => (this.#draft(), onchange()) });
     runs.onChange((run) => this.#changed(run));
     byId("composer").addEventListener("submit", (event) => this.#submit(event));
     byId("stop").addEventListener("click", () => this.stop());
     this.field.addEventListener("input", () => {
       this.#keepDraft();
       this.#fit();
+      this.#draft();
     });
     this.field.addEventListener("keydown", (event) => {
       if (!isSend(event)) return;
@@ -44,7 +50,7 @@ export class Composer {
   async goOn(prompt, keep, begun) {
     if (!(await this.#mayAsk(keep))) return;
     const { session } = this.conversation;
-    this.#changed(runs.goOn(session, { prompt, keep, begun, settings: settingsOf(session) }));
+    this.#changed(runs.goOn(session, { prompt, keep, begun, settings: fieldsOf(session) }));
     this.conversation.scroller.toEnd();
   }
 
@@ -65,7 +71,7 @@ export class Composer {
 
   /** Ask once more for what failed. */
   async retry(run) {
-    if (await this.#mayAsk(run.keep)) this.#changed(runs.askAgain(run, settingsOf(run.session)));
+    if (await this.#mayAsk(run.keep)) this.#changed(runs.askAgain(run, fieldsOf(run.session)));
   }
 
   /** What was asked and left unanswered, in a page that was closed say, comes back to be written. */
@@ -93,12 +99,16 @@ export class Composer {
   showDraft() {
     this.field.value = store.read("draft", this.conversation.session ?? "new", "");
     this.#fit();
+    this.#draft();
+    this.attachments.draw();
   }
 
   async #submit(event) {
     event.preventDefault();
     const prompt = this.field.value;
-    if (!prompt.trim() || this.isBusy || !(await this.#mayAsk()) || this.field.value !== prompt) return;
+    if (!prompt.trim() || this.isBusy) return;
+    await this.attachments.ready();
+    if (!(await this.#mayAsk()) || this.field.value !== prompt) return;
     this.field.value = "";
     this.#keepDraft();
     this.#fit();
@@ -136,14 +146,15 @@ export class Composer {
     let { session } = this.conversation;
     const isFirst = session === null;
     if (isFirst) {
-      // The time, so that two pages do not choose the same number.
-      session = String(Date.now());
+      session = this.#nextNumber();
+      this.number = null;
       store.move("new", session);
       this.conversation.adopt(session);
       this.place(session, prompt.trim().split("\n")[0].slice(0, 60));
     }
     if (failed) runs.dismiss(failed);
-    const run = runs.ask(session, { prompt, keep, isFirst, settings: settingsOf(session) });
+    this.drafts.asked();
+    const run = runs.ask(session, { prompt, keep, isFirst, settings: fieldsOf(session) });
     if (failed) {
       store.returnPrompt(session, failed.prompt);
       this.showDraft();
@@ -175,6 +186,18 @@ export class Composer {
     this.onchange();
     if (run.isOver) this.sidebar.reload().catch(() => {});
     else if (!this.sidebar.has(run.session)) this.sidebar.draw();
+  }
+
+  /** The number that the new chat will have: the time, so that two pages do not choose the same. */
+  #nextNumber() {
+    this.number ??= String(Date.now());
+    return this.number;
+  }
+
+  /** Have what is being written read ahead. */
+  #draft() {
+    const { session } = this.conversation;
+    if (!this.isBusy) this.drafts.changed(session ?? this.#nextNumber(), this.field.value, fieldsOf(session));
   }
 
   #keepDraft() {

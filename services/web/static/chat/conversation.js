@@ -16,9 +16,10 @@ export class Conversation {
   /**
    * `ask(prompt, keep)` is called for a prompt that is put anew, `goOn(prompt, keep, begun)` for an answer that is continued,
    * `retry(run)`, `edit(run)` and `forget(run)` for one that failed, `loaded(found)` with what the server has of a session;
-   * `hint` stands in an empty conversation.
+   * `drawn(figures)` with those of the last answer that is shown; `hint` stands in an empty conversation.
    */
-  constructor({ ask, goOn, retry, edit, forget, loaded, renamed, hint }) {
+  constructor({ ask, goOn, retry, edit, forget, loaded, drawn, renamed, hint }) {
+    this.drawn = drawn;
     this.failed = { retry, edit, forget };
     this.loaded = loaded;
     this.handlers = {
@@ -190,6 +191,7 @@ export class Conversation {
     else if (!wanted.length) AREA.append(welcome(this.hint));
     this.#mark(run);
     this.#markForgotten(figures);
+    this.drawn(figures[this.messages.length - 1]);
     byId("scroll").setAttribute("aria-busy", String(Boolean(run && !run.isOver)));
   }
 

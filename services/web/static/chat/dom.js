@@ -5,6 +5,8 @@ const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   close: "M6 6l12 12M18 6L6 18",
   copy: "M9 9h10v11H9zM6 15H5V4h10v2",
+  attach: "M8 12l6-6a3 3 0 0 1 4 4l-8 8a5 5 0 0 1-7-7l8-8",
+  file: "M7 3h7l4 4v14H7zM14 3v4h4",
   text: "M5 6h14M5 10h14M5 14h10M5 18h7",
   edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
   again: "M19 12a7 7 0 1 1-2-5l2 2M19 4v5h-5",

@@ -2,12 +2,13 @@
 
 import { Refused, call, useKey } from "./api.js";
 import { Composer } from "./composer.js";
+import { ContextGauge } from "./context.js";
 import { Conversation } from "./conversation.js";
 import { announce, byId, download, el, icon, toast } from "./dom.js";
 import { Panels } from "./panels.js";
 import { Picker } from "./picker.js";
 import * as runs from "./runs.js";
-import { openSettings, settingsOf } from "./settings.js";
+import { openSettings, settingsOf, takeSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import * as store from "./store.js";
 import { TinyHint } from "./tiny.js";
@@ -15,6 +16,7 @@ import { TinyHint } from "./tiny.js";
 const narrow = matchMedia("(max-width: 760px)");
 let me = null;
 
+const gauge = new ContextGauge();
 const hint = new TinyHint(() => panels.show("models"));
 const conversation = new Conversation({
   ask: (prompt, keep) => composer.askAnew(prompt, keep),
@@ -22,7 +24,8 @@ const conversation = new Conversation({
   goOn: (prompt, keep, begun) => composer.goOn(prompt, keep, begun),
   edit: (run) => composer.edit(run),
   forget: (run) => composer.forget(run),
-  loaded: () => {},
+  loaded: (found) => found.session_id && takeSettings(found) && (composer.attachments.draw(), changedSettings(), panels.refresh()),
+  drawn: (figures) => gauge.show(figures),
   renamed: (name) => entitle(name || "Conversation"),
   hint: hint.element,
 });

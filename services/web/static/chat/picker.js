@@ -3,8 +3,7 @@
 import { bytes, el } from "./dom.js";
 import { abilities, askModels, chats } from "./known.js";
 import { ListBox } from "./listbox.js";
-import { settingsOf } from "./settings.js";
-import * as store from "./store.js";
+import { keepSettings, settingsOf } from "./settings.js";
 
 export class Picker {
   /** It stands in `place`; the choice is of the conversation `session()`, and `onchange` is called when it changes. */
@@ -51,7 +50,7 @@ export class Picker {
     const settings = { ...settingsOf(this.session()) };
     if (value) settings.model = value;
     else delete settings.model;
-    store.keep("settings", this.session() ?? "new", settings);
+    keepSettings(this.session(), settings);
     this.onchange();
   }
 }

@@ -26,18 +26,55 @@ const SYSTEM_HELP = {
 /** The settings kept for a session; for a new chat, those that its first prompt will take along. */
 export const settingsOf = (session) => store.read("settings", session ?? "new", {});
 
+/** The fields of a session's requests that its settings set. */
+export function fieldsOf(session) {
+  const { files, ...fields } = settingsOf(session);
+  return files?.length ? { ...fields, files: files.map(({ id }) => id) } : fields;
+}
+
+/** Keep a session's settings, here and with the session on the server; null is the new chat. */
+export function keepSettings(session, settings) {
+  store.keep("settings", session ?? "new", settings);
+  if (session === null) return;
+  store.keep("sent", session, null);
+  send(session);
+}
+
+/** The server has told a session: its settings follow the person from one device to another. Returns whether they are others. */
+export function takeSettings({ session_id: session, settings }) {
+  const own = settingsOf(session);
+  if (!store.read("sent", session, false) && Object.keys(own).length) {
+    send(session);
+    return false;
+  }
+  store.keep("sent", session, true);
+  if (JSON.stringify(own) === JSON.stringify(settings)) return false;
+  store.keep("settings", session, settings);
+  return true;
+}
+
+async function send(session) {
+  const settings = settingsOf(session);
+  try {
+    await call("PATCH", `/answer/${session}`, { settings });
+    if (JSON.stringify(settings) === JSON.stringify(settingsOf(session))) store.keep("sent", session, true);
+  } catch {
+    // It is not stored yet, or the server is away: they are sent when it is read again.
+  }
+}
+
 /** Show the settings of `session()`; `onchange` is called when they change, and `save` by its button. */
 export function openSettings(body, { session, onchange, save }) {
   const fields = new Map();
   // The model is chosen at the top of the conversation.
-  const modelOf = ({ model }) => (model ? { model } : {});
+  const modelOf = ({ model, files }) => ({ ...(model ? { model } : {}), ...(files ? { files } : {}) });
   const keepAll = () => {
     const settings = modelOf(settingsOf(session()));
     for (const [name, field] of fields) {
       if (!field.reportValidity()) return;
       if (field.value !== "") settings[name] = field.type === "number" ? Number(field.value) : field.value;
     }
-    store.keep("settings", session() ?? "new", settings);
+    keepSettings(session(), settings);
     onchange();
   };
   const add = (name, label, field, help) => {
@@ -55,12 +92,12 @@ export function openSettings(body, { session, onchange, save }) {
   const system = el("textarea", { rows: 4 });
   const numbers = NUMBERS.map(([name, label, limits, help]) => add(name, label, el("input", { type: "number", inputMode: "decimal", ...limits }), help));
   const reset = () => {
-    store.keep("settings", session() ?? "new", modelOf(settingsOf(session())));
+    keepSettings(session(), modelOf(settingsOf(session())));
     onchange();
     fill();
   };
   body.replaceChildren(
-    el("p", { className: "faint" }, "For this conversation only, and kept with it in this browser."),
+    el("p", { className: "faint" }, "For this conversation only, and kept with it."),
     add("system_prompt", "System prompt", system, SYSTEM),
     ...numbers,
     el("button", { type: "button", className: "wide", onclick: reset }, "Reset to the profile's settings"),

@@ -56,7 +56,7 @@ export function onForgotten(listener) {
   addEventListener("storage", (event) => event.key === `${PREFIX}key` && !event.newValue && listener());
 }
 
-/** What is kept of a kind ("settings", "draft", "edit", "figures", "late", "pending") under a name, mostly a session's; else `none`. */
+/** What is kept of a kind ("settings", "sent", "draft", "edit", "figures", "late", "pending") under a name, mostly a session's; else `none`. */
 export function read(kind, name, none) {
   try {
     return JSON.parse(storage.get(place(kind, name))) ?? none;
@@ -95,7 +95,7 @@ export function namesOf(kind) {
 
 /** Forget what is kept for a session. */
 export function forget(session) {
-  for (const kind of ["settings", "draft", "edit", "figures", "late"]) keep(kind, session, null);
+  for (const kind of ["settings", "sent", "draft", "edit", "figures", "late"]) keep(kind, session, null);
 }
 
 const place = (kind, name) => `${PREFIX}${kind}.${owner}.${name}`;

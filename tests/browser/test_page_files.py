@@ -1,0 +1,149 @@
+"""Files on the page: attached, answered from, cited; settings that follow a person, and drafts that are read ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import expect
+
+from tests.support import documents
+from tests.support.browsing import Chat
+from tests.support.real_models import smollm2
+from tests.support.serving import Server, wait_for
+
+Visit = Callable[..., Chat]
+Serve = Callable[..., Server]
+
+LAMP = "The lamp stands in the tower. Its keeper, Odile, lights it at dusk."
+
+
+def key_of(chat: Chat) -> str:
+    return str(chat.page.evaluate("localStorage['hearth.key']"))
+
+
+def mine(server: Server, visit: Visit, **options: Any) -> Chat:
+    return visit(server, key=server.mint()[0], **options).enter()
+
+
+def attach(chat: Chat, name: str, content: bytes) -> None:
+    with chat.page.expect_file_chooser() as chooser:
+        chat.button("Attach files").click()
+    chooser.value.set_files({"name": name, "mimeType": "application/octet-stream", "buffer": content})
+
+
+def attached(chat: Chat) -> Any:
+    return chat.page.get_by_role("list", name="Files").get_by_role("listitem")
+
+
+def test_a_file_is_attached_asked_and_its_passage_opened(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    attach(chat, "lamp.pdf", documents.pdf([[LAMP], ["Bread is baked on Mondays."]]))
+    expect(attached(chat)).to_have_text(["lamp.pdf"])
+    chat.ask("Who lights the lamp?")
+    sources = chat.page.get_by_role("region", name="Sources")
+    expect(sources).to_contain_text("lamp.pdf · page 1")
+    passage = sources.get_by_text(LAMP)
+    expect(passage).to_be_hidden()
+    sources.locator("summary").first.click()
+    expect(passage).to_be_visible()
+    # The file stays with the conversation, also on another device.
+    other = visit(server, key=key_of(chat)).open(f"#/{chat.session}")
+    expect(attached(other)).to_have_text(["lamp.pdf"])
+    other.button("Remove lamp.pdf").click()
+    expect(attached(other)).to_have_count(0)
+    expect(other.prompt).to_be_focused()
+    wait_for(lambda: server.get(f"/answer/{chat.session}", key=key_of(chat)).json()["settings"] == {})
+    chat.page.reload()
+    expect(chat.answers).to_have_count(1)
+    expect(attached(chat)).to_have_count(0)
+
+
+def test_what_cannot_be_read_is_said_and_not_attached(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    attach(chat, "photo.png", b"\x89PNG\r\n\x1a\n" + bytes(100))
+    expect(chat.page.locator("#toasts")).to_contain_text("photo.png: files of the type .png")
+    expect(attached(chat)).to_have_count(0)
+    assert server.get("/files", key=key_of(chat)).json()["files"] == []
+
+
+def test_files_are_dropped_and_long_pastes_become_files(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    chat.page.evaluate(
+        """text => {
+          const data = new DataTransfer();
+          data.items.add(new File([text], "lamp.txt"));
+          const about = { dataTransfer: data, bubbles: true, cancelable: true };
+          const place = document.querySelector("#scroll");
+          for (const kind of ["dragover", "drop"]) place.dispatchEvent(new DragEvent(kind, about));
+        }""",
+        LAMP,
+    )
+    expect(attached(chat)).to_have_text(["lamp.txt"])
+    paste = """text => {
+      const data = new DataTransfer();
+      data.setData("text/plain", text);
+      const about = { clipboardData: data, bubbles: true, cancelable: true };
+      document.querySelector("#prompt").dispatchEvent(new ClipboardEvent("paste", about));
+    }"""
+    chat.page.evaluate(paste, "Short words.")
+    expect(attached(chat)).to_have_count(1)
+    chat.page.evaluate(paste, "Meeting notes: " + "a long story. " * 300)
+    expect(attached(chat)).to_have_text(["lamp.txt", "Pasted text, Meeting notes a long story a.txt"])
+    files = server.get("/files", key=key_of(chat)).json()["files"]
+    assert sorted(file["characters"] > 4000 for file in files) == [False, True]
+
+
+def test_settings_follow_a_person_to_another_device(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    panel = chat.panel("Settings")
+    panel.get_by_label("Longest answer").fill("4")
+    panel.get_by_label("Longest answer").blur()
+    chat.ask("Count to 9.")
+    wait_for(lambda: server.get(f"/answer/{chat.session}", key=key_of(chat)).json()["settings"] == {"max_tokens": 4})
+    other = visit(server, key=key_of(chat)).open(f"#/{chat.session}")
+    expect(other.answers).to_have_count(1)
+    there = other.panel("Settings")
+    expect(there.get_by_label("Longest answer")).to_have_value("4")
+    there.get_by_label("Longest answer").fill("3")
+    there.get_by_label("Longest answer").blur()
+    wait_for(lambda: server.get(f"/answer/{chat.session}", key=key_of(chat)).json()["settings"] == {"max_tokens": 3})
+    chat.page.reload()
+    expect(chat.panel("Settings").get_by_label("Longest answer")).to_have_value("3")
+
+
+def test_how_full_the_memory_is_stands_below(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    expect(chat.page.locator("#context")).to_be_hidden()
+    chat.ask("My name is Ana.")
+    usage = server.get(f"/answer/{chat.session}/prompt?prompt=x", key=key_of(chat)).json()
+    expect(chat.page.locator("#context")).to_have_text(
+        "Memory " + f"{round(100 * 29 / usage['n_ctx'])} % full", use_inner_text=True
+    )
+    chat.page.get_by_role("link", name="New chat").click()
+    expect(chat.page.locator("#context")).to_be_hidden()
+
+
+def test_a_long_prompt_is_read_while_it_is_written(serve: Serve, visit: Visit, models: Path) -> None:
+    (models / "smol.gguf").symlink_to(smollm2())
+    server = serve(models=models)
+    server.edit_config("Smol", model="smol.gguf", max_tokens=8)
+    server.select("Smol")
+    server.ask("Hi", max_tokens=1)
+    chat = visit(server).enter()
+    words = "The lamp stands in the tower and the keeper lights it at dusk. " * 30
+    chat.prompt.fill(words)
+    wait_for(lambda: drafted(server) > 400)
+    chat.prompt.press("Enter")
+    expect(chat.page.locator(".message.ai:visible .actions")).to_have_count(1)
+    figures = chat.page.locator(".figures").inner_text()
+    cached, of = (int(each) for each in figures.split(" prompt tokens cached")[0].split("·")[-1].strip().split(" of "))
+    assert cached > 0.9 * of, figures
+
+
+def drafted(server: Server) -> float:
+    lines = [
+        line for line in server.get("/metrics").text.splitlines() if line.startswith("hearth_") and 'kind="draft"' in line
+    ]
+    return sum(float(line.split()[-1]) for line in lines)
