@@ -147,3 +147,30 @@ def drafted(server: Server) -> float:
         line for line in server.get("/metrics").text.splitlines() if line.startswith("hearth_") and 'kind="draft"' in line
     ]
     return sum(float(line.split()[-1]) for line in lines)
+
+
+def test_marks_in_an_answer_open_their_passages(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    attach(chat, "lamp.pdf", documents.pdf([[LAMP]]))
+    chat.ask("Who lights the lamp?")
+    # No model of the tests writes marks: as if the answer had been this.
+    session, key = chat.session, key_of(chat)
+    assert (
+        server.patch(f"/answer/{session}/messages/1", {"content": "Odile does [1], not `x[1]`."}, key=key).status_code
+        == 200
+    )
+    owner = server.get("/auth/me", key=key).json()["id"]
+    chat.page.evaluate(
+        """([owner, session]) => {
+          const place = `hearth.figures.${owner}.${session}`;
+          const figures = JSON.parse(localStorage.getItem(place));
+          figures[1].citations[0].cited = true;
+          localStorage.setItem(place, JSON.stringify(figures));
+        }""",
+        [owner, session],
+    )
+    chat.page.reload()
+    mark = chat.button("Source 1")
+    expect(mark).to_have_count(1)
+    mark.press("Enter")
+    expect(chat.page.get_by_role("region", name="Sources").get_by_text(LAMP)).to_be_visible()

@@ -375,3 +375,35 @@ def _differ(old: Image.Image, new: Image.Image) -> bool:
         return True
     difference = ImageChops.difference(old.convert("L"), new.convert("L")).point(lambda value: 255 if value > 40 else 0)
     return difference.histogram()[255] > 0.02 * old.size[0] * old.size[1]
+
+
+def test_all_sampling_parameters_stand_behind_more(server: Server, visit: Visit) -> None:
+    chat = visit(server, key=server.mint()[0]).enter()
+    panel = chat.panel("Settings")
+    expect(panel.get_by_label("Top k")).to_be_hidden()
+    panel.get_by_text("More", exact=True).click()
+    given = {"Top k": "1", "Min p": "0.1", "Repeat penalty": "1.1", "Presence penalty": "0.2", "Frequency penalty": "0.3"}
+    for label, value in {**given, "Seed": "7", "Stop texts": "4\n5"}.items():
+        panel.get_by_label(label).fill(value)
+        panel.get_by_label(label).blur()
+    with chat.page.expect_request("**/answer") as sent:
+        chat.ask("Count to 9.")
+    wanted = {"top_k": 1, "min_p": 0.1, "repeat_penalty": 1.1, "presence_penalty": 0.2, "frequency_penalty": 0.3}
+    body = sent.value.post_data_json
+    assert {name: body[name] for name in (*wanted, "seed", "stop")} == {**wanted, "seed": 7, "stop": ["4", "5"]}
+    expect(chat.answers).not_to_contain_text("4")
+    chat.page.reload()
+    expect(chat.panel("Settings").get_by_label("Stop texts")).to_have_value("4\n5")
+
+
+def test_the_theme_is_switched_and_kept(server: Server, visit: Visit) -> None:
+    chat = visit(server, key=server.mint()[0], color_scheme="light").enter()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert chat.page.evaluate(ground) == "rgb(255, 255, 255)"
+    chat.panel("Settings").get_by_label("Appearance").select_option("dark")
+    assert chat.page.evaluate(ground) == "rgb(27, 25, 23)"
+    chat.page.reload()
+    expect(chat.prompt).to_be_focused()
+    assert chat.page.evaluate(ground) == "rgb(27, 25, 23)"
+    chat.panel("Settings").get_by_label("Appearance").select_option("")
+    assert chat.page.evaluate(ground) == "rgb(255, 255, 255)"

@@ -13,8 +13,28 @@ export function citationList(citations) {
       el("blockquote", { dir: "auto" }, text))));
 }
 
+/** Make each mark such as [1] in an answer's text a button that opens its passage. */
+export function linkMarks(element, citations) {
+  const known = new Set((citations ?? []).filter(({ cited }) => cited).map(({ number }) => number));
+  if (!known.size) return;
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT, ({ parentElement }) =>
+    (parentElement.closest("code, pre, a, math, .thoughts") ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT));
+  const texts = [];
+  while (walker.nextNode()) texts.push(walker.currentNode);
+  for (const node of texts) {
+    const parts = node.data.split(/(\[\d{1,4}\])/);
+    if (parts.length === 1) continue;
+    node.replaceWith(...parts.filter(Boolean).map((part) => {
+      const number = Number(/^\[(\d+)\]$/.exec(part)?.[1]);
+      if (!known.has(number)) return part;
+      const open = () => openCitation(element.closest("article"), number);
+      return el("button", { type: "button", className: "mark-link", "aria-label": `Source ${number}`, onclick: open }, part);
+    }));
+  }
+}
+
 /** Open the citation of this number below an answer; false if it has none. */
-export function openCitation(article, number) {
+function openCitation(article, number) {
   for (const details of article.querySelectorAll(".citations details")) {
     if (details.querySelector(".mark").textContent !== `[${number}]`) continue;
     details.open = true;

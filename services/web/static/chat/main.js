@@ -11,8 +11,10 @@ import * as runs from "./runs.js";
 import { openSettings, settingsOf, takeSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import * as store from "./store.js";
+import { applyTheme } from "./theme.js";
 import { TinyHint } from "./tiny.js";
 
+applyTheme();
 const narrow = matchMedia("(max-width: 760px)");
 let me = null;
 
@@ -186,7 +188,7 @@ function showState() {
   const { isBusy } = composer;
   const settings = settingsOf(conversation.session);
   // The model has a place of its own.
-  const isChanged = Object.keys(settings).some((name) => name !== "model");
+  const isChanged = Object.keys(settings).some((name) => !["model", "files"].includes(name));
   const now = JSON.stringify([isBusy, isChanged, settings.model]);
   // An answer under way comes here with each word: what is clicked on meanwhile is to stay.
   if (now === shown) return;

@@ -1,7 +1,7 @@
 // What the messages of a conversation look like, and what can be done with each.
 
 import { actionsOf, copyTextButton, deleteButton, idleButton } from "./actions.js";
-import { citationList } from "./citations.js";
+import { citationList, linkMarks } from "./citations.js";
 import { copyButton, el, isSend } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 
@@ -32,6 +32,7 @@ export function answerArticle(message, n, figures, handlers, kept) {
   const view = new MarkdownView();
   view.show(content, reasoning);
   nameThoughts(view.element, figures?.thought_seconds);
+  linkMarks(view.element, figures?.citations);
   const change = { label: "The answer", done: "Save", submit: (text) => handlers.change(n, text) };
   const actions = actionsOf(message, n, handlers,
     copyButton("Copy as Markdown", () => content),
@@ -48,12 +49,12 @@ export function answerArticle(message, n, figures, handlers, kept) {
 }
 
 /** Say above an answer's thoughts how long they took. */
-export function nameThoughts(element, seconds) {
+function nameThoughts(element, seconds) {
   const summary = element.querySelector(".thoughts > summary");
   if (summary && seconds) summary.textContent = `Thought for ${seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`}`;
 }
 
-/** Where the conversation is out of the model's sight. */
+/** The line where the conversation is out of the model's sight. */
 export function forgottenMark() {
   return el("p", { className: "forgotten" }, "The model no longer reads what stands above.");
 }

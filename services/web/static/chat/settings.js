@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { el } from "./dom.js";
 import * as store from "./store.js";
+import { themeField } from "./theme.js";
 
 const NUMBERS = [
   ["memory_k", "Memory", { min: 0, max: 1000, step: 1 },
@@ -14,6 +15,19 @@ const NUMBERS = [
   ["max_tokens", "Longest answer", { min: 1, max: 1000000, step: 1 },
     "max_length, in tokens (about three quarters of a word each). A longer answer is cut there."],
 ];
+
+// How the next token is chosen, for those who know.
+const MORE = [
+  ["top_k", "Top k", { min: 0, max: 100000, step: 1 }, "Only so many of the likeliest tokens are drawn from. 0 draws from all."],
+  ["min_p", "Min p", { min: 0, max: 1, step: "any" }, "Tokens less likely than this share of the likeliest one are left out."],
+  ["repeat_penalty", "Repeat penalty", { min: 0.01, max: 10, step: "any" }, "Above 1 the model repeats itself less."],
+  ["presence_penalty", "Presence penalty", { min: -2, max: 2, step: "any" }, "Above 0 what was said once is less likely."],
+  ["frequency_penalty", "Frequency penalty", { min: -2, max: 2, step: "any" }, "Above 0 what was said often is less likely."],
+  ["seed", "Seed", { min: 0, max: 4294967294, step: 1 }, "The same seed draws the same answer to the same prompt."],
+];
+const EFFORTS = [["", "As the model likes"], ["none", "Not at all"], ["low", "A little"], ["medium", "Some"], ["high", "Long"]];
+const EFFORT = "How much a model that thinks before it answers should think. Other models refuse it.";
+const STOP = "One on each line. Where the model writes one of these, its answer ends.";
 
 // What a system prompt does, by how the profile is prompted.
 const SYSTEM = "What the model is to be and to do, before the conversation begins.";
@@ -72,7 +86,7 @@ export function openSettings(body, { session, onchange, save }) {
     const settings = modelOf(settingsOf(session()));
     for (const [name, field] of fields) {
       if (!field.reportValidity()) return;
-      if (field.value !== "") settings[name] = field.type === "number" ? Number(field.value) : field.value;
+      if (field.value !== "") settings[name] = valueOf(name, field);
     }
     keepSettings(session(), settings);
     onchange();
@@ -90,7 +104,10 @@ export function openSettings(body, { session, onchange, save }) {
       field);
   };
   const system = el("textarea", { rows: 4 });
-  const numbers = NUMBERS.map(([name, label, limits, help]) => add(name, label, el("input", { type: "number", inputMode: "decimal", ...limits }), help));
+  const numbered = ([name, label, limits, help]) => add(name, label, el("input", { type: "number", inputMode: "decimal", ...limits }), help);
+  const effort = el("select", {}, ...EFFORTS.map(([value, label]) => el("option", { value }, label)));
+  const more = el("details", { className: "more" }, el("summary", {}, "More"), ...MORE.map(numbered),
+    add("stop", "Stop texts", el("textarea", { rows: 2, spellcheck: false }), STOP), add("reasoning_effort", "Thinking", effort, EFFORT));
   const reset = () => {
     keepSettings(session(), modelOf(settingsOf(session())));
     onchange();
@@ -99,19 +116,23 @@ export function openSettings(body, { session, onchange, save }) {
   body.replaceChildren(
     el("p", { className: "faint" }, "For this conversation only, and kept with it."),
     add("system_prompt", "System prompt", system, SYSTEM),
-    ...numbers,
+    ...NUMBERS.map(numbered),
+    more,
     el("button", { type: "button", className: "wide", onclick: reset }, "Reset to the profile's settings"),
     el("button", { type: "button", className: "wide", onclick: save }, "Save the conversation as a file"),
+    themeField(),
   );
 
   let models = null;
   function fill() {
     const settings = settingsOf(session());
-    for (const [name, field] of fields) field.value = settings[name] ?? "";
+    for (const [name, field] of fields) field.value = [settings[name] ?? ""].flat().join("\n");
+    more.open ||= [...more.querySelectorAll("input, textarea, select")].some(({ value }) => value !== "");
     defaults();
   }
   function defaults() {
     const chosen = models?.profile_details[settingsOf(session()).model || models.selected];
+    for (const [name] of MORE) fields.get(name).placeholder = String(chosen?.[name] ?? "");
     for (const [name] of NUMBERS) fields.get(name).placeholder = chosen ? String(chosen[name] ?? "all that fits") : "";
     system.placeholder = !chosen ? "" : chosen.prompted_by === "template" ? "None: the profile's own template" : chosen.system_prompt || "None";
     body.querySelector("#help-system_prompt").textContent = SYSTEM_HELP[chosen?.prompted_by ?? ""];
@@ -122,4 +143,10 @@ export function openSettings(body, { session, onchange, save }) {
     defaults();
   }, () => {});
   return { refresh: fill };
+}
+
+/** What a field's text means in a request. */
+function valueOf(name, { type, value }) {
+  if (name === "stop") return value.split("\n").filter(Boolean);
+  return type === "number" ? Number(value) : value;
 }

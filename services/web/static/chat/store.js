@@ -46,6 +46,9 @@ export function useOwner(id) {
 export const readKey = () => storage.get(`${PREFIX}key`) ?? "";
 export const keepKey = (key) => storage.set(`${PREFIX}key`, key);
 
+export const readTheme = () => storage.get(`${PREFIX}theme`) ?? "";
+export const keepTheme = (theme) => storage.set(`${PREFIX}theme`, theme);
+
 /** Forget the key, and everything that belongs to any. */
 export function forgetAll() {
   for (const name of storage.names()) if (name.startsWith(PREFIX)) storage.remove(name);
