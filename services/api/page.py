@@ -11,6 +11,7 @@ SHELL = "chat/index.html"
 _PATTERNS = (
     *("chat/*.js", "chat/*.css", "chat/*.svg"),
     *("dompurify/*.js", "highlight/*.js", "highlight/languages/*.js", "marked/*.js"),
+    *("temml/*.mjs", "temml/*.css", "temml/*.woff2", "noto-sans-math/*.woff2"),
 )
 # Nothing comes from elsewhere, nothing inline runs, and only the sanitizer may make markup of text.
 _POLICY = "; ".join(
@@ -19,6 +20,7 @@ _POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self'",
+        "font-src 'self'",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",

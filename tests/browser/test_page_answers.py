@@ -58,8 +58,10 @@ plain & simple
 Use `double(2)`."""
 
 THOUGHT = "<think>\nFirst <i>this</i>, then that.\n</think>\n\nThe answer is **42**."
-# What could run, load or change something.
-ACTIVE = "script, img, svg:not(.icon), iframe, style, form, input, [onerror], [onload], [style]"
+# What could run, load or change something. A task's box can do nothing.
+ACTIVE = (
+    "script, img, svg:not(.icon), iframe, style, form, input:not([type=checkbox]:disabled), [onerror], [onload], [style]"
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ _TYPES = {
     ".css": "text/css",
     ".html": "text/html",
     ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
 }
 
 

@@ -3,17 +3,24 @@
 
 import { Marked } from "/page/marked/marked.esm.js";
 import "/page/dompurify/purify.min.js";
-import { coloured } from "./colours.js";
-import { copyButton, el } from "./dom.js";
+import { frameCode } from "./code.js";
+import { setDirections } from "./directions.js";
+import { el } from "./dom.js";
+import { footnotesExtension, footnotesSection, linkReferences, numbered } from "./footnotes.js";
+import { mathExtension } from "./math.js";
+import { showTasks } from "./tasks.js";
+import { typeset } from "./typeset.js";
 
 const purify = globalThis.DOMPurify;
 const TAGS = (
-  "p br hr h1 h2 h3 h4 h5 h6 em strong del code pre blockquote ul ol li a table thead tbody tr th td"
+  "p br hr h1 h2 h3 h4 h5 h6 em strong del code pre blockquote ul ol li a table thead tbody tr th td span sup"
 ).split(" ");
-const RULES = { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ["href", "title", "start", "align", "class"], ALLOW_DATA_ATTR: false,
-  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, RETURN_DOM_FRAGMENT: true };
-// Beyond this a code block stays in one colour, so that long answers stay quick.
-const MOST_COLOURED = 50_000;
+const RULES = {
+  ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ["href", "title", "start", "align", "class"], ALLOW_DATA_ATTR: false,
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i, ADD_URI_SAFE_ATTR: ["start", "align"], RETURN_DOM_FRAGMENT: true,
+};
+// What is written here for what Markdown does not know of; a model cannot write them.
+const CLASSES = new Set(["math", "math-display", "plain", "reference", "task"]);
 
 const escape = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
 const marked = new Marked({
@@ -23,24 +30,31 @@ const marked = new Marked({
     html: ({ text, block }) => (block ? `<p>${escape(text)}</p>` : escape(text)),
     // A picture from elsewhere would tell that place who reads what.
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
-    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+    checkbox: ({ checked }) => `<span class="task">${checked ? "x" : "o"}</span>`,
   },
 });
+marked.use(mathExtension({
+  html: (source, display) => `<span class="${display ? "math-display" : "math"}">${escape(source)}</span>`,
+  text: (source) => `<p class="plain">${escape(source)}</p>`,
+}));
+marked.use(footnotesExtension({ html: (mark) => `<sup class="reference">${mark}</sup>`, text: escape }));
 
 purify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A") {
     node.setAttribute("target", "_blank");
     node.setAttribute("rel", "noopener noreferrer");
   }
-  if (node.hasAttribute("class") && !(node.tagName === "CODE" && /^language-[\w+#.-]+$/.test(node.className))) {
-    node.removeAttribute("class");
-  }
+  const isKnown = CLASSES.has(node.className) || (node.tagName === "CODE" && /^language-[\w+#.-]+$/.test(node.className));
+  if (node.hasAttribute("class") && !isKnown) node.removeAttribute("class");
 });
+
+let views = 0;
 
 /** Shows a text that grows: only what has changed since is made anew, so that a selection in the rest stays. */
 export class MarkdownView {
   constructor() {
     this.element = el("div", { className: "markdown" });
+    this.number = views += 1;
     this.shown = [];
     this.text = null;
     this.reasoning = null;
@@ -54,15 +68,35 @@ export class MarkdownView {
     const [thoughts, answer] = reasoning ? [reasoning, text] : splitThoughts(text);
     const pieces = thoughts === null ? [] : [{ raw: `thoughts ${thoughts}`, make: (old) => foldedThoughts(thoughts, old) }];
     try {
-      const tokens = marked.lexer(answer).filter((token) => token.type !== "space" && token.type !== "def");
-      pieces.push(...tokens.map((token) => ({ raw: token.raw, make: () => render([token]) })));
+      pieces.push(...this.#pieces(answer));
       pieces.forEach((piece, n) => this.#place(n, piece));
     } catch {
       // What the parser cannot take, thousands of nested quotes say, is shown as it is.
-      pieces.splice(thoughts === null ? 0 : 1, pieces.length, { raw: answer, make: () => el("pre", { className: "plain" }, answer) });
+      const plain = { raw: answer, make: () => el("pre", { className: "plain", dir: "auto" }, answer) };
+      pieces.splice(thoughts === null ? 0 : 1, pieces.length, plain);
       pieces.forEach((piece, n) => this.#place(n, piece));
     }
     for (const { node } of this.shown.splice(pieces.length)) node.remove();
+  }
+
+  /** The blocks of an answer, each with what it is made of, and its footnotes as the last. */
+  #pieces(answer) {
+    const tokens = marked.lexer(answer);
+    const footnotes = answer.includes("[^") ? numbered(tokens, (token, look) => marked.walkTokens([token], look)) : [];
+    const words = tokens.filter(({ type }) => !["space", "def", "footnote"].includes(type));
+    const pieces = words.map((token) => ({ raw: token.raw + (token.marks ?? ""), make: () => this.#block([token]) }));
+    if (footnotes.length) {
+      const raw = footnotes.map(({ number, references, token }) => `${number} ${references} ${token.raw}`).join("\n");
+      const make = () => footnotesSection(footnotes, this.number, (token) => this.#block(token.tokens));
+      pieces.push({ raw: `footnotes ${raw}`, make });
+    }
+    return pieces;
+  }
+
+  #block(tokens) {
+    const block = render(tokens);
+    linkReferences(block, this.number);
+    return block;
   }
 
   #place(n, { raw, make }) {
@@ -83,7 +117,8 @@ function splitThoughts(text) {
 
 /** The thoughts so far: in the same element, so that it stays as open as it is. */
 function foldedThoughts(thoughts, old) {
-  const folded = old?.matches("details") ? old : el("details", { className: "thoughts" }, el("summary", {}, "Thoughts"), el("p"));
+  const made = () => el("details", { className: "thoughts" }, el("summary", {}, "Thoughts"), el("p", { dir: "auto" }));
+  const folded = old?.matches("details") ? old : made();
   folded.lastChild.textContent = thoughts;
   return folded;
 }
@@ -96,26 +131,8 @@ function render(tokens) {
     table.replaceWith(frame);
     frame.append(table);
   }
+  showTasks(block);
+  setDirections(block);
+  for (const formula of block.querySelectorAll(".math, .math-display")) typeset(formula);
   return block;
-}
-
-/** Give a code block its language's name, a copy button, and colours. */
-function frameCode(code) {
-  const language = /^language-(.+)$/.exec(code.className)?.[1] ?? "";
-  const text = code.textContent.replace(/\n$/, "");
-  const pre = code.parentElement;
-  const head = el("div", { className: "code-head" }, el("span", {}, language || "code"), copyButton("Copy the code", () => text));
-  const frame = el("div", { className: "code" }, head);
-  pre.replaceWith(frame);
-  pre.tabIndex = 0;
-  pre.setAttribute("role", "region");
-  pre.setAttribute("aria-label", language ? `Code, ${language}` : "Code");
-  frame.append(pre);
-  if (language && text.length < MOST_COLOURED) colour(code, text, language);
-}
-
-/** A code block whose colours cannot be had stays as it is. */
-async function colour(code, text, language) {
-  const pieces = await coloured(text, language).catch(() => null);
-  if (pieces) code.replaceChildren(pieces);
 }
