@@ -12,6 +12,7 @@ _PATTERNS = (
     *("chat/*.js", "chat/*.css", "chat/*.svg"),
     *("dompurify/*.js", "highlight/*.js", "highlight/languages/*.js", "marked/*.js"),
     *("temml/*.mjs", "temml/*.css", "temml/*.woff2", "noto-sans-math/*.woff2"),
+    *("diagram/*.css", "diagram/*.html", "diagram/*.js", "mermaid/*.js"),
 )
 # Nothing comes from elsewhere, nothing inline runs, and only the sanitizer may make markup of text.
 _POLICY = "; ".join(
@@ -22,11 +23,24 @@ _POLICY = "; ".join(
         "img-src 'self'",
         "font-src 'self'",
         "connect-src 'self'",
+        "frame-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
         "trusted-types dompurify",
+    )
+)
+# A diagram's frame in the page has no origin, and nothing leaves it. What draws in it writes styles of its own.
+_FRAME_POLICY = "; ".join(
+    (
+        "sandbox allow-scripts",
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'self'",
     )
 )
 
@@ -60,4 +74,7 @@ class FileResource(Resource):
 
     def get(self, name: str) -> Response:
         """Return the file."""
-        return self._files.response(name)
+        response = self._files.response(name)
+        if name.endswith(".html"):
+            response.headers["Content-Security-Policy"] = _FRAME_POLICY
+        return response

@@ -1,4 +1,4 @@
-"""The chat page in a browser: formulas, footnotes, tasks, tables and directions in what a model writes."""
+"""The chat page in a browser: formulas, footnotes, tasks, tables, directions and diagrams in what a model writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, expect
 
@@ -97,6 +98,21 @@ DIRECTIONS = """مرحبا بالعالم[^ar]
 $x$ هو متغير
 
 ---"""
+DIAGRAMS = """```mermaid
+flowchart LR
+  A[Begin] --> B[Finish]
+  click A href "https://example.org/"
+```
+
+```mermaid
+flowchart LR
+  A -->
+```"""
+ATTACK = """```mermaid
+flowchart LR
+  A["<img src='https://example.org/a.png' onerror='top.broken=self.broken=1'>"] --> B[the end]
+  click B href "https://example.org/" "Come" _top
+```"""
 TEXTS = {
     "formulas": FORMULAS,
     "money": MONEY,
@@ -106,7 +122,9 @@ TEXTS = {
     "tasks": TASKS,
     "table": TABLE,
     "directions": DIRECTIONS,
-    "all": "\n\n".join((FORMULAS, WIDE, r"$\wrong$", FOOTNOTES, TASKS, TABLE, DIRECTIONS)),
+    "diagrams": DIAGRAMS,
+    "attack": ATTACK,
+    "all": "\n\n".join((FORMULAS, WIDE, r"$\wrong$", FOOTNOTES, TASKS, TABLE, DIRECTIONS, DIAGRAMS)),
 }
 
 
@@ -386,11 +404,72 @@ def test_each_block_runs_in_its_own_direction(show: Show) -> None:
     assert css(answer.locator("code"), "direction") == "ltr"
 
 
+def test_a_diagram_is_drawn_when_somebody_asks_for_it(show: Show) -> None:
+    chat = show("diagrams")
+    answer = chat.answers.last
+    draw = answer.get_by_role("button", name="Draw the diagram")
+    expect(draw).to_have_count(2)
+    assert not [url for url in chat.urls if "mermaid" in url]
+    toggle = answer.locator(".draw").first
+    toggle.focus()
+    chat.page.keyboard.press("Enter")
+    drawing = answer.frame_locator("iframe").locator("svg")
+    expect(drawing).to_contain_text("Begin")
+    expect(drawing).to_contain_text("Finish")
+    expect(toggle).to_have_text("Show the code")
+    expect(toggle).to_be_focused()
+    expect(answer.locator("pre").first).to_be_hidden()
+    height = answer.locator("iframe").evaluate("(frame) => frame.clientHeight")
+    assert 60 < height < 600
+    frame = chat.page.frames[1]
+    assert frame.evaluate("self.origin") == "null"
+    assert frame.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    chat.page.keyboard.press("Enter")
+    expect(answer.locator("pre").first).to_be_visible()
+    expect(answer.locator("iframe")).to_be_hidden()
+    # One that is not right says so, and stays code.
+    answer.locator(".draw").last.click()
+    expect(answer.get_by_role("alert")).to_contain_text("This cannot be drawn. Parse error on line 3")
+    expect(answer.locator(".draw").last).to_have_text("Draw the diagram")
+    assert not [url for url in chat.urls if not url.startswith(chat.server.url)]
+
+
+def test_a_diagram_that_attacks_stays_in_its_frame(show: Show) -> None:
+    chat = show("attack")
+    refused: list[str | None] = []
+    chat.page.on("requestfailed", lambda request: refused.append(request.failure))
+    answer = chat.answers.last
+    answer.locator(".draw").click()
+    expect(answer.frame_locator("iframe").locator("svg")).to_contain_text("the end")
+    frame = chat.page.frames[1]
+    assert frame.evaluate("self.broken") is None
+    frame.get_by_text("the end").click()
+    expect(answer.frame_locator("iframe").locator("svg")).to_contain_text("the end")
+    assert frame.locator("#drawing [href]").count() == 0
+    assert chat.page.evaluate("window.broken") is None
+    assert len(chat.context.pages) == 1
+    # What it tried, the frame's policy forbade.
+    assert refused == ["csp"] * len([url for url in chat.urls if not url.startswith(chat.server.url)])
+    assert chat.complaints
+    assert all("Content Security Policy" in each or "sandboxed" in each for each in chat.complaints)
+    chat.complaints.clear()
+
+
+def test_a_diagrams_frame_is_let_nothing_by_its_policy(told: Server) -> None:
+    reply = requests.get(f"{told.url}/page/diagram/frame.html", timeout=10)
+    policy = reply.headers["Content-Security-Policy"].split("; ")
+    assert reply.headers["Content-Type"].startswith("text/html")
+    assert {"sandbox allow-scripts", "default-src 'none'", "script-src 'self'", "frame-ancestors 'self'"} <= set(policy)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
 def test_all_of_it_is_for_everybody(show: Show, scheme: str, options: dict[str, Any]) -> None:
     chat = show("all", color_scheme=scheme, **options)
     answer = chat.answers.last
+    if not options:
+        answer.locator(".draw").first.click()
+        expect(answer.locator(".draw").first).to_have_text("Show the code")
     expect(answer.locator("math").last).to_be_visible()
     found = Axe().run(chat.page).response["violations"]
     told = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]

@@ -61,7 +61,9 @@ class Chat:
         if key is None:
             key = server.key
         if key:
-            context.add_init_script(f"localStorage.getItem('hearth.key') ?? localStorage.setItem('hearth.key', '{key}')")
+            # A frame without an origin has no storage.
+            keep = f"localStorage.getItem('hearth.key') ?? localStorage.setItem('hearth.key', '{key}')"
+            context.add_init_script(f"if (self === top) {keep}")
 
     def open(self, hash_: str = "") -> Chat:
         """Open the page, at a session where one is named."""

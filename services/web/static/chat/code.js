@@ -1,6 +1,7 @@
-// Blocks of code: the language's name, a copy button, and colours.
+// Blocks of code: the language's name, a copy button, colours, and a drawing where the code describes one.
 
 import { coloured } from "./colours.js";
+import { drawButton } from "./diagrams.js";
 import { copyButton, el } from "./dom.js";
 
 // Beyond this a code block stays in one colour, so that long answers stay quick.
@@ -18,6 +19,7 @@ export function frameCode(code) {
   pre.setAttribute("role", "region");
   pre.setAttribute("aria-label", language ? `Code, ${language}` : "Code");
   frame.append(pre);
+  if (language === "mermaid") buttons.prepend(drawButton(text, pre));
   if (language && text.length < MOST_COLOURED) colour(code, text, language);
 }
 
