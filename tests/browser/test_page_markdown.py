@@ -194,9 +194,16 @@ def test_formulas_are_typeset(show: Show) -> None:
 def test_copying_an_answer_gives_its_source(show: Show) -> None:
     chat = show("formulas", permissions=["clipboard-read", "clipboard-write"])
     expect(chat.answers.last.locator("math").first).to_be_visible()
-    chat.button("Copy the answer").last.click()
+    chat.button("Copy as Markdown").last.click()
     expect(chat.page.locator("#announce")).to_have_text("Copied")
     assert chat.page.evaluate("navigator.clipboard.readText()") == FORMULAS
+    # As text it has no signs of Markdown, and formulas stay what they are.
+    chat.button("Copy as text").last.click()
+    chat.wait_for("navigator.clipboard.readText().then((text) => !text.includes('**bold'))")
+    text = chat.page.evaluate("navigator.clipboard.readText()")
+    assert text.startswith(FORMULAS.split(", **bold", 1)[0])
+    assert "bold $a*b**c$ end" in text
+    expect(chat.answers.last.locator("math")).to_have_count(7)
 
 
 def test_money_and_code_are_no_formulas_and_load_nothing(show: Show) -> None:

@@ -1,6 +1,7 @@
 // The buttons below a message.
 
 import { announce, copy, el, iconButton } from "./dom.js";
+import { shownText } from "./typeset.js";
 
 // A button that deletes asks once; so long, in milliseconds, it waits for the second press.
 const PATIENCE = 5000;
@@ -46,7 +47,7 @@ export function deleteButton(label, remove) {
 /** A button that copies what an element shows, as text without signs of Markdown. */
 export function copyTextButton(label, element) {
   const button = iconButton("text", label, async () => {
-    const done = await copy(element().innerText.trim());
+    const done = await copy(shownText(element()).trim());
     announce(done ? "Copied" : "This browser does not let the page copy");
     button.classList.toggle("done", done);
     setTimeout(() => button.classList.remove("done"), 1500);

@@ -24,13 +24,24 @@ const MOST_KEPT = 500;
 
 const waiting = [];
 const kept = new Map();
+const sources = new WeakMap();
 let library = null;
 let isWorking = false;
 
 /** Typeset the formula whose source an element shows. It stays what it is while the library comes, and where it cannot. */
 export function typeset(element) {
+  sources.set(element, element.textContent);
   waiting.push({ element, source: element.textContent, display: element.classList.contains("math-display") });
   if (!isWorking) work();
+}
+
+/** What an element shows as text, with the sources of its formulas: a fraction without its line is another number. */
+export function shownText(element) {
+  const formulas = [...element.querySelectorAll(".math, .math-display")].map((formula) => [formula, [...formula.childNodes]]);
+  for (const [formula] of formulas) formula.replaceChildren(sources.get(formula));
+  const text = element.innerText;
+  for (const [formula, nodes] of formulas) formula.replaceChildren(...nodes);
+  return text;
 }
 
 async function work() {
