@@ -187,7 +187,7 @@ def test_a_long_conversation_is_shown_whole(serve: Serve, visit: Visit, tmp_path
     expect(chat.answers.last).to_be_in_viewport(ratio=0.1)
     expect(chat.page.locator(".message")).to_have_count(1002)
     expect(chat.page.locator(".message.human .words").first).to_have_text("Message **0**")
-    expect(chat.page.locator("strong").first).to_have_text("1")
+    expect(chat.answers.locator("strong").first).to_have_text("1")
     chat.ask("Count to 3.")
     expect(chat.page.locator(".message")).to_have_count(1004)
     expect(chat.answers.last).to_have_text("1, 2, 3.")

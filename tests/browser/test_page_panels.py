@@ -389,7 +389,7 @@ def test_all_sampling_parameters_stand_behind_more(server: Server, visit: Visit)
     with chat.page.expect_request("**/answer") as sent:
         chat.ask("Count to 9.")
     wanted = {"top_k": 1, "min_p": 0.1, "repeat_penalty": 1.1, "presence_penalty": 0.2, "frequency_penalty": 0.3}
-    body = sent.value.post_data_json
+    body: dict[str, Any] = sent.value.post_data_json or {}
     assert {name: body[name] for name in (*wanted, "seed", "stop")} == {**wanted, "seed": 7, "stop": ["4", "5"]}
     expect(chat.answers).not_to_contain_text("4")
     chat.page.reload()
