@@ -1,6 +1,10 @@
 // Making elements, and the small things that every part of the page needs.
 
 const SVG = "http://www.w3.org/2000/svg";
+const TOAST_SECONDS = 6;
+const ERROR_SECONDS = 12;
+const MOST_TOASTS = 3;
+const COPIED_SECONDS = 1.5;
 const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   close: "M6 6l12 12M18 6L6 18",
@@ -13,6 +17,9 @@ const PATHS = {
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M7 7h10v10H7z",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
+  more: "M5 12h.01M12 12h.01M19 12h.01",
+  fold: "M9 6l6 6-6 6",
+  done: "M5 13l4 4L19 7",
   settings: "M4 8h9M17 8h3M4 16h3M11 16h9M15 6v4M9 14v4",
 };
 
@@ -50,11 +57,17 @@ export function iconButton(name, label, onclick) {
 
 /** A button that copies what `text()` returns, and says that it has. */
 export function copyButton(label, text) {
+  let timer;
+  const show = (isDone) => {
+    button.classList.toggle("done", isDone);
+    button.replaceChildren(icon(isDone ? "done" : "copy"), ...(isDone ? [el("span", { "aria-hidden": "true" }, "Copied")] : []));
+  };
   const button = iconButton("copy", label, async () => {
-    const done = await copy(text());
-    announce(done ? "Copied" : "This browser does not let the page copy");
-    button.classList.toggle("done", done);
-    setTimeout(() => button.classList.remove("done"), 1500);
+    if (!(await copy(text()))) return void toast("This browser does not let the page copy.", { isError: true });
+    announce("Copied");
+    show(true);
+    clearTimeout(timer);
+    timer = setTimeout(() => show(false), COPIED_SECONDS * 1000);
   });
   return button;
 }
@@ -74,32 +87,71 @@ export async function copy(text) {
   }
 }
 
-/** Save a text as a file. */
-export function download(name, text) {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/markdown" }));
-  el("a", { href: url, download: `${name.replace(/[^\p{L}\p{N} -]/gu, "").trim() || "conversation"}.md` }).click();
+/** Save a text as a file: Markdown, unless told otherwise. */
+export function download(name, text, { type = "text/markdown", ending = "md" } = {}) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  el("a", { href: url, download: `${name.replace(/[^\p{L}\p{N} -]/gu, "").trim() || "conversation"}.${ending}` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
 /** Whether a key says that what was written is to be sent. Safari says only by its code that Enter has ended the choice of a character. */
 export const isSend = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
 
-/** Have a screen reader say something. */
+/** Have a screen reader say something; what is the same as before is said again, since a space is added to it. */
 export function announce(words) {
-  byId("announce").textContent = words;
+  const area = byId("announce");
+  area.textContent = area.textContent === words ? `${words}\u00a0` : words;
 }
 
-/** Show a line for a while, with something that can be done about it; returns what takes it away. */
-export function toast(words, { action, onaction, seconds = 6, isError = false } = {}) {
+const closers = [];
+// Where they lie over something, that has as much room below.
+new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--toasts", `${target.offsetHeight}px`)).observe(byId("toasts"));
+
+/**
+ * Show a line for a while, with something that can be done about it; returns what takes it away. `onexpire()` is called where
+ * it goes by itself or is closed. As long as somebody points at it or has the focus in it, it stays.
+ */
+export function toast(words, { action, onaction, onexpire = () => {}, seconds, isError = false } = {}) {
+  let timer;
+  let before = null;
   const remove = () => {
-    clearTimeout(timer);
+    if (shown.contains(document.activeElement)) (before?.isConnected ? before : byId("prompt")).focus();
     shown.remove();
+    clearTimeout(timer);
+    if (closers.includes(close)) closers.splice(closers.indexOf(close), 1);
   };
+  const close = () => {
+    remove();
+    onexpire();
+  };
+  const wait = () => {
+    clearTimeout(timer);
+    if (shown.isConnected) timer = setTimeout(close, (seconds ?? (isError ? ERROR_SECONDS : TOAST_SECONDS)) * 1000);
+  };
+  const stay = () => clearTimeout(timer);
   const button = action && el("button", { type: "button", onclick: () => (remove(), onaction()) }, action);
-  const shown = el("div", { className: isError ? "toast error" : "toast" }, el("span", {}, words), button);
-  const timer = setTimeout(remove, seconds * 1000);
+  const shown = el("div", { className: isError ? "toast error" : "toast", onmouseenter: stay, onmouseleave: wait, onfocusout: wait },
+    el("span", {}, words), button, iconButton("close", "Close this message", close));
+  shown.addEventListener("focusin", ({ relatedTarget }) => {
+    stay();
+    if (!shown.contains(relatedTarget)) before = relatedTarget;
+  });
+  shown.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    close();
+  });
+  if (closers.push(close) > MOST_TOASTS) closers[0]();
   byId("toasts").append(shown);
+  wait();
   return remove;
+}
+
+/** Close the newest toast; returns whether there was one. */
+export function closeToast() {
+  const close = closers.at(-1);
+  close?.();
+  return Boolean(close);
 }
 
 /** "3.8 MB", as the files' sizes are usually told. */

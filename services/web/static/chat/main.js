@@ -4,7 +4,7 @@ import { Refused, call, useKey } from "./api.js";
 import { Composer } from "./composer.js";
 import { ContextGauge } from "./context.js";
 import { Conversation } from "./conversation.js";
-import { announce, byId, download, el, icon, toast } from "./dom.js";
+import { announce, byId, closeToast, download, el, icon, toast } from "./dom.js";
 import { Panels } from "./panels.js";
 import { Picker } from "./picker.js";
 import * as runs from "./runs.js";
@@ -223,6 +223,7 @@ document.addEventListener("keydown", (event) => {
     if (event.target.closest("#panel")) panels.hide();
     else if (event.target.closest("#sidebar input")) composer.field.focus();
     else if (composer.stop()) announce("Stopping");
+    else if (closeToast()) announce("Closed");
     else if (byId("app").classList.contains("with-sidebar")) showSidebar(false);
     else panels.hide();
   } else if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, textarea, select")) {

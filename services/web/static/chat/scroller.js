@@ -11,7 +11,9 @@ export class Scroller {
     this.last = 0;
     area.addEventListener("scroll", () => this.#look());
     button.addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.grown()).observe(area.firstElementChild);
+    const observer = new ResizeObserver(() => this.grown());
+    // The area itself shrinks where something comes up below it.
+    for (const each of [area, area.firstElementChild]) observer.observe(each);
   }
 
   /** Go to the end, and stay there. */
