@@ -100,12 +100,11 @@ def test_sessions_are_listed_searched_renamed_and_deleted_with_a_way_back(serve:
     search.fill("PARIS")
     expect(names).to_have_text(["What is the capital of France?"])
     search.fill("nothing like it")
-    expect(chat.page.get_by_text("None has these words.")).to_be_visible()
+    expect(chat.page.get_by_text("No conversation has these words.")).to_be_visible()
     search.fill("")
     expect(names).to_have_count(2)
 
-    chat.sessions.nth(1).hover()
-    chat.button("Rename Count to 3.").click()
+    chat.choose("Rename", "Count to 3.")
     chat.page.get_by_label("Name of the conversation").fill("Numbers")
     chat.page.keyboard.press("Enter")
     expect(names).to_have_text(["What is the capital of France?", "Numbers"])
@@ -114,8 +113,7 @@ def test_sessions_are_listed_searched_renamed_and_deleted_with_a_way_back(serve:
     chat.page.get_by_role("link", name="Numbers").click()
     expect(chat.answers).to_have_text(["1, 2, 3."])
     for action in ("Undo", ""):
-        chat.sessions.nth(1).hover()
-        chat.button("Delete Numbers").click()
+        chat.choose("Delete", "Numbers")
         expect(names).to_have_count(1)
         expect(chat.answers).to_have_count(0)
         if action:
@@ -140,8 +138,7 @@ def test_leaving_the_page_deletes_what_was_to_be_deleted(serve: Serve, visit: Vi
     server = serve()
     server.ask("Count to 3.", session_id=1)
     chat = visit(server).enter()
-    chat.sessions.first.hover()
-    chat.button("Delete Count to 3.").click()
+    chat.choose("Delete", "Count to 3.")
     expect(chat.sessions).to_have_count(0)
     chat.page.goto(f"{server.url}/health")
     deadline = time.monotonic() + 20

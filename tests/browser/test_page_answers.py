@@ -127,8 +127,7 @@ def test_a_prompt_is_text(server: Server, visit: Visit) -> None:
     expect(chat.prompts).to_have_text(["<img src=x onerror='window.broken = 1'> **What** is the capital of France?"])
     assert chat.page.evaluate("window.broken") is None
     # In the list, the title and the dialog for another name too.
-    chat.sessions.first.hover()
-    chat.button(re.compile("^Rename <img")).first.click()
+    chat.choose("Rename", re.compile("^<img"))
     assert chat.page.evaluate("window.broken") is None
 
 

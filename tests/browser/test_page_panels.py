@@ -281,7 +281,7 @@ def test_on_a_phone_everything_is_in_reach(server: Server, visit: Visit) -> None
     expect(chat.page.get_by_role("link", name="New chat")).not_to_be_in_viewport()
     chat.button("Conversations").tap()
     expect(chat.page.get_by_role("link", name="New chat")).to_be_in_viewport()
-    expect(chat.button("Delete What can you do?").first).to_be_in_viewport()
+    expect(chat.button("Options for What can you do?").first).to_be_in_viewport()
     chat.button("Models").tap()
     panel = chat.page.locator("#panel")
     expect(panel).to_contain_text("guide.gguf")
@@ -343,8 +343,7 @@ def test_nothing_stands_in_the_way_of_anybody(
     _check(chat.page)
     if size is DESKTOP:
         # What comes and goes, too.
-        chat.sessions.first.hover()
-        chat.button("Delete What can you do?").click()
+        chat.choose("Delete", "What can you do?")
         _check(chat.page)
 
 

@@ -129,6 +129,11 @@ class Chat:
         expect(done).to_have_count(n + 1)
         return self.answers.last.inner_text()
 
+    def choose(self, action: str, conversation: str | re.Pattern[str]) -> None:
+        """Choose an action from the menu of a conversation in the list."""
+        self.sessions.filter(has_text=conversation).first.get_by_role("button", name="Options for").click()
+        self.page.get_by_role("menuitem", name=action).click()
+
     def wait_for(self, script: str) -> None:
         """Wait until a JavaScript expression is true. The page's policy does not let Playwright's own way through."""
         deadline = time.monotonic() + SECONDS / 1000

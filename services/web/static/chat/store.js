@@ -59,7 +59,7 @@ export function onForgotten(listener) {
   addEventListener("storage", (event) => event.key === `${PREFIX}key` && !event.newValue && listener());
 }
 
-/** What is kept of a kind ("settings", "sent", "draft", "edit", "figures", "late", "pending") under a name, mostly a session's; else `none`. */
+/** What is kept of a kind ("settings", "sent", "draft", "edit", "figures", "late", "pending", "folded") under a name, mostly a session's; else `none`. */
 export function read(kind, name, none) {
   try {
     return JSON.parse(storage.get(place(kind, name))) ?? none;

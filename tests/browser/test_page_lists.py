@@ -1,0 +1,244 @@
+"""The chat page in a browser: the list of conversations, shortcuts, files, paper, and the page as an app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.support.browsing import Chat
+from tests.support.serving import Server, wait_for
+
+Serve = Callable[..., Server]
+Visit = Callable[..., Chat]
+
+
+@pytest.fixture
+def mine(server: Server) -> Server:
+    """The shared server by a key of the test's own, without conversations."""
+    return _by_own_key(server)
+
+
+def _by_own_key(server: Server) -> Server:
+    own = Server(server.data)
+    own.url = server.url
+    own.key, _ = server.mint("Ana")
+    return own
+
+
+def group(chat: Chat, title: str) -> Locator:
+    """A group of the list."""
+    return chat.page.locator(f'.list-group[data-title="{title}"]')
+
+
+def focused(page: Page) -> str:
+    """The name of what has the focus."""
+    return str(page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent")).strip()
+
+
+@pytest.mark.parametrize(
+    ("days", "title"),
+    [(0, "Today"), (1, "Yesterday"), (6, "Previous 7 days"), (20, "Previous 30 days"), (400, None)],
+)
+def test_conversations_are_grouped_by_their_dates(mine: Server, visit: Visit, days: int, title: str | None) -> None:
+    mine.ask("Count to 3.", session_id=1)
+    chat = visit(mine)
+    begun = datetime.now()  # noqa: DTZ005
+    chat.page.clock.install(time=begun + timedelta(days=days))
+    chat.enter()
+    titles = chat.page.locator("#sessions h2")
+    expect(titles).to_have_text([title or begun.strftime("%B %Y")])
+
+
+def test_pins_and_folders_are_made_by_the_keyboard_alone(mine: Server, visit: Visit) -> None:
+    for number, prompt in enumerate(("Count to 3.", "Count to 4.", "Count to 5."), 1):
+        mine.ask(prompt, session_id=number)
+    chat = visit(mine).enter()
+    press = chat.page.keyboard.press
+    chat.page.get_by_role("link", name="Count to 3.").focus()
+    press("Shift+F10")
+    menu = chat.page.get_by_role("menu")
+    expect(menu.get_by_role("menuitem")).to_have_text(["Rename", "Pin", "Move to folder…", "Delete"])
+    press("ArrowDown")
+    press("Enter")
+    expect(group(chat, "Pinned").locator(".name")).to_have_text(["Count to 3."])
+    expect(chat.page.get_by_role("link", name="Count to 3.")).to_be_focused()
+    # Closed without a choice, it gives the focus back; and an answer under way goes on.
+    press("ContextMenu")
+    expect(menu).to_be_visible()
+    press("Escape")
+    expect(menu).to_have_count(0)
+    expect(chat.page.get_by_role("link", name="Count to 3.")).to_be_focused()
+
+    chat.page.get_by_role("link", name="Count to 4.").focus()
+    press("ArrowRight")
+    assert focused(chat.page) == "Options for Count to 4."
+    press("Enter")
+    for _ in range(2):
+        press("ArrowUp")
+    press("Enter")
+    chat.page.get_by_label("New folder").fill("Sums")
+    press("Enter")
+    expect(group(chat, "Sums").locator(".name")).to_have_text(["Count to 4."])
+    expect(chat.page.get_by_role("link", name="Count to 4.")).to_be_focused()
+    chat.choose("Move to folder", "Count to 5.")
+    chat.page.get_by_role("dialog").get_by_role("button", name="Sums").click()
+    expect(group(chat, "Sums").locator(".name")).to_have_count(2)
+    expect(group(chat, "Today")).to_have_count(0)
+
+    # A folder that is folded stays so.
+    chat.page.get_by_role("button", name="Sums").focus()
+    press("ArrowLeft")
+    expect(group(chat, "Sums").locator(".name")).to_have_count(0)
+    chat.page.reload()
+    folder = chat.page.get_by_role("button", name="Sums")
+    expect(folder).to_have_attribute("aria-expanded", "false")
+    folder.click()
+    expect(group(chat, "Sums").locator(".name")).to_have_count(2)
+    expect(folder).to_be_focused()
+    chat.choose("Unpin", "Count to 3.")
+    expect(group(chat, "Today").locator(".name")).to_have_text(["Count to 3."])
+    chat.choose("Move to folder", "Count to 4.")
+    chat.page.get_by_role("dialog").get_by_role("button", name="No folder").click()
+    expect(group(chat, "Today").locator(".name")).to_have_count(2)
+    listed = {each["name"]: (each["pinned"], each["folder"]) for each in mine.get("/sessions").json()["sessions"]}
+    assert listed == {"Count to 3.": (False, ""), "Count to 4.": (False, ""), "Count to 5.": (False, "Sums")}
+
+
+def test_conversations_are_dragged_into_groups(mine: Server, visit: Visit) -> None:
+    for number, prompt in enumerate(("Count to 3.", "Count to 4.", "Count to 5."), 1):
+        mine.ask(prompt, session_id=number)
+    mine.patch("/answer/1", {"pinned": True})
+    mine.patch("/answer/2", {"folder": "Sums"})
+    chat = visit(mine).enter()
+    item = chat.sessions.filter(has_text="Count to 5.")
+    item.drag_to(group(chat, "Sums"))
+    expect(group(chat, "Sums").locator(".name")).to_have_count(2)
+    item.drag_to(group(chat, "Pinned"))
+    expect(group(chat, "Pinned").locator(".name")).to_have_count(2)
+    # Where there is no folder yet, there is a place for one.
+    item.hover()
+    chat.page.mouse.down()
+    chat.page.mouse.move(40, 300, steps=3)
+    fresh = chat.page.get_by_text("Drop here for a new folder")
+    expect(fresh).to_be_visible()
+    fresh.hover()
+    chat.page.mouse.up()
+    expect(fresh).to_be_hidden()
+    chat.page.get_by_label("New folder").fill("Numbers")
+    chat.page.keyboard.press("Enter")
+    wait_for(lambda: "Numbers" in {each["folder"] for each in mine.get("/sessions").json()["sessions"]})
+
+
+def test_hundreds_of_conversations_are_one_tab_stop(mine: Server, visit: Visit) -> None:
+    moment = "2026-01-05T10:00:00+00:00"
+    talk = [{"type": "human", "content": "Hello"}, {"type": "ai", "content": "Hello!"}]
+    sessions = [{"name": f"Talk {n}", "created": moment, "updated": moment, "messages": talk} for n in range(250)]
+    _import(mine, sessions)
+    chat = visit(mine).enter()
+    expect(chat.sessions).to_have_count(200)
+    press = chat.page.keyboard.press
+    first = chat.page.locator("#sessions a").first
+    chat.button("Models").focus()
+    press("Shift+Tab")
+    expect(first).to_be_focused()
+    press("Shift+Tab")
+    assert not chat.page.evaluate("document.activeElement.closest('#sessions')")
+    press("Tab")
+    expect(first).to_be_focused()
+    press("ArrowDown")
+    expect(chat.page.locator("#sessions a").nth(1)).to_be_focused()
+    press("End")
+    expect(chat.button("Show more of 250")).to_be_focused()
+    press("Enter")
+    expect(chat.sessions).to_have_count(250)
+    expect(chat.page.locator("#sessions a").nth(200)).to_be_focused()
+    press("Home")
+    expect(first).to_be_focused()
+    press("Enter")
+    expect(chat.page.locator("#sessions a[aria-current]")).to_have_count(1)
+    # The one that is open is where the list is entered.
+    press("End")
+    chat.prompt.focus()
+    chat.page.reload()
+    expect(chat.page.locator("#sessions a[tabindex='0']")).to_have_attribute("aria-current", "page")
+
+
+def test_what_was_searched_for_is_shown_where_it_was_said(mine: Server, visit: Visit) -> None:
+    mine.ask("What is the capital of France?", session_id=1)
+    mine.ask("Count to 3.", session_id=2)
+    chat = visit(mine).enter()
+    chat.page.get_by_label("Search conversations").fill("paris")
+    expect(chat.sessions).to_have_count(1)
+    expect(chat.page.locator(".snippet mark")).to_have_text("Paris")
+    chat.page.get_by_label("Search conversations").fill("CAPITAL")
+    expect(chat.page.locator(".name mark")).to_have_text("capital")
+    chat.page.get_by_label("Search conversations").fill("(.*")
+    none = chat.page.get_by_text("No conversation has these words.")
+    expect(none).to_be_visible()
+    # It stands where the conversations would.
+    box, field = none.bounding_box(), chat.page.get_by_label("Search conversations").bounding_box()
+    assert box
+    assert field
+    assert 0 < box["y"] - field["y"] < 120
+
+
+def _import(server: Server, sessions: list[dict[str, Any]]) -> None:
+    reply = server.post("/sessions/import", {"format": "hearth-sessions", "version": 1, "sessions": sessions})
+    assert reply.json()["imported"] == len(sessions), reply.text
+
+
+def test_a_message_that_comes_up_covers_nothing_and_can_be_closed(mine: Server, visit: Visit) -> None:
+    for _ in range(3):
+        mine.ask("What can you do?", session_id=1)
+    mine.ask("Count to 3.", session_id=2)
+    chat = visit(mine, viewport={"width": 900, "height": 420}).open("#/1")
+    expect(chat.page.get_by_role("button", name="Answer again").last).to_be_in_viewport(ratio=1)
+    for closing in ("by its button", "from inside", "from elsewhere"):
+        chat.choose("Delete", "Count to 3.")
+        toast = chat.page.locator(".toast")
+        expect(toast).to_be_visible()
+        expect(chat.page.get_by_role("button", name="Answer again").last).to_be_in_viewport(ratio=1)
+        places = [each.bounding_box() for each in (chat.page.locator("#scroll"), toast, chat.page.locator("#composer"))]
+        for upper, lower in pairwise(places):
+            assert upper
+            assert lower
+            assert upper["y"] + upper["height"] <= lower["y"] + 0.5
+        if closing == "by its button":
+            chat.button("Close this message").click()
+        else:
+            (chat.button("Undo") if closing == "from inside" else chat.page.get_by_role("log")).focus()
+            chat.page.keyboard.press("Escape")
+        expect(toast).to_have_count(0)
+        # It is deleted then, and nobody waits for it.
+        wait_for(lambda: mine.get("/answer/2").status_code == 404)
+        mine.ask("Count to 3.", session_id=2)
+        chat.page.reload()
+        expect(chat.sessions).to_have_count(2)
+
+
+def test_a_message_stays_while_somebody_is_at_it(mine: Server, visit: Visit) -> None:
+    mine.ask("Count to 3.", session_id=2)
+    chat = visit(mine)
+    chat.page.clock.install()
+    chat.enter()
+    chat.choose("Delete", "Count to 3.")
+    chat.button("Undo").focus()
+    chat.page.clock.fast_forward(60_000)
+    chat.button("Undo").click()
+    expect(chat.sessions).to_have_count(1)
+    assert mine.get("/answer/2").status_code == 200
+
+
+def test_copied_is_said_and_shown(mine: Server, visit: Visit) -> None:
+    chat = visit(mine, permissions=["clipboard-read", "clipboard-write"]).enter()
+    chat.ask("Count to 3.")
+    copy = chat.button("Copy as Markdown")
+    copy.click()
+    expect(copy).to_have_text("Copied")
+    expect(chat.page.get_by_role("status").filter(has_text="Copied")).to_be_attached()
+    expect(copy).to_have_text("")
