@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +188,46 @@ def test_what_was_searched_for_is_shown_where_it_was_said(mine: Server, visit: V
     assert box
     assert field
     assert 0 < box["y"] - field["y"] < 120
+
+
+def test_all_conversations_are_taken_out_and_brought_in(server: Server, mine: Server, visit: Visit, tmp_path: Path) -> None:
+    mine.ask("What is the capital of France?", session_id=1)
+    mine.patch("/answer/1", {"folder": "Capitals"})
+    chat = visit(mine).enter()
+    transfer = chat.button("Export or import conversations")
+    with chat.page.expect_download() as saving:
+        transfer.click()
+        chat.page.get_by_role("menuitem", name="Export all").click()
+    assert re.fullmatch(r"hearth-conversations \d{4}-\d\d-\d\d\.json", saving.value.suggested_filename)
+    text = saving.value.path().read_text(encoding="utf-8")
+    assert json.loads(text)["format"] == "hearth-sessions"
+    saved = tmp_path / "saved.json"
+    saved.write_text(text)
+
+    other = visit(_by_own_key(server)).enter()
+    _choose_file(other, saved)
+    expect(other.page.locator("#toasts")).to_contain_text("1 conversation was imported.")
+    expect(group(other, "Capitals").locator(".name")).to_have_text(["What is the capital of France?"])
+    other.page.get_by_role("link", name="What is the capital of France?").click()
+    expect(other.answers).to_have_text(["The capital of France is Paris."])
+
+    saved.write_text("# Not this")
+    _choose_file(other, saved)
+    expect(other.page.locator("#toasts")).to_contain_text("it is not a file of conversations")
+    saved.write_bytes(b"PK\x03\x04")
+    _choose_file(other, saved)
+    expect(other.page.locator("#toasts")).to_contain_text("Unpack it")
+    saved.write_text('{"some": "thing"}')
+    _choose_file(other, saved)
+    expect(other.page.locator("#toasts .error")).to_have_count(3)
+    expect(other.sessions).to_have_count(1)
+
+
+def _choose_file(chat: Chat, path: Path) -> None:
+    with chat.page.expect_file_chooser() as choosing:
+        chat.button("Export or import conversations").click()
+        chat.page.get_by_role("menuitem", name="Import").click()
+    choosing.value.set_files(path)
 
 
 def _import(server: Server, sessions: list[dict[str, Any]]) -> None:

@@ -36,6 +36,14 @@ export async function call(method, path, body, options = {}) {
   }
 }
 
+/** The body of a good answer to a GET as the text that it is. Throws as `call`. */
+export async function readText(path) {
+  const response = await send("GET", path, undefined, {});
+  return response.text().catch(() => {
+    throw new Unreachable();
+  });
+}
+
 /** The events of a streamed answer, as they come: {data}, or {comment} for what says how it is going. Throws as `call`. */
 export async function* events(path, body, options = {}) {
   const response = await send("POST", path, body, options);

@@ -1,7 +1,7 @@
 // The list of conversations: in groups, found by words, renamed, pinned, moved, and deleted with a moment to take it back.
 
 import { call } from "./api.js";
-import { ago, byId, el, toast } from "./dom.js";
+import { ago, byId, el, icon, toast } from "./dom.js";
 import { allowDragging } from "./dragging.js";
 import { grouped } from "./grouping.js";
 import { later } from "./later.js";
@@ -33,6 +33,12 @@ export class Sidebar {
       clearTimeout(timer);
       timer = setTimeout(() => this.reload().catch((error) => toast(error.message, { isError: true })), 150);
     });
+    const transfer = byId("transfer");
+    transfer.append(icon("more"));
+    transfer.addEventListener("click", () => openMenu(transfer, "Export or import", [
+      { words: "Export all", onchoose: () => later("./transfer.js", ({ exportAll }) => exportAll()) },
+      { words: "Import…", onchoose: () => later("./transfer.js", ({ importFrom }) => importFrom(() => this.reload())) },
+    ]));
     allowDragging(this.list, { drop: (session, group) => this.#drop(session, group), end: () => this.draw() });
     // What is on its way out does not stay because the page does not.
     addEventListener("pagehide", () => [...this.leaving.keys()].forEach((session) => this.#delete(session, { keepalive: true })));
