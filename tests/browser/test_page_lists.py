@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.test_page_panels import DESKTOP, PHONE, _check
 from tests.support.browsing import Chat
 from tests.support.serving import Server, wait_for
 
@@ -190,6 +191,75 @@ def test_what_was_searched_for_is_shown_where_it_was_said(mine: Server, visit: V
     assert 0 < box["y"] - field["y"] < 120
 
 
+def test_an_empty_list_says_what_it_is_for(mine: Server, visit: Visit) -> None:
+    chat = visit(mine).enter()
+    expect(chat.page.get_by_text("No conversations yet. Each one that you begin will be listed here.")).to_be_visible()
+    chat.page.keyboard.press("Control+k")
+    expect(chat.page.get_by_text("There are no conversations yet.")).to_be_visible()
+
+
+def test_a_conversation_is_found_from_anywhere(mine: Server, visit: Visit) -> None:
+    mine.ask("What is the capital of France?", session_id=1)
+    mine.ask("Count to 3.", session_id=2)
+    chat = visit(mine).enter()
+    press = chat.page.keyboard.press
+    chat.button("Settings").focus()
+    press("Control+k")
+    field = chat.page.get_by_role("combobox", name="Search all conversations")
+    options = chat.page.get_by_role("option")
+    expect(field).to_be_focused()
+    expect(options).to_have_count(2)
+    field.fill("paris")
+    expect(options).to_have_count(1)
+    expect(options.locator(".snippet mark")).to_have_text("Paris")
+    press("Escape")
+    expect(field).to_have_count(0)
+    expect(chat.button("Settings")).to_be_focused()
+
+    press("Control+k")
+    expect(options).to_have_count(2)
+    press("ArrowDown")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    chosen = options.nth(1).get_attribute("id")
+    expect(field).to_have_attribute("aria-activedescendant", str(chosen))
+    press("Enter")
+    expect(chat.answers).to_have_count(1)
+    expect(chat.prompt).to_be_focused()
+    # The same key closes it.
+    press("Control+k")
+    expect(field).to_be_focused()
+    press("Control+k")
+    expect(field).to_have_count(0)
+    press("Control+Shift+O")
+    expect(chat.page.get_by_text("What would you like to know?")).to_be_visible()
+    expect(chat.prompt).to_be_focused()
+
+
+def test_the_shortcuts_are_listed_and_the_list_is_skipped(mine: Server, visit: Visit) -> None:
+    chat = visit(mine).enter()
+    chat.prompt.press("?")
+    expect(chat.prompt).to_have_value("?")
+    chat.button("Settings").focus()
+    chat.page.keyboard.press("?")
+    dialog = chat.page.get_by_role("dialog", name="Keyboard shortcuts")
+    for keys in ("CtrlK", "CtrlShiftO", "ShiftF10"):
+        expect(dialog.locator("dd").filter(has_text=re.compile(f"^{keys}$"))).to_be_visible()
+    chat.page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(chat.button("Settings")).to_be_focused()
+    chat.button("Shortcuts").click()
+    chat.button("Close").click()
+    expect(dialog).to_have_count(0)
+
+    before = chat.page.url
+    skip = chat.page.get_by_role("link", name="Skip to the conversation")
+    skip.focus()
+    expect(skip).to_be_in_viewport()
+    chat.page.keyboard.press("Enter")
+    expect(chat.page.get_by_role("log")).to_be_focused()
+    assert chat.page.url == before
+
+
 def test_all_conversations_are_taken_out_and_brought_in(server: Server, mine: Server, visit: Visit, tmp_path: Path) -> None:
     mine.ask("What is the capital of France?", session_id=1)
     mine.patch("/answer/1", {"folder": "Capitals"})
@@ -285,3 +355,54 @@ def test_copied_is_said_and_shown(mine: Server, visit: Visit) -> None:
     expect(copy).to_have_text("Copied")
     expect(chat.page.get_by_role("status").filter(has_text="Copied")).to_be_attached()
     expect(copy).to_have_text("")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_list_and_what_it_opens_are_for_everybody(
+    mine: Server, visit: Visit, size: dict[str, Any], scheme: str
+) -> None:
+    for number, prompt in enumerate(("Count to 3.", "Count to 4.", "What is the capital of France?"), 1):
+        mine.ask(prompt, session_id=number)
+    mine.patch("/answer/1", {"pinned": True})
+    mine.patch("/answer/2", {"folder": "Sums"})
+    chat = visit(mine, color_scheme=scheme, **size).enter()
+    if size is PHONE:
+        chat.button("Conversations").tap()
+    expect(group(chat, "Pinned")).to_be_visible()
+    _check(chat.page)
+    chat.button("Options for Count to 4.").click()
+    _check(chat.page)
+    chat.page.get_by_role("menuitem", name="Move to folder").click()
+    expect(chat.page.get_by_role("dialog")).to_be_visible()
+    _check(chat.page)
+    chat.page.keyboard.press("Escape")
+    search = chat.page.get_by_label("Search conversations")
+    assert _contrast(search) >= 4.5
+    search.fill("count")
+    expect(chat.page.locator("#sessions mark").first).to_be_visible()
+    _check(chat.page)
+    for key in ("Control+k", "?"):
+        chat.button("Shortcuts").focus()
+        chat.page.keyboard.press(key)
+        expect(chat.page.get_by_role("dialog")).to_be_visible()
+        _check(chat.page)
+        chat.page.keyboard.press("Escape")
+        expect(chat.page.get_by_role("dialog")).to_have_count(0)
+    chat.choose("Delete", "Count to 4.")
+    _check(chat.page)
+
+
+def _contrast(field: Locator) -> float:
+    """The contrast of a field's placeholder with its ground, as WCAG 2 counts it."""
+    colours = field.evaluate(
+        "field => [getComputedStyle(field, '::placeholder').color, getComputedStyle(field).backgroundColor]"
+    )
+    lights = sorted(_luminance([int(part) for part in re.findall(r"\d+", colour)[:3]]) for colour in colours)
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+
+def _luminance(colour: list[int]) -> float:
+    parts = [part / 255 for part in colour]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

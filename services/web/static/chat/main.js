@@ -5,10 +5,12 @@ import { Composer } from "./composer.js";
 import { ContextGauge } from "./context.js";
 import { Conversation } from "./conversation.js";
 import { announce, byId, closeToast, download, el, icon, toast } from "./dom.js";
+import { later } from "./later.js";
 import { Panels } from "./panels.js";
 import { Picker } from "./picker.js";
 import * as runs from "./runs.js";
 import { openSettings, settingsOf, takeSettings } from "./settings.js";
+import { onShortcuts, showShortcuts } from "./shortcuts.js";
 import { Sidebar } from "./sidebar.js";
 import * as store from "./store.js";
 import { applyTheme } from "./theme.js";
@@ -230,6 +232,15 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     composer.field.focus();
   }
+});
+
+const search = () => later("./quick_search.js", ({ quickSearch }) => quickSearch((session) => (go(session), composer.field.focus())));
+onShortcuts({ isReady: () => me && !byId("app").hidden, search, newChat: () => (go(null), composer.field.focus()), help: showShortcuts });
+byId("open-shortcuts").addEventListener("click", showShortcuts);
+byId("skip").addEventListener("click", (event) => {
+  // The part behind the # names the conversation.
+  event.preventDefault();
+  byId("scroll").focus();
 });
 
 byId("close-sidebar").append(icon("close"));
