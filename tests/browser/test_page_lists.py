@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from pypdf import PdfReader
 
 from tests.browser.test_page_panels import DESKTOP, PHONE, _check
 from tests.support.browsing import Chat
@@ -303,6 +305,33 @@ def _choose_file(chat: Chat, path: Path) -> None:
 def _import(server: Server, sessions: list[dict[str, Any]]) -> None:
     reply = server.post("/sessions/import", {"format": "hearth-sessions", "version": 1, "sessions": sessions})
     assert reply.json()["imported"] == len(sessions), reply.text
+
+
+def test_on_paper_there_is_the_conversation_alone(mine: Server, visit: Visit) -> None:
+    code = f"[A link](https://example.org/far)\n\n```python\nx = 1  # {'a long line ' * 20}END\n```"
+    messages = []
+    for n in range(120):
+        # Of so many lengths that some prompt would end just where a page does.
+        messages += [
+            {"type": "human", "content": "A line\n" * (n % 3) + f"Prompt number {n}."},
+            {"type": "ai", "content": code if n % 40 == 0 else f"Answer number {n}."},
+        ]
+    _import(mine, [{"name": "Numbers", "messages": messages}])
+    (session,) = mine.get("/sessions").json()["sessions"]
+    chat = visit(mine, color_scheme="dark").open(f"#/{session['session_id']}")
+    expect(chat.answers).to_have_count(120)
+    pages = [page.extract_text() for page in PdfReader(io.BytesIO(chat.page.pdf(format="A4"))).pages]
+    assert len(pages) > 4
+    whole = "\n".join(pages)
+    assert whole.startswith("Numbers")
+    assert whole.count("END") == 3
+    for unwanted in ("New chat", "Models", "Ask something", "Settings", "example.org"):
+        assert unwanted not in whole
+    for page in pages:
+        assert not re.search(r"(Prompt number \d+\.|A line)$", page.strip())
+    chat.page.emulate_media(media="print")
+    colours = chat.page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
 
 
 def test_a_message_that_comes_up_covers_nothing_and_can_be_closed(mine: Server, visit: Visit) -> None:
