@@ -8,13 +8,16 @@ from flask_restful import Resource
 from services.api.http.static import FOLDER, StaticFiles
 
 SHELL = "chat/index.html"
+WORKER = "chat/offline_worker.js"
+OFFLINE = "chat/offline.html"
 _PATTERNS = (
-    *("chat/*.js", "chat/*.css", "chat/*.svg"),
+    *("chat/*.js", "chat/*.css", "chat/*.svg", "chat/*.png", "chat/*.webmanifest", OFFLINE),
     *("dompurify/*.js", "highlight/*.js", "highlight/languages/*.js", "marked/*.js"),
     *("temml/*.mjs", "temml/*.css", "temml/*.woff2", "noto-sans-math/*.woff2"),
     *("diagram/*.css", "diagram/*.html", "diagram/*.js", "mermaid/*.js"),
 )
-# Nothing comes from elsewhere, nothing inline runs, and only the sanitizer may make markup of text.
+# Nothing comes from elsewhere, nothing inline runs, and only the sanitizer may make markup of text. The second policy of
+# Trusted Types gives one worker's address.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -24,11 +27,13 @@ _POLICY = "; ".join(
         "font-src 'self'",
         "connect-src 'self'",
         "frame-src 'self'",
+        "manifest-src 'self'",
+        "worker-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
-        "trusted-types dompurify",
+        "trusted-types dompurify offline-worker",
     )
 )
 # A diagram's frame in the page has no origin, and nothing leaves it. What draws in it writes styles of its own.
@@ -77,4 +82,9 @@ class FileResource(Resource):
         response = self._files.response(name)
         if name.endswith(".html"):
             response.headers["Content-Security-Policy"] = _FRAME_POLICY
+        if name in (WORKER, OFFLINE):
+            response.headers["Content-Security-Policy"] = _POLICY
+        if name == WORKER:
+            # It may stand before the page, which is at the root.
+            response.headers["Service-Worker-Allowed"] = "/"
         return response

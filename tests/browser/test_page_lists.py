@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from pypdf import PdfReader
 
@@ -332,6 +334,48 @@ def test_on_paper_there_is_the_conversation_alone(mine: Server, visit: Visit) ->
     chat.page.emulate_media(media="print")
     colours = chat.page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
     assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+
+
+def test_the_page_can_be_installed(server: Server, visit: Visit) -> None:
+    chat = visit(server).enter()
+    # Chromium's own opinion of the manifest.
+    session = chat.context.new_cdp_session(chat.page)
+    assert session.send("Page.getAppManifest")["errors"] == []
+    errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    # A test's browser is a private window, in which nothing is installed.
+    assert [error["errorId"] for error in errors] == ["in-incognito"]
+    reply = requests.get(f"{server.url}/page/chat/hearth.webmanifest", timeout=10)
+    assert reply.headers["Content-Type"].startswith("application/manifest+json")
+    for icon in reply.json()["icons"]:
+        picture = requests.get(server.url + icon["src"], timeout=10)
+        assert picture.headers["Content-Type"].startswith(icon["type"])
+        if icon["type"] == "image/png":
+            assert "x".join(map(str, Image.open(io.BytesIO(picture.content)).size)) == icon["sizes"]
+
+
+def test_a_server_that_is_away_leaves_a_page_that_says_so(serve: Serve, visit: Visit) -> None:
+    server = serve()
+    chat = visit(server).enter()
+    chat.ask("Count to 3.")
+    chat.wait_for("navigator.serviceWorker.controller !== null")
+    link = chat.page.url
+    # While the server is there, all comes from it, and nothing that was said is kept.
+    kept = (
+        "caches.keys().then((names) => Promise.all(names.map((name) => caches.open(name).then((cache) => cache.keys()))))"
+    )
+    names = chat.page.evaluate(f"{kept}.then((found) => found.flat().map(({{ url }}) => new URL(url).pathname))")
+    assert sorted(names) == [f"/page/chat/{name}" for name in ("icon.svg", "offline.css", "offline.html", "offline.js")]
+    server.stop()
+    chat.page.reload()
+    expect(chat.page.get_by_role("heading", name="Your Hearth server cannot be reached")).to_be_visible()
+    _check(chat.page)
+    chat.button("Try again").click()
+    expect(chat.page.get_by_role("status")).to_contain_text("It cannot be reached yet.")
+    server.flags = ("--port", server.url.rpartition(":")[2])
+    server.start()
+    # It comes back by itself, to where it was.
+    expect(chat.answers).to_have_text(["1, 2, 3."])
+    assert chat.page.url == link
 
 
 def test_a_message_that_comes_up_covers_nothing_and_can_be_closed(mine: Server, visit: Visit) -> None:

@@ -250,6 +250,7 @@ byId("send").append(icon("send"));
 byId("stop").append(icon("stop"));
 showSidebar(false);
 
+import("./offline_notice.js").catch(() => {});
 store.onForgotten(() => location.reload());
 const known = store.readKey();
 if (!known) login();
