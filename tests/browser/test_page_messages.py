@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,21 +122,21 @@ def test_a_first_prompt_that_failed_is_deleted(serve: Serve, visit: Visit) -> No
 def test_reading_is_shown_and_what_is_forgotten_is_marked(serve: Serve, visit: Visit, models: Path) -> None:
     server = serve(models=models)
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    profile = {**ENDLESS, "max_tokens": 60, "memory_k": None, "n_ctx": 1024, "template": None, "chat_template": template}
+    profile = {**ENDLESS, "max_tokens": 60, "memory_k": None, "template": None, "chat_template": template}
     server.edit_config("Random", **profile)
     server.stop()
-    server.pause = 0.2
+    server.pause = 0.7
     server.start()
     server.select("Random")
     chat = visit(server).enter()
-    chat.send("one two three " * 200)
-    expect(chat.page.locator(".state")).to_contain_text("Reading: ")
-    expect(chat.page.locator(".state")).to_contain_text("tokens, about")
+    chat.send("one two three " * 900)
+    expect(chat.page.locator(".state")).to_have_text(re.compile("Reading: [0-9]+ of [0-9,]+ tokens, about [0-9]+ s left"))
     assert chat.page.locator(".tail progress").evaluate("bar => bar.value / bar.max") < 1
     chat.button("Stop the answer").click()
     expect(chat.page.locator(".state")).to_be_hidden()
     server.stop()
     server.pause = 0
+    server.edit_config("Random", **{**profile, "n_ctx": 1024})
     server.start()
     for n in range(4):
         server.ask(f"{n} " + "one two three " * 60, session_id=9)

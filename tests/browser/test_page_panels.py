@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image, ImageChops
 from playwright.sync_api import Page, expect
 
 from tests.support.browsing import Chat
 from tests.support.hub import Hub
-from tests.support.serving import ROOT, Server
+from tests.support.pictures import take_picture
+from tests.support.serving import Server
 from tests.support.tiny import write_parrot_model
 
 Serve = Callable[..., Server]
@@ -23,7 +22,6 @@ Visit = Callable[..., Chat]
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
-IMAGES = ROOT / "docs" / "images"
 
 TALK = """A prompt is read **once**. What is computed of it stays in the *KV cache*:
 
@@ -319,7 +317,7 @@ def test_nothing_stands_in_the_way_of_anybody(
     expect(chat.page.locator(".hljs-keyword").first).to_be_visible()
     chat.page.mouse.move(1, 1)
     _check(chat.page)
-    _picture(chat.page, f"{name}-{scheme}.png")
+    take_picture(chat.page, f"{name}-{scheme}.png")
     # The panels' colours are the desktop's.
     for panel in () if (size is PHONE and scheme == "dark") else ("Settings", "Models", "Keys", "Status"):
         if panel == "Settings":
@@ -356,24 +354,6 @@ def _check(page: Page) -> None:
     found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
     told = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
     assert [each for each in told if each[1] in ("serious", "critical")] == []
-
-
-def _picture(page: Page, name: str) -> None:
-    """Write what is to be seen into docs/images, unless that is there already but for some figures."""
-    page.wait_for_timeout(300)
-    shot = page.screenshot()
-    IMAGES.mkdir(exist_ok=True)
-    path = IMAGES / name
-    assert len(shot) > 10_000
-    if not path.exists() or _differ(Image.open(path), Image.open(io.BytesIO(shot))):
-        path.write_bytes(shot)
-
-
-def _differ(old: Image.Image, new: Image.Image) -> bool:
-    if old.size != new.size:
-        return True
-    difference = ImageChops.difference(old.convert("L"), new.convert("L")).point(lambda value: 255 if value > 40 else 0)
-    return difference.histogram()[255] > 0.02 * old.size[0] * old.size[1]
 
 
 def test_all_sampling_parameters_stand_behind_more(server: Server, visit: Visit) -> None:
