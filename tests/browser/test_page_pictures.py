@@ -15,7 +15,7 @@ from tests.support.pictures import take_picture
 from tests.support.serving import Server
 
 Visit = Callable[..., Chat]
-DESKTOP = {"width": 1100, "height": 700}
+DESKTOP = {"width": 1280, "height": 760}
 
 FORMULAS = r"""The roots of $ax^2 + bx + c$ are
 
@@ -81,6 +81,7 @@ def test_folders_and_the_search(server: Server, chat: Chat) -> None:
     chat.page.reload()
     expect(chat.sessions.filter(has_text="Hello")).to_be_visible()
     chat.page.keyboard.press("Control+k")
+    expect(chat.page.get_by_role("dialog").locator("input")).to_be_focused()
     chat.page.keyboard.type("Spain")
     expect(chat.page.get_by_role("dialog").get_by_text(re.compile("Spain")).first).to_be_visible()
     take_picture(chat.page, "page-search.png")

@@ -251,6 +251,8 @@ byId("stop").append(icon("stop"));
 showSidebar(false);
 
 import("./offline_notice.js").catch(() => {});
+// Whoever presses Ctrl+K goes on typing at once.
+setTimeout(() => import("./quick_search.js").catch(() => {}), 300);
 store.onForgotten(() => location.reload());
 const known = store.readKey();
 if (!known) login();
