@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from services.api.http.schemas import Query
+from services.sessions.transfer import LONGEST_FOLDER, MOST_SETTINGS
 from services.validation import Strict
-
-_MOST_SETTINGS = 16_384
 
 
 class SessionEntry(BaseModel):
@@ -43,14 +42,14 @@ class SessionChange(Strict):
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = ""
     pinned: bool = False
-    folder: Annotated[str, Field(max_length=100)] = ""
+    folder: Annotated[str, Field(max_length=LONGEST_FOLDER)] = ""
     settings: dict[str, Any] = {}
 
     @field_validator("settings")
     @classmethod
     def _is_small(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(settings)) > _MOST_SETTINGS:
-            raise ValueError(f"should have at most {_MOST_SETTINGS:,} characters as JSON")
+        if len(json.dumps(settings)) > MOST_SETTINGS:
+            raise ValueError(f"should have at most {MOST_SETTINGS:,} characters as JSON")
         return settings
 
 

@@ -21,7 +21,7 @@ from services.api.session_schemas import (
     SessionList,
     SessionsQuery,
 )
-from services.errors import InvalidRequest, NotFound
+from services.errors import InvalidRequest, NotFound, NotPermitted
 from services.jobs.jobs import Jobs
 from services.sessions.history import SessionKey
 from services.sessions.records import parse_number
@@ -141,8 +141,10 @@ class MessageResource(Resource):
         """
         key = session_key(number, None)
         with self._answers.changing(current_client(), key) as history:
-            history.delete(_index(index))
+            history.message(_index(index))
+            # In this order: a kill in between costs what was computed, and a failure here changes nothing.
             self._answers.forget_state(key.owner, str(key.number))
+            history.delete(_index(index))
             return history.describe()
 
 
@@ -178,16 +180,23 @@ class ImportResource(Resource):
     def post(self, json: ImportBody) -> Any:
         """Store the conversations of an export as new sessions: Hearth's own, ChatGPT's or Open WebUI's.
 
-        Those that cannot be read are left out, and named with the reason. Send a larger export in parts.
+        Those that cannot be read, or that the key may not keep, are left out, and named with the reason. A larger export is
+        sent in parts.
         """
         owner, imported, skipped = caller().id, 0, []
         with self._answers.admit_metered(current_client()) as deadline:
-            for read in map(read_entry, json.sessions):
+            for entry in json.sessions:
                 deadline.poll()
+                read = read_entry(entry)
+                if not isinstance(read, Skipped):
+                    try:
+                        self._answers.store_session(owner, read, deadline.poll)
+                    except NotPermitted as error:
+                        # What is stored already is told, too.
+                        read = Skipped(read["name"], error.message)
                 if isinstance(read, Skipped):
                     skipped.append({"name": read.name, "reason": read.reason})
                 else:
-                    self._answers.store_session(owner, read, deadline.poll)
                     imported += 1
         return {"imported": imported, "skipped": skipped}
 

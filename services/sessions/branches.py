@@ -14,6 +14,9 @@ from typing import Any
 
 from services.sessions.table import BRANCHES, Message, size_of
 
+# The most levels of branches within branches.
+MOST_LEVELS = 30
+
 Branch = dict[str, Any]
 Tree = tuple[list[Message], list[Branch]]
 """The messages of the open branch, and the other branches."""
@@ -28,7 +31,8 @@ def leave(messages: Sequence[Message], branches: Sequence[Branch], at: int) -> T
     closed = {"at": at, "number": open_number(others, at), "messages": tail}
     if further := [branch for branch in branches if branch["at"] > at]:
         closed["branches"] = further
-    return list(messages[:at]), [*others, closed]
+    flat = [closed] if _levels([closed]) <= MOST_LEVELS else _flattened(closed, len(numbers(others, at)) + 1)
+    return list(messages[:at]), [*others, *flat]
 
 
 def enter(messages: Sequence[Message], branches: Sequence[Branch], at: int, number: int) -> Tree | None:
@@ -63,7 +67,7 @@ def without(messages: Sequence[Message], branches: Sequence[Branch], at: int) ->
         shifted = _shifted(branch)
         if branch["at"] == at + 1 and here:
             # Behind those that begin here already, and the open one.
-            shifted["number"] = max(len(here) + 1, *numbers(moved, at)) + 1
+            shifted["number"] = max([len(here) + 1, *numbers(moved, at)]) + 1
         moved.append(shifted)
     if at == len(left) and (others := numbers(moved, at)):
         return enter(left, moved, at, max(others)) or (left, moved)
@@ -85,6 +89,49 @@ def counts(branches: Sequence[Branch]) -> dict[int, tuple[int, int]]:
     """Return, for each message at which several branches begin, the open one's number and how many there are."""
     closed = Counter(branch["at"] for branch in branches)
     return {at: (open_number(branches, at), count + 1) for at, count in closed.items()}
+
+
+def check_tree(n_messages: int, branches: Sequence[Branch]) -> None:
+    """Raise ValueError where branches, each with its fields, do not fit a conversation of so many messages."""
+    if _levels(branches) > MOST_LEVELS:
+        raise ValueError(f"it has more than {MOST_LEVELS} levels of branches within branches")
+    _check_places(branches, -1, n_messages)
+
+
+def _check_places(branches: Sequence[Branch], above: int, end: int) -> None:
+    for branch in branches:
+        at = branch["at"]
+        if not above < at < end:
+            raise ValueError(f"a branch begins at message {at}, where its conversation has none")
+        found = sorted(numbers(branches, at))
+        if len(set(found)) < len(found) or found[-1] > len(found) + 1:
+            raise ValueError(
+                f"the branches at message {at} are not numbered from 1 on, with one number left for the open one"
+            )
+        _check_places(branch.get("branches", ()), at, at + len(branch["messages"]))
+
+
+def _levels(branches: Sequence[Branch]) -> int:
+    """Return the number of levels of branches within branches, counted up to one more than there may be."""
+    level, count = list(branches), 0
+    while level and count <= MOST_LEVELS:
+        level, count = [each for branch in level for each in branch.get("branches", ())], count + 1
+    return count
+
+
+def _flattened(closed: Branch, taken: int) -> list[Branch]:
+    """Return a branch, and those within it as others beside it, which repeat the messages that they share with it.
+
+    `taken` is how many numbers are taken at its message, its own included.
+    """
+    flat = [{name: value for name, value in closed.items() if name != "branches"}]
+    waiting = [(closed["messages"], branch) for branch in closed.get("branches", ())]
+    while waiting:
+        shared, branch = waiting.pop(0)
+        messages = [*shared[: branch["at"] - closed["at"]], *branch["messages"]]
+        flat.append({"at": closed["at"], "number": taken + len(flat), "messages": messages})
+        waiting += [(messages, each) for each in branch.get("branches", ())]
+    return flat
 
 
 def size_of_branches(branches: Sequence[Mapping[str, Any]]) -> int:

@@ -9,6 +9,7 @@ it is stands in the same record: the same request sent again, after a kill too, 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from services.sessions.table import (
     Message,
     Table,
     answer_to,
+    n_same,
     size_of,
 )
 from services.storage.json_file import PATIENCE, JsonFile, JsonObject, SchemaError, Stamp, unreadable, unwritable
@@ -146,8 +148,10 @@ class SessionTable(Table):
         with self._changing():
             if entry not in self._table:
                 return False
-            replaced = {} if messages is None else {"messages": messages}
-            self._record({"session": entry, "set": dict(fields), **replaced})
+            record: Record = {"session": entry, "set": dict(fields)}
+            if messages is not None:
+                record |= {"messages": messages, "same": n_same(self._messages(entry), messages)}
+            self._record(record)
             return True
 
     @override
@@ -257,12 +261,15 @@ class SessionTable(Table):
                 "messages": messages,
                 REQUESTS: record.get(REQUESTS, {}),
             }
-            check_sessions({str(entry): session} if good else {"": None})
+            n_messages = record.get("at", 0) + len(messages) if changed is None or "messages" in record else sys.maxsize
+            check_sessions({str(entry): session} if good else {"": None}, n_messages)
         except SchemaError as error:
             where = ".".join(map(str, error.path[1:]))
             raise SchemaError(error.path, f"a record is not what it should be{f', at its {where}' * bool(where)}") from None
 
     def _record(self, record: Record) -> None:
+        # What could not be read again is never written.
+        self._examine(record)
         try:
             self._journal.append(record)
         except OSError as error:
@@ -285,7 +292,7 @@ class SessionTable(Table):
             return
         if (changed := _set_by(record)) is not None:
             if entry in self._table:
-                self._set(entry, changed, record.get("messages"))
+                self._set(entry, changed, record.get("messages"), record.get("same", 0))
             return
         new, at = record["messages"], record["at"]
         before = self._messages(entry)
@@ -294,6 +301,9 @@ class SessionTable(Table):
             # A list of its own: a fold may be writing the one that was.
             before = before[:at]
         elif before[at : at + len(new)] == new:
+            # The file may have been written between the messages and the request's name.
+            requests = {**self._table[entry].get(REQUESTS, {}), **record.get(REQUESTS, {})}
+            self._table[entry] = _with(self._table[entry], REQUESTS, requests)
             return
         session = self._table.get(entry) or {"name": "", "created": record["time"]}
         if BRANCHES in record:
@@ -316,18 +326,16 @@ class SessionTable(Table):
         before += new
         self._weigh(entry, size + size_of(new))
 
-    def _set(self, entry: str, fields: Mapping[str, Any], messages: list[Message] | None) -> None:
-        """Replace fields of a session, and its messages if they are given."""
-        session, had = self._table[entry], self._messages(entry)
+    def _set(self, entry: str, fields: Mapping[str, Any], messages: list[Message] | None, same: int) -> None:
+        """Replace fields of a session, and its messages if they are given, of which the first `same` stay as they were."""
+        session = self._table[entry]
         for field, value in fields.items():
             session = _with(session, field, value)
         if messages is not None:
-            pairs = zip(had, messages, strict=False)
-            same = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(had), len(messages)))
             # An answer that a request names is there no more, or at another place.
             requests = {id_: each for id_, each in session.get(REQUESTS, {}).items() if each["at"] < same}
             session = {**_with(_with(session, REQUESTS, requests), "history", None), "messages": messages}
-            if 2 * session.get(WINDOW, 0) > len(messages):
+            if 2 * session.get(WINDOW, 0) > same:
                 session = _with(session, WINDOW, None)
         self._table[entry] = session
         if messages is not None or BRANCHES in fields:

@@ -148,7 +148,7 @@ class SessionHistory:
 
         Raises NotFound where there is no such message, StorageFailed.
         """
-        message = self._message(at)
+        message = self.message(at)
         kept, branches = leave(self.messages, self._branches, at)
         self._replace(([*kept, {"type": message["type"], "content": content}], branches))
 
@@ -157,10 +157,11 @@ class SessionHistory:
 
         Raises NotFound where there is no such message, StorageFailed.
         """
-        self._message(at)
+        self.message(at)
         self._replace(without(self.messages, self._branches, at))
 
-    def _message(self, at: int) -> Message:
+    def message(self, at: int) -> Message:
+        """Return message `at` of the open branch. Raises NotFound."""
         messages = self._present()
         if at >= len(messages):
             raise NotFound(f"the session has {len(messages)} messages, counted from 0", code="message_not_found")

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from services.sessions.branches import check_tree
 from services.sessions.history import MASTER, SessionKey
 from services.storage.json_file import JsonObject, SchemaError
 from services.validation import explain
@@ -97,8 +98,11 @@ def key_of(entry: str) -> SessionKey | None:
     return None if number is None or bool(owner) != bool(slash) else SessionKey(owner or MASTER, number)
 
 
-def check_sessions(data: JsonObject) -> None:
-    """Raise SchemaError, naming the entry, where `data` does not hold sessions."""
+def check_sessions(data: JsonObject, n_messages: int | None = None) -> None:
+    """Raise SchemaError, naming the entry, where `data` does not hold sessions.
+
+    `n_messages` is the number of each one's messages, where `data` does not hold all of them.
+    """
     for entry, session in data.items():
         if key_of(entry) is None:
             if entry != "Active":
@@ -107,7 +111,12 @@ def check_sessions(data: JsonObject) -> None:
         if not isinstance(session, dict):
             raise SchemaError((entry,), f'session "{entry}" should be an object: {{ … }}')
         try:
-            StoredSession.model_validate(session)
+            checked = StoredSession.model_validate(session)
+            if checked.branches:
+                count = len(checked.history) + len(checked.messages) if n_messages is None else n_messages
+                check_tree(count, [branch.model_dump() for branch in checked.branches])
         except ValidationError as error:
             fault = explain(error)
             raise SchemaError((entry, *fault.path), f'session "{entry}": {fault.message}') from None
+        except ValueError as error:
+            raise SchemaError((entry, "branches"), f'session "{entry}": {error}') from None

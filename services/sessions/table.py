@@ -112,6 +112,12 @@ def size_of(messages: Iterable[Message]) -> int:
     return sum(len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
+def n_same(before: Sequence[Message], now: Sequence[Message]) -> int:
+    """Return how many messages two conversations begin with alike."""
+    pairs = enumerate(zip(before, now, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(before), len(now)))
+
+
 def answer_to(session: Any, name: RequestName) -> Mapping[str, Any] | None:
     """Return a session's entry of a request ("digest", "at", "told"); None where it holds no answer to it.
 

@@ -11,23 +11,25 @@ ChatGPT's `conversations.json` is a list of `{"title", "create_time", "update_ti
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from services.sessions.branches import Branch, Tree
 from services.sessions.history import NAME_LENGTH, stored_messages
-from services.sessions.records import check_sessions
+from services.sessions.records import StoredSession, check_sessions
 from services.sessions.table import BRANCHES, FOLDER, PINNED, SETTINGS, Message
 from services.storage.json_file import SchemaError
 
 FORMAT, VERSION = "hearth-sessions", 1
+# Characters of a session's settings as JSON, and of its folder's name.
+MOST_SETTINGS, LONGEST_FOLDER = 16_384, 100
 _FIELDS = ("name", "created", "updated", PINNED, FOLDER, SETTINGS, BRANCHES)
 _TYPES = {"user": "human", "human": "human", "assistant": "ai", "ai": "ai", "system": "system"}
 # Thoughts that Open WebUI writes into an answer.
-_THOUGHTS = re.compile(r"<details type=\"reasoning\".*?</details>\s*", re.DOTALL)
+_THOUGHTS, _END = '<details type="reasoning"', "</details>"
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,25 @@ def exported(session: Mapping[str, Any]) -> dict[str, Any]:
 def read_entry(entry: Any) -> dict[str, Any] | Skipped:
     """Return an entry of an export in one of the three forms as a session, or why it is skipped."""
     title = (entry.get("title") or entry.get("name")) if isinstance(entry, dict) else None
-    name = title if isinstance(title, str) else ""
+    name = title[:NAME_LENGTH] if isinstance(title, str) else ""
     try:
-        session = _foreign(entry) if "mapping" in entry or "chat" in entry else _own(entry)
+        session = _foreign(entry) if "mapping" in entry or "chat" in entry else dict(entry)
         check_sessions({"1": session})
+        # Known fields alone.
+        stored = StoredSession.model_validate(session).model_dump(exclude_defaults=True, exclude={"requests", "window"})
     except SchemaError as error:
         return Skipped(name, str(error).removeprefix('session "1": '))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError):
         return Skipped(name, "it is not in the form of an export that can be read")
     except RecursionError:
         return Skipped(name, "it has too many branches within branches")
-    if not session["messages"]:
+    if not stored.get("messages"):
         return Skipped(name, "it has no messages")
-    return session
-
-
-def _own(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: entry[name] for name in _FIELDS if name in entry}, "messages": entry["messages"]}
+    if len(json.dumps(stored.get(SETTINGS, {}))) > MOST_SETTINGS:
+        return Skipped(name, "its settings are too large")
+    if folder := stored.get(FOLDER):
+        stored[FOLDER] = folder[:LONGEST_FOLDER]
+    return {**stored, "name": name, "created": _iso(stored.get("created")), "updated": _iso(stored.get("updated"))}
 
 
 def _foreign(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,14 +105,24 @@ def _chatgpt_node(node: Mapping[str, Any]) -> _Node:
 
 
 def _webui_node(node: Mapping[str, Any]) -> _Node:
-    text = _THOUGHTS.sub("", node["content"])
+    text = _without_thoughts(node["content"])
     return _Node(node.get("parentId"), node["childrenIds"], _TYPES.get(node["role"], "") if text else "", text)
+
+
+def _without_thoughts(text: str) -> str:
+    kept, at = [], 0
+    while (start := text.find(_THOUGHTS, at)) >= 0 and (end := text.find(_END, start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len(_END)
+    return "".join([*kept, text[at:]]).strip() if at else text
 
 
 @dataclass(frozen=True)
 class _Nodes:
     nodes: Mapping[str, _Node]
     current: str | None
+    seen: set[str] = field(default_factory=set)
+    """The nodes that have their place: a damaged export may name one twice."""
 
     def tree(self) -> Tree:
         """Return the messages on the way to the current one, and the branches beside it."""
@@ -124,32 +138,35 @@ class _Nodes:
         """Return what begins with one of `begin`: that on the way, else the last. Its first message has the index `at`."""
         messages: list[Message] = []
         branches: list[Branch] = []
-        seen: set[str] = set()
-        while begin:
-            shown = self._shown(begin, seen)
-            if not shown:
-                break
-            opened = next((id_ for id_ in shown if id_ in way), shown[-1])
-            for number, id_ in enumerate(shown, 1):
-                if id_ != opened:
-                    own, further = self._line([id_], at + len(messages), way - set(shown))
-                    branch = {"at": at + len(messages), "number": number, "messages": own}
-                    branches.append({**branch, **({"branches": further} if further else {})})
+        shown = self._shown(begin)
+        while shown:
+            opened = next((each for each in shown if each in way), shown[-1])
+            here = at + len(messages)
+            for number, each in enumerate(shown, 1):
+                if each != opened:
+                    own, further = self._line_of(each, here, way)
+                    more = {"branches": further} if further else {}
+                    branches.append({"at": here, "number": number, "messages": own, **more})
             node = self.nodes[opened]
             messages.append({"type": node.type, "content": node.text})
-            begin = node.children
+            shown = self._shown(node.children)
         return messages, branches
 
-    def _shown(self, ids: list[str], seen: set[str]) -> list[str]:
+    def _line_of(self, id_: str, at: int, way: set[str]) -> Tree:
+        """Return the message of a node, whose index is `at`, and what follows it."""
+        node = self.nodes[id_]
+        messages, branches = self._line(node.children, at + 1, way)
+        return [{"type": node.type, "content": node.text}, *messages], branches
+
+    def _shown(self, ids: list[str]) -> list[str]:
         """Return the nodes of these that have a text, and for the others those behind them."""
         shown: list[str] = []
         waiting = list(reversed(ids))
         while waiting:
             id_ = waiting.pop()
-            # An export may be damaged: a node is met once.
-            if id_ in seen or id_ not in self.nodes:
+            if id_ in self.seen or id_ not in self.nodes:
                 continue
-            seen.add(id_)
+            self.seen.add(id_)
             node = self.nodes[id_]
             if node.type:
                 shown.append(id_)
@@ -162,7 +179,17 @@ def _time(value: Any) -> str | None:
     """Return a time, in seconds since 1970, as sessions have it; None if it is none."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    # Open WebUI has had times in milliseconds and nanoseconds, too.
-    while value > 1e11:
-        value /= 1000
+    # Open WebUI has had times in milliseconds, microseconds and nanoseconds, too.
+    for _ in range(3):
+        value = value / 1000 if value > 1e11 else value
+    if not 0 <= value <= 1e11:
+        return None
     return datetime.fromtimestamp(value, timezone.utc).isoformat(timespec="seconds")
+
+
+def _iso(value: Any) -> str | None:
+    """Return a time of a session (ISO 8601); None if it is none."""
+    try:
+        return datetime.fromisoformat(value).isoformat(timespec="seconds") if value else None
+    except (TypeError, ValueError):
+        return None

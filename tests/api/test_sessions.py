@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import requests
 
+from services.errors import DamagedFile, Unavailable
+from services.sessions.history import SessionKey
 from tests.support.in_process import Client
 
 
@@ -306,7 +308,124 @@ def test_a_damaged_export_is_left_out_with_its_reason(client: Client) -> None:
 
 def test_a_key_imports_no_more_than_it_may_keep(client: Client) -> None:
     key, _ = client.mint(limits={"sessions": 2})
-    entry = {"messages": [{"type": "human", "content": "Hi"}]}
-    document = {"format": "hearth-sessions", "version": 1, "sessions": [entry] * 3}
-    assert error(client.post("/sessions/import", document, key=key), 403) == "limits.sessions"
+    entries = [{"name": str(n), "messages": [{"type": "human", "content": "Hi"}]} for n in range(3)]
+    reply = client.post("/sessions/import", {"sessions": entries}, key=key).json()
+    assert (reply["imported"], [each["name"] for each in reply["skipped"]]) == (2, ["2"])
+    assert "may keep 2 sessions" in reply["skipped"][0]["reason"]
     assert len(client.get("/sessions", key=key).json()["sessions"]) == 2
+
+
+H, A = {"type": "human", "content": "h"}, {"type": "ai", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        [{"at": 1, "number": 1, "messages": [A], "branches": [{"at": 0, "number": 1, "messages": [A]}]}],
+        [{"at": 1, "number": 1, "messages": [A], "branches": [{"at": 2, "number": 1, "messages": [A]}]}],
+        [{"at": 3, "number": 1, "messages": [A]}],
+        [{"at": 1, "number": 3, "messages": [A]}],
+        [{"at": 1, "number": 1, "messages": [A]}, {"at": 1, "number": 1, "messages": [A]}],
+    ],
+)
+def test_branches_that_fit_no_conversation_are_left_out(client: Client, branches: Any) -> None:
+    reply = client.post("/sessions/import", {"sessions": [{"messages": [H, A, H], "branches": branches}]}).json()
+    assert reply["imported"] == 0, reply
+    client.close()
+    (client.data / "sessions.json").write_text(json.dumps({"1": {"messages": [H, A, H], "branches": branches}}))
+    with pytest.raises(DamagedFile, match="branch"):
+        client.open()
+    (client.data / "sessions.json").unlink()
+    client.open()
+
+
+def test_branches_in_any_order_are_good(client: Client) -> None:
+    branches = [{"at": 2, "number": 1, "messages": [H]}, {"at": 1, "number": 2, "messages": [A]}]
+    client.post("/sessions/import", {"sessions": [{"messages": [H, A, H], "branches": branches}]})
+    (listed,) = client.get("/sessions").json()["sessions"]
+    assert client.delete(f"/answer/{listed['session_id']}/messages/0").status_code == 200
+    client.restart()
+    assert len(client.get(f"/answer/{listed['session_id']}").json()["messages"]) == 2
+
+
+def test_edits_from_the_end_to_the_beginning_can_be_read_again(client: Client) -> None:
+    messages = [{"type": ("human", "ai")[n % 2], "content": str(n)} for n in range(100)]
+    client.post("/sessions/import", {"sessions": [{"messages": messages}]})
+    (listed,) = client.get("/sessions").json()["sessions"]
+    path = f"/answer/{listed['session_id']}"
+    for n in range(99, -1, -1):
+        assert client.patch(f"{path}/messages/{n}", {"content": f"new {n}"}).status_code == 200
+    client.restart()
+    told = client.get(path).json()["messages"]
+    assert told[0]["content"] == "new 0"
+    # Every version can still be opened.
+    shown = client.post(f"{path}/branch", {"at": 0, "number": 1}).json()["messages"]
+    while "branches" in shown[-1]:
+        at = len(shown) - 1
+        shown = client.post(f"{path}/branch", {"at": at, "number": 1}).json()["messages"]
+        if len(shown) <= at + 1:
+            break
+    document = client.get("/sessions/export").json()
+    words = json.dumps(document)
+    assert all(f'"{word}{n}"' in words for n in range(100) for word in ("", "new "))
+    assert client.post("/sessions/import", document).json()["imported"] == 1
+
+
+@pytest.mark.parametrize("time", ["1e999", "-1e999", "1e300", "-5", "true", "[]"])
+def test_odd_times_of_an_export_are_left_out(client: Client, time: str) -> None:
+    mapping = json.dumps({"q": chatgpt_node(None, [], "user", "Hi")})
+    body = f'{{"sessions": [{{"create_time": {time}, "mapping": {mapping}}}]}}'
+    assert client.post("/sessions/import", data=body).json()["imported"] == 1
+
+
+def test_an_export_whose_messages_share_their_answers_takes_no_time(client: Client) -> None:
+    mapping = {"0a": chatgpt_node(None, ["1a", "1b"], "user", "x")}
+    for n in range(1, 60):
+        for each in "ab":
+            mapping[f"{n}{each}"] = chatgpt_node(f"{n - 1}a", [f"{n + 1}a", f"{n + 1}b"], "user", "x")
+    thoughts = '<details type="reasoning"' * 30_000
+    history = {"currentId": "1", "messages": {"1": {"childrenIds": [], "role": "assistant", "content": thoughts}}}
+    reply = client.post("/sessions/import", {"sessions": [{"mapping": mapping}, {"chat": {"history": history}}]}).json()
+    assert reply["imported"] + len(reply["skipped"]) == 2
+    assert (
+        sum(
+            map(len, (each["content"] for s in client.get("/sessions/export").json()["sessions"] for each in s["messages"]))
+        )
+        < 10**6
+    )
+
+
+def test_an_import_stores_what_it_knows_and_no_more(client: Client) -> None:
+    message = {"type": "human", "content": "x", "junk": "J" * 1000}
+    entry = {"name": "n" * 1000, "folder": "f" * 1000, "updated": "zzzz", "junk": "J" * 1000, "messages": [message]}
+    large = {"name": "Large", "settings": {"a": "S" * 20_000}, "messages": [H]}
+    reply = client.post("/sessions/import", {"sessions": [entry, large]}).json()
+    assert (reply["imported"], reply["skipped"]) == (1, [{"name": "Large", "reason": "its settings are too large"}])
+    client.close()
+    (stored,) = json.loads((client.data / "sessions.json").read_text()).values()
+    assert "J" not in json.dumps(stored)
+    assert (len(stored["name"]), len(stored["folder"])) == (60, 100)
+    assert stored["updated"].startswith("2")
+    client.open()
+
+
+def test_a_message_stays_where_its_state_cannot_be_forgotten(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(client, "Hi", "Hello")
+
+    def fail(*_: str) -> None:
+        raise Unavailable("the engine is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client.backend, "forget", fail)
+        assert client.delete("/answer/1/messages/0").status_code == 503
+    assert shown(client) == ["Hi", "Hello"]
+
+
+def test_what_prompts_leave_out_is_counted_anew_behind_a_change(client: Client) -> None:
+    for n in range(4):
+        say(client, f"q{n}", f"a{n}")
+    history = client.parts.stores.sessions.history(SessionKey("0", 1))
+    for index, window in ((7, 2), (1, 0)):
+        history.keep_window(2)
+        assert client.delete(f"/answer/1/messages/{index}").status_code == 200
+        assert client.get("/answer/1").json()["window"] == window

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.support import documents
 from tests.support.browsing import Chat
@@ -155,22 +155,98 @@ def test_marks_in_an_answer_open_their_passages(server: Server, visit: Visit) ->
     chat.ask("Who lights the lamp?")
     # No model of the tests writes marks: as if the answer had been this.
     session, key = chat.session, key_of(chat)
-    assert (
-        server.patch(f"/answer/{session}/messages/1", {"content": "Odile does [1], not `x[1]`."}, key=key).status_code
-        == 200
-    )
+    answer = "Odile does [1], not `x[1]`."
+    assert server.patch(f"/answer/{session}/messages/1", {"content": answer}, key=key).status_code == 200
     owner = server.get("/auth/me", key=key).json()["id"]
     chat.page.evaluate(
-        """([owner, session]) => {
-          const place = `hearth.figures.${owner}.${session}`;
-          const figures = JSON.parse(localStorage.getItem(place));
-          figures[1].citations[0].cited = true;
-          localStorage.setItem(place, JSON.stringify(figures));
+        """([owner, session, result]) => {
+          const [figures] = Object.values(JSON.parse(localStorage.getItem(`hearth.figures.${owner}.${session}`)));
+          figures.citations[0].cited = true;
+          localStorage.setItem(`hearth.late.${owner}.${session}`, JSON.stringify({ result, figures }));
         }""",
-        [owner, session],
+        [owner, session, answer],
     )
     chat.page.reload()
     mark = chat.button("Source 1")
     expect(mark).to_have_count(1)
     mark.press("Enter")
     expect(chat.page.get_by_role("region", name="Sources").get_by_text(LAMP)).to_be_visible()
+
+
+def test_each_version_has_its_own_sources(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    chat.ask("My name is Ana.")
+    attach(chat, "lamp.pdf", documents.pdf([[LAMP]]))
+    expect(attached(chat)).to_have_text(["lamp.pdf"])
+    chat.prompts.first.hover()
+    chat.button("Edit the prompt").click()
+    chat.page.locator(".edit textarea").fill("Who lights the lamp?")
+    chat.button("Ask again").click()
+    sources = chat.page.get_by_role("region", name="Sources")
+    expect(sources).to_be_visible()
+    chat.button("Earlier version").click()
+    expect(chat.answers).to_have_text(["Nice to meet you, Ana!"])
+    expect(sources).to_have_count(0)
+    chat.button("Later version").click()
+    expect(sources).to_be_visible()
+
+
+def test_a_file_stays_with_the_conversation_for_which_it_was_chosen(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    server.ask("My name is Ana.", key=key_of(chat), session_id=1)
+    held: list[Route] = []
+    chat.page.route("**/files", lambda route: held.append(route))
+    attach(chat, "lamp.txt", LAMP.encode())
+    expect(attached(chat)).to_contain_text(["lamp.txt"])
+    chat.page.goto(f"{server.url}/#/1")
+    expect(chat.answers).to_have_count(1)
+    expect(attached(chat)).to_have_count(0)
+    held[0].continue_()
+    wait_for(lambda: server.get("/files", key=key_of(chat)).json()["files"])
+    chat.page.get_by_role("link", name="New chat").click()
+    expect(attached(chat)).to_have_text(["lamp.txt"])
+    assert server.get("/answer/1", key=key_of(chat)).json()["settings"] == {}
+
+
+def test_a_second_press_deletes_no_other_message(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    chat.ask("My name is Ana.")
+    held: list[Route] = []
+    chat.page.route("**/messages/0", lambda route: held.append(route))
+    chat.prompts.first.hover()
+    chat.button("Delete the message").click()
+    chat.button("Delete the message: press again").click()
+    wait_for(lambda: chat.page.evaluate("1") and held)
+    chat.button("Delete the message").click()
+    chat.button("Delete the message: press again").click()
+    held[0].continue_()
+    expect(chat.prompts).to_have_count(0)
+    assert [words for _, words in stored(server, chat)] == ["Nice to meet you, Ana!"]
+
+
+def stored(server: Server, chat: Chat) -> list[tuple[str, str]]:
+    messages = server.get(f"/answer/{chat.session}", key=key_of(chat)).json()["messages"]
+    return [(message["type"], message["content"]) for message in messages]
+
+
+def test_settings_are_not_overwritten_by_an_older_reply(server: Server, visit: Visit) -> None:
+    chat = mine(server, visit)
+    chat.ask("My name is Ana.")
+    panel = chat.panel("Settings")
+    held: list[Route] = []
+    chat.page.route(
+        f"**/answer/{chat.session}",
+        lambda route: held.append(route) if route.request.method == "GET" else route.continue_(),
+    )
+    chat.page.evaluate(
+        "dispatchEvent(new Event('visibilitychange')); document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    chat.page.evaluate("window.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: chat.page.evaluate("1") and held)
+    reply = held[0].fetch()
+    panel.get_by_label("Top p").fill("0.9")
+    panel.get_by_label("Top p").blur()
+    wait_for(lambda: server.get(f"/answer/{chat.session}", key=key_of(chat)).json()["settings"] == {"top_p": 0.9})
+    held[0].fulfill(response=reply)
+    chat.page.wait_for_timeout(300)
+    expect(panel.get_by_label("Top p")).to_have_value("0.9")

@@ -19,11 +19,12 @@ def take_picture(page: Page, name: str) -> None:
     IMAGES.mkdir(exist_ok=True)
     path = IMAGES / name
     assert len(shot) > 10_000
-    if not path.exists() or _differ(Image.open(path), Image.open(io.BytesIO(shot))):
+    if not path.exists() or _differ(path.read_bytes(), shot):
         path.write_bytes(shot)
 
 
-def _differ(old: Image.Image, new: Image.Image) -> bool:
+def _differ(before: bytes, now: bytes) -> bool:
+    old, new = Image.open(io.BytesIO(before)), Image.open(io.BytesIO(now))
     if old.size != new.size:
         return True
     difference = ImageChops.difference(old.convert("L"), new.convert("L")).point(lambda value: 255 if value > 40 else 0)

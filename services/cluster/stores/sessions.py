@@ -33,6 +33,7 @@ from services.sessions.table import (
     Kept,
     Message,
     Table,
+    n_same,
     size_of,
 )
 
@@ -111,14 +112,14 @@ if ARGV[5] ~= '' then
   redis.call('DEL', KEYS[1])
   for i = first, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
   local window = tonumber(redis.call('HGET', KEYS[2], 'window') or '0')
-  if 2 * window > #ARGV - first + 1 then redis.call('HDEL', KEYS[2], 'window') end
+  if 2 * window > same then redis.call('HDEL', KEYS[2], 'window') end
   redis.call('HSET', KEYS[2], 'last', ARGV[5])
 end
 return 1
 """
 _REMOVE = """
 local was = redis.call('SREM', KEYS[3], ARGV[1])
-redis.call('HINCRBY', KEYS[6], ARGV[2], -tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0'))
+redis.call('HINCRBY', KEYS[6], ARGV[2], string.format('%d', 0 - tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')))
 if redis.call('SCARD', KEYS[3]) == 0 then redis.call('SREM', KEYS[4], ARGV[2]) end
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5], KEYS[7])
 return was
@@ -218,18 +219,17 @@ class RedisSessionTable(Table):
         kept = -1 if keep is None else keep
         named = (request.name.id, json.dumps(request.entry(0, updated))) if request else ("", "")
         oldest = (datetime.now(timezone.utc) - GOOD_FOR).isoformat(timespec="seconds")
-        grown = size_of(messages)
-        if branches is not None:
-            grown += size_of_branches(branches) - size_of_branches((self.get(entry) or {}).get(BRANCHES) or ())
         tree = "" if branches is None else json.dumps(branches, separators=(",", ":"))
-        about = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *named, oldest, grown, tree]
-        keys, arguments = self._keys(entry, owner), [*about, *said]
+        about = [uuid.uuid4().hex, created, updated, name, kept, entry, owner, *named, oldest]
         deadline = time.monotonic() + _STORING
         while True:
             # An exchange is not lost because Redis is away for a moment.
             try:
+                grown = size_of(messages)
+                if branches is not None:
+                    grown += size_of_branches(branches) - size_of_branches((self.get(entry) or {}).get(BRANCHES) or ())
                 with reached():
-                    self._add(keys, arguments)
+                    self._add(self._keys(entry, owner), [*about, grown, tree, *said])
                 return
             except Unavailable:
                 if time.monotonic() > deadline:
@@ -245,9 +245,7 @@ class RedisSessionTable(Table):
                 return False
         grown, same, token, said = 0, -1, "", []
         if had and messages is not None:
-            pairs = enumerate(zip(had["messages"], messages, strict=False))
-            shorter = min(len(had["messages"]), len(messages))
-            same = next((n for n, (one, other) in pairs if one != other), shorter)
+            same = n_same(had["messages"], messages)
             token, said = uuid.uuid4().hex, [written(langchain_message(message)) for message in messages]
             grown += size_of(messages) - size_of(had["messages"])
         tree = ""

@@ -17,6 +17,7 @@ from services.sessions import file_table
 from services.sessions.file_table import FOLD_AFTER, SessionTable
 from services.sessions.history import MASTER, SessionKey
 from services.sessions.service import Sessions
+from services.sessions.table import Answered, RequestName
 from services.storage.json_text import readable
 
 
@@ -337,3 +338,29 @@ def test_what_a_kill_left_half_written_is_removed(path: Path) -> None:
         path.with_name(name).write_text("a secret")
     opened(path)
     assert "a secret" not in "".join(file.read_text() for file in path.parent.iterdir())
+
+
+def test_a_kill_after_folding_gives_no_request_another_answer(path: Path, journal: Path) -> None:
+    sessions, name = opened(path), RequestName("key:a", "digest")
+    history = sessions.history(SessionKey(MASTER, 1))
+    history.add_exchange(said(0))
+    history.add_exchange(said(1), request=Answered(name, {}))
+    left = journal.read_bytes()
+    fold(sessions)
+    # The file was written between the messages and the request's name.
+    data = json.loads(path.read_text())
+    del data["1"]["requests"]
+    path.write_text(json.dumps(data))
+    journal.write_bytes(left)
+    assert opened(path).history(SessionKey(MASTER, 1)).answered(name) == ("answer 1", {})
+    # An answer that was edited is nobody's reply, also if the journal is read once more.
+    sessions = opened(path)
+    history = sessions.history(SessionKey(MASTER, 1))
+    history.add_exchange(said(2), request=Answered(RequestName("key:b", "digest"), {}))
+    history.edit(5, "edited")
+    left = journal.read_bytes()
+    fold(sessions)
+    journal.write_bytes(left)
+    history = opened(path).history(SessionKey(MASTER, 1))
+    assert history.answered(RequestName("key:b", "digest")) is None
+    assert history.messages[5]["content"] == "edited"

@@ -30,7 +30,10 @@ export function idleButton(sign, label, onclick) {
 /** A button that calls `remove()` when it is pressed twice. */
 export function deleteButton(label, remove) {
   const button = idleButton("trash", label, () => {
-    if (button.classList.contains("sure")) return remove();
+    if (button.classList.contains("sure")) {
+      button.classList.remove("sure");
+      return remove();
+    }
     button.classList.add("sure");
     button.title = `${label}: press again`;
     button.setAttribute("aria-label", button.title);

@@ -35,14 +35,24 @@ export class Attachments {
 
   /** Resolves once all uploads are over. */
   async ready() {
-    await Promise.all([...this.uploads].map(({ done }) => done));
+    await Promise.all(this.#under(this.session()).map(({ done }) => done));
+  }
+
+  /** The new chat has got its number: what is uploaded for it is for that. */
+  numbered(session) {
+    for (const upload of this.#under(null)) upload.session = session;
+  }
+
+  /** The uploads under way for a session; null: for the new chat. */
+  #under(session) {
+    return [...this.uploads].filter((upload) => upload.session === session);
   }
 
   draw() {
     const { files = [] } = settingsOf(this.session());
     const rows = [
       ...files.map((file) => el("li", {}, icon("file"), el("span", { className: "name" }, file.name), iconButton("close", `Remove ${file.name}`, () => this.#remove(file)))),
-      ...[...this.uploads].map(({ name, state, abort }) => el("li", { className: "arriving" }, icon("file"), el("span", { className: "name" }, name),
+      ...this.#under(this.session()).map(({ name, state, abort }) => el("li", { className: "arriving" }, icon("file"), el("span", { className: "name" }, name),
         el("span", { className: "faint" }, state), iconButton("close", `Stop ${name}`, () => abort.abort()))),
     ];
     this.list.replaceChildren(...rows);
@@ -50,7 +60,7 @@ export class Attachments {
   }
 
   #upload(file) {
-    if ((settingsOf(this.session()).files ?? []).length + this.uploads.size >= MOST) {
+    if ((settingsOf(this.session()).files ?? []).length + this.#under(this.session()).length >= MOST) {
       return toast(`A conversation may have ${MOST} files.`, { isError: true });
     }
     const upload = { name: file.name, state: "sending…", abort: new AbortController(), session: this.session() };
@@ -78,8 +88,7 @@ export class Attachments {
   }
 
   #attach(upload, file) {
-    // A new chat may have got its number meanwhile.
-    const session = upload.session ?? this.session();
+    const { session } = upload;
     const settings = settingsOf(session);
     keepSettings(session, { ...settings, files: [...(settings.files ?? []), file] });
     this.onchange();

@@ -149,6 +149,7 @@ export class Composer {
       session = this.#nextNumber();
       this.number = null;
       store.move("new", session);
+      this.attachments.numbered(session);
       this.conversation.adopt(session);
       this.place(session, prompt.trim().split("\n")[0].slice(0, 60));
     }

@@ -5,17 +5,20 @@ import { announce, byId, el, toast } from "./dom.js";
 import { answerArticle, figuresOf, forgottenMark, humanArticle, systemNote, welcome } from "./messages.js";
 import { runOf } from "./runs.js";
 import { Scroller } from "./scroller.js";
+import { settingsTurn } from "./settings.js";
 import * as store from "./store.js";
 import { Tail } from "./tail.js";
 
 const AREA = byId("messages");
 // How many messages of a long conversation are shown at once; the earlier ones follow, as many at a time.
 const SHOWN = 50;
+// Answers of a conversation whose figures are kept.
+const MOST_FIGURES = 300;
 
 export class Conversation {
   /**
    * `ask(prompt, keep)` is called for a prompt that is put anew, `goOn(prompt, keep, begun)` for an answer that is continued,
-   * `retry(run)`, `edit(run)` and `forget(run)` for one that failed, `loaded(found)` with what the server has of a session;
+   * `retry(run)`, `edit(run)` and `forget(run)` for one that failed, `loaded(found, turn)` with what the server has of a session;
    * `drawn(figures)` with those of the last answer that is shown; `hint` stands in an empty conversation.
    */
   constructor({ ask, goOn, retry, edit, forget, loaded, drawn, renamed, hint }) {
@@ -110,6 +113,7 @@ export class Conversation {
 
   async #read(turn) {
     const session = this.session;
+    const settings = settingsTurn(session);
     let found = { name: "", messages: [], window: 0 };
     let isMissing = false;
     try {
@@ -119,24 +123,27 @@ export class Conversation {
       isMissing = !runOf(session) && !store.read("draft", session, "");
     }
     if (turn !== this.turn || session !== this.session) return false;
-    this.#take(found);
+    this.#take(found, settings);
     this.renamed(isMissing ? "Not found" : found.name);
     if (isMissing) AREA.replaceChildren(el("p", { className: "notice" }, "There is no such conversation. ", el("a", { href: "#/" }, "Begin a new one")));
     return true;
   }
 
   /** Take over what the server has of the session, and show it. */
-  #take(found) {
+  #take(found, settings = settingsTurn(this.session)) {
     this.messages = found.messages;
     this.window = found.window;
     this.#keepFigures();
-    this.loaded(found);
+    this.loaded(found, settings);
     this.#draw();
   }
 
   /** Have the server change what is said, and show what came of it; returns whether it did. */
   async #change(method, path, body) {
     const { session } = this;
+    // A second press would be about another message, once the first is done.
+    if (this.isChanging) return false;
+    this.isChanging = true;
     try {
       if (!(await this.isCurrent())) throw new Error("This conversation has gone on elsewhere. Look before you change it.");
       const found = await call(method, `/answer/${session}/${path}`, body);
@@ -149,23 +156,35 @@ export class Conversation {
     } catch (error) {
       toast(error.message, { isError: true });
       return false;
+    } finally {
+      this.isChanging = false;
     }
   }
 
-  /** How the last answer came about is kept with it, by its place. */
+  /** How the last answer came about is kept by its words: it may have several versions, and get another place. */
   #keepFigures() {
     const late = store.read("late", this.session, null);
     const at = late ? this.messages.findLastIndex(({ type, content }) => type === "ai" && content === late.result) : -1;
     if (at < 0) return;
-    const figures = store.read("figures", this.session, {});
-    for (const old of Object.keys(figures)) if (Number(old) > at) delete figures[old];
-    store.keep("figures", this.session, { ...figures, [at]: late.figures });
+    const figures = Object.entries(store.read("figures", this.session, {})).slice(-MOST_FIGURES);
+    store.keep("figures", this.session, Object.fromEntries([...figures, [this.#figuresKey(at), late.figures]]));
     store.keep("late", this.session, null);
+  }
+
+  /** The name of an answer's figures: of the words of it and its prompt. */
+  #figuresKey(at) {
+    return digest(`${this.messages[at - 1]?.content ?? ""}\n${this.messages[at].content}`);
+  }
+
+  /** The figures of the messages, by their places. */
+  #figures() {
+    const kept = store.read("figures", this.session, {});
+    return this.messages.map(({ type }, n) => (type === "ai" ? kept[this.#figuresKey(n)] : undefined));
   }
 
   /** Bring what is shown in line with the messages: what has not changed stays, with its selection and focus. */
   #draw() {
-    const figures = store.read("figures", this.session, {});
+    const figures = this.#figures();
     const wanted = this.messages.map((message, n) => ({ message, figures: figures[n], text: JSON.stringify([message, figures[n]]) }));
     if (!this.articles.length) this.first = Math.max(0, wanted.length - SHOWN);
     this.first = Math.min(this.first, wanted.length);
@@ -253,4 +272,11 @@ function keptEdit(session, n) {
     },
     write: (text) => store.keep("edit", session, text === null ? null : { n, text }),
   };
+}
+
+/** A short name for a text (FNV-1a, 32 bits, and its length), with a letter first, so that names keep their order. */
+function digest(text) {
+  let hash = 0x811c9dc5;
+  for (let n = 0; n < text.length; n += 1) hash = Math.imul(hash ^ text.charCodeAt(n), 0x01000193);
+  return `f${(hash >>> 0).toString(36)}.${text.length}`;
 }

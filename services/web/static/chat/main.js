@@ -28,7 +28,7 @@ const conversation = new Conversation({
   goOn: (prompt, keep, begun) => composer.goOn(prompt, keep, begun),
   edit: (run) => composer.edit(run),
   forget: (run) => composer.forget(run),
-  loaded: (found) => found.session_id && takeSettings(found) && (composer.attachments.draw(), changedSettings(), panels.refresh()),
+  loaded: (found, turn) => found.session_id && takeSettings(found, turn) && (composer.attachments.draw(), changedSettings(), panels.refresh()),
   drawn: (figures) => gauge.show(figures),
   renamed: (name) => entitle(name || "Conversation"),
   hint: hint.element,

@@ -50,24 +50,43 @@ export function fieldsOf(session) {
 export function keepSettings(session, settings) {
   store.keep("settings", session ?? "new", settings);
   if (session === null) return;
-  store.keep("sent", session, null);
+  store.keep("sent", session, false);
+  turns.set(session, settingsTurn(session) + 1);
   send(session);
 }
 
-/** The server has told a session: its settings follow the person from one device to another. Returns whether they are others. */
-export function takeSettings({ session_id: session, settings }) {
+const turns = new Map();
+
+/** A number that grows with each change of a session's settings in this page. */
+export const settingsTurn = (session) => turns.get(session) ?? 0;
+
+/**
+ * The server has told a session, which was asked for at `turn`: its settings follow the person from one device to another.
+ * Returns whether they are others.
+ */
+export function takeSettings({ session_id: session, settings }, turn) {
   const own = settingsOf(session);
-  if (!store.read("sent", session, false) && Object.keys(own).length) {
+  const sent = store.read("sent", session, null);
+  if (sent === false || (sent === null && Object.keys(own).length)) {
     send(session);
     return false;
   }
+  // What was told before the last change is older than that.
+  if (turn !== settingsTurn(session)) return false;
   store.keep("sent", session, true);
   if (JSON.stringify(own) === JSON.stringify(settings)) return false;
   store.keep("settings", session, settings);
   return true;
 }
 
-async function send(session) {
+let sending = Promise.resolve();
+
+/** Send a session's settings, behind those that are on their way. */
+function send(session) {
+  sending = sending.then(() => (store.read("sent", session, false) ? null : put(session)));
+}
+
+async function put(session) {
   const settings = settingsOf(session);
   try {
     await call("PATCH", `/answer/${session}`, { settings });

@@ -22,7 +22,7 @@ export function importFrom(done) {
     const [file] = field.files;
     if (!file) return;
     try {
-      const found = await call("POST", "/sessions/import", await textOf(file));
+      const found = await bringIn(await entriesOf(file));
       if (found.imported) await done();
       report(found);
     } catch (error) {
@@ -32,17 +32,49 @@ export function importFrom(done) {
   field.click();
 }
 
-/** The file's text. Raises an error in plain words where it can be none that has conversations. */
-async function textOf(file) {
+// Characters of one request, each of three bytes at most: the server takes a million bytes.
+const MOST = 300_000;
+
+/** Have the server store conversations, as many with each request as it takes; returns what it says of all of them. */
+async function bringIn(entries) {
+  const sum = { imported: 0, skipped: [] };
+  let batch = [];
+  let size = 0;
+  const flush = async () => {
+    if (!batch.length) return;
+    try {
+      const found = await call("POST", "/sessions/import", { sessions: batch });
+      sum.imported += found.imported;
+      sum.skipped.push(...found.skipped);
+    } catch (error) {
+      // What came before is there, and is to be told.
+      sum.skipped.push(...batch.map((entry) => ({ name: entry?.title ?? entry?.name ?? "", reason: error.message })));
+    }
+    batch = [];
+    size = 0;
+  };
+  for (const entry of entries) {
+    const length = JSON.stringify(entry).length;
+    if (size + length > MOST) await flush();
+    batch.push(entry);
+    size += length;
+  }
+  await flush();
+  return sum;
+}
+
+/** The conversations in a file. Raises an error in plain words where there can be none. */
+async function entriesOf(file) {
   const start = await file.slice(0, 2).text();
   if (start === "PK") throw new Error("it is a ZIP archive. Unpack it, and choose the file conversations.json in it.");
-  const text = await file.text();
   try {
-    JSON.parse(text);
+    const found = JSON.parse(await file.text());
+    const entries = Array.isArray(found) ? found : found.sessions;
+    if (!Array.isArray(entries)) throw new Error();
+    return entries;
   } catch {
     throw new Error("it is not a file of conversations. Hearth reads its own exports, ChatGPT's conversations.json, and Open WebUI's exports.");
   }
-  return text;
 }
 
 function report({ imported, skipped }) {
