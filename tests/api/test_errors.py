@@ -70,4 +70,4 @@ def test_the_openapi_document_names_every_route(client: Client) -> None:
     assert document["paths"]["/health"]["get"]["security"] == []
     answer = document["paths"]["/answer"]["post"]
     assert {"200", "400", "401", "413", "503"} <= set(answer["responses"])
-    assert "prompt" in document["components"]["schemas"]["AnswerBody"]["required"]
+    assert "query" in document["components"]["schemas"]["SearchBody"]["required"]

@@ -109,6 +109,7 @@ def test_the_profiles_say_what_they_set(client: Client) -> None:
         "thinking": None,
         "thinking_budget": None,
         "chat_template_kwargs": {},
+        "capabilities": ["completion"],
     }
     client.edit_config("Guide", template=None, thinking="low", thinking_budget=64, chat_template_kwargs={"tone": "dry"})
     told = client.get("/models").json()["profile_details"]["Guide"]

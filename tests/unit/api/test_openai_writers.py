@@ -39,6 +39,10 @@ class ScriptedAnswer(Answer):
     def queue_position(self) -> int | None:
         return 0
 
+    @property
+    def n_read(self) -> int:
+        return 0
+
     def choices_from(self, first: int) -> list[TokenChoice]:
         return self._choices[first:]
 
