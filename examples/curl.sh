@@ -26,6 +26,12 @@ curl -s "$URL/answer" -H "$AUTH" -d '{"prompt": "What is my name?", "session_id"
 curl -s "$URL/answer/1/branch" -H "$AUTH" -d '{"at": 2, "number": 1}'
 curl -s -X PATCH "$URL/answer/1/messages/1" -H "$AUTH" -d '{"content": "Hello Ana."}'
 curl -s -X DELETE "$URL/answer/1/messages/1" -H "$AUTH"
+curl -s "$URL/assistants" -H "$AUTH" -d '{"name": "Poet", "settings": {"system_prompt": "Rhyme."}, "first_words": ["Rain"]}'
+ASSISTANT=$(curl -s "$URL/assistants" -H "$AUTH" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+curl -s -X PATCH "$URL/assistants/$ASSISTANT" -H "$AUTH" -d '{"readers": "everybody"}'
+curl -s -X DELETE "$URL/assistants/$ASSISTANT" -H "$AUTH"
+curl -s -X PATCH "$URL/settings" -H "$AUTH" -d '{"new_chat": {"temperature": 0.2}}'
+curl -s "$URL/settings" -H "$AUTH"
 curl -s "$URL/sessions/export" -H "$AUTH" > sessions-export.json
 curl -s "$URL/sessions/import" -H "$AUTH" -d @sessions-export.json
 rm sessions-export.json

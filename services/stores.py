@@ -14,6 +14,7 @@ from services.jobs.store import JobStore, JobTable
 from services.models.config import Profiles
 from services.models.files import AvailableModels, ModelFiles
 from services.models.profile import Chosen
+from services.sessions.assistants import ASSISTANTS, Assistants, check_assistants
 from services.sessions.responses import ResponseStore, ResponseTable
 from services.sessions.service import Sessions
 from services.settings import Settings
@@ -36,6 +37,7 @@ class Stores:
     quotas: Quotas
     documents: Library | None
     """The keys' own files; None where the nodes of a cluster share no folder for them."""
+    assistants: Assistants
 
 
 def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
@@ -63,4 +65,5 @@ def file_stores(settings: Settings, preferred: Chosen | None = None) -> Stores:
             keys, sessions, jobs, responses, charged, settings.key_sessions, settings.key_storage_mb, documents.files
         ),
         documents=documents,
+        assistants=Assistants(JsonFile(settings.data / ASSISTANTS, check_assistants, private=True), keys.is_usable),
     )

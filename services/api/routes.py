@@ -26,6 +26,7 @@ from services.api.anthropic.errors import anthropic_shape, shape_by_client
 from services.api.anthropic.resources import CountTokensResource, MessagesResource, compute_message
 from services.api.anthropic.schemas import MessagesRequest
 from services.api.application import Application
+from services.api.assistants import AssistantResource, AssistantsResource, KeySettingsResource
 from services.api.auth import AuthResource, CallerResource, KeyResource, KeyRotationResource, KeysResource
 from services.api.cluster import ClusterResource
 from services.api.compat.apihost import ApiHost, ApiHostResource, HostBody
@@ -164,6 +165,10 @@ def _stored(parts: Application) -> Arguments:
 
 def _input_tokens(parts: Application) -> Arguments:
     return parts.answers, parts.stores.responses
+
+
+def _assistants(parts: Application) -> Arguments:
+    return (parts.stores.assistants,)
 
 
 def _sessions(parts: Application) -> Arguments:
@@ -314,6 +319,9 @@ ROUTES: tuple[Route, ...] = (
     Route("branch", ("/answer/<number>/branch",), BranchResource, _ANSWERS, _answers, needs="answer"),
     Route("message", ("/answer/<number>/messages/<index>",), MessageResource, _ANSWERS, _answers, needs="answer"),
     Route("sessions", ("/sessions",), SessionsResource, _ANSWERS, _sessions, needs="answer"),
+    Route("assistants", ("/assistants",), AssistantsResource, _ANSWERS, _assistants, needs="answer"),
+    Route("assistant", ("/assistants/<id_>",), AssistantResource, _ANSWERS, _assistants, needs="answer"),
+    Route("key_settings", ("/settings",), KeySettingsResource, _ANSWERS, _assistants, needs="answer"),
     Route("export_sessions", ("/sessions/export",), ExportResource, _ANSWERS, _sessions, needs="answer"),
     Route("import_sessions", ("/sessions/import",), ImportResource, _ANSWERS, _answers, needs="answer"),
     _computed(

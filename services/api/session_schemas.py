@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 from services.api.http.schemas import Query
-from services.sessions.transfer import LONGEST_FOLDER, MOST_SETTINGS
+from services.sessions.transfer import LONGEST_FOLDER, LONGEST_NAME, MOST_SETTINGS
 from services.validation import Strict
 
 
@@ -37,20 +37,23 @@ class SessionsQuery(Query):
     q: Annotated[str, Field(description="Words that the session's name, or one of its messages, has.")] = ""
 
 
+def _small(settings: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(settings)) > MOST_SETTINGS:
+        raise ValueError(f"should have at most {MOST_SETTINGS:,} characters as JSON")
+    return settings
+
+
+# Any JSON object, for clients.
+Settings = Annotated[dict[str, Any], AfterValidator(_small)]
+
+
 class SessionChange(Strict):
     """The body of PATCH /answer/ID: what is to be changed. `settings` is any JSON object, for clients."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)] = ""
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)] = ""
     pinned: bool = False
     folder: Annotated[str, Field(max_length=LONGEST_FOLDER)] = ""
-    settings: dict[str, Any] = {}
-
-    @field_validator("settings")
-    @classmethod
-    def _is_small(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(settings)) > MOST_SETTINGS:
-            raise ValueError(f"should have at most {MOST_SETTINGS:,} characters as JSON")
-        return settings
+    settings: Settings = {}
 
 
 class BranchChoice(Strict):

@@ -18,14 +18,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from services.sessions.branches import Branch, Tree
-from services.sessions.history import NAME_LENGTH, stored_messages
+from services.sessions.history import stored_messages
 from services.sessions.records import StoredSession, check_sessions
 from services.sessions.table import BRANCHES, FOLDER, PINNED, SETTINGS, Message
 from services.storage.json_file import SchemaError
 
 FORMAT, VERSION = "hearth-sessions", 1
-# Characters of a session's settings as JSON, and of its folder's name.
-MOST_SETTINGS, LONGEST_FOLDER = 16_384, 100
+# Characters of a session's settings as JSON, of its folder's name, and of its own.
+MOST_SETTINGS, LONGEST_FOLDER, LONGEST_NAME = 16_384, 100, 200
 _FIELDS = ("name", "created", "updated", PINNED, FOLDER, SETTINGS, BRANCHES)
 _TYPES = {"user": "human", "human": "human", "assistant": "ai", "ai": "ai", "system": "system"}
 # Thoughts that Open WebUI writes into an answer.
@@ -48,7 +48,7 @@ def exported(session: Mapping[str, Any]) -> dict[str, Any]:
 def read_entry(entry: Any) -> dict[str, Any] | Skipped:
     """Return an entry of an export in one of the three forms as a session, or why it is skipped."""
     title = (entry.get("title") or entry.get("name")) if isinstance(entry, dict) else None
-    name = title[:NAME_LENGTH] if isinstance(title, str) else ""
+    name = title[:LONGEST_NAME] if isinstance(title, str) else ""
     try:
         session = _foreign(entry) if "mapping" in entry or "chat" in entry else dict(entry)
         check_sessions({"1": session})
@@ -80,7 +80,7 @@ def _foreign(entry: Mapping[str, Any]) -> dict[str, Any]:
         messages, branches = _Nodes(nodes, history.get("currentId")).tree()
         times = entry.get("created_at"), entry.get("updated_at")
     created, updated = map(_time, times)
-    about = {"name": str(entry.get("title") or "")[:NAME_LENGTH], "created": created, "updated": updated or created}
+    about = {"name": str(entry.get("title") or "")[:LONGEST_NAME], "created": created, "updated": updated or created}
     return {**about, PINNED: entry.get("pinned") is True, BRANCHES: branches, "messages": messages}
 
 

@@ -27,6 +27,7 @@ NEEDS = {
     **dict.fromkeys(("/answer/<number>/draft", "/answer/<number>/stop", "/sessions", "/tokenize", "/detokenize"), "answer"),
     **dict.fromkeys(("/answer/<number>/branch", "/answer/<number>/messages/<index>"), "answer"),
     **dict.fromkeys(("/sessions/export", "/sessions/import"), "answer"),
+    **dict.fromkeys(("/assistants", "/assistants/<id_>", "/settings"), "answer"),
     **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), "answer"),
     **dict.fromkeys(("/v1/rerank", "/rerank", "/v1/reranking", "/reranking"), "answer"),
     **dict.fromkeys(("/infill",), "answer"),

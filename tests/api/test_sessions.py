@@ -404,7 +404,7 @@ def test_an_import_stores_what_it_knows_and_no_more(client: Client) -> None:
     client.close()
     (stored,) = json.loads((client.data / "sessions.json").read_text()).values()
     assert "J" not in json.dumps(stored)
-    assert (len(stored["name"]), len(stored["folder"])) == (60, 100)
+    assert (len(stored["name"]), len(stored["folder"])) == (200, 100)
     assert stored["updated"].startswith("2")
     client.open()
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from tests.support.browsing import Chat
 from tests.support.hub import Hub
 from tests.support.pictures import take_picture
-from tests.support.serving import Server
+from tests.support.serving import Server, wait_for
 from tests.support.tiny import write_parrot_model
 
 Serve = Callable[..., Server]
@@ -386,3 +386,43 @@ def test_the_theme_is_switched_and_kept(server: Server, visit: Visit) -> None:
     assert chat.page.evaluate(ground) == "rgb(27, 25, 23)"
     chat.panel("Settings").get_by_label("Appearance").select_option("")
     assert chat.page.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+def test_a_new_chat_begins_with_an_assistant_or_with_ones_own_settings(server: Server, visit: Visit) -> None:
+    lender, reader = server.mint("lender")[0], server.mint("reader")[0]
+    chat = visit(server, key=lender).enter()
+    panel = chat.panel("Settings")
+    panel.get_by_label("Longest answer").fill("3")
+    panel.get_by_label("Longest answer").blur()
+    panel.get_by_text("New chats and assistants").click()
+    panel.get_by_label("Name").fill("Brief")
+    panel.get_by_label("First words").fill("Count to 9.\nHello")
+    panel.get_by_label("Everybody").check()
+    chat.button("Save the assistant").click()
+    expect(panel.get_by_text("for everybody")).to_be_visible()
+    # Another person begins with it, on a page of their own.
+    other = visit(server, key=reader).enter()
+    brief = other.button("Brief")
+    brief.click()
+    expect(brief).to_have_attribute("aria-pressed", "true")
+    expect(brief).to_be_focused()
+    other.button("Count to 9.").click()
+    expect(other.prompt).to_be_focused()
+    other.prompt.press("Enter")
+    expect(other.answers).to_have_text(["1, 2"])
+    wait_for(lambda: server.get(f"/answer/{other.session}", key=reader).json()["settings"] == {"max_tokens": 3})
+    other.page.get_by_role("link", name="New chat").click()
+    expect(other.panel("Settings").get_by_label("Longest answer")).to_have_value("")
+    # One's own settings for every new chat, on another device too.
+    panel.get_by_label("Longest answer").fill("2")
+    panel.get_by_label("Longest answer").blur()
+    chat.button("Begin every new chat with these settings").click()
+    expect(chat.page.locator("#toasts")).to_contain_text("New chats begin with these settings")
+    again = visit(server, key=lender).enter()
+    expect(again.panel("Settings").get_by_label("Longest answer")).to_have_value("2")
+    again.ask("Count to 9.")
+    expect(again.answers).to_have_text(["1,"])
+    assert server.get("/settings", key=lender).json() == {"new_chat": {"max_tokens": 2}}
+    chat.button(re.compile("Delete Brief")).click()
+    expect(chat.button("Brief")).to_have_count(0)
+    _check(chat.page)

@@ -28,6 +28,7 @@ from services.cluster.stores.table import RedisTable
 from services.cluster.stores.usage import RedisUsage
 from services.errors import DamagedFile
 from services.jobs.store import JobStore, StoredJob
+from services.sessions.assistants import ASSISTANTS, check_assistants
 from services.sessions.file_table import SessionTable
 from services.sessions.history import stored_messages
 from services.sessions.records import check_sessions, key_of
@@ -92,6 +93,8 @@ def migrate(settings: Settings, client: RedisClient, replace: bool = False) -> C
                 there.update(entry, fields)
     keys = JsonFile(settings.data / _KEYS, check_keys).read()
     _copy_entries(keys, RedisTable(client, Path(_KEYS), check_keys), copied, "keys")
+    assistants = JsonFile(settings.data / ASSISTANTS, check_assistants).read()
+    _copy_entries(assistants, RedisTable(client, Path(ASSISTANTS), check_assistants), copied, "assistants")
     _copy_last_use(LocalLastUse(settings.data / NAME), RedisLastUse(client))
     store, usage = UsageStore(settings.data / NAME), RedisUsage(client)
     _copy_usage(store.rows(), usage.rows(), usage.add_row, copied)
@@ -118,6 +121,9 @@ def migrate_back(settings: Settings, client: RedisClient, replace: bool = False)
     )
     keys = RedisTable(client, Path(_KEYS), check_keys).read()
     _copy_entries(keys, JsonFile(settings.data / _KEYS, check_keys, private=True), copied, "keys", names=True)
+    assistants = RedisTable(client, Path(ASSISTANTS), check_assistants).read()
+    to = JsonFile(settings.data / ASSISTANTS, check_assistants, private=True)
+    _copy_entries(assistants, to, copied, "assistants", names=True)
     _copy_last_use(RedisLastUse(client), LocalLastUse(settings.data / NAME))
     here, usage = UsageStore(settings.data / NAME), RedisUsage(client)
     _copy_usage(usage.rows(), here.rows(), here.add_row, copied)

@@ -25,6 +25,7 @@ from services.cluster.stores.usage import RedisUsage
 from services.documents.library import Library
 from services.documents.mirror import TABLE, Mirror
 from services.models.profile import Chosen
+from services.sessions.assistants import ASSISTANTS, Assistants, check_assistants
 from services.sessions.service import Sessions
 from services.settings import Settings
 from services.stores import Stores
@@ -76,6 +77,7 @@ def cluster_stores(
             documents.files if documents else None,
         ),
         documents=documents,
+        assistants=Assistants(RedisTable(client, Path(ASSISTANTS), check_assistants), keys.is_usable),
     )
     return stores, [
         Heartbeat("session locks", intervals.locks, locks.renew),

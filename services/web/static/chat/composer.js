@@ -4,7 +4,7 @@ import { Attachments } from "./attachments.js";
 import { byId, isSend, toast } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import * as runs from "./runs.js";
-import { fieldsOf } from "./settings.js";
+import { fieldsOf, keepSettings, settingsOf } from "./settings.js";
 import * as store from "./store.js";
 
 export class Composer {
@@ -95,6 +95,15 @@ export class Composer {
     return true;
   }
 
+  /** Put words into the field, as if they had been written there. */
+  write(words) {
+    this.field.value = words;
+    this.#keepDraft();
+    this.#fit();
+    this.#draft();
+    this.field.focus();
+  }
+
   /** Show what was being written in the open conversation. */
   showDraft() {
     this.field.value = store.read("draft", this.conversation.session ?? "new", "");
@@ -148,6 +157,8 @@ export class Composer {
     if (isFirst) {
       session = this.#nextNumber();
       this.number = null;
+      // What every new chat begins with stays this one's, whatever that is later.
+      keepSettings(null, settingsOf(null));
       store.move("new", session);
       this.attachments.numbered(session);
       this.conversation.adopt(session);

@@ -19,9 +19,10 @@ export class Conversation {
   /**
    * `ask(prompt, keep)` is called for a prompt that is put anew, `goOn(prompt, keep, begun)` for an answer that is continued,
    * `retry(run)`, `edit(run)` and `forget(run)` for one that failed, `loaded(found, turn)` with what the server has of a session;
-   * `drawn(figures)` with those of the last answer that is shown; `hint` stands in an empty conversation.
+   * `drawn(figures)` with those of the last answer that is shown; `beginnings` and `hint` stand in an empty one.
    */
-  constructor({ ask, goOn, retry, edit, forget, loaded, drawn, renamed, hint }) {
+  constructor({ ask, goOn, retry, edit, forget, loaded, drawn, renamed, beginnings, hint }) {
+    this.beginnings = beginnings;
     this.drawn = drawn;
     this.failed = { retry, edit, forget };
     this.loaded = loaded;
@@ -207,7 +208,7 @@ export class Conversation {
     if (this.first) this.timer = setTimeout(() => this.#drawEarlier(wanted));
     const run = this.session === null ? null : runOf(this.session);
     if (run) this.#showTail(run);
-    else if (!wanted.length) AREA.append(welcome(this.hint));
+    else if (!wanted.length) AREA.append(welcome(this.beginnings, this.hint));
     this.#mark(run);
     this.#markForgotten(figures);
     this.drawn(figures[this.messages.length - 1]);

@@ -1,6 +1,7 @@
 // The page: who is asking, which conversation is open, and the keyboard.
 
 import { Refused, call, useKey } from "./api.js";
+import { Beginnings, assistantFields, readDefaults } from "./assistants.js";
 import { Composer } from "./composer.js";
 import { ContextGauge } from "./context.js";
 import { Conversation } from "./conversation.js";
@@ -21,6 +22,7 @@ const narrow = matchMedia("(max-width: 760px)");
 let me = null;
 
 const gauge = new ContextGauge();
+const beginnings = new Beginnings({ onchange: () => (changedSettings(), panels.refresh(), composer.attachments.draw()), write: (words) => composer.write(words) });
 const hint = new TinyHint(() => panels.show("models"));
 const conversation = new Conversation({
   ask: (prompt, keep) => composer.askAnew(prompt, keep),
@@ -31,6 +33,7 @@ const conversation = new Conversation({
   loaded: (found, turn) => found.session_id && takeSettings(found, turn) && (composer.attachments.draw(), changedSettings(), panels.refresh()),
   drawn: (figures) => gauge.show(figures),
   renamed: (name) => entitle(name || "Conversation"),
+  beginnings: beginnings.element,
   hint: hint.element,
 });
 const sidebar = new Sidebar({
@@ -49,7 +52,7 @@ const composer = new Composer({
 });
 const picker = new Picker(byId("picker"), { session: () => conversation.session, onchange: () => (changedSettings(), panels.refresh()) });
 const panels = new Panels({
-  settings: ["Settings", () => (body) => openSettings(body, { session: () => conversation.session, onchange: changedSettings, save })],
+  settings: ["Settings", () => (body) => openSettings(body, { session: () => conversation.session, onchange: changedSettings, save, assistants: assistantFields, onassistants: () => beginnings.refresh() })],
   // These come when they are first wanted.
   models: ["Models", async () => {
     const { openModels } = await import("./models.js");
@@ -87,6 +90,7 @@ async function enter(key) {
   byId("app").hidden = false;
   byId("open-keys").hidden = !may("keys");
   byId("leave").title = `Forget the key${me.name ? ` of ${me.name}` : ""} in this browser`;
+  await readDefaults();
   await route();
   // Only now it is known which conversations there are.
   composer.takeBackLeft();
@@ -135,6 +139,7 @@ function go(session) {
 async function route() {
   const session = named();
   showSidebar(false);
+  if (session === null) beginnings.refresh();
   entitle(session === null ? "New chat" : "");
   sidebar.takeBack(session);
   sidebar.mark(session);

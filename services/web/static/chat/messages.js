@@ -69,10 +69,10 @@ export function systemNote(content) {
   return el("p", { className: "system" }, `From here on by this system prompt: ${content}`);
 }
 
-/** What a new chat shows, with a hint below. */
-export function welcome(hint) {
+/** What a new chat shows: how it can begin, and a hint below. */
+export function welcome(beginnings, hint) {
   return el("div", { className: "welcome" }, el("h2", {}, "What would you like to know?"),
-    el("p", { className: "faint" }, "Answers are computed on your own server. Nothing leaves it."), hint);
+    el("p", { className: "faint" }, "Answers are computed on your own server. Nothing leaves it."), beginnings, hint);
 }
 
 /** What is worth keeping of how an answer came about. */

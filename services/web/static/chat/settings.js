@@ -38,7 +38,12 @@ const SYSTEM_HELP = {
 };
 
 /** The settings kept for a session; for a new chat, those that its first prompt will take along. */
-export const settingsOf = (session) => store.read("settings", session ?? "new", {});
+export const settingsOf = (session) => store.read("settings", session ?? "new", session === null ? defaults : {});
+
+let defaults = {};
+
+/** From now on new chats begin with these settings. */
+export const setDefaults = (settings) => (defaults = settings);
 
 /** The fields of a session's requests that its settings set. */
 export function fieldsOf(session) {
@@ -96,8 +101,11 @@ async function put(session) {
   }
 }
 
-/** Show the settings of `session()`; `onchange` is called when they change, and `save` by its button. */
-export function openSettings(body, { session, onchange, save }) {
+/**
+ * Show the settings of `session()`; `onchange` is called when they change, and `save` by its button. `assistants(session,
+ * onassistants)` makes the part about assistants.
+ */
+export function openSettings(body, { session, onchange, save, assistants, onassistants }) {
   const fields = new Map();
   // The model is chosen at the top of the conversation.
   const modelOf = ({ model, files }) => ({ ...(model ? { model } : {}), ...(files ? { files } : {}) });
@@ -139,6 +147,7 @@ export function openSettings(body, { session, onchange, save }) {
     more,
     el("button", { type: "button", className: "wide", onclick: reset }, "Reset to the profile's settings"),
     el("button", { type: "button", className: "wide", onclick: save }, "Save the conversation as a file"),
+    assistants(session, onassistants),
     themeField(),
   );
 
