@@ -9,7 +9,7 @@ from typing import Any
 from services.api.http.reading_progress import ReadingProgress
 from tests.support.serving import ENDLESS, Server, Stream
 
-LONG = "one two three " * 240
+LONG = "one two three " * 900
 
 
 def progress_of(server: Server, **fields: Any) -> tuple[list[dict[str, Any]], list[Any]]:
