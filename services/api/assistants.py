@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from flask_restful import Resource
 from pydantic import BaseModel, Field
@@ -11,12 +11,12 @@ from auth.authentication import caller
 from services.api.http.schemas import Deleted, replies, spec
 from services.api.session_schemas import Settings
 from services.errors import InvalidRequest
+from services.readers import AnyReaders, Readers
 from services.sessions.assistants import Assistants, StoredAssistant
 from services.validation import Strict
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 FirstWords = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=10)]
-Readers = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=1000)] | Literal["everybody"]
 
 
 class AssistantForm(Strict):
@@ -25,7 +25,7 @@ class AssistantForm(Strict):
     name: Name
     settings: Settings = {}
     first_words: FirstWords = []
-    readers: Readers = []
+    readers: AnyReaders = []
 
 
 class AssistantChange(Strict):
@@ -34,7 +34,7 @@ class AssistantChange(Strict):
     name: Name = ""
     settings: Settings = {}
     first_words: FirstWords = []
-    readers: Readers = []
+    readers: AnyReaders = []
 
 
 class AssistantBody(BaseModel):
@@ -46,7 +46,7 @@ class AssistantBody(BaseModel):
     created: str
     settings: dict[str, Any]
     first_words: list[str]
-    readers: list[str] | Literal["everybody"] | None
+    readers: Readers | None
 
 
 class AssistantList(BaseModel):

@@ -15,12 +15,13 @@ from auth.identity import MASTER
 from services.bootstrap import open_keys
 from services.cli.data_lock import lock_data
 from services.cluster.settings import read_cluster
-from services.documents.collections import EVERYBODY, Collection, Collections, Readers, check_name
+from services.documents.collections import Collection, Collections, check_name
 from services.documents.database import NAME, DocumentDatabase
 from services.documents.folders import Folders, FollowedFolder, Problem
 from services.documents.library import Library
 from services.errors import InvalidRequest, NotFound, Unavailable
 from services.logs import visible
+from services.readers import EVERYBODY, Readers
 from services.settings import Settings, settings_of
 
 # Problems that are printed of each folder.

@@ -7,14 +7,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from services.documents.database import DocumentDatabase
 from services.documents.files import StoredFile
 from services.errors import InvalidRequest, NotFound, Unprocessable
+from services.readers import EVERYBODY, Readers, check_readers
 
-EVERYBODY: Literal["everybody"] = "everybody"
-Readers = list[str] | Literal["everybody"]
 MOST_COLLECTIONS = 1000
 # The master key's id.
 MASTER = "0"
@@ -57,7 +56,7 @@ class Collections:
 
     def add(self, owner: str, name: str, readers: Readers, files: Sequence[StoredFile] = ()) -> Collection:
         """Make a collection. Raises Unprocessable if its owner has one of that name, or too many, NotFound for a reader."""
-        self._check_readers(readers, [])
+        check_readers(readers, [], self._is_usable)
         with self._database.writing() as db:
             names = [row[0] for row in db.execute("SELECT name FROM collections WHERE owner = ?", (owner,))]
             if name in names:
@@ -124,7 +123,7 @@ class Collections:
 
     def lend(self, collection: Collection, readers: Readers) -> Collection:
         """Replace the readers of a collection. Raises NotFound for one that is no key's id, or if it is gone by now."""
-        self._check_readers(readers, collection.readers)
+        check_readers(readers, collection.readers, self._is_usable)
         with self._database.writing() as db:
             query = "UPDATE collections SET readers = ? WHERE number = ?"
             if not db.execute(query, (json.dumps(readers), collection.number)).rowcount:
@@ -152,13 +151,6 @@ class Collections:
 
     def _is_readable(self, collection: Collection, key: str) -> bool:
         return collection.is_read_by(key) and (collection.owner == key or self._is_usable(collection.owner))
-
-    def _check_readers(self, readers: Readers, earlier: Readers) -> None:
-        """Raise NotFound for a new reader that is no key's id; an earlier one may have ended since."""
-        known = set(earlier) if isinstance(earlier, list) else set()
-        for id_ in readers if isinstance(readers, list) else ():
-            if id_ not in known and not self._is_usable(id_):
-                raise NotFound(f'readers: there is no key with the id "{id_}"', param="readers", code="key_not_found")
 
 
 def _collection(row: tuple[Any, ...]) -> Collection:

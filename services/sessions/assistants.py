@@ -10,15 +10,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.errors import NotFound, Unprocessable
+from services.readers import EVERYBODY, Readers, check_readers
 from services.storage.json_file import JsonObject, JsonTable, SchemaError
 from services.validation import explain
 
-EVERYBODY: Literal["everybody"] = "everybody"
 MOST_ASSISTANTS = 100
 # The name of the file.
 ASSISTANTS = "assistants.json"
@@ -34,7 +34,7 @@ class StoredAssistant(BaseModel):
     created: str
     settings: Annotated[dict[str, Any], Field(repr=False)] = {}
     first_words: Annotated[list[str], Field(repr=False)] = []
-    readers: list[str] | Literal["everybody"] = []
+    readers: Readers = []
 
 
 class _Defaults(BaseModel):
@@ -60,7 +60,7 @@ class Assistants:
 
     def add(self, owner: str, fields: Mapping[str, Any]) -> str:
         """Store an assistant of these fields; return its id. Raises NotFound for a reader, Unprocessable for too many."""
-        self._check_readers(fields.get("readers", []), [])
+        check_readers(fields.get("readers", []), [], self._is_usable)
         id_ = secrets.token_hex(8)
         with self._table.edit() as data:
             if sum(entry.get("owner") == owner for entry in data.values()) >= MOST_ASSISTANTS:
@@ -72,7 +72,8 @@ class Assistants:
 
     def change(self, owner: str, id_: str, fields: Mapping[str, Any]) -> None:
         """Replace fields of a key's own assistant. Raises NotFound for it, or for a reader that is no key's id."""
-        self._check_readers(fields.get("readers", []), self._own(self._table.read(), owner, id_).get("readers", []))
+        earlier = self._own(self._table.read(), owner, id_).get("readers", [])
+        check_readers(fields.get("readers", []), earlier, self._is_usable)
         with self._table.edit() as data:
             data[id_] = {**self._own(data, owner, id_), **fields}
 
@@ -108,12 +109,6 @@ class Assistants:
         if entry is None or entry.get("owner") != owner:
             raise NotFound(f"this key has no assistant {id_}", param="id", code="assistant_not_found")
         return entry
-
-    def _check_readers(self, readers: Any, earlier: Any) -> None:
-        known = set(earlier) if isinstance(earlier, list) else set()
-        for id_ in readers if isinstance(readers, list) else ():
-            if id_ not in known and not self._is_usable(id_):
-                raise NotFound(f'readers: there is no key with the id "{id_}"', param="readers", code="key_not_found")
 
 
 def check_assistants(data: JsonObject) -> None:

@@ -88,6 +88,7 @@ LAYERS = (
     ("services.backend",),
     ("services.storage",),
     ("services.patterns",),
+    ("services.readers",),
     ("services.validation",),
     ("services.settings",),
     ("services.logs", "services.errors", "services.keyless"),

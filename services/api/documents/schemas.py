@@ -14,10 +14,10 @@ from services.documents.collections import Collection, check_name
 from services.documents.files import StoredFile
 from services.documents.folders import FollowedFolder, Problem
 from services.documents.library import Library
-from services.validation import FileIds, Strict, at_most
+from services.readers import AnyReaders, Readers
+from services.validation import FileIds, Strict
 
 CollectionName = Annotated[str, AfterValidator(check_name)]
-ReaderIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], at_most(1000)]
 
 
 class FileForm(BaseModel):
@@ -61,13 +61,13 @@ class CollectionForm(Strict):
 
     name: CollectionName
     files: FileIds = []
-    readers: ReaderIds | Literal["everybody"] = []
+    readers: AnyReaders = []
 
 
 class CollectionChange(Strict):
     """The body of PATCH /collections/NAME: who may search it beside its owner."""
 
-    readers: ReaderIds | Literal["everybody"]
+    readers: AnyReaders
 
 
 class CollectionFiles(Strict):
@@ -92,7 +92,7 @@ class CollectionBody(BaseModel):
     name: str
     owner: str
     created: str
-    readers: list[str] | Literal["everybody"] | None
+    readers: Readers | None
     folder: str | None
     problems: list[ProblemBody] | None
     files: list[FileBody] | None
