@@ -1,7 +1,6 @@
 // The buttons below a message.
 
-import { announce, copy, el, iconButton } from "./dom.js";
-import { shownText } from "./typeset.js";
+import { announce, el, iconButton } from "./dom.js";
 
 // A button that deletes asks once; so long, in milliseconds, it waits for the second press.
 const PATIENCE = 5000;
@@ -43,17 +42,6 @@ export function deleteButton(label, remove) {
       button.title = label;
       button.setAttribute("aria-label", label);
     }, PATIENCE);
-  });
-  return button;
-}
-
-/** A button that copies what an element shows, as text without signs of Markdown. */
-export function copyTextButton(label, element) {
-  const button = iconButton("text", label, async () => {
-    const done = await copy(shownText(element()).trim());
-    announce(done ? "Copied" : "This browser does not let the page copy");
-    button.classList.toggle("done", done);
-    setTimeout(() => button.classList.remove("done"), 1500);
   });
   return button;
 }

@@ -56,13 +56,13 @@ export function iconButton(name, label, onclick) {
 }
 
 /** A button that copies what `text()` returns, and says that it has. */
-export function copyButton(label, text) {
+export function copyButton(label, text, sign = "copy") {
   let timer;
   const show = (isDone) => {
     button.classList.toggle("done", isDone);
-    button.replaceChildren(icon(isDone ? "done" : "copy"), ...(isDone ? [el("span", { "aria-hidden": "true" }, "Copied")] : []));
+    button.replaceChildren(icon(isDone ? "done" : sign), ...(isDone ? [el("span", { "aria-hidden": "true" }, "Copied")] : []));
   };
-  const button = iconButton("copy", label, async () => {
+  const button = iconButton(sign, label, async () => {
     if (!(await copy(text()))) return void toast("This browser does not let the page copy.", { isError: true });
     announce("Copied");
     show(true);

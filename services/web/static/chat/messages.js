@@ -1,9 +1,10 @@
 // What the messages of a conversation look like, and what can be done with each.
 
-import { actionsOf, copyTextButton, deleteButton, idleButton } from "./actions.js";
+import { actionsOf, deleteButton, idleButton } from "./actions.js";
 import { citationList, linkMarks } from "./citations.js";
 import { copyButton, el, isSend } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
+import { shownText } from "./typeset.js";
 
 /**
  * Message `n`, a prompt. `handlers` are called for what is done with it: `ask(prompt, n)` with what it was changed to,
@@ -36,7 +37,7 @@ export function answerArticle(message, n, figures, handlers, kept) {
   const change = { label: "The answer", done: "Save", submit: (text) => handlers.change(n, text) };
   const actions = actionsOf(message, n, handlers,
     copyButton("Copy as Markdown", () => content),
-    copyTextButton("Copy as text", () => view.element),
+    copyButton("Copy as text", () => shownText(view.element).trim(), "text"),
     idleButton("again", "Answer again", () => handlers.again(n)),
     idleButton("edit", "Edit the answer", () => openEditor(article, content, change, kept).focus()),
     deleteButton("Delete the answer", () => handlers.remove(n)));
