@@ -12,15 +12,18 @@ from services.sessions.transfer import LONGEST_FOLDER, LONGEST_NAME, MOST_SETTIN
 from services.validation import Strict
 
 
-class SessionEntry(BaseModel):
-    """A session in a list; `messages` is the number of its messages, `snippet` what a search has found in them."""
-
+class _SessionFacts(BaseModel):
     session_id: int
     name: str
     created: str | None
     updated: str | None
     pinned: bool
     folder: str
+
+
+class SessionEntry(_SessionFacts):
+    """A session in a list; `messages` is the number of its messages, `snippet` what a search has found in them."""
+
     messages: int
     snippet: str | None = None
 
@@ -84,15 +87,9 @@ class Message(BaseModel):
     branches: int | None = None
 
 
-class ConversationBody(BaseModel):
+class ConversationBody(_SessionFacts):
     """A session in full. `window` is the number of its first exchanges that no longer fit into a prompt."""
 
-    session_id: int
-    name: str
-    created: str | None
-    updated: str | None
-    pinned: bool
-    folder: str
     settings: dict[str, Any]
     window: int
     messages: list[Message]

@@ -49,7 +49,8 @@ def enter(messages: Sequence[Message], branches: Sequence[Branch], at: int, numb
         messages, branches = leave(messages, branches, at)
     else:
         branches = _renumbered(branches, at, open_number(branches, at))
-    rest = [branch for branch in branches if branch is not wanted and branch["messages"] is not wanted["messages"]]
+    # Another number may have been given to it meanwhile.
+    rest = [branch for branch in branches if branch["messages"] is not wanted["messages"]]
     return [*messages[:at], *wanted["messages"]], [*rest, *wanted.get("branches", ())]
 
 
